@@ -1,0 +1,1 @@
+"""What every room shares: samples, sampling, the feature store and the batches read from it."""

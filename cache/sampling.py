@@ -1,0 +1,114 @@
+"""Source frames ↔ slots: which frames of a segment the model sees, and back. Pure functions, no video.
+
+Two clocks. A *source frame* is a 0-based number in the video file; spans of source frames are half-open. A *slot* is a
+position 0…T-1 in a sampled clip. They are converted here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The sampling rule of a run.
+
+    ``fps``: frames looked at per second of video. ``max_frames``: a longer clip is thinned to this many slots.
+    """
+
+    fps: float = 5.0
+    max_frames: int = 100
+
+    def __post_init__(self) -> None:
+        if not self.fps > 0:
+            raise ValueError(f"fps must be positive, got {self.fps}")
+        if self.max_frames < 1:
+            raise ValueError(f"max_frames must be at least 1, got {self.max_frames}")
+
+
+def grid_frames(start: int, end: int, ratio: float) -> IntArray:
+    """Frames of segment ``[start, end)`` at the sampling rate, before any thinning: (n,) ascending source frames.
+
+    ``ratio`` = sampled fps / video fps, in (0, 1]. The first frame is ``start``; every later one is the first source
+    frame f with floor(f * ratio) above its predecessor's. All but the first therefore lie on a grid fixed to the video,
+    whatever the segment. Products are double precision and truncated, exactly as the field's public code does it; as
+    there, an empty segment (end == start, which no reader lets through) still has its first frame.
+
+    Raises ValueError for a reversed or negative segment or a ratio outside (0, 1].
+    """
+    if end < start or start < 0:
+        raise ValueError(f"segment [{start}, {end}) is reversed or negative")
+    if not 0 < ratio <= 1:
+        raise ValueError(f"ratio {ratio} is outside (0, 1]: frames can be left out, never invented")
+    first_bucket = int(start * ratio)
+    last_bucket = max(first_bucket, int((end - 1) * ratio))
+    frames = np.empty(last_bucket - first_bucket + 1, dtype=np.int64)
+    frames[0] = start
+    if frames.size > 1:
+        frames[1:] = bucket_starts(np.arange(first_bucket + 1, last_bucket + 1, dtype=np.int64), ratio)
+    return frames
+
+
+def bucket_starts(buckets: IntArray, ratio: float) -> IntArray:
+    """For each bucket k, the smallest source frame f with floor(f * ratio) >= k, judged in double precision."""
+    guess = np.ceil(buckets / ratio).astype(np.int64)
+    # Rounding of k / ratio can miss by one frame either way; the truncated product decides.
+    guess -= np.floor((guess - 1) * ratio).astype(np.int64) >= buckets
+    guess += np.floor(guess * ratio).astype(np.int64) < buckets
+    return guess
+
+
+def thin(frames: IntArray, max_frames: int) -> IntArray:
+    """Keep ``max_frames`` evenly spaced entries of a longer list: positions floor(j * n / max_frames)."""
+    n = len(frames)
+    if n <= max_frames:
+        return frames
+    return frames[np.arange(max_frames, dtype=np.int64) * n // max_frames]
+
+
+def sample_frames(segment: tuple[int, int], video_fps: float, sampling: Sampling) -> IntArray:
+    """Source frame of every slot of a clip, ascending: (T,) with T <= ``sampling.max_frames``.
+
+    Raises ValueError when the video has fewer frames per second than are asked for.
+    """
+    return thin(grid_frames(segment[0], segment[1], sampling.fps / video_fps), sampling.max_frames)
+
+
+def video_grid(segments: Iterable[tuple[int, int]], video_fps: float, fps: float) -> IntArray:
+    """The frames a cache stores for one video: all segments' unthinned frames, merged, ascending, without repeats.
+
+    Any clip of any of the segments, at this rate and any ``max_frames``, is a subset of them.
+    """
+    ratio = fps / video_fps
+    return np.unique(np.concatenate([grid_frames(start, end, ratio) for start, end in sorted(set(segments))]))
+
+
+def slots_in(frames: IntArray, span: tuple[float, float]) -> NDArray[np.bool_]:
+    """Which slots lie inside a half-open span of source frames: (T,) bool."""
+    return (frames >= span[0]) & (frames < span[1])
+
+
+def moment_slots(frames: IntArray, moment: tuple[int, int]) -> tuple[int, int] | None:
+    """First and last slot inside a moment (both inclusive), or None when no slot is."""
+    inside = np.flatnonzero(slots_in(frames, moment))
+    return (int(inside[0]), int(inside[-1])) if inside.size else None
+
+
+def span_of_slots(frames: IntArray, first: int, last: int) -> tuple[int, int]:
+    """Back to source frames: the half-open span from slot ``first`` to slot ``last``, both inclusive."""
+    return int(frames[first]), int(frames[last]) + 1
+
+
+def interpolate_boxes(frames: IntArray, boxes: FloatArray, wanted: IntArray) -> FloatArray:
+    """Boxes (n, 4) known at ascending ``frames`` (n,), read at any ``wanted`` (m,) frames: (m, 4).
+
+    Linear in every coordinate between known frames, constant before the first and after the last.
+    """
+    return np.stack([np.interp(wanted, frames, boxes[:, i]) for i in range(4)], axis=-1)

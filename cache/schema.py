@@ -1,0 +1,185 @@
+"""The nouns every room shares: Video, Sample, View, Recipe.
+
+At both ends of the pipeline everything is source frames (half-open spans) and source pixels (xyxy boxes); in the middle,
+slots and cxcywh fractions. `View` is where boxes change from one to the other, beside its inverse.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import CacheError
+from .sampling import FloatArray, IntArray, Sampling, sample_frames, slots_in
+
+FORMAT_VERSION = 1
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Video:
+    """One video file as its annotation describes it."""
+
+    video_id: str
+    path: str
+    """Where the file lies below the dataset's video folder; HC-STVG only knows the name, and it is searched for."""
+    width: int
+    height: int
+    fps: float
+    """Source frames per second. For HC-STVG this is frame_count / 20, as the field counts it."""
+    frame_count: int
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One sentence about one video. Frames are 0-based source frames, spans half-open, boxes source pixels (xyxy).
+
+    ``boxes``: (moment length, 4) float64, one row per source frame of the moment; NaN where the target has no box.
+    """
+
+    sample_id: int | str
+    """VidSTG: the running number over a file's sentences. HC-STVG: the file name. Users' data: as given."""
+    video: Video
+    sentence: str
+    qtype: str
+    """Group the metrics are averaged over: 'declarative', 'interrogative', or 'all' where there is one kind only."""
+    split: str
+    segment: Span
+    """The part of the video the model is given."""
+    moment: Span
+    """When it happens. May end one frame after the segment (VidSTG); never clipped."""
+    boxes: FloatArray
+    target_id: str = "0"
+    """Names the object within its video; samples that share it share their boxes and their stored RoI features."""
+    baseline_shift: int = 0
+    """Frames by which the field's public evaluator places the moment later than it is: 1 for HC-STVG, whose 1-based
+    ``st_frame`` it reads as 0-based. Only the ``tubedetr`` protocol looks at it, since published numbers carry it."""
+
+    def frames(self, sampling: Sampling) -> IntArray:
+        """Source frame of every slot of this sample's clip: (T,) ascending."""
+        return sample_frames(self.segment, self.video.fps, sampling)
+
+    def boxes_at(self, frames: IntArray) -> FloatArray:
+        """Target boxes at source frames: (n, 4), NaN outside the moment and where the target has no box."""
+        found = np.full((len(frames), 4), np.nan)
+        inside = slots_in(frames, self.moment)
+        found[inside] = self.boxes[frames[inside] - self.moment[0]]
+        return found
+
+
+@dataclass(frozen=True)
+class View:
+    """The geometry of one stored rendition of a video: resize only (view 0), later also crop and flip.
+
+    Turns source pixel boxes into fractions of the rendition and back. Sizes are whole pixels.
+    """
+
+    source_width: int
+    source_height: int
+    width: int
+    height: int
+
+    @classmethod
+    def evaluation(cls, source_width: int, source_height: int, resolution: int, max_side: int) -> View:
+        """The field's evaluation geometry: short side ``resolution``, lowered until the long side fits ``max_side``.
+
+        640x360 at 224/373 becomes 373x210: the cap wins over the short side. Rounding follows the public code.
+        """
+        short, long = sorted((source_width, source_height))
+        size = resolution
+        if long / short * size > max_side:
+            size = round(max_side * short / long)
+        if source_width < source_height:
+            return cls(source_width, source_height, size, int(size * source_height / source_width))
+        return cls(source_width, source_height, int(size * source_width / source_height), size)
+
+    def to_fractions(self, boxes: FloatArray) -> FloatArray:
+        """Source pixels xyxy (…, 4) → cxcywh in [0, 1], clamped to the picture first."""
+        limit = np.array([self.source_width, self.source_height] * 2, dtype=np.float64)
+        x1, y1, x2, y2 = np.moveaxis(np.clip(boxes, 0, limit) / limit, -1, 0)
+        return np.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], axis=-1)
+
+    def to_pixels(self, boxes: FloatArray) -> FloatArray:
+        """cxcywh fractions (…, 4) → source pixels xyxy, clamped to the picture."""
+        limit = np.array([self.source_width, self.source_height] * 2, dtype=np.float64)
+        cx, cy, w, h = np.moveaxis(np.asarray(boxes, dtype=np.float64), -1, 0)
+        corners = np.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], axis=-1)
+        return np.clip(corners * limit, 0, limit)
+
+
+# Longest allowed long side per evaluation resolution: the baseline's table (spec: 224, 320 and 352 are the paper's).
+MAX_SIDE = {96: 160, 128: 213, 160: 267, 192: 320, 224: 373, 256: 427, 288: 480, 320: 533, 352: 587, 384: 640, 416: 693, 448: 746, 480: 800, 800: 1333}  # fmt: skip  # noqa: E501
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that changes a stored feature. Two caches with equal fingerprints hold equal features.
+
+    Library versions are recorded beside it, not hashed.
+    """
+
+    dataset: str
+    annotations_sha256: str
+    backbone: str
+    backbone_sha256: str
+    text_encoder: str
+    text_sha256: str
+    channels: tuple[int, ...]
+    """Channels of C3, C4, C5."""
+    strides: tuple[int, ...]
+    """Pixels per cell of C3, C4, C5."""
+    text_width: int
+    fps: float = 5.0
+    resolution: int = 224
+    max_side: int = 373
+    levels: str = "roi"
+    """``full``: C3, C4, C5 maps. ``roi``: C5 maps and RoI-aligned C3/C4 of annotated boxes. ``c5``: C5 maps only."""
+    roi_size: int = 4
+    dtype: str = "float16"
+    decode: str = "exact"
+    format_version: int = field(default=FORMAT_VERSION)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of every field, as 16 hex digits."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> Recipe:
+        if stored.get("format_version") != FORMAT_VERSION:
+            raise CacheError(
+                "this cache has another format",
+                expected=f"format version {FORMAT_VERSION}",
+                found=stored.get("format_version"),
+                hint="extract it again, or use the release of stvg that wrote it",
+            )
+        try:
+            return cls(**{**stored, "channels": tuple(stored["channels"]), "strides": tuple(stored["strides"])})
+        except (TypeError, KeyError) as error:
+            raise CacheError("the recipe in cache.json cannot be read", found=error, hint="stvg extract again") from None
+
+    def require_equal(self, other: Recipe, where: object) -> None:
+        """Refuse ``other`` (what is asked for now) unless it equals this one (what the cache was made with)."""
+        mine, theirs = asdict(self), asdict(other)
+        differing = [name for name in mine if mine[name] != theirs[name]]
+        if differing:
+            raise CacheError(
+                f"{where} was made with another recipe",
+                **{name: f"cache has {mine[name]!r}, asked for {theirs[name]!r}" for name in differing},
+                effect="nothing was read or written",
+                hint="use the options the cache was made with, or another --out folder",
+            )
+
+
+def has_boxes(boxes: FloatArray) -> NDArray[np.bool_]:
+    """Which rows (…, 4) hold a box: all four coordinates finite."""
+    return np.isfinite(boxes).all(axis=-1)

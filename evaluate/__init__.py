@@ -1,0 +1,1 @@
+"""Metrics exactly as the field counts them, tables, and the demo."""

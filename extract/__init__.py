@@ -1,0 +1,1 @@
+"""Pixels and sentences become a cache: the only room that knows video and dataset formats."""

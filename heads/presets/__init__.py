@@ -1,0 +1,1 @@
+"""Shipped head and training presets, as YAML overrides of the dataclasses."""
