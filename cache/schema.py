@@ -183,3 +183,20 @@ class Recipe:
 def has_boxes(boxes: FloatArray) -> NDArray[np.bool_]:
     """Which rows (…, 4) hold a box: all four coordinates finite."""
     return np.isfinite(boxes).all(axis=-1)
+
+
+@dataclass(frozen=True, eq=False)
+class Tube:
+    """A prediction for one sample: a span of source frames and boxes in source pixels."""
+
+    sample_id: int | str
+    start: float
+    """First source frame."""
+    end: float
+    """One past the last source frame. Predictions of others may be inverted or lie outside the clip; scoring knows."""
+    frames: IntArray
+    """(n,) ascending source frames that have a box."""
+    boxes: FloatArray
+    """(n, 4) xyxy."""
+    score: float | None = None
+    query: int | None = None

@@ -1,0 +1,83 @@
+"""What a head sees: samples padded together. Masks say what True means: padding.
+
+Several sentences of one video share its features by index, never by copy. `Inputs` hold nothing of the annotation, so a
+head that is given only `Inputs` cannot look at the answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from .schema import Sample, View
+
+Group = TypeVar("Group", "Inputs", "Targets")
+
+
+def _to(group: Group, device: torch.device) -> Group:
+    values = {f.name: getattr(group, f.name) for f in fields(group)}
+    moved = {k: v.to(device, non_blocking=True) for k, v in values.items() if isinstance(v, Tensor)}
+    return replace(group, **moved)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """B samples of at most T slots and M tokens; U distinct frames of at most h x w cells."""
+
+    c5: Tensor
+    """(U, h, w, C5) features of the distinct frames; zero where padding."""
+    cell_padding: Tensor
+    """(U, h, w) bool."""
+    frame_index: Tensor
+    """(B, T) int64: row of ``c5`` behind every slot. Padding slots repeat the sample's first frame, and are masked."""
+    frame_padding: Tensor
+    """(B, T) bool."""
+    tokens: Tensor
+    """(B, M, text width) features of the sentence's tokens; zero where padding."""
+    token_padding: Tensor
+    """(B, M) bool."""
+
+    def to(self, device: torch.device) -> Inputs:
+        return _to(self, device)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The annotation of B samples, in slots and fractions. G = slots inside the moments, sample by sample."""
+
+    boxes: Tensor
+    """(B, T, 4) cxcywh fractions; read only where ``in_moment``."""
+    in_moment: Tensor
+    """(B, T) bool: real slots inside the annotated moment. Its non-zeros order everything that is G long."""
+    span: Tensor
+    """(B, 2) int64: first and last slot inside the moment."""
+    size: Tensor
+    """(B, 2) int64: (width, height) of the rendition the features were computed from, in pixels."""
+    roi: Tensor | None = None
+    """(G, S², C3 + C4): stored RoI features of the target box (level ``roi``)."""
+    c3: Tensor | None = None
+    """(G, h3, w3, C3): stored maps (level ``full``), zero where padding."""
+    c4: Tensor | None = None
+    """(G, h4, w4, C4)."""
+
+    def to(self, device: torch.device) -> Targets:
+        return _to(self, device)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples with their inputs, the source frame of every slot, and, for training, their targets."""
+
+    samples: list[Sample]
+    views: list[View]
+    frames: list[torch.Tensor]
+    """Per sample (T_i,) int64 source frames of its slots."""
+    inputs: Inputs
+    targets: Targets | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        targets = None if self.targets is None else self.targets.to(device)
+        return replace(self, inputs=self.inputs.to(device), targets=targets)

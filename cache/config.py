@@ -1,0 +1,112 @@
+"""YAML presets and ``--set a.b=c`` overrides into dataclasses. The dataclass is the truth; everything else overrides it.
+
+A key that does not exist, or a value of another type than the default's, is refused with the nearest name.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import yaml
+
+from .errors import UsageError
+
+Config = TypeVar("Config")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint that names what could have been meant, or else everything there is."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(known)}"
+
+
+def build(kind: type[Config], values: Mapping[str, Any], where: str) -> Config:
+    """A ``kind`` dataclass from nested ``values``; what is not given keeps its default.
+
+    ``where`` names the source in errors (a file, or a section of it). Raises UsageError for unknown keys, wrong types and
+    values the dataclass itself refuses.
+    """
+    if not isinstance(values, Mapping):
+        raise UsageError(f"{where} must be a group of settings", found=repr(values))
+    hints = get_type_hints(kind)
+    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
+    given: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in known:
+            raise UsageError(f"{where} has no setting {key!r}", hint=nearest(str(key), known))
+        given[key] = _convert(hints[key], value, f"{where}.{key}")
+    missing = [n for n, f in known.items() if n not in given and f.default is MISSING and f.default_factory is MISSING]
+    if missing:
+        raise UsageError(f"{where} needs {', '.join(missing)}")
+    try:
+        return kind(**given)
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from None
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    if is_dataclass(hint) and isinstance(hint, type):
+        return build(hint, value, where)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is float and isinstance(value, str):  # YAML reads 1e-4 as text
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    plain = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    if hint in plain and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):
+        raise UsageError(f"{where} has the wrong type", expected=plain[hint], found=repr(value))
+    return value
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """The settings in a YAML file; an empty file is an empty group."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{path} does not exist") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid YAML", found=" ".join(str(error).split())) from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} must hold groups of settings", found=type(values).__name__)
+    return values
+
+
+def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+    """``values`` with ``group.setting=value`` assignments applied; the right side is read as YAML."""
+    result = _copy(values)
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path:
+            raise UsageError(f"--set {assignment!r} cannot be read", expected="group.setting=value")
+        *groups, key = path.split(".")
+        level = result
+        for group in groups:
+            level = level.setdefault(group, {})
+            if not isinstance(level, dict):
+                raise UsageError(f"--set {assignment!r}: {group} is a setting, not a group")
+        level[key] = yaml.safe_load(text)
+    return result
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested update: ``over`` wins, groups are merged."""
+    result = _copy(base)
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(result.get(key), dict):
+            result[key] = merge(result[key], value)
+        else:
+            result[key] = value
+    return result
+
+
+def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: _copy(v) if isinstance(v, Mapping) else v for k, v in values.items()}

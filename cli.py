@@ -1,0 +1,519 @@
+"""The commands. Heavy imports happen inside each, so that help is instant."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import __version__
+from .cache.errors import StvgError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from .evaluate.metrics import Scores
+
+DATASETS = ("vidstg", "hcstvg-v1", "hcstvg-v2", "json")
+FOLDER = click.Path(path_type=Path)
+
+
+class Commands(click.Group):
+    """Lists commands in working order, and prints our errors without a traceback."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        from .cache.config import nearest
+
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            ctx.fail(f"no command {args[0]!r}; {nearest(args[0], self.commands)}")
+        return super().resolve_command(ctx, args)
+
+
+def main() -> None:
+    """Entry point: our errors become a message and exit status 1, an interrupt 130."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        raise SystemExit(_fail("interrupted", 130)) from None
+    except KeyboardInterrupt:
+        raise SystemExit(_fail("interrupted; repeat the command to go on", 130)) from None
+    except click.ClickException as error:
+        error.show()
+        raise SystemExit(error.exit_code) from None
+    except StvgError as error:
+        raise SystemExit(_fail(f"{type(error).__name__}: {error}", 1)) from None
+    except click.exceptions.Exit as stop:
+        raise SystemExit(stop.exit_code) from None
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo(f"stvg: {message}", err=True)
+    return code
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="stvg")
+def cli() -> None:
+    """Spatio-temporal video grounding from an offline feature cache.
+
+    Extract features once, then train, compare and score grounding heads in minutes. Start with: stvg demo
+    """
+
+
+# --- options several commands share ------------------------------------------------------------------------------------
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def options(*decorators: Decorator) -> Decorator:
+    def apply(function: Callable[..., Any]) -> Callable[..., Any]:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+dataset_option = click.option("--dataset", type=click.Choice(DATASETS), required=True, help="Annotation format.")
+annotations_option = click.option(
+    "--annotations", type=FOLDER, required=True, metavar="PATH", help="Dataset folder, or one annotation file."
+)
+vidor_option = click.option("--vidor", type=FOLDER, metavar="DIR", help="VidOR folder, if not inside the dataset folder.")
+sampling_options = options(
+    click.option("--fps", type=float, default=5.0, show_default=True, help="Frames looked at per second of video."),
+    click.option("--max-frames", type=int, default=100, show_default=True, help="Longer clips are thinned to this many."),
+)
+device_option = click.option("--device", default=None, metavar="NAME", help="cpu, cuda, cuda:1 …  [cuda if there is one]")
+protocol_option = click.option(
+    "--protocol",
+    type=click.Choice(["tubedetr", "dense", "hcstvg_official"]),
+    default="tubedetr",
+    show_default=True,
+    help="How the field's metrics are counted: on sampled frames as published numbers are, or on every frame.",
+)
+
+
+def choose_device(name: str | None) -> torch.device:
+    import torch
+
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {name!r} cannot be used", found=str(error).splitlines()[0], hint="--device cpu") from None
+    return device
+
+
+# --- demo --------------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.option("--out", type=FOLDER, default=Path("stvg-demo"), show_default=True, help="Where everything is written.")
+@click.option("--quick", is_flag=True, help="A smaller run that shows the plumbing works; its scores mean little.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of videos, encoders and head.")
+def demo(out: Path, quick: bool, seed: int) -> None:
+    """Do it all on synthetic videos: make them, extract, train, evaluate, and draw one grounding."""
+    from .evaluate.demo import run_demo
+
+    run_demo(out, quick=quick, seed=seed, say=click.echo)
+
+
+# --- dataset -----------------------------------------------------------------------------------------------------------
+
+
+@cli.group(cls=Commands)
+def dataset() -> None:
+    """Look at annotations and videos before spending hours on them."""
+
+
+@dataset.command("check")
+@dataset_option
+@annotations_option
+@vidor_option
+@click.option("--split", "splits", multiple=True, help="May be repeated.  [every split found]")
+@click.option("--videos", type=FOLDER, metavar="DIR", help="Also open every video: frames, size, rate.")
+@sampling_options
+@click.option("--jobs", type=int, default=2, show_default=True, help="Videos opened at once.")
+def dataset_check(
+    dataset: str,
+    annotations: Path,
+    vidor: Path | None,
+    splits: tuple[str, ...],
+    videos: Path | None,
+    fps: float,
+    max_frames: int,
+    jobs: int,
+) -> None:
+    """Validate a dataset: counts, and a list of every fault. Exits with 1 if there is any.
+
+    \b
+    Example: stvg dataset check --dataset hcstvg-v1 --annotations hcstvg --videos hcstvg/videos
+    """
+    from tqdm import tqdm
+
+    from .cache.sampling import Sampling
+    from .extract.check import check_dataset
+
+    with tqdm(desc="check", unit=" videos", disable=None if videos else True) as bar:
+        report = check_dataset(
+            dataset,
+            annotations,
+            list(splits) or None,
+            sampling=Sampling(fps, max_frames),
+            videos=videos,
+            vidor=vidor,
+            jobs=jobs,
+            progress=lambda: bar.update(1),
+        )
+    click.echo("\n".join(report.lines()))
+    if report.faults:
+        raise SystemExit(1)
+
+
+@dataset.command("make")
+@click.argument("out", type=FOLDER)
+@click.option("--format", "kind", type=click.Choice(["vidstg", "hcstvg-v1", "hcstvg-v2"]), default="vidstg", show_default=True)
+@click.option("--videos", type=int, default=100, show_default=True, help="Training videos; a quarter more are held out.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--jobs", type=int, default=2, show_default=True, help="Processes that draw videos.")
+def dataset_make(out: Path, kind: str, videos: int, seed: int, jobs: int) -> None:
+    """Write a synthetic dataset with exact ground truth, in a real dataset's format."""
+    from .evaluate.demo import make_dataset
+
+    make_dataset(out, kind, videos, seed, jobs)
+    click.echo(f"wrote {out}")
+
+
+# --- extract -----------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@dataset_option
+@annotations_option
+@vidor_option
+@click.option("--videos", type=FOLDER, metavar="DIR", help="Folder of the videos.  [the dataset's usual place]")
+@click.option("--split", "splits", multiple=True, help="May be repeated.  [every split found]")
+@click.option("--out", type=FOLDER, required=True, metavar="DIR", help="The cache to fill; repeat the command to go on.")
+@click.option("--backbone", type=click.Choice(["resnet101", "tiny"]), default="resnet101", show_default=True)
+@click.option("--backbone-weights", metavar="PATH", help="A .pth or .safetensors file, or 'random'.  [local torch hub cache]")
+@click.option("--text-encoder", type=click.Choice(["roberta-base", "tiny"]), help="[tiny with --backbone tiny, else roberta-base]")
+@click.option("--text-weights", metavar="PATH", help="A folder or file of weights, or 'random'.  [local Hugging Face cache]")
+@click.option("--tokenizer", metavar="DIR", help="Folder with vocab.json and merges.txt.  [that of the text weights]")
+@click.option("--weights-seed", type=int, default=0, show_default=True, help="Seed of random weights.")
+@click.option("--resolution", type=int, default=224, show_default=True, help="Short side of the frames, in pixels.")
+@sampling_options
+@click.option("--levels", type=click.Choice(["roi", "full", "c5"]), default="roi", show_default=True, help="What is kept of C3, C4: regions of targets, maps, nothing.")
+@click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True)
+@click.option("--store", type=click.Choice(["zarr", "hdf5"]), default="zarr", show_default=True)
+@click.option("--batch-frames", type=int, default=32, show_default=True, help="Frames encoded at once.")
+@click.option("--on-bad-record", type=click.Choice(["raise", "skip"]), default="raise", show_default=True, help="What to do about faults in the annotation.")
+@click.option("--strict", is_flag=True, help="Stop at the first video that cannot be read.")
+@click.option("--retry-skipped", is_flag=True, help="Try the videos again that could not be read last time.")
+@device_option
+def extract(
+    dataset: str,
+    annotations: Path,
+    vidor: Path | None,
+    videos: Path | None,
+    splits: tuple[str, ...],
+    out: Path,
+    fps: float,
+    max_frames: int,
+    on_bad_record: str,
+    **chosen: Any,
+) -> None:
+    """Run the frozen encoders once and fill a cache. Interrupt it freely: finished videos are kept.
+
+    \b
+    Example: stvg extract --dataset vidstg --annotations vidstg --videos vidor/video --out cache/vidstg
+    """
+    from .cache.sampling import Sampling
+    from .extract.job import ExtractJob, run_job
+
+    job = ExtractJob(
+        dataset=dataset,
+        annotations=annotations,
+        vidor=vidor,
+        videos=videos,
+        splits=list(splits) or None,
+        out=out,
+        sampling=Sampling(fps, max_frames),
+        on_bad_record=on_bad_record,
+        device=choose_device(chosen.pop("device")),
+        **chosen,
+    )
+    with progress_bar("extract", "videos") as bar:
+        report, dropped = run_job(job, bar)
+    click.echo(
+        f"extract: {report.videos:,} videos done ({report.frames:,} frames), {report.already:,} were there already, "
+        f"{len(report.skipped):,} skipped, {len(dropped):,} records dropped → {out}"
+    )
+    for line in [str(e) for e in dropped] + list(report.skipped.values()):
+        click.echo(f"  {line}", err=True)
+    if report.skipped:
+        click.echo(f"skipped videos are listed in {out / 'skipped.jsonl'}; try them again with --retry-skipped", err=True)
+        raise SystemExit(3)
+
+
+class progress_bar:  # noqa: N801  (used like a function)
+    """A tqdm bar that also names the share of each stage, and with it the bottleneck."""
+
+    def __init__(self, name: str, unit: str) -> None:
+        from tqdm import tqdm
+
+        self.bar = tqdm(desc=name, unit=f" {unit}", disable=None)
+        self.skipped = self.frames = 0
+        self.start = time.monotonic()
+
+    def __enter__(self) -> progress_bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def total(self, count: int) -> None:
+        self.bar.reset(total=count)
+
+    def __call__(self, video_id: str, frames: int, skipped: str | None, stages: dict[str, float]) -> None:
+        self.frames += frames
+        self.skipped += skipped is not None
+        shares = " ".join(f"{k} {v:.0%}" for k, v in stages.items())
+        rate = self.frames / max(time.monotonic() - self.start, 1e-9)
+        self.bar.set_postfix_str(f"{self.skipped} skipped  {rate:.0f} frames/s  {shares}", refresh=False)
+        self.bar.update(1)
+
+
+# --- cache -------------------------------------------------------------------------------------------------------------
+
+
+@cli.group(cls=Commands)
+def cache() -> None:
+    """Look into a cache."""
+
+
+@cache.command("info")
+@click.argument("path", type=FOLDER)
+def cache_info(path: Path) -> None:
+    """What a cache holds and exactly how it was made."""
+    from .cache.index import Cache
+
+    opened = Cache.open(path)
+    done = len(opened.store.keys("videos"))
+    total = len(set(opened.samples.video_ids))
+    click.echo(f"{path}\n  fingerprint  {opened.recipe.fingerprint}\n  videos       {done:,} of {total:,}")
+    click.echo(f"  skipped      {len(opened.skipped()):,}\n  sentences    {len(opened.samples):,}")
+    for name, value in opened.recipe.to_json().items():
+        click.echo(f"  {name:<18} {value}")
+
+
+@cache.command("verify")
+@click.argument("path", type=FOLDER)
+def cache_verify(path: Path) -> None:
+    """Read everything and compare every checksum. Exits with 1 if anything is wrong."""
+    from tqdm import tqdm
+
+    from .cache.index import Cache
+
+    store = Cache.open(path).store
+    keys = store.keys("videos") + store.keys("text")
+    problems = [p for key in tqdm(keys, desc="verify", unit=" units", disable=None) for p in store.check(key)]
+    for problem in problems:
+        click.echo(problem, err=True)
+    click.echo(f"{len(keys):,} units read, {len(problems):,} problems")
+    if problems:
+        raise SystemExit(1)
+
+
+# --- train -------------------------------------------------------------------------------------------------------------
+
+
+@cli.command("train-head")
+@click.option("--cache", "cache_path", type=FOLDER, required=True, metavar="DIR", help="The cache to train from.")
+@click.option("--out", type=FOLDER, default=Path("runs/head"), show_default=True, help="Run folder; repeat the command to go on.")
+@click.option("--preset", default="paper", show_default=True, help="paper, paper-hcstvg, tiny, or a .yaml file.")
+@click.option("--set", "assignments", multiple=True, metavar="A.B=C", help="Override a setting, e.g. --set train.lr=1e-4. May be repeated.")
+@click.option("--split", default="train", show_default=True, help="Split to train on.")
+@click.option("--val-split", default=None, help="Split to validate on.  [val, then test, if the cache has it; 'none' for neither]")
+@protocol_option
+@device_option
+def train_head(
+    cache_path: Path,
+    out: Path,
+    preset: str,
+    assignments: tuple[str, ...],
+    split: str,
+    val_split: str | None,
+    protocol: str,
+    device: str | None,
+) -> None:
+    """Train the grounding head on cached features.
+
+    \b
+    Example: stvg train-head --cache cache/vidstg --out runs/fsm --set train.batch_size=32
+    """
+    from .cache.dataset import CachedDataset
+    from .cache.index import Cache
+    from .cache.sampling import Sampling
+    from .evaluate.evaluation import validation
+    from .heads.experiment import load_experiment
+    from .heads.train import Run, train
+
+    experiment = load_experiment(preset, assignments)
+    opened = Cache.open(cache_path)
+    target = choose_device(device)
+    run = Run(out, opened, experiment, split, target)
+    if run.resume():
+        click.echo(f"going on at step {run.step:,} of {run.total_steps:,}")
+    splits = set(opened.samples.splits)
+    val_split = val_split or next((s for s in ("val", "test") if s in splits and s != split), "none")
+    validate = None
+    if val_split != "none":
+        held_out = CachedDataset(opened, val_split, Sampling(opened.recipe.fps, experiment.model.max_frames))
+        validate = validation(held_out, experiment.train.batch_size, target, protocol)
+    with training_bar(run.total_steps, run.step) as bar:
+        best = train(run, validate, bar)
+    click.echo(f"trained {run.total_steps:,} steps → {best}")
+
+
+class training_bar:  # noqa: N801
+    """A tqdm bar with the loss and its terms; validation scores get a line of their own."""
+
+    def __init__(self, total: int, done: int) -> None:
+        from tqdm import tqdm
+
+        self.bar = tqdm(total=total, initial=done, desc="train", unit=" steps", disable=None)
+
+    def __enter__(self) -> training_bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def __call__(self, line: dict[str, Any]) -> None:
+        self.bar.update(line["step"] - self.bar.n)
+        if "loss" in line:
+            terms = "  ".join(f"{k} {v:.2f}" for k, v in line.items() if k not in ("step", "loss", "lr"))
+            self.bar.set_postfix_str(f"loss {line['loss']:.2f} = {terms}  lr {line['lr']:.1e}")
+        else:
+            scores = "  ".join(f"{k} {100 * v:.2f}" for k, v in line["validation"].items())
+            self.bar.write(f"epoch {line['epoch']}: {scores}")
+
+
+# --- evaluate ----------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.option("--checkpoint", type=FOLDER, metavar="FILE", help="A head of stvg train-head; needs --cache.")
+@click.option("--cache", "cache_path", type=FOLDER, metavar="DIR", help="The cache to read features from.")
+@click.option("--predictions", type=FOLDER, metavar="FILE", help="Anyone's predictions (.jsonl); needs --dataset, --annotations.")
+@click.option("--dataset", type=click.Choice(DATASETS), help="Annotation format, with --predictions.")
+@click.option("--annotations", type=FOLDER, metavar="PATH", help="Dataset folder or annotation file, with --predictions.")
+@vidor_option
+@click.option("--split", default="test", show_default=True)
+@protocol_option
+@click.option("--fps", type=float, default=None, help="Sampling rate scored at.  [5, or the cache's]")
+@click.option("--max-frames", type=int, default=None, help="Slots of a clip.  [100, or the head's]")
+@click.option("--allow-missing", is_flag=True, help="Score what is there; missing samples are counted, not fatal.")
+@click.option("--shuffle-sentences", type=int, metavar="SEED", help="Control: give every sample another one's sentence.")
+@click.option("--out", type=FOLDER, metavar="FILE", help="Write the head's predictions here (.jsonl).")
+@click.option("--json", "json_path", type=FOLDER, metavar="FILE", help="Write scores here, per group and per sample.")
+@click.option("--style", type=click.Choice(["terminal", "markdown", "csv", "latex"]), default="terminal", show_default=True)
+@device_option
+def evaluate(json_path: Path | None, style: str, **chosen: Any) -> None:
+    """Score a head, or anyone's predictions, as the field counts.
+
+    \b
+    Examples:
+      stvg evaluate --checkpoint runs/fsm/best.safetensors --cache cache/vidstg --split test
+      stvg evaluate --predictions tubes.jsonl --dataset vidstg --annotations vidstg --split test --json scores.json
+    """
+    from .cache.atomic import write_atomic
+    from .evaluate.tables import format_table
+
+    if (chosen["checkpoint"] is None) == (chosen["predictions"] is None):
+        raise click.UsageError("give either --checkpoint with --cache, or --predictions with --dataset and --annotations")
+    scores, name, sampling = (score_head if chosen["checkpoint"] else score_predictions)(**chosen)
+    click.echo(format_table(scores, sampling=sampling, dataset=name, split=chosen["split"], style=style))
+    if json_path:
+        write_atomic(json_path, (json.dumps(scores.to_json(), indent=1) + "\n").encode())
+
+
+def score_head(
+    checkpoint: Path,
+    cache_path: Path | None,
+    split: str,
+    protocol: str,
+    max_frames: int | None,
+    shuffle_sentences: int | None,
+    out: Path | None,
+    device: str | None,
+    **unused: Any,
+) -> tuple[Scores, str, Any]:
+    from dataclasses import replace
+
+    from tqdm import tqdm
+
+    from .cache.index import Cache
+    from .evaluate.evaluation import load_head, open_split, score_split, shuffle_sentences as shuffle, tubes_of
+    from .evaluate.predictions import write_predictions
+
+    given = [k for k in ("dataset", "annotations", "vidor", "fps") if unused.get(k) is not None]
+    if cache_path is None or given:
+        wrong = f"does not go with --{given[0]}: the cache says" if given else "needs --cache:"
+        raise click.UsageError(f"--checkpoint {wrong} where the features are")
+    target = choose_device(device)
+    head = load_head(checkpoint, target)
+    opened = Cache.open(cache_path)
+    if max_frames:
+        head = replace(head, sampling=replace(head.sampling, max_frames=max_frames))
+    data = open_split(head, opened, split)
+    if shuffle_sentences is not None:
+        shuffle(data, shuffle_sentences)
+    with tqdm(total=len(data), desc="evaluate", unit=" sentences", disable=None) as bar:
+        tubes = tubes_of(head.model, data, head.batch_size, target, lambda: bar.update(1) and None)
+    if out:
+        write_predictions(out, tubes.values())
+    return score_split(data, tubes, protocol), opened.recipe.dataset, data.sampling
+
+
+def score_predictions(
+    predictions: Path,
+    dataset: str | None,
+    annotations: Path | None,
+    vidor: Path | None,
+    split: str,
+    protocol: str,
+    fps: float | None,
+    max_frames: int | None,
+    allow_missing: bool,
+    **unused: Any,
+) -> tuple[Scores, str, Any]:
+    from .cache.sampling import Sampling
+    from .evaluate.metrics import score
+    from .evaluate.predictions import read_predictions
+    from .extract.readers import read_annotations
+
+    if dataset is None or annotations is None:
+        raise click.UsageError("--predictions needs --dataset and --annotations")
+    given = [k for k in ("cache_path", "shuffle_sentences", "out") if unused.get(k) is not None]
+    if given:
+        raise click.UsageError(f"--predictions does not go with --{given[0].replace('_path', '').replace('_', '-')}")
+    sampling = Sampling(fps or 5.0, max_frames or 100)
+    read = read_annotations(dataset, annotations, split, sampling=sampling, for_scoring=True, vidor=vidor)
+    tubes = read_predictions(predictions)
+    scores = score(read.samples, tubes, protocol=protocol, sampling=sampling, allow_missing=allow_missing)
+    return scores, dataset, sampling
+
+
+if __name__ == "__main__":
+    sys.exit(main())

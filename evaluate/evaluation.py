@@ -1,0 +1,120 @@
+"""From a checkpoint and a cache to tubes and scores; also the validation that runs while a head trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..cache.config import build
+from ..cache.dataset import CachedDataset, inference_batches
+from ..cache.errors import CacheError
+from ..cache.index import Cache
+from ..cache.sampling import Sampling
+from ..cache.schema import Tube
+from ..heads.checkpoint import load_checkpoint, load_into
+from ..heads.experiment import Experiment
+from ..heads.infer import predict
+from ..heads.model import FSM, FeatureFacts, build_model
+from ..heads.train import feature_facts
+from .metrics import Scores, score
+
+
+@dataclass(frozen=True)
+class Head:
+    """A trained head and what must be known to use it."""
+
+    model: FSM
+    sampling: Sampling
+    batch_size: int
+    fingerprint: str
+    step: int
+    facts: dict[str, Any]
+
+
+def load_head(path: Path, device: torch.device) -> Head:
+    """The averaged weights of a checkpoint, ready for inference. Raises CheckpointError."""
+    saved = load_checkpoint(path, groups=("ema",))
+    experiment = build(Experiment, saved.facts["experiment"], str(path))
+    features = saved.facts["features"]
+    facts = FeatureFacts(
+        tuple(features["channels"]), tuple(features["strides"]), features["text_width"], features["roi_size"]
+    )
+    model = build_model(experiment.model, facts)
+    load_into(model, saved.group("ema"), path)
+    sampling = Sampling(saved.facts["fps"], experiment.model.max_frames)
+    return Head(
+        model.to(device).eval(),
+        sampling,
+        experiment.train.batch_size,
+        saved.facts["fingerprint"],
+        saved.facts["step"],
+        saved.facts,
+    )
+
+
+def open_split(head: Head, cache: Cache, split: str) -> CachedDataset:
+    """A split of a cache whose features this head can read. Raises CacheError when they are of another kind.
+
+    The encoders must be the same; the dataset may be another one.
+    """
+    if feature_facts(cache) != head.model.features:
+        raise CacheError(
+            f"{cache.path} holds other features than this head was trained on",
+            expected=head.model.features,
+            found=feature_facts(cache),
+            hint="evaluate on a cache extracted with the same encoders",
+        )
+    return CachedDataset(cache, split, Sampling(cache.recipe.fps, head.sampling.max_frames))
+
+
+def tubes_of(
+    model: FSM, dataset: CachedDataset, batch_size: int, device: torch.device, tick: Callable[[], None] | None = None
+) -> dict[int | str, Tube]:
+    """One tube per sample of a dataset."""
+    found: dict[int | str, Tube] = {}
+    for tube in predict(model, inference_batches(dataset, batch_size), device):
+        found[tube.sample_id] = tube
+        if tick:
+            tick()
+    return found
+
+
+def score_split(dataset: CachedDataset, tubes: dict[int | str, Tube], protocol: str) -> Scores:
+    """Scores of a split; samples whose video is not in the cache count as missing, and are said to be."""
+    table = dataset.cache.samples
+    samples = (table[i] for i, s in enumerate(table.splits) if s == dataset.split)
+    return score(samples, tubes, protocol=protocol, sampling=dataset.sampling, allow_missing=bool(dataset.missing))
+
+
+def validation(dataset: CachedDataset, batch_size: int, device: torch.device, protocol: str) -> Callable[[FSM], dict[str, float]]:
+    """A function that scores a model on a split: the mean of every metric over the groups, weighted by their samples."""
+
+    def validate(model: FSM) -> dict[str, float]:
+        return overall(score_split(dataset, tubes_of(model, dataset, batch_size, device), protocol))
+
+    return validate
+
+
+def overall(scores: Scores) -> dict[str, float]:
+    """Every metric over all scored samples, whatever their group."""
+    tious = np.array([s.tIoU for s in scores.samples])
+    vious = np.array([s.vIoU for s in scores.samples])
+    return {
+        "m_tIoU": float(tious.mean()),
+        "m_vIoU": float(vious.mean()),
+        "vIoU@0.3": float((vious > 0.3).mean()),
+        "vIoU@0.5": float((vious > 0.5).mean()),
+    }
+
+
+def shuffle_sentences(dataset: CachedDataset, seed: int) -> None:
+    """Give every sample the sentence of another one: a head that reads must now fail."""
+    order = np.random.default_rng(seed).permutation(len(dataset))
+    shuffled = dataset.text_rows.copy()
+    shuffled[order] = dataset.text_rows[np.roll(order, 1)]
+    dataset.text_rows = shuffled

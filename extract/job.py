@@ -1,0 +1,94 @@
+"""What `stvg extract` asks for, put together: annotations, encoders, recipe, then the runner."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from ..cache.errors import AnnotationError, UsageError
+from ..cache.sampling import Sampling
+from ..cache.schema import MAX_SIDE
+from .backbone import build_backbone
+from .readers import default_video_folder, find_splits, find_video_files, read_annotations
+from .runner import Options, Progress, Report, extract, make_recipe
+from .text import build_text_encoder
+
+
+class Bar(Progress, Protocol):
+    """A progress display that is told the number of videos once it is known."""
+
+    total: Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class ExtractJob:
+    """The options of one extraction; see `stvg extract --help`."""
+
+    dataset: str
+    annotations: Path
+    out: Path
+    sampling: Sampling
+    device: torch.device
+    vidor: Path | None = None
+    videos: Path | None = None
+    splits: list[str] | None = None
+    backbone: str = "resnet101"
+    backbone_weights: str | None = None
+    text_encoder: str | None = None
+    text_weights: str | None = None
+    tokenizer: str | None = None
+    weights_seed: int = 0
+    resolution: int = 224
+    levels: str = "roi"
+    dtype: str = "float16"
+    store: str = "zarr"
+    batch_frames: int = 32
+    on_bad_record: str = "raise"
+    strict: bool = False
+    retry_skipped: bool = False
+
+
+def run_job(job: ExtractJob, progress: Bar | None = None) -> tuple[Report, list[AnnotationError]]:
+    """Read the annotations, build the encoders and extract. Returns the report and the records that were dropped."""
+    if job.resolution not in MAX_SIDE:
+        raise UsageError(f"no geometry for resolution {job.resolution}", expected=f"one of {sorted(MAX_SIDE)}")
+    splits = job.splits or find_splits(job.dataset, job.annotations)
+    read = [
+        read_annotations(
+            job.dataset, job.annotations, split, sampling=job.sampling, on_bad_record=job.on_bad_record, vidor=job.vidor
+        )
+        for split in splits
+    ]
+    samples = [s for part in read for s in part.samples]
+    dropped = [error for part in read for error in part.dropped]
+    content = hashlib.sha256("".join(f"{part.split}:{part.sha256};" for part in read).encode()).hexdigest()
+    backbone = build_backbone(job.backbone, job.backbone_weights, job.weights_seed)
+    name = job.text_encoder or ("tiny" if job.backbone == "tiny" else "roberta-base")
+    text = build_text_encoder(name, job.text_weights, job.tokenizer, job.weights_seed)
+    recipe = make_recipe(
+        job.dataset,
+        content,
+        backbone,
+        text,
+        {
+            "fps": job.sampling.fps,
+            "resolution": job.resolution,
+            "max_side": MAX_SIDE[job.resolution],
+            "levels": job.levels,
+            "dtype": job.dtype,
+        },
+    )
+    folder = job.videos or default_video_folder(job.dataset, job.annotations)
+    files = find_video_files({s.video.video_id: s.video for s in samples}.values(), folder)
+    if progress:
+        progress.total(len(files))
+    options = Options(
+        job.device, batch_frames=job.batch_frames, strict=job.strict, retry_skipped=job.retry_skipped
+    )
+    report = extract(samples, files, job.out, recipe, backbone, text, store=job.store, options=options, progress=progress)
+    return report, dropped

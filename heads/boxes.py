@@ -1,0 +1,27 @@
+"""Boxes as the model sees them: cxcywh fractions of the frame, xyxy corners, IoU and generalised IoU."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def to_corners(boxes: Tensor) -> Tensor:
+    """cxcywh (…, 4) → xyxy (…, 4), same unit."""
+    cx, cy, w, h = boxes.unbind(-1)
+    return torch.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], dim=-1)
+
+
+def generalised_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Generalised IoU of paired cxcywh boxes (…, 4): (…,), in [-1, 1].
+
+    Areas are kept above 1e-7, so a degenerate prediction early in training gives a small number, not a division by zero.
+    """
+    a, b = to_corners(a), to_corners(b)
+    area_a = (a[..., 2:] - a[..., :2]).clamp(min=0).prod(-1)
+    area_b = (b[..., 2:] - b[..., :2]).clamp(min=0).prod(-1)
+    overlap = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
+    hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
+    union = (area_a + area_b - overlap).clamp(min=1e-7)
+    hull = hull.clamp(min=1e-7)
+    return overlap / union - (hull - union) / hull

@@ -1,0 +1,80 @@
+"""One experiment's settings: model, loss, training. Shipped presets are YAML overrides of these dataclasses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+
+from ..cache.config import build, load_yaml, merge, nearest, override
+from ..cache.errors import UsageError
+from .losses import LossConfig
+from .model import ModelConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The training recipe. Defaults are the paper's for VidSTG; epochs are counted over the training split."""
+
+    epochs: int = 15
+    batch_size: int = 16
+    accumulate: int = 1
+    """Batches added up before an optimiser step."""
+    lr: float = 5e-5
+    lr_drop: int = 12
+    """Every this many epochs the learning rate is divided by ten."""
+    warmup: float = 0.01
+    """Share of all steps over which the learning rate grows linearly from zero."""
+    weight_decay: float = 1e-4
+    clip: float = 0.1
+    """Largest gradient norm."""
+    ema: float = 0.9998
+    """Decay of the averaged weights, which are the ones evaluated; updated after every optimiser step."""
+    amp: str = "none"
+    """``none`` or ``bf16``: autocast of the forward pass. Losses stay in float32."""
+    temporal_crop: bool = True
+    per_video: int = 4
+    """At most this many sentences of one video stand together in an epoch's order; they share its features."""
+    seed: int = 42
+    log_every: int = 10
+    save_every: int = 500
+    """Steps between checkpoints; there is one after every epoch in any case."""
+    eval_every: int = 1
+    """Epochs between validations; 0: only at the end."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate", "lr_drop", "per_video", "log_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.amp not in ("none", "bf16"):
+            raise ValueError(f"amp is {self.amp!r}, expected none or bf16")
+        if not (self.lr > 0 and 0 <= self.warmup <= 1 and 0 <= self.ema < 1 and self.clip > 0 and self.eval_every >= 0):
+            raise ValueError("lr and clip must be positive, warmup in [0, 1], ema in [0, 1), eval_every not negative")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything `train-head` can be told, in three groups."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def presets() -> list[str]:
+    """Names of the shipped presets."""
+    files = resources.files(__package__).joinpath("presets").iterdir()
+    return sorted(p.name.removesuffix(".yaml") for p in files if p.name.endswith(".yaml"))
+
+
+def load_experiment(preset: str, assignments: Sequence[str] = ()) -> Experiment:
+    """A shipped preset or a YAML file, then ``--set`` assignments. Raises UsageError for anything unknown."""
+    if preset in presets():
+        with resources.as_file(resources.files(__package__).joinpath("presets", f"{preset}.yaml")) as path:
+            values = load_yaml(path)
+    elif preset.endswith((".yaml", ".yml")):
+        values = load_yaml(Path(preset))
+    else:
+        raise UsageError(f"there is no preset {preset!r}", hint=nearest(preset, presets()) + " (or a .yaml file)")
+    return build(Experiment, override(merge({}, values), assignments), preset)

@@ -1,0 +1,187 @@
+"""Building blocks: attention, position codes, the MLP, group norm that ignores padding, RoIAlign that ignores padding.
+
+Parameter names of `Attention` follow torch's MultiheadAttention, so that published weights load by name.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """Multi-head attention over the second-to-last axis; any number of leading batch axes is flattened to R.
+
+    Shapes: query (R, Lq, d), key and value (R, Lk, d), key_padding (R, Lk) bool, True = ignored. Every row must have at
+    least one key that is not padding.
+    """
+
+    def __init__(self, d: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * d, d))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * d))
+        self.out_proj = nn.Linear(d, d)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        inputs = (query, key, value)
+        q, k, v = (split_heads(F.linear(x, w, b), self.heads) for x, w, b in zip(inputs, weights, biases, strict=True))
+        return q, k, v
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, key_padding: Tensor | None) -> Tensor:
+        """Attended values (R, Lq, d)."""
+        q, k, v = self._project(query, key, value)
+        return self.out_proj(merge_heads(attend(q, k, v, key_padding, self.dropout if self.training else 0.0)))
+
+    def with_weights(self, query: Tensor, key: Tensor, value: Tensor, key_padding: Tensor) -> tuple[Tensor, Tensor]:
+        """Attended values (R, Lq, d) and the weights (R, Lq, Lk), averaged over heads *before* dropout.
+
+        Weights after dropout can exceed 1, and log(1 - weight) of the guided attention loss would not be a number.
+        """
+        q, k, v = self._project(query, key, value)
+        scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+        weights = scores.float().masked_fill(key_padding[:, None, None], -torch.inf).softmax(-1)
+        mixed = F.dropout(weights, self.dropout, self.training).to(v.dtype) @ v
+        return self.out_proj(merge_heads(mixed)), weights.mean(1)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(R, L, d) → (R, heads, L, d / heads)."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(R, heads, L, d / heads) → (R, L, d)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, key_padding: Tensor | None, dropout: float) -> Tensor:
+    """Scaled dot-product attention of (R, heads, L, dh) tensors; padded keys (R, Lk) are ignored."""
+    keep = None if key_padding is None else ~key_padding[:, None, None]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=keep, dropout_p=dropout)
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them; dropout, where asked for, after every layer *including the last*.
+
+    Dropping logits is what the baseline does for start and end, and what its weights were trained with.
+    """
+
+    def __init__(self, sizes: list[int], dropout: float = 0.0) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for i, layer in enumerate(self.layers):
+            x = layer(x)
+            if i + 1 < len(self.layers):
+                x = x.relu()
+            x = self.dropout(x)
+        return x
+
+
+def sine_axis(position: Tensor, extent: Tensor, features: int) -> Tensor:
+    """One axis of the 2-D sine code: positions 1…extent (any shape) → (…, features), sin and cos interleaved.
+
+    ``extent`` broadcasts against ``position``: the last valid position, mapped to 2π. Temperature 10,000.
+    """
+    angle = position / (extent + 1e-6) * (2 * math.pi)
+    index = torch.arange(features, device=position.device)
+    period = 10000.0 ** (2 * torch.div(index, 2, rounding_mode="floor") / features)
+    phase = angle[..., None] / period
+    return torch.where(index % 2 == 0, phase.sin(), phase.cos())
+
+
+def sine_2d(cell_padding: Tensor, d: int) -> Tensor:
+    """2-D sine code of every cell: (U, h, w) bool, True = padding → (U, h, w, d), channels [row code | column code]."""
+    valid = (~cell_padding).float()
+    rows, columns = valid.cumsum(1), valid.cumsum(2)
+    return torch.cat(
+        [sine_axis(rows, rows[:, -1:, :], d // 2), sine_axis(columns, columns[:, :, -1:], d // 2)],
+        dim=-1,
+    )
+
+
+def time_code(length: int, d: int, device: torch.device | None = None) -> Tensor:
+    """Sine code of slots 0…length-1: (length, d), te[t, 2i] = sin(t · 10000^(-2i/d)), te[t, 2i+1] = cos(same)."""
+    rate = torch.exp(torch.arange(0, d, 2, device=device) * (-math.log(10000.0) / d))
+    phase = torch.arange(length, device=device)[:, None] * rate
+    return torch.stack([phase.sin(), phase.cos()], dim=-1).flatten(1)
+
+
+class MaskedGroupNorm(nn.GroupNorm):
+    """Group norm of channels-last maps whose statistics leave padding cells out.
+
+    x (R, L, d), padding (R, L) bool or None; with nothing padded it equals torch's GroupNorm over the same cells.
+    """
+
+    def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        grouped = x.float().unflatten(-1, (self.num_groups, -1))  # (R, L, groups, d / groups)
+        if padding is None:
+            variance, mean = torch.var_mean(grouped, dim=(1, 3), keepdim=True, correction=0)
+        else:
+            keep = (~padding).float()[:, :, None, None]
+            count = keep.sum(1, keepdim=True) * grouped.shape[-1]
+            mean = (grouped * keep).sum((1, 3), keepdim=True) / count
+            variance = ((grouped - mean).square() * keep).sum((1, 3), keepdim=True) / count
+        normal = ((grouped - mean) * torch.rsqrt(variance + self.eps)).flatten(-2)
+        return (normal * self.weight + self.bias).to(x.dtype)
+
+
+def roi_points(low: Tensor, high: Tensor, bins: int, samples: int) -> Tensor:
+    """Sample coordinates of RoIAlign along one axis: box edges (G,) in cells → (G, bins · samples), half-pixel aligned."""
+    steps = (torch.arange(bins * samples, device=low.device) + 0.5) / (bins * samples)
+    return low[:, None] - 0.5 + steps * (high - low)[:, None]
+
+
+def _bracket(points: Tensor, extent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Cells below and above each point and the share of the upper one; points are held inside the map's real cells."""
+    points = points.clamp(min=0)
+    points = torch.minimum(points, (extent - 1).to(points.dtype)[:, None])
+    below = points.floor()
+    above = torch.minimum(below + 1, (extent - 1).to(points.dtype)[:, None])
+    return below.long(), above.long(), points - below
+
+
+def roi_align(maps: Tensor, corners: Tensor, extents: Tensor, bins: int = 4, samples: int = 2) -> Tensor:
+    """RoIAlign (aligned, ``samples`` points a bin and axis) that never reads a padding cell.
+
+    maps (G, h, w, d), corners (G, 4) xyxy in cells of that map, extents (G, 2) its real (rows, columns) → (G, bins²,
+    d), bins row by row. Equals torchvision's on an unpadded map for boxes inside it; torchvision's would blend in the
+    padding next to the right and bottom edge.
+    """
+    x1, y1, x2, y2 = corners.unbind(-1)
+    top, bottom, wy = _bracket(roi_points(y1, y2, bins, samples), extents[:, 0])
+    left, right, wx = _bracket(roi_points(x1, x2, bins, samples), extents[:, 1])
+    box = torch.arange(len(maps), device=maps.device)[:, None, None]
+
+    def rows(r: Tensor) -> Tensor:
+        a, b = maps[box, r[:, :, None], left[:, None]], maps[box, r[:, :, None], right[:, None]]
+        return torch.lerp(a, b, wx[:, None, :, None].to(a.dtype))
+
+    sampled = torch.lerp(rows(top), rows(bottom), wy[:, :, None, None].to(maps.dtype))
+    return sampled.unflatten(2, (bins, samples)).unflatten(1, (bins, samples)).mean((2, 4)).flatten(1, 2)
+
+
+def roi_sine(corners: Tensor, extents: Tensor, d: int, bins: int = 4, samples: int = 2) -> Tensor:
+    """The 2-D sine code, RoI-aligned like a feature map: (G, bins², d). Separable, so no map is ever built.
+
+    corners (G, 4) xyxy in cells, extents (G, 2) real (rows, columns) of the level's map.
+    """
+    x1, y1, x2, y2 = corners.unbind(-1)
+    codes = []
+    for low, high, extent in ((y1, y2, extents[:, 0]), (x1, x2, extents[:, 1])):
+        below, above, share = _bracket(roi_points(low, high, bins, samples), extent)
+        end = extent[:, None].float()
+        a, b = (sine_axis(cell + 1.0, end, d // 2) for cell in (below, above))
+        codes.append(torch.lerp(a, b, share[..., None]).unflatten(1, (bins, samples)).mean(2))  # (G, bins, d / 2)
+    rows, columns = codes
+    grid = (len(corners), bins, bins, d // 2)
+    return torch.cat([rows[:, :, None].expand(grid), columns[:, None].expand(grid)], dim=-1).flatten(1, 2)

@@ -1,0 +1,265 @@
+"""The FSM head: fusion, space-text encoder, two-stream decoder, and the small heads that read boxes, spans and scores."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ..cache.batch import Inputs, Targets
+from .boxes import to_corners
+from .decoder import Decoder
+from .encoder import Encoder
+from .fusion import Fusion, FusionConfig
+from .layers import MLP, MaskedGroupNorm, roi_align, roi_sine, sine_2d, time_code
+
+GROUPS = 32
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Size of the head and the paper's ablations. Defaults are the paper's."""
+
+    d: int = 256
+    heads: int = 8
+    ffn: int = 2048
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    dropout: float = 0.1
+    span_dropout: float = 0.5
+    max_frames: int = 100
+    num_queries: int = 5
+    qmm: bool = True
+    """Query matching: several candidate tubes, scored and matched. Off: one query, no second stream (table V)."""
+    shared_decoder: bool = True
+    """Both streams use the same decoder layers (table VIII)."""
+    multiscale: str = "roi"
+    """C3 and C4 in the second stream: ``roi`` from stored regions, ``full`` from stored maps, ``none``."""
+    proj_norm: str = "groupnorm"
+    """After the C3 and C4 projections: ``groupnorm`` or ``none``."""
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+
+    def __post_init__(self) -> None:
+        if self.d % self.heads or self.d % GROUPS or self.d % 4:
+            raise ValueError(f"d = {self.d} must be a multiple of {GROUPS} and of heads = {self.heads}")
+        for name, allowed in (("multiscale", ("roi", "full", "none")), ("proj_norm", ("groupnorm", "none"))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
+        if self.num_queries < 1 or self.encoder_layers < 0 or self.decoder_layers < 1:
+            raise ValueError("num_queries and decoder_layers must be at least 1, encoder_layers at least 0")
+
+
+@dataclass(frozen=True)
+class FeatureFacts:
+    """What the head must know of the cached features it reads."""
+
+    channels: tuple[int, ...]
+    """Channels of C3, C4, C5."""
+    strides: tuple[int, ...]
+    """Rendition pixels per cell of C3, C4, C5."""
+    text_width: int
+    roi_size: int = 4
+
+
+@dataclass(frozen=True)
+class LayerOutput:
+    """What one decoder layer says about B samples: N candidate tubes over T slots."""
+
+    boxes: Tensor
+    """(B, N, T, 4) cxcywh fractions."""
+    span: Tensor
+    """(B, N, T, 2) logits of start and end."""
+    score: Tensor | None
+    """(B, N, T) logits: is this the one meant. None without query matching."""
+    attention: Tensor
+    """(B, N, T, T) temporal attention, rows = queries, before dropout."""
+    states: Tensor
+    """(B, N, T, d)."""
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """The second stream's reading of the annotated tube; meaningful only on slots inside the moment."""
+
+    boxes: Tensor
+    """(B, T, 4) cxcywh fractions."""
+    states: Tensor
+    """(B, T, d)."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """All decoder layers, last one last; the second stream in training only."""
+
+    layers: list[LayerOutput]
+    anchor: Anchor | None = None
+
+
+class Resizer(nn.Module):
+    """Token features to width d. The layer norm stays in float32: its epsilon, 1e-12, vanishes in half precision."""
+
+    def __init__(self, text_width: int, d: int, dropout: float) -> None:
+        super().__init__()
+        self.fc = nn.Linear(text_width, d)
+        self.layer_norm = nn.LayerNorm(d, eps=1e-12)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        with torch.autocast(tokens.device.type, enabled=False):
+            return self.dropout(self.layer_norm(self.fc(tokens.float())))
+
+
+class LevelProjection(nn.Module):
+    """C3 or C4 to width d: a 1x1 convolution (a linear layer on channels-last cells) and, optionally, group norm.
+
+    On stored regions the norm's statistics are taken over the region instead of the map, which is not the same model:
+    choose ``multiscale=full`` or ``proj_norm=none`` where that matters.
+    """
+
+    def __init__(self, channels: int, d: int, norm: str) -> None:
+        super().__init__()
+        self.conv = nn.Linear(channels, d)
+        self.norm = MaskedGroupNorm(GROUPS, d) if norm == "groupnorm" else None
+
+    def forward(self, cells: Tensor, padding: Tensor | None = None) -> Tensor:
+        """cells (G, L, channels), padding (G, L) bool → (G, L, d)."""
+        cells = self.conv(cells)
+        return cells if self.norm is None else self.norm(cells, padding)
+
+
+class FSM(nn.Module):
+    """Feature semantic matching for spatio-temporal video grounding, from cached features."""
+
+    def __init__(self, config: ModelConfig, features: FeatureFacts) -> None:
+        super().__init__()
+        c, d = config, config.d
+        self.config, self.features = config, features
+        self.input_proj = nn.Linear(features.channels[-1], d)
+        self.resizer = Resizer(features.text_width, d, c.dropout)
+        self.fusion = Fusion(d, c.max_frames, c.fusion, c.dropout)
+        self.encoder = Encoder(d, c.heads, c.ffn, c.encoder_layers, c.dropout)
+        self.decoder = Decoder(d, c.heads, c.ffn, c.decoder_layers, c.dropout)
+        self.query_embed = nn.Embedding(c.num_queries if c.qmm else 1, d)
+        self.bbox_embed = MLP([d, d, d, 4])
+        self.sted_embed = MLP([d, d, 2], dropout=c.span_dropout)
+        for stack in (self.encoder, self.decoder):
+            for parameter in stack.parameters():
+                if parameter.dim() > 1:
+                    nn.init.xavier_uniform_(parameter)
+        if c.qmm:
+            self.class_embed = nn.Linear(d, 1)
+            self.anchor_query = nn.Embedding(1, d)
+            if c.multiscale != "none":
+                levels = zip(("c3", "c4"), features.channels, strict=False)
+                self.level_proj = nn.ModuleDict({k: LevelProjection(n, d, c.proj_norm) for k, n in levels})
+            self.anchor_layers = None if c.shared_decoder else copy.deepcopy(self.decoder.layers)
+
+    def forward(self, inputs: Inputs, targets: Targets | None = None) -> Output:
+        """Candidate tubes of every sample. ``targets`` run the training-only second stream; inference has none to give."""
+        memory, position, padding, shape = self.encode(inputs)
+        B, T = inputs.frame_padding.shape
+        times = time_code(T, self.config.d, memory.device)
+        query_position = self.query_embed.weight[None, :, None] + times
+        states, attention = self.decoder(
+            query_position.expand(B, -1, -1, -1), memory, position, padding, inputs.frame_padding
+        )
+        layers = [self.read(s, a) for s, a in zip(states, attention, strict=True)]
+        anchor = None
+        if targets is not None and self.config.qmm:
+            anchor = self.anchor_stream(inputs, targets, memory, shape, times)
+        return Output(layers, anchor)
+
+    def encode(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
+        """Memory, its position code (B, T, h·w + M, d), its padding (B, T, h·w + M), and (h, w)."""
+        B, T = inputs.frame_padding.shape
+        h, w = inputs.c5.shape[1:3]
+        index = inputs.frame_index.flatten()
+        visual = self.input_proj(inputs.c5.to(self.input_proj.weight.dtype)).flatten(1, 2)  # (U, h·w, d)
+        cells = inputs.cell_padding.flatten(1)
+        x = visual[index].unflatten(0, (B, T))
+        x_padding = cells[index].unflatten(0, (B, T))
+        words = self.resizer(inputs.tokens)
+        x, words = self.fusion(x, words, x_padding, inputs.token_padding, inputs.frame_padding)
+        tokens = torch.cat([x, words], dim=2)  # eq 6
+        padding = torch.cat([x_padding, inputs.token_padding[:, None].expand(-1, T, -1)], dim=2)
+        code = sine_2d(inputs.cell_padding, self.config.d).flatten(1, 2).to(tokens.dtype)[index].unflatten(0, (B, T))
+        position = torch.cat([code, torch.zeros_like(words)], dim=2)
+        memory = self.encoder(tokens.flatten(0, 1), position.flatten(0, 1), padding.flatten(0, 1))
+        return memory.unflatten(0, (B, T)), position, padding, (h, w)
+
+    def read(self, states: Tensor, attention: Tensor) -> LayerOutput:
+        """Boxes, spans and scores of one decoder layer's states (B, N, T, d)."""
+        score = self.class_embed(states).squeeze(-1) if self.config.qmm else None
+        return LayerOutput(self.bbox_embed(states).sigmoid(), self.sted_embed(states), score, attention, states)
+
+    def anchor_stream(
+        self, inputs: Inputs, targets: Targets, memory: Tensor, shape: tuple[int, int], times: Tensor
+    ) -> Anchor:
+        """Stream 2: decode the annotated tube from its own regions, on the moment's slots only.
+
+        The slots of every sample's moment are packed to the left, so that no frame outside costs anything.
+        """
+        inside = targets.in_moment
+        order = (~inside).to(torch.int8).argsort(dim=1, stable=True)[:, : int(inside.sum(1).max())]  # (B, D) slots
+        kept = inside.gather(1, order)
+        regions, region_position = self.regions(inputs, targets, memory, shape)  # (G, L·S², d)
+        B, D = order.shape
+        region_memory = regions.new_zeros(B, D, *regions.shape[1:])
+        region_code = torch.zeros_like(region_memory)
+        region_memory[kept], region_code[kept] = regions, region_position.to(regions.dtype)
+        position = (self.anchor_query.weight + times[order])[:, None]  # (B, 1, D, d), the same times as stream 1
+        states, _ = self.decoder(position, region_memory, region_code, None, ~kept, self.anchor_layers)
+        full = states[-1].new_zeros(B, inside.shape[1], self.config.d)
+        full[inside] = states[-1][:, 0][kept]
+        return Anchor(self.bbox_embed(full).sigmoid(), full)
+
+    def regions(
+        self, inputs: Inputs, targets: Targets, memory: Tensor, shape: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """RoI-aligned features of the annotated boxes over all levels, and their position codes: two (G, L·S², d)."""
+        sample, slot = targets.in_moment.nonzero(as_tuple=True)
+        size = targets.size[sample]  # (G, 2) width, height
+        corners = to_corners(targets.boxes[sample, slot]) * size.repeat(1, 2)  # rendition pixels
+        features, codes = [], []
+        for level, stride in enumerate(self.features.strides):
+            last = level == len(self.features.strides) - 1
+            if not last and self.config.multiscale == "none":
+                continue
+            extents = torch.div(size.flip(1) + stride - 1, stride, rounding_mode="floor")  # (G, 2) rows, columns
+            if last:  # from the encoder's memory, so that anchors live in the space stream 1 decodes
+                h, w = shape
+                maps = memory[sample, slot, : h * w].unflatten(1, (h, w))
+                features.append(roi_align(maps, corners / stride, extents, self.features.roi_size))
+            else:
+                features.append(self.level_regions(f"c{level + 3}", targets, corners / stride, extents))
+            codes.append(roi_sine(corners / stride, extents, self.config.d, self.features.roi_size))
+        return torch.cat(features, dim=1), torch.cat(codes, dim=1)
+
+    def level_regions(self, level: str, targets: Targets, corners: Tensor, extents: Tensor) -> Tensor:
+        """Projected RoI features (G, S², d) of C3 or C4, from stored regions or from stored maps."""
+        projection = self.level_proj[level]
+        weight = projection.conv.weight
+        if self.config.multiscale == "roi":
+            if targets.roi is None:
+                raise ValueError("multiscale=roi needs a cache with --levels roi")
+            width = self.features.channels[0]
+            part = targets.roi[..., :width] if level == "c3" else targets.roi[..., width:]
+            return projection(part.to(weight.dtype))
+        maps = targets.c3 if level == "c3" else targets.c4
+        if maps is None:
+            raise ValueError("multiscale=full needs a cache with --levels full")
+        h, w = maps.shape[1:3]
+        rows = torch.arange(h, device=maps.device)[None, :, None] >= extents[:, 0, None, None]
+        columns = torch.arange(w, device=maps.device)[None, None] >= extents[:, 1, None, None]
+        padding = (rows | columns).flatten(1)
+        projected = projection(maps.flatten(1, 2).to(weight.dtype), padding).unflatten(1, (h, w))
+        return roi_align(projected, corners, extents, self.features.roi_size)
+
+
+def build_model(config: ModelConfig, features: FeatureFacts, seed: int = 0) -> FSM:
+    """An FSM head with seeded initial weights; the caller's random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return FSM(config, features)
