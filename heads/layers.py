@@ -46,9 +46,14 @@ class Attention(nn.Module):
         """
         q, k, v = self._project(query, key, value)
         scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-        weights = scores.float().masked_fill(key_padding[:, None, None], -torch.inf).softmax(-1)
+        weights = at_least_float32(scores).masked_fill(key_padding[:, None, None], -torch.inf).softmax(-1)
         mixed = F.dropout(weights, self.dropout, self.training).to(v.dtype) @ v
         return self.out_proj(merge_heads(mixed)), weights.mean(1)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision raised to float32, for softmax over time and for statistics; wider types stay."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -123,11 +128,11 @@ class MaskedGroupNorm(nn.GroupNorm):
     """
 
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        grouped = x.float().unflatten(-1, (self.num_groups, -1))  # (R, L, groups, d / groups)
+        grouped = at_least_float32(x).unflatten(-1, (self.num_groups, -1))  # (R, L, groups, d / groups)
         if padding is None:
             variance, mean = torch.var_mean(grouped, dim=(1, 3), keepdim=True, correction=0)
         else:
-            keep = (~padding).float()[:, :, None, None]
+            keep = (~padding).to(grouped.dtype)[:, :, None, None]
             count = keep.sum(1, keepdim=True) * grouped.shape[-1]
             mean = (grouped * keep).sum((1, 3), keepdim=True) / count
             variance = ((grouped - mean).square() * keep).sum((1, 3), keepdim=True) / count
@@ -179,8 +184,8 @@ def roi_sine(corners: Tensor, extents: Tensor, d: int, bins: int = 4, samples: i
     codes = []
     for low, high, extent in ((y1, y2, extents[:, 0]), (x1, x2, extents[:, 1])):
         below, above, share = _bracket(roi_points(low, high, bins, samples), extent)
-        end = extent[:, None].float()
-        a, b = (sine_axis(cell + 1.0, end, d // 2) for cell in (below, above))
+        end = extent[:, None].to(share.dtype)
+        a, b = (sine_axis(cell.to(share.dtype) + 1, end, d // 2) for cell in (below, above))
         codes.append(torch.lerp(a, b, share[..., None]).unflatten(1, (bins, samples)).mean(2))  # (G, bins, d / 2)
     rows, columns = codes
     grid = (len(corners), bins, bins, d // 2)

@@ -108,7 +108,7 @@ class Resizer(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         with torch.autocast(tokens.device.type, enabled=False):
-            return self.dropout(self.layer_norm(self.fc(tokens.float())))
+            return self.dropout(self.layer_norm(self.fc(tokens.to(self.fc.weight.dtype))))
 
 
 class LevelProjection(nn.Module):

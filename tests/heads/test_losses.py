@@ -1,0 +1,216 @@
+"""Losses and matching: recorded reference values, other people's solvers, and what eq 10 must do."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
+from stvg.cache.errors import UsageError
+from stvg.heads.boxes import generalised_iou, to_corners
+from stvg.heads.experiment import load_experiment
+from stvg.heads.losses import (
+    box_losses,
+    focal_label_loss,
+    guided_attention_loss,
+    mrcl_loss,
+    softmax_label_loss,
+    span_loss,
+)
+from stvg.heads.matching import match_tubes
+from torchvision.ops import generalized_box_iou, sigmoid_focal_loss
+
+
+def test_box_span_and_attention_terms_equal_the_recorded_baseline_with_gradients(shared):
+    description = json.loads((shared / "golden/losses.json").read_text())
+    arrays = np.load(shared / "golden/losses.npz")
+    compared = 0
+    for case in description["cases"]:
+        at = case["name"]
+        real = torch.tensor(arrays[f"{at}/time_mask"])
+        B, T = real.shape
+        in_moment = torch.zeros(B * T, dtype=torch.bool)
+        in_moment[torch.tensor(arrays[f"{at}/keep"])] = True
+        target = torch.zeros(B * T, 4)
+        target[in_moment] = torch.tensor(arrays[f"{at}/target_boxes"])
+        in_moment, target = in_moment.view(B, T), target.view(B, T, 4)
+        span = torch.tensor(case["inter_idx"])
+        for layer, expected in enumerate(case["losses"]):
+            boxes, logits, attention = (
+                torch.tensor(arrays[f"{at}/layer{layer}.{k}"], requires_grad=True)
+                for k in ("pred_boxes", "pred_sted", "self_attn")
+            )
+            l1, giou = box_losses(boxes.view(B, T, 4), target, in_moment)
+            ours = {
+                "loss_bbox": (l1, boxes),
+                "loss_giou": (giou, boxes),
+                "loss_sted": (span_loss(logits, span, ~real, case["sigma"]), logits),
+                "loss_guided_attn": (guided_attention_loss(attention, in_moment, ~real), attention),
+            }
+            for name, (value, leaf) in ours.items():
+                assert value.item() == pytest.approx(expected[name], rel=1e-5, abs=1e-6), (at, layer, name)
+                key = next((k for k in arrays.files if k.startswith(f"{at}/layer{layer}.grad.{name}.")), None)
+                if key:
+                    (gradient,) = torch.autograd.grad(value, leaf, retain_graph=True)
+                    reference = arrays[key]
+                    tolerance = max(1e-4 * float(np.abs(reference).max()), 1e-6)
+                    np.testing.assert_allclose(gradient.numpy(), reference, rtol=0, atol=tolerance, err_msg=key)
+                compared += 1
+    assert compared > 30
+
+
+def test_the_published_code_forms_of_contrast_and_label_equal_the_recorded_ones(shared):
+    cases = {c["component"]: c for c in json.loads((shared / "golden/fsm_isolated.json").read_text())["cases"]}
+    arrays = np.load(shared / "golden/fsm_isolated.npz")
+    case = cases["query_contrast"]
+    states = torch.tensor(arrays["query_contrast/a/query_features"], requires_grad=True)
+    anchor = torch.tensor(arrays["query_contrast/a/box_features"], requires_grad=True)
+    inside = torch.ones(1, states.shape[1], dtype=torch.bool)
+    positive = torch.tensor([case["positive_query"]])
+    loss = mrcl_loss(states[None], anchor, positive, inside, "framewise")
+    assert loss.item() == pytest.approx(case["loss"], abs=1e-5)
+    loss.backward()
+    np.testing.assert_allclose(states.grad, arrays["query_contrast/a/grad_query_features"], atol=1e-5)
+    np.testing.assert_allclose(anchor.grad, arrays["query_contrast/a/grad_box_features"], atol=1e-5)
+    case = cases["query_label"]
+    logits = torch.tensor(arrays["query_label/a/logits"])[None, ..., 0]
+    inside = torch.ones(1, logits.shape[2], dtype=torch.bool)
+    loss = softmax_label_loss(logits, torch.tensor([case["positive_query"]]), inside)
+    assert loss.item() * logits.shape[2] / case["num_boxes"] == pytest.approx(case["loss"], abs=1e-5)
+
+
+def random_tubes(seed, B=3, N=4, T=6):
+    g = torch.Generator().manual_seed(seed)
+    pred = torch.rand(B, N, T, 4, generator=g) * 0.5 + 0.1
+    target = torch.rand(B, T, 4, generator=g) * 0.5 + 0.1
+    inside = torch.rand(B, T, generator=g) < 0.6
+    inside[:, 2] = True
+    return pred, torch.randn(B, N, T, generator=g), target, inside
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000))
+def test_the_argmin_is_the_hungarian_assignment(seed):
+    pred, score, target, inside = random_tubes(seed)
+    matched = match_tubes(pred, score, target, inside)
+    for b in range(len(pred)):
+        t = inside[b]
+        p = score[b, :, t].sigmoid()
+        cost = 0.2 * (0.25 * (1 - p) ** 2 * -p.log()).mean(1)
+        for n in range(pred.shape[1]):
+            a, c = pred[b, n, t], target[b, t]
+            giou = generalized_box_iou(to_corners(a), to_corners(c)).diagonal()
+            cost[n] += (5 * (a - c).abs().sum(1) + 2 * (1 - giou)).mean()
+        rows, _ = linear_sum_assignment(cost[:, None].numpy())
+        assert matched[b] == rows[0]
+
+
+def test_frames_outside_the_moment_cannot_sway_the_match_even_as_nan():
+    pred, score, target, inside = random_tubes(3)
+    expected = match_tubes(pred, score, target, inside)
+    pred[(~inside)[:, None].expand(pred.shape[:3])] = math.nan
+    assert torch.equal(match_tubes(pred, score, target, inside), expected)
+
+
+def test_a_sample_without_a_frame_in_its_moment_is_refused_by_name():
+    pred, score, target, inside = random_tubes(3)
+    inside[1] = False
+    with pytest.raises(ValueError, match=r"rows \[1\]"):
+        match_tubes(pred, score, target, inside)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000))
+def test_generalised_iou_equals_torchvision(seed):
+    g = torch.Generator().manual_seed(seed)
+    a, b = torch.rand(20, 4, generator=g), torch.rand(20, 4, generator=g)
+    expected = generalized_box_iou(to_corners(a), to_corners(b)).diagonal()
+    torch.testing.assert_close(generalised_iou(a, b), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_boxes_without_area_give_finite_overlap_and_gradient():
+    a = torch.zeros(1, 4, requires_grad=True)
+    value = generalised_iou(a, torch.zeros(1, 4))
+    value.sum().backward()
+    assert value.isfinite().all()
+    assert a.grad.isfinite().all()
+
+
+def test_focal_label_loss_equals_torchvision():
+    _, score, _, inside = random_tubes(7)
+    matched = torch.tensor([0, 3, 1])
+    target = F.one_hot(matched, 4).float()[:, :, None].expand_as(score)
+    every = sigmoid_focal_loss(score, target, alpha=0.25, gamma=2)
+    expected = (every * inside[:, None]).sum() / inside.sum()
+    torch.testing.assert_close(focal_label_loss(score, matched, inside), expected)
+
+
+def mrcl_by_loops(states, anchor, matched, inside):
+    """Eq 10, term by term."""
+    total = 0.0
+    for b in range(len(states)):
+        frames = inside[b].nonzero().flatten().tolist()
+        s = [[F.cosine_similarity(states[b, n, t], anchor[b, t], dim=0).item() / 0.1 for t in frames] for n in range(states.shape[1])]
+        z = sum(math.exp(v) for row in s for v in row)
+        total += -sum(math.log(math.exp(v) / z) for v in s[matched[b]]) / len(frames)
+    return total / len(states)
+
+
+def test_mrcl_equals_eq_10_written_as_loops():
+    g = torch.Generator().manual_seed(1)
+    states, anchor = torch.randn(3, 4, 6, 8, generator=g), torch.randn(3, 6, 8, generator=g)
+    inside, matched = random_tubes(7)[3], torch.tensor([2, 0, 1])
+    ours = mrcl_loss(states, anchor, matched, inside, "paper").item()
+    assert ours == pytest.approx(mrcl_by_loops(states, anchor, matched, inside), rel=1e-5)
+
+
+def test_perfectly_aligned_mrcl_is_the_log_of_the_moment_length_and_framewise_is_zero():
+    anchor = F.normalize(torch.ones(1, 40, 8), dim=-1)
+    states = torch.stack([anchor, -anchor], dim=1)
+    inside = torch.ones(1, 40, dtype=torch.bool)
+    matched = torch.tensor([0])
+    assert mrcl_loss(states, anchor, matched, inside, "paper").item() == pytest.approx(math.log(40), abs=1e-5)
+    assert mrcl_loss(states, anchor, matched, inside, "framewise").item() == pytest.approx(0, abs=1e-5)
+
+
+def test_a_single_candidate_has_nothing_to_contrast():
+    states = torch.randn(2, 1, 5, 8, requires_grad=True)
+    inside = torch.ones(2, 5, dtype=torch.bool)
+    assert mrcl_loss(states, torch.randn(2, 5, 8), torch.zeros(2, dtype=torch.int64), inside, "paper") == 0
+
+
+def test_attention_weight_of_one_outside_the_moment_stays_finite():
+    attention = torch.ones(1, 1, 1, requires_grad=True)
+    loss = guided_attention_loss(attention, torch.zeros(1, 1, dtype=torch.bool), torch.zeros(1, 1, dtype=torch.bool))
+    loss.backward()
+    assert loss.isfinite()
+    assert attention.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("assignment", "hint"),
+    [
+        ("loss.gio=1", "did you mean 'giou'"),
+        ("loss.mrcl=many", "a number"),
+        ("model.heads=7", "multiple"),
+        ("train.batch_size=0", "at least 1"),
+        ("model.qmm=1", "true or false"),
+        ("lr", "group.setting=value"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused_with_a_hint(assignment, hint):
+    with pytest.raises(UsageError, match=hint):
+        load_experiment("paper", [assignment])
+
+
+def test_every_shipped_preset_loads():
+    from stvg.heads.experiment import presets
+
+    assert presets() == ["paper", "paper-hcstvg", "tiny"]
+    assert [load_experiment(p).train.epochs > 0 for p in presets()] == [True] * 3

@@ -1,0 +1,180 @@
+"""The head: parameter counts to the unit, and the invariances that make a batch mean nothing but speed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from stvg.heads.fusion import FusionConfig
+from stvg.heads.losses import Criterion, LossConfig
+from stvg.heads.model import FeatureFacts, ModelConfig, build_model
+
+from .clips import CLIPS, FACTS, RandomClip, batch, small
+
+RESNET101 = 42_394_816
+PAPER = FeatureFacts(channels=(512, 1024, 2048), strides=(8, 16, 32), text_width=768)
+
+
+def count(**changes: object) -> int:
+    with torch.device("meta"):
+        model = build_model(replace(ModelConfig(), **changes), PAPER)
+    return sum(p.numel() for p in model.parameters())
+
+
+def test_the_paper_head_has_20_259_947_parameters_and_62_654_763_with_its_backbone():
+    assert count() == 20_259_947
+    assert count() + RESNET101 == 62_654_763
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"fusion": FusionConfig(frame_level=False)}, -1_579_008),
+        ({"fusion": FusionConfig(scale=False)}, -100),
+        ({"fusion": FusionConfig(video_level=False)}, -100),
+        ({"fusion": FusionConfig(gate=False)}, -2 * 4 * 65_792),
+        ({"shared_decoder": False}, 9_472_512),
+        ({"multiscale": "none"}, -394_752),
+        ({"num_queries": 25}, 20 * 256),
+        ({"qmm": False}, -394_752 - 257 - 256 - 4 * 256),
+    ],
+)
+def test_every_ablation_changes_the_parameter_count_by_exactly_what_it_removes(change, difference):
+    assert count(**change) - count() == difference
+
+
+def forward(clips, config, seed=0):
+    model = build_model(config, FACTS, seed).double().eval()
+    torch.manual_seed(5)
+    if hasattr(model.fusion, "frame_scale"):
+        torch.nn.init.normal_(model.fusion.frame_scale)
+    inputs, targets = batch(clips)
+    as_double = {k: v.double() for k, v in vars(inputs).items() if v.is_floating_point()}
+    inputs = replace(inputs, **as_double)
+    targets = replace(targets, **{k: v.double() for k, v in vars(targets).items() if v.is_floating_point()})
+    return model, inputs, targets, model(inputs, targets)
+
+
+VARIANTS = [
+    {},
+    {"multiscale": "full"},
+    {"multiscale": "none"},
+    {"proj_norm": "none"},
+    {"shared_decoder": False},
+    {"qmm": False},
+    {"num_queries": 1},
+    {"fusion": {"frame_level": False}},
+    {"fusion": {"video_level": False}},
+    {"fusion": {"gate": False}},
+    {"fusion": {"scale": False}},
+]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_a_longer_neighbour_in_the_batch_never_changes_a_prediction(variant):
+    config = small(**variant)
+    *_, together = forward(CLIPS, config)
+    for b, clip in enumerate(CLIPS):
+        *_, alone = forward([clip], config)
+        for many, one in zip(together.layers, alone.layers, strict=True):
+            for name in ("boxes", "span", "states"):
+                ours = getattr(many, name)[b : b + 1, :, : clip.T]
+                torch.testing.assert_close(ours, getattr(one, name), rtol=1e-9, atol=1e-9)
+            attention = many.attention[b : b + 1, :, : clip.T, : clip.T]
+            torch.testing.assert_close(attention, one.attention, rtol=1e-5, atol=1e-6)
+            assert (many.attention[b, :, : clip.T, clip.T :] == 0).all()
+        if together.anchor is not None:
+            ours = together.anchor.states[b : b + 1, : clip.T]
+            torch.testing.assert_close(ours, alone.anchor.states, rtol=1e-9, atol=1e-9)
+
+
+def test_gradients_of_a_padded_batch_are_the_sum_of_single_ones():
+    """With a loss that is a plain sum over real slots, batching changes no gradient either."""
+
+    def gradients(clips):
+        model, inputs, _, output = forward(clips, small())
+        real = ~inputs.frame_padding
+        loss = sum((layer.boxes.transpose(1, 2)[real].square().sum() + layer.span.transpose(1, 2)[real].sum()) for layer in output.layers)
+        loss = loss + output.anchor.states.square().sum()
+        loss.backward()
+        return {n: p.grad for n, p in model.named_parameters()}
+
+    together = gradients(CLIPS)
+    singles = [gradients([c]) for c in CLIPS]
+    for name, gradient in together.items():
+        expected = sum(s[name] for s in singles) if gradient is not None else None
+        if gradient is not None:
+            torch.testing.assert_close(gradient, expected, rtol=1e-7, atol=1e-7, msg=name)
+
+
+def test_memory_of_a_frame_reaches_only_the_queries_of_that_frame_within_one_layer():
+    config = small(decoder_layers=1)
+    model, inputs, _, _ = forward(CLIPS[:1], config)
+    memory, position, padding, _ = model.encode(inputs)
+    query = torch.randn(1, 3, 7, 32, dtype=torch.float64)
+    before, _ = model.decoder(query, memory, position, padding, inputs.frame_padding)
+    changed = memory.clone()
+    changed[:, 4] += 1
+    after, _ = model.decoder(query, changed, position, padding, inputs.frame_padding)
+    moved = (before[0] - after[0]).abs().amax(dim=(0, 1, 3))
+    assert moved[4] > 1e-3
+    assert (moved[[0, 1, 2, 3, 5, 6]] == 0).all()
+
+
+def test_permuting_the_queries_permutes_the_tubes():
+    model, inputs, _, output = forward(CLIPS, small())
+    order = [2, 0, 1]
+    with torch.no_grad():
+        model.query_embed.weight.copy_(model.query_embed.weight[order].clone())
+    permuted = model(inputs)
+    torch.testing.assert_close(permuted.layers[-1].boxes, output.layers[-1].boxes[:, order], rtol=1e-9, atol=1e-9)
+
+
+def test_the_answer_without_targets_is_the_answer_with_them():
+    model, inputs, _, output = forward(CLIPS, small())
+    blind = model(inputs)
+    assert blind.anchor is None
+    torch.testing.assert_close(blind.layers[-1].boxes, output.layers[-1].boxes, rtol=0, atol=0)
+
+
+def test_every_parameter_gets_a_gradient_from_the_full_objective():
+    model, inputs, targets, output = forward(CLIPS, small())
+    losses = Criterion(LossConfig())(output, targets, inputs.frame_padding)
+    sum(losses.values()).backward()
+    missing = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    # A key's bias shifts all scores of a row alike, which softmax cannot see. The first decoder layer's self-attention
+    # mixes contents that are still zero.
+    first = "decoder.layers.0."
+    expected = {first + "self_attn.out_proj.weight", first + "norm1.weight"}
+    assert {n for n in missing if not n.endswith("key.bias")} == expected
+
+
+@pytest.mark.parametrize("T", [1, 2])
+@pytest.mark.parametrize("queries", [1, 3])
+def test_the_smallest_clips_give_finite_losses_and_gradients(T, queries):
+    torch.manual_seed(0)
+    model = build_model(small(num_queries=queries), FACTS).train()
+    inputs, targets = batch([RandomClip(T=T, h=1, w=1, M=1, first=T - 1, last=T - 1, seed=4)])
+    losses = Criterion(LossConfig())(model(inputs, targets), targets, inputs.frame_padding)
+    sum(losses.values()).backward()
+    assert all(v.isfinite() for v in losses.values())
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_float32_agrees_with_float64():
+    _, _, _, reference = forward(CLIPS, small())
+    model = build_model(small(), FACTS, 0).eval()
+    torch.manual_seed(5)
+    torch.nn.init.normal_(model.fusion.frame_scale)
+    inputs, targets = batch(CLIPS)
+    single = model(inputs, targets)
+    for name in ("boxes", "span"):
+        exact = getattr(reference.layers[-1], name)
+        error = (getattr(single.layers[-1], name).double() - exact).abs().max() / exact.abs().max()
+        assert error < 1e-5
+
+
+def test_all_frames_weigh_the_same_at_the_start():
+    model = build_model(small(), FACTS)
+    assert torch.equal(model.fusion.frame_scale.tanh() + 1, torch.ones(12))
