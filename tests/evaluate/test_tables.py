@@ -1,0 +1,116 @@
+"""Tables: the figures are the scores, each table says how it was scored, published rows only where they belong."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+import pytest
+
+from stvg.cache.errors import UsageError
+from stvg.cache.sampling import Sampling
+from stvg.evaluate.metrics import METRICS, Scores
+from stvg.evaluate.tables import COLUMNS, PUBLISHED, STYLES, format_table
+
+MEANS = dict(zip(METRICS, (0.47156, 0.34, 1.0, 0.0, 0.123449), strict=True))
+
+
+def some_scores(
+    *groups: str, protocol: str = "tubedetr", scored: int = 1158, missing: Any = ("a.mp4", "b.mp4")
+) -> Scores:
+    return Scores(protocol, Sampling(5, 100), scored, list(missing), dict.fromkeys(groups or ("all",), MEANS), [])
+
+
+def test_the_terminal_table_is_this() -> None:
+    assert format_table(some_scores(), dataset="hcstvg-v2", split="val") == (
+        "group  source    m_tIoU  m_vIoU  vIoU@0.3  vIoU@0.5  gt_vIoU\n"
+        "────────────────────────────────────────────────────────────\n"
+        "all    this run   47.16   34.00    100.00      0.00    12.34\n"
+        "────────────────────────────────────────────────────────────\n"
+        "hcstvg-v2 val; protocol tubedetr; frames sampled at 5 fps, at most 100; "
+        "1,158 of 1,160 samples scored (2 without a prediction left out).\n"
+    )
+
+
+def test_the_markdown_table_is_this() -> None:
+    assert format_table(some_scores(missing=()), style="markdown", run="a|b") == (
+        "| group | source | m_tIoU | m_vIoU | vIoU@0.3 | vIoU@0.5 | gt_vIoU |\n"
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |\n"
+        "| all | a\\|b | 47.16 | 34.00 | 100.00 | 0.00 | 12.34 |\n"
+        "\n"
+        "protocol tubedetr; frames sampled at 5 fps, at most 100; 1,158 of 1,158 samples scored.\n"
+    )
+
+
+def test_every_csv_line_is_data() -> None:
+    text = format_table(some_scores(), dataset="hcstvg-v1", split="test", style="csv", run="mine, the second")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [row["source"] for row in rows] == ["mine, the second", "FSM, paper, 224", "TubeDETR@352", "STCAT@224"]
+    assert rows[0] == dict(
+        zip(COLUMNS, ("all", "mine, the second", "47.16", "34.00", "100.00", "0.00", "12.34"), strict=True),
+        protocol="tubedetr",
+        fps="5",
+        max_frames="100",
+        scored="1158",
+        total="1160",
+    )
+    assert rows[1]["m_tIoU"] == "47.15"
+    assert rows[1]["gt_vIoU"] == rows[1]["protocol"] == rows[1]["scored"] == ""
+
+
+def test_the_latex_table_escapes_what_latex_would_read() -> None:
+    text = format_table(some_scores(), dataset="hcstvg-v1", split="test", style="latex", run=r"50%_of\all")
+    assert r"    group & source & m\_tIoU & m\_vIoU & vIoU@0.3 & vIoU@0.5 & gt\_vIoU \\" in text
+    assert r"    all & 50\%\_of\textbackslash{}all & 47.16 & 34.00 & 100.00 & 0.00 & 12.34 \\" in text
+    assert r"    all & TubeDETR@352 & 43.70 & 32.40 & 49.80 & 23.50 & -- \\" in text
+    assert text.count("{") == text.count("}")
+    assert r"\caption{hcstvg-v1 test; protocol tubedetr;" in text
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_published_rows_stand_beside_their_group_of_their_dataset_and_split_only(style: str) -> None:
+    both = some_scores("declarative", "interrogative")
+    text = format_table(both, dataset="vidstg", split="test", style=style)
+    lines = text.splitlines()
+    mine = [i for i, line in enumerate(lines) if "this run" in line]
+    assert len(mine) == 2
+    for i, group, fsm in zip(mine, ("declarative", "interrogative"), ("49.09", "47.56"), strict=True):
+        assert group in lines[i + 1]
+        assert "FSM" in lines[i + 1]
+        assert fsm in lines[i + 1]
+        assert "TubeDETR" in lines[i + 2]
+        assert "STCAT@224" in lines[i + 3]
+    for dataset, split in (("vidstg", "val"), ("hcstvg-v2", "test"), ("hcstvg-v1", "train"), ("synthetic", "test")):
+        alone = format_table(both, dataset=dataset, split=split, style=style)
+        assert "FSM" not in alone
+        assert "Published" not in alone
+    assert "FSM" not in format_table(both, style=style)
+
+
+@pytest.mark.parametrize("style", ["terminal", "markdown", "latex"])
+def test_published_rows_come_with_the_warning_that_they_were_trained_end_to_end(style: str) -> None:
+    text = format_table(some_scores(), dataset="hcstvg-v1", split="test", style=style)
+    assert "trained end to end" in text
+    assert "ranks variants" in text
+
+
+def test_published_figures_order_by_threshold_and_belong_to_known_columns() -> None:
+    for groups in PUBLISHED.values():
+        for figures in (row for rows in groups.values() for row in rows.values()):
+            assert len(figures) == len(METRICS) - 1
+            assert all(0 < figure < 100 for figure in figures)
+            assert figures[2] > figures[3]
+
+
+def test_protocols_that_score_every_frame_say_so_and_name_no_sampling() -> None:
+    text = format_table(some_scores(protocol="hcstvg_official"))
+    assert "protocol hcstvg_official; every source frame; 1,158 of 1,160" in text
+    assert "2 without a prediction counted as 0" in text
+    row = next(csv.DictReader(io.StringIO(format_table(some_scores(protocol="dense"), style="csv"))))
+    assert (row["protocol"], row["fps"], row["max_frames"]) == ("dense", "", "")
+
+
+def test_an_unknown_style_is_refused_with_those_there_are() -> None:
+    with pytest.raises(UsageError, match="terminal, markdown, csv, latex"):
+        format_table(some_scores(), style="html")
