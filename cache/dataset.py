@@ -105,6 +105,10 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         sample = self.cache.samples[self.rows[i]]
         return Clip(sample, int(self.text_rows[i]), sample.frames(self.sampling))
 
+    def samples(self) -> Iterator[Sample]:
+        """The annotation of every position, in order."""
+        return (self.cache.samples[row] for row in self.rows)
+
     def crop(self, clip: Clip, rng: np.random.Generator) -> Clip:
         """The paper's temporal crop, half of the time: drop slots before and after the moment, never inside it."""
         inside = moment_slots(clip.frames, clip.sample.moment)

@@ -182,7 +182,8 @@ class Recipe:
 
 def has_boxes(boxes: FloatArray) -> NDArray[np.bool_]:
     """Which rows (…, 4) hold a box: all four coordinates finite."""
-    return np.isfinite(boxes).all(axis=-1)
+    finite: NDArray[np.bool_] = np.isfinite(boxes).all(axis=-1)
+    return finite
 
 
 @dataclass(frozen=True, eq=False)

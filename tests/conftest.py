@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -21,3 +24,74 @@ def shared() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return folder
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def stvg(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
+    """Run a command as the shell would, in this process: ``stvg("cache", "info", path)``."""
+    from stvg.cli import main
+
+    def run(*words: object) -> Ran:
+        monkeypatch.setattr("sys.argv", ["stvg", *map(str, words)])
+        capsys.readouterr()
+        code: object = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code
+        captured = capsys.readouterr()
+        return Ran(int(code or 0), captured.out, captured.err)  # type: ignore[call-overload]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small synthetic dataset in VidSTG + VidOR format: 6 training and 2 test videos. Read only."""
+    from stvg.extract.synthetic import SyntheticConfig, write_vidstg
+
+    folder = tmp_path_factory.mktemp("synthetic")
+    write_vidstg(folder, SyntheticConfig(train=6, val=0, test=2, seed=3))
+    return folder
+
+
+def extract_synthetic(data: Path, out: Path, **changes: object) -> Path:
+    """A cache of a synthetic dataset with the tiny encoders."""
+    import torch
+    from stvg.cache.sampling import Sampling
+    from stvg.extract.job import ExtractJob, run_job
+
+    options = {
+        "dataset": "vidstg",
+        "annotations": data,
+        "out": out,
+        "sampling": Sampling(5.0, 40),
+        "device": torch.device("cpu"),
+        "splits": ["train", "test"],
+        "backbone": "tiny",
+        "resolution": 96,
+        **changes,
+    }
+    run_job(ExtractJob(**options))
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_cache(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache of ``synthetic`` at levels roi, in Zarr. Read only."""
+    return extract_synthetic(synthetic, tmp_path_factory.mktemp("cache") / "cache")
+
+
+@pytest.fixture
+def own_cache(tiny_cache: Path, tmp_path: Path) -> Path:
+    """A copy of ``tiny_cache`` that a test may damage."""
+    return shutil.copytree(tiny_cache, tmp_path / "cache")

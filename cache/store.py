@@ -1,0 +1,431 @@
+"""Feature units, written once and read many times: the contract both backends keep.
+
+A *unit* is one video's features, or one part of the text features: named arrays whose first axis counts rows (frames,
+tokens, regions), and attributes. Its key is ``room/name``: ``videos/<video id>``, ``text/00000``. A unit is visible
+only when it is complete, and is never changed afterwards.
+
+Rows are stored in chunks, each with a checksum that every read compares. Damage is an error with its name, never zeros.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import google_crc32c
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from .atomic import TEMPORARY, make_folder, original_name, publish, remove, sweep, temporary_name, unit_name
+from .errors import CacheError, UsageError
+from .sampling import IntArray
+from .schema import FORMAT_VERSION
+
+CHUNK_BYTES = 64 * 1024
+SCRATCH_CHUNKS = 64
+BACKENDS = ("zarr", "hdf5")
+OPEN_ARRAYS = 128
+REPAIR = "remove this unit and extract it again"
+CHECKSUMS = "_crc32c"
+"""An array's name with this ending is taken: HDF5 keeps the checksums under it."""
+
+
+@dataclass(frozen=True)
+class ArrayFacts:
+    """Shape (rows first), element type (little-endian) and rows to a chunk of a stored array."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    rows_per_chunk: int
+
+    @classmethod
+    def of(cls, shape: Sequence[int], dtype: DTypeLike) -> ArrayFacts:
+        """Chunks of about 64 KiB, never less than one row. Raises ValueError for what cannot be stored."""
+        shape, kind = tuple(int(n) for n in shape), np.dtype(dtype).newbyteorder("<")
+        if not shape or shape[0] < 0 or min(shape[1:], default=1) < 1:
+            raise ValueError(f"shape {shape}: the first axis counts rows, the others are at least 1")
+        if kind.kind not in "biuf" or kind.itemsize > 8:
+            raise ValueError(f"{kind} cannot be stored: bool, whole numbers and floats up to 64 bits can")
+        row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * kind.itemsize
+        return cls(shape, kind, max(1, min(CHUNK_BYTES // row_bytes, shape[0])))
+
+    @property
+    def row_bytes(self) -> int:
+        return int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of a whole chunk, without its checksum."""
+        return self.rows_per_chunk * self.row_bytes
+
+    @property
+    def chunks(self) -> int:
+        return -(-self.shape[0] // self.rows_per_chunk)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a complete unit says of itself; written last, and guarded by a checksum of its own."""
+
+    key: str
+    attributes: dict[str, Any]
+    arrays: dict[str, ArrayFacts]
+
+    def to_bytes(self) -> bytes:
+        """As JSON. Raises TypeError or ValueError for attributes JSON cannot hold; NaN and infinity are among them."""
+        arrays = {
+            name: {
+                "shape": list(facts.shape),
+                "dtype": facts.dtype.name,
+                "bytes": facts.shape[0] * facts.row_bytes,
+                "rows_per_chunk": facts.rows_per_chunk,
+            }
+            for name, facts in self.arrays.items()
+        }
+        content = {"format_version": FORMAT_VERSION, "key": self.key, "attributes": self.attributes, "arrays": arrays}
+        content = json.loads(json.dumps(content, allow_nan=False))  # as it will be read back: tuples are lists
+        return json.dumps({"crc32c": _checksum(content), **content}).encode()
+
+    @classmethod
+    def from_bytes(cls, stored: bytes, key: str | None, where: object) -> Record:
+        """Raises CacheError when damaged, of another format, or (with ``key`` given) another unit's record."""
+        try:
+            content = json.loads(stored)
+            if content.pop("crc32c") != _checksum(content):
+                raise ValueError("its checksum does not fit")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CacheError(f"{where}: the record of {key or 'a unit'} is damaged", found=error, hint=REPAIR) from None
+        if content["format_version"] != FORMAT_VERSION:
+            raise CacheError(
+                f"{where} has another format", expected=f"version {FORMAT_VERSION}", found=content["format_version"]
+            )
+        if key is not None and content["key"] != key:
+            raise CacheError(f"{where} holds another unit", expected=key, found=content["key"])
+        arrays = {
+            name: ArrayFacts(tuple(a["shape"]), np.dtype(a["dtype"]).newbyteorder("<"), a["rows_per_chunk"])
+            for name, a in content["arrays"].items()
+        }
+        return cls(content["key"], content["attributes"], arrays)
+
+
+def _checksum(content: object) -> int:
+    return google_crc32c.value(json.dumps(content).encode())
+
+
+class Chunks(Protocol):
+    """The chunks of one stored array."""
+
+    def read(self, numbers: Sequence[int], targets: Sequence[NDArray[np.uint8]]) -> None:
+        """Fill ``targets[i]``, (chunk bytes,), with chunk ``numbers[i]``. CacheError names the first damaged one."""
+
+
+class UnitWriter(ABC):
+    """Writes one unit under a temporary name: ``add`` every array, ``append`` its rows in order, ``commit``.
+
+    Arrays may be filled by turns. Memory stays constant. Not for sharing between threads.
+    """
+
+    def __init__(self, store: Store, key: str, temporary: Path) -> None:
+        self.store, self.key, self.temporary = store, key, temporary
+        self._facts: dict[str, ArrayFacts] = {}
+        self._rows: dict[str, int] = {}
+        self._sums: dict[str, int] = {}
+        self._open = True
+
+    def add(self, name: str, shape: Sequence[int], dtype: DTypeLike) -> None:
+        """Declare an array of ``shape[0]`` rows. Raises ValueError for a shape, type or name that cannot be stored."""
+        self._require_open()
+        if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name) or name.endswith(CHECKSUMS) or name in self._facts:
+            raise ValueError(f"{name!r} cannot name an array: lower-case letters, digits and _, each name once")
+        self._facts[name] = ArrayFacts.of(shape, dtype)
+        self._rows[name] = self._sums[name] = 0
+        self._create(name, self._facts[name])
+
+    def append(self, name: str, block: NDArray[Any]) -> None:
+        """Write the next rows, (any count, *shape[1:]), of the declared type. Raises ValueError for anything else."""
+        facts, per = self._facts[name], self._facts[name].rows_per_chunk
+        self._require_open()
+        if block.shape[1:] != facts.shape[1:] or block.dtype != facts.dtype or block.ndim != len(facts.shape):
+            raise ValueError(f"{name}: rows of {facts.shape[1:]} {facts.dtype}, got {block.shape} {block.dtype}")
+        if self._rows[name] + len(block) > facts.shape[0]:
+            raise ValueError(f"{name}: {facts.shape[0]} rows declared, {self._rows[name] + len(block)} given")
+        at = 0
+        while at < len(block):
+            rows = np.ascontiguousarray(block[at : at + per - self._rows[name] % per], dtype=facts.dtype)
+            self._write(name, self._rows[name], rows)
+            self._sums[name] = google_crc32c.extend(self._sums[name], rows.reshape(-1).view(np.uint8))
+            self._rows[name] += len(rows)
+            at += len(rows)
+            if self._rows[name] % per == 0 or self._rows[name] == facts.shape[0]:
+                self._end_chunk(name, self._sums[name], -self._rows[name] % per)
+                self._sums[name] = 0
+
+    def commit(self, attributes: dict[str, Any]) -> bool:
+        """Make the unit visible, on disk for good. False when another writer did so first: theirs stays, ours goes.
+
+        Raises CacheError when an array is short, or a broken unit stands under this name.
+        """
+        self._require_open()
+        missing = {name: facts.shape[0] - self._rows[name] for name, facts in self._facts.items()}
+        if any(missing.values()):
+            found = ", ".join(f"{name} lacks {count} rows" for name, count in missing.items() if count)
+            raise CacheError(f"{self.key} is incomplete", found=found, effect="nothing of it was stored")
+        self._finish(Record(self.key, attributes, self._facts))
+        self._open = False
+        try:
+            publish(self.temporary, self.store.place(self.key))
+        except FileExistsError as error:
+            if not self.store.contains(self.key):
+                raise CacheError(f"{error.filename} is in the way and incomplete", hint="remove it") from None
+            return False
+        return True
+
+    def discard(self) -> None:
+        """Give up what is not committed."""
+        self._open = False
+        try:
+            self._close()
+        finally:
+            remove(self.temporary)
+
+    def _require_open(self) -> None:
+        if not self._open:
+            raise ValueError(f"{self.key} is already committed or given up")
+
+    @abstractmethod
+    def _create(self, name: str, facts: ArrayFacts) -> None: ...
+
+    @abstractmethod
+    def _write(self, name: str, row: int, rows: NDArray[Any]) -> None:
+        """Store rows of a single chunk, from row ``row`` on."""
+
+    @abstractmethod
+    def _end_chunk(self, name: str, checksum: int, missing: int) -> None:
+        """A chunk has all its rows, but for ``missing`` at the array's end."""
+
+    @abstractmethod
+    def _finish(self, record: Record) -> None:
+        """Write what belongs at the end, the record last, and close."""
+
+    @abstractmethod
+    def _close(self) -> None: ...
+
+
+class Store(ABC):
+    """The units below a cache folder. Safe to share between threads, to fork with, and to pickle to a worker."""
+
+    suffix = ""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._swept: set[str] = set()
+        # Caches of functions that know no store: nothing here refers back to it, so its open files close with it.
+        self._opened = lru_cache(OPEN_ARRAYS)(self._open_array)
+        self._known = lru_cache(32 * OPEN_ARRAYS)(self._read_facts)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.path,)
+
+    def place(self, key: str) -> Path:
+        """The file or folder of a unit. Raises ValueError for a key that is not ``room/name``."""
+        room, _, name = key.partition("/")
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", room) or not name:
+            raise ValueError(f"{key!r} is not a key like 'videos/<name>'")
+        return self.path / room / (unit_name(name) + self.suffix)
+
+    @contextmanager
+    def writer(self, key: str) -> Iterator[UnitWriter]:
+        """Write a unit; unless `UnitWriter.commit` was called, nothing of it remains. The room is swept first."""
+        place = self.place(key)
+        make_folder(place.parent)
+        if place.parent.name not in self._swept:
+            sweep(place.parent)
+            self._swept.add(place.parent.name)
+        writer = self._new_writer(key, place.parent / temporary_name())
+        try:
+            yield writer
+        finally:
+            writer.discard()
+
+    def contains(self, key: str) -> bool:
+        return self._complete(self.place(key))
+
+    def keys(self, room: str) -> list[str]:
+        """Keys of the complete units of a room, sorted. A name that is no unit's is left to `strays`."""
+        return sorted(key for key in map(self._key_of, self._entries(room)) if key is not None)
+
+    def strays(self, room: str) -> list[Path]:
+        """What lies in a room and is no complete unit: writers at work, leftovers, damage, foreign files. Sorted."""
+        return sorted(entry for entry in self._entries(room) if self._key_of(entry) is None)
+
+    def sweep(self) -> list[Path]:
+        """Remove what killed writers left in the cache folder and its rooms, and return it."""
+        rooms = [p for p in self.path.iterdir() if p.is_dir() and not p.name.startswith(TEMPORARY)]
+        return [path for folder in (self.path, *rooms) for path in sweep(folder)]
+
+    def attributes(self, key: str) -> dict[str, Any]:
+        return self._read_record(self.place(key), key).attributes
+
+    def arrays(self, key: str) -> dict[str, ArrayFacts]:
+        return dict(self._known(self.place(key), key))
+
+    def read(
+        self, key: str, name: str, rows: IntArray | slice | None = None, out: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
+        """Rows of an array: all, a slice, or a list of numbers in any order, repeats allowed: (n, *shape[1:]).
+
+        ``out``: C-contiguous, of exactly that shape and type; filled and returned. After an error its content is
+        undefined. Raises CacheError for a missing unit or array and for damage (unit, array, chunk), IndexError for a
+        row that is not there, ValueError for an ``out`` that does not fit.
+        """
+        facts = self._find(key, name)
+        numbers = _row_numbers(rows, facts.shape[0], f"{key}, {name}")
+        shape = (len(numbers), *facts.shape[1:])
+        if out is None:
+            out = np.empty(shape, facts.dtype)
+        elif out.shape != shape or out.dtype != facts.dtype or not out.flags.c_contiguous:
+            raise ValueError(f"out must be C-contiguous {shape} {facts.dtype}, got {out.shape} {out.dtype}")
+        if len(numbers):
+            _gather(self._opened(self.place(key), key, name), facts, numbers, out)
+        return out
+
+    def check(self, key: str) -> list[str]:
+        """Read all of a unit: what is missing, short, damaged or foreign, a line each. Empty when all is well."""
+        place = self.place(key)
+        try:
+            record = self._read_record(place, key)
+            problems = self._check_layout(place, record)
+        except CacheError as error:
+            return [error.message]
+        for name, facts in record.arrays.items():
+            if facts.chunks:
+                problems += self._check_chunks(place, key, name, facts)
+        return problems
+
+    def _check_chunks(self, place: Path, key: str, name: str, facts: ArrayFacts) -> list[str]:
+        try:
+            chunks = self._open_array(place, key, name)
+        except CacheError as error:
+            return [error.message]
+        scratch, problems = np.empty(facts.chunk_bytes, np.uint8), []
+        for number in range(facts.chunks):
+            try:
+                chunks.read([number], [scratch])
+            except CacheError as error:
+                problems.append(error.message)
+        return problems
+
+    def _find(self, key: str, name: str) -> ArrayFacts:
+        arrays = self._known(self.place(key), key)
+        if name not in arrays:
+            raise CacheError(f"{self.place(key)}: {key} has no array {name!r}", found=", ".join(arrays) or "no arrays")
+        return arrays[name]
+
+    def _entries(self, room: str) -> list[Path]:
+        folder = self.path / room
+        return list(folder.iterdir()) if folder.is_dir() else []
+
+    def _key_of(self, entry: Path) -> str | None:
+        unit = entry.name.removesuffix(self.suffix)
+        if unit + self.suffix != entry.name or not self._complete(entry):
+            return None
+        try:
+            name = original_name(unit)
+        except ValueError:
+            return None
+        return self._read_record(entry, None).key if name is None else f"{entry.parent.name}/{name}"
+
+    @classmethod
+    def _read_facts(cls, place: Path, key: str) -> dict[str, ArrayFacts]:
+        return cls._read_record(place, key).arrays
+
+    @abstractmethod
+    def _new_writer(self, key: str, temporary: Path) -> UnitWriter: ...
+
+    @staticmethod
+    @abstractmethod
+    def _complete(place: Path) -> bool:
+        """Whether a committed unit stands at a place."""
+
+    @staticmethod
+    @abstractmethod
+    def _read_record(place: Path, key: str | None) -> Record:
+        """Raises CacheError when there is no complete unit, or its record is damaged or not ``key``'s."""
+
+    @classmethod
+    @abstractmethod
+    def _open_array(cls, place: Path, key: str, name: str) -> Chunks:
+        """Raises CacheError when the array is missing, short, or its layout is damaged. Not for arrays without rows."""
+
+    @abstractmethod
+    def _check_layout(self, place: Path, record: Record) -> list[str]:
+        """What is missing, foreign or contradicts the record, chunks aside."""
+
+
+def _row_numbers(rows: IntArray | slice | None, count: int, where: str) -> IntArray:
+    if rows is None or isinstance(rows, slice):
+        return np.arange(count, dtype=np.int64)[rows or slice(None)]
+    numbers = np.asarray(rows)
+    if numbers.ndim != 1 or (numbers.dtype.kind not in "iu" and numbers.size):
+        raise IndexError(f"{where}: rows are a list of whole numbers, got {numbers.dtype} of shape {numbers.shape}")
+    numbers = numbers.astype(np.int64)
+    if numbers.size and (numbers.min() < 0 or numbers.max() >= count):
+        raise IndexError(f"{where}: rows 0 to {count - 1} exist, asked for {numbers.min()} to {numbers.max()}")
+    return numbers
+
+
+def _gather(chunks: Chunks, facts: ArrayFacts, rows: IntArray, out: NDArray[Any]) -> None:
+    """Fill ``out`` (n, …) with rows: chunks wanted whole and in order go straight into it, others through scratch."""
+    per = facts.rows_per_chunk
+    flat = out.reshape(-1).view(np.uint8)
+    starts = np.flatnonzero(rows % per == 0)
+    starts = starts[starts + per <= len(rows)]
+    inside = starts[:, None] + np.arange(per)
+    whole = (rows[inside] - rows[starts][:, None] == np.arange(per)).all(1)
+    begin = (starts[whole] * facts.row_bytes).tolist()
+    chunks.read((rows[starts[whole]] // per).tolist(), [flat[b : b + facts.chunk_bytes] for b in begin])
+
+    rest = np.ones(len(rows), dtype=bool)
+    rest[inside[whole]] = False
+    positions = np.flatnonzero(rest)
+    numbers, which = np.unique(rows[positions] // per, return_inverse=True)
+    for first in range(0, len(numbers), SCRATCH_CHUNKS):
+        some = numbers[first : first + SCRATCH_CHUNKS]
+        scratch = np.empty((len(some), per, *facts.shape[1:]), facts.dtype)
+        chunks.read(some.tolist(), list(scratch.reshape(len(some), -1).view(np.uint8)))
+        here = (which >= first) & (which < first + len(some))
+        out[positions[here]] = scratch[which[here] - first, rows[positions[here]] % per]
+
+
+def open_store(path: Path, backend: str | None = None) -> Store:
+    """The store of a cache folder: ``zarr``, ``hdf5``, or None for the one its units are in.
+
+    Raises UsageError for another name, CacheError when None and the folder holds no units, or units of both.
+    """
+    if backend is None:
+        rooms = ("videos", "text")
+        present = [name for name in BACKENDS if any(_store_kind(name)(path).keys(room) for room in rooms)]
+        if len(present) != 1:
+            found = " and ".join(present) or "no units"
+            raise CacheError(f"{path}: cannot tell its store", expected="units of one kind", found=found)
+        backend = present[0]
+    if backend not in BACKENDS:
+        raise UsageError(f"there is no store {backend!r}", expected=", ".join(BACKENDS))
+    return _store_kind(backend)(path)
+
+
+def _store_kind(backend: str) -> type[Store]:
+    if backend == "zarr":
+        from .zarr_store import ZarrStore
+
+        return ZarrStore
+    from .hdf5_store import Hdf5Store
+
+    return Hdf5Store

@@ -1,0 +1,258 @@
+"""Units as Zarr v3 groups in local folders, written and read here without a Zarr library; any Zarr reader opens them.
+
+    videos/<unit>/zarr.json        the group, with the unit's attributes
+    videos/<unit>/record.json      the completion record, written last
+    videos/<unit>/c5/zarr.json     one array
+    videos/<unit>/c5/c.0.0.0.0     its only shard: chunks of rows, each followed by its crc32c, then the index
+
+Chunks lie at known places in a single uncompressed file, so some frames of a video are a few positioned reads, straight
+into the caller's memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import CacheError
+from .sampling import IntArray
+from .store import REPAIR, ArrayFacts, Record, Store, UnitWriter
+
+RECORD = "record.json"
+SUM_BYTES = 4
+READ_BYTES = 2 * 1024 * 1024
+"""About this much is asked for in one call, so that checksums are computed while it is in the processor's cache."""
+READ_CHUNKS = 500
+"""Each chunk and each checksum is one of the at most 1024 buffers a positioned read takes."""
+
+
+class ZarrWriter(UnitWriter):
+    """See `UnitWriter`. One file per array is open while writing."""
+
+    def __init__(self, store: Store, key: str, temporary: Path) -> None:
+        super().__init__(store, key, temporary)
+        self._files: dict[str, BinaryIO] = {}
+        temporary.mkdir()
+
+    def _create(self, name: str, facts: ArrayFacts) -> None:
+        folder = self.temporary / name
+        folder.mkdir()
+        (folder / "zarr.json").write_text(json.dumps(array_metadata(facts)), encoding="utf-8")
+        if facts.chunks:
+            self._files[name] = open(folder / shard_name(facts), "xb")  # noqa: SIM115  # stays open until committed
+
+    def _write(self, name: str, row: int, rows: NDArray[Any]) -> None:
+        self._files[name].write(rows.reshape(-1).view(np.uint8).data)
+
+    def _end_chunk(self, name: str, checksum: int, missing: int) -> None:
+        padding = bytes(missing * self._facts[name].row_bytes)
+        self._files[name].write(padding + google_crc32c.extend(checksum, padding).to_bytes(SUM_BYTES, "little"))
+
+    def _finish(self, record: Record) -> None:
+        stored = record.to_bytes()
+        for name, file in self._files.items():
+            index = shard_index(self._facts[name]).tobytes()
+            file.write(index + google_crc32c.value(index).to_bytes(SUM_BYTES, "little"))
+        self._close()
+        (self.temporary / "zarr.json").write_text(json.dumps(group_metadata(record)), encoding="utf-8")
+        (self.temporary / RECORD).write_bytes(stored)
+
+    def _close(self) -> None:
+        for file in self._files.values():
+            file.close()
+
+
+class ZarrStore(Store):
+    """See `Store`."""
+
+    def _new_writer(self, key: str, temporary: Path) -> ZarrWriter:
+        return ZarrWriter(self, key, temporary)
+
+    @staticmethod
+    def _complete(place: Path) -> bool:
+        return (place / RECORD).is_file()
+
+    @staticmethod
+    def _read_record(place: Path, key: str | None) -> Record:
+        try:
+            stored = (place / RECORD).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            raise CacheError(f"{place} is not there, or not complete", hint="stvg extract writes it") from None
+        except OSError as error:
+            raise CacheError(f"{place}: the record of {key or 'a unit'} cannot be read", found=error) from None
+        return Record.from_bytes(stored, key, place)
+
+    @classmethod
+    def _open_array(cls, place: Path, key: str, name: str) -> ChunkFile:
+        facts = cls._read_record(place, key).arrays[name]
+        path, label = place / name / shard_name(facts), f"{key}, array {name}"
+        expected = shard_index(facts)
+        size = facts.chunks * (facts.chunk_bytes + SUM_BYTES) + expected.nbytes + SUM_BYTES
+        try:
+            with open(path, "rb") as file:
+                found = os.fstat(file.fileno()).st_size
+                file.seek(size - expected.nbytes - SUM_BYTES)
+                tail = file.read(expected.nbytes + SUM_BYTES)
+        except OSError as error:
+            raise CacheError(f"{label}: {path} cannot be read", found=error, hint=REPAIR) from None
+        if found != size:
+            raise CacheError(f"{label}: {path} has another size", expected=size, found=f"{found} bytes", hint=REPAIR)
+        index, checksum = tail[:-SUM_BYTES], int.from_bytes(tail[-SUM_BYTES:], "little")
+        if google_crc32c.value(index) != checksum or index != expected.tobytes():
+            raise CacheError(f"{label}: the chunk index of {path} is damaged", hint=REPAIR)
+        return ChunkFile(path, label, facts, expected[:, 0].astype(np.int64))
+
+    def _check_layout(self, place: Path, record: Record) -> list[str]:
+        metadata = {"zarr.json": group_metadata(record), RECORD: None}
+        for name, facts in record.arrays.items():
+            metadata[f"{name}/zarr.json"] = array_metadata(facts)
+            if facts.chunks:
+                metadata[f"{name}/{shard_name(facts)}"] = None
+        present = {path.relative_to(place).as_posix() for path in place.rglob("*") if not path.is_dir()}
+        problems = [f"{record.key}: {name} is missing" for name in sorted(metadata.keys() - present)]
+        problems += [f"{record.key}: {name} does not belong there" for name in sorted(present - metadata.keys())]
+        for name, expected in metadata.items():
+            if expected is not None and name in present and not _holds(place / name, expected):
+                problems.append(f"{record.key}: {name} is damaged")
+        return problems
+
+
+class ChunkFile:
+    """The chunks of one array inside a file, at known places, each checked when read.
+
+    ``offsets``: (chunks,) where each starts. ``sums``: (chunks,) their crc32c; None when each follows its chunk in the
+    file, little-endian. With ``sums`` given the last chunk ends with the array; the rest of its target is left alone.
+    Reads have no file position, so threads and forked processes may share it. The file closes with the last user.
+    """
+
+    def __init__(
+        self, path: Path, label: str, facts: ArrayFacts, offsets: IntArray, sums: NDArray[np.uint32] | None = None
+    ) -> None:
+        self._path, self._label, self._facts = path, label, facts
+        self._offsets, self._sums = offsets.tolist(), None if sums is None else sums.tolist()
+        self._gap = SUM_BYTES if sums is None else 0
+        self._batch = max(1, min(READ_CHUNKS, READ_BYTES // facts.chunk_bytes))
+        self._descriptor = -1
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise CacheError(f"{label}: {path} cannot be read", found=error, hint=REPAIR) from None
+
+    def __del__(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+    def read(self, numbers: Sequence[int], targets: Sequence[NDArray[np.uint8]]) -> None:
+        """See `Chunks`. Neighbours in the file are read together."""
+        step = self._facts.chunk_bytes + self._gap
+        first = 0
+        for i in range(1, len(numbers) + 1):
+            full = i == len(numbers) or i - first == self._batch
+            if full or self._offsets[numbers[i]] != self._offsets[numbers[i - 1]] + step:
+                self._read_run(numbers[first:i], targets[first:i])
+                first = i
+
+    def _read_run(self, numbers: Sequence[int], targets: Sequence[NDArray[np.uint8]]) -> None:
+        inline = np.empty(len(numbers), "<u4")
+        if self._sums is None:
+            behind = inline.view(np.uint8).reshape(-1, SUM_BYTES)
+            buffers = [part.data for pair in zip(targets, behind, strict=True) for part in pair]
+        else:
+            targets = [target[: self._length(number)] for number, target in zip(numbers, targets, strict=True)]
+            buffers = [target.data for target in targets]
+        try:
+            complete = _read_fully(self._descriptor, buffers, self._offsets[numbers[0]])
+        except OSError as error:
+            raise CacheError(f"{self._where(numbers[0])} cannot be read", found=error, hint=REPAIR) from None
+        if not complete:
+            raise CacheError(f"{self._where(numbers[0])} or one after it is cut off", hint=REPAIR)
+        sums = inline.tolist() if self._sums is None else [self._sums[number] for number in numbers]
+        for number, target, expected in zip(numbers, targets, sums, strict=True):
+            if (found := google_crc32c.value(target)) != expected:
+                raise CacheError(
+                    f"{self._where(number)} is damaged",
+                    expected=f"crc32c {expected:08x}",
+                    found=f"{found:08x}",
+                    hint=REPAIR,
+                )
+
+    def _length(self, number: int) -> int:
+        per = self._facts.rows_per_chunk
+        return min(per, self._facts.shape[0] - number * per) * self._facts.row_bytes
+
+    def _where(self, number: int) -> str:
+        per = self._facts.rows_per_chunk
+        last = min((number + 1) * per, self._facts.shape[0]) - 1
+        return f"{self._label}: chunk {number} (rows {number * per} to {last}) of {self._path}"
+
+
+def _read_fully(descriptor: int, buffers: list[memoryview], offset: int) -> bool:
+    """Fill the buffers from a place in a file. False when the file ends before."""
+    while buffers:
+        got = os.preadv(descriptor, buffers, offset)
+        if not got:
+            return False
+        offset += got
+        filled = 0
+        while filled < len(buffers) and got >= len(buffers[filled]):
+            got -= len(buffers[filled])
+            filled += 1
+        buffers = buffers[filled:]
+        if got:
+            buffers[0] = buffers[0][got:]
+    return True
+
+
+def shard_name(facts: ArrayFacts) -> str:
+    """An array's only chunk file, in Zarr's naming with dots."""
+    return ".".join(["c", *("0" for _ in facts.shape)])
+
+
+def shard_index(facts: ArrayFacts) -> NDArray[np.uint64]:
+    """Offset and length of every chunk with its checksum, in order: (chunks, 2), little-endian."""
+    length = facts.chunk_bytes + SUM_BYTES
+    offsets = np.arange(facts.chunks, dtype="<u8") * np.uint64(length)
+    return np.stack([offsets, np.full(facts.chunks, length, dtype="<u8")], axis=1)
+
+
+def array_metadata(facts: ArrayFacts) -> dict[str, Any]:
+    """zarr.json of an array. The shard holds a whole number of chunks, as Zarr wants it."""
+    plain = {"name": "bytes", "configuration": {"endian": "little"}}
+    inner = (facts.rows_per_chunk, *facts.shape[1:])
+    shard = (max(1, facts.chunks) * facts.rows_per_chunk, *facts.shape[1:])
+    sharding = {
+        "chunk_shape": inner,
+        "codecs": [plain, {"name": "crc32c"}],
+        "index_codecs": [plain, {"name": "crc32c"}],
+        "index_location": "end",
+    }
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": facts.shape,
+        "data_type": facts.dtype.name,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": shard}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+        "fill_value": np.zeros((), facts.dtype).item(),
+        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+        "attributes": {},
+    }
+
+
+def group_metadata(record: Record) -> dict[str, Any]:
+    """zarr.json of a unit. Its attributes are for other readers; ours takes them from the record."""
+    return {"zarr_format": 3, "node_type": "group", "attributes": record.attributes}
+
+
+def _holds(path: Path, expected: dict[str, Any]) -> bool:
+    try:
+        return bool(json.loads(path.read_bytes()) == json.loads(json.dumps(expected)))
+    except ValueError:
+        return False
