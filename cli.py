@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +53,10 @@ def main() -> None:
         raise SystemExit(_fail(f"{type(error).__name__}: {error}", 1)) from None
     except click.exceptions.Exit as stop:
         raise SystemExit(stop.exit_code) from None
+
+
+def _tick(bar: Any) -> None:
+    bar.update(1)
 
 
 def _fail(message: str, code: int) -> int:
@@ -173,7 +176,7 @@ def dataset_check(
             videos=videos,
             vidor=vidor,
             jobs=jobs,
-            progress=lambda: bar.update(1),
+            progress=lambda: _tick(bar),
         )
     click.echo("\n".join(report.lines()))
     if report.faults:
@@ -442,8 +445,8 @@ def evaluate(json_path: Path | None, style: str, **chosen: Any) -> None:
 
     if (chosen["checkpoint"] is None) == (chosen["predictions"] is None):
         raise click.UsageError("give either --checkpoint with --cache, or --predictions with --dataset and --annotations")
-    scores, name, sampling = (score_head if chosen["checkpoint"] else score_predictions)(**chosen)
-    click.echo(format_table(scores, sampling=sampling, dataset=name, split=chosen["split"], style=style))
+    scores, name = (score_head if chosen["checkpoint"] else score_predictions)(**chosen)
+    click.echo(format_table(scores, dataset=name, split=chosen["split"], style=style))
     if json_path:
         write_atomic(json_path, (json.dumps(scores.to_json(), indent=1) + "\n").encode())
 
@@ -458,7 +461,7 @@ def score_head(
     out: Path | None,
     device: str | None,
     **unused: Any,
-) -> tuple[Scores, str, Any]:
+) -> tuple[Scores, str]:
     from dataclasses import replace
 
     from tqdm import tqdm
@@ -480,10 +483,10 @@ def score_head(
     if shuffle_sentences is not None:
         shuffle(data, shuffle_sentences)
     with tqdm(total=len(data), desc="evaluate", unit=" sentences", disable=None) as bar:
-        tubes = tubes_of(head.model, data, head.batch_size, target, lambda: bar.update(1) and None)
+        tubes = tubes_of(head.model, data, head.batch_size, target, lambda: _tick(bar))
     if out:
-        write_predictions(out, tubes.values())
-    return score_split(data, tubes, protocol), opened.recipe.dataset, data.sampling
+        write_predictions(out, tubes.values(), {s.sample_id: s for s in data.samples()})
+    return score_split(data, tubes, protocol), opened.recipe.dataset
 
 
 def score_predictions(
@@ -497,7 +500,7 @@ def score_predictions(
     max_frames: int | None,
     allow_missing: bool,
     **unused: Any,
-) -> tuple[Scores, str, Any]:
+) -> tuple[Scores, str]:
     from .cache.sampling import Sampling
     from .evaluate.metrics import score
     from .evaluate.predictions import read_predictions
@@ -512,8 +515,8 @@ def score_predictions(
     read = read_annotations(dataset, annotations, split, sampling=sampling, for_scoring=True, vidor=vidor)
     tubes = read_predictions(predictions)
     scores = score(read.samples, tubes, protocol=protocol, sampling=sampling, allow_missing=allow_missing)
-    return scores, dataset, sampling
+    return scores, dataset
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

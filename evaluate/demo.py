@@ -83,7 +83,7 @@ def run_demo(out: Path, *, quick: bool, seed: int, say: Say) -> dict[str, float]
     head = load_head(checkpoint, torch.device("cpu"))
     held_out = open_split(head, Cache.open(cache_path), "test")
     tubes = tubes_of(head.model, held_out, head.batch_size, torch.device("cpu"))
-    write_predictions(out / "predictions.jsonl", tubes.values())
+    write_predictions(out / "predictions.jsonl", tubes.values(), {s.sample_id: s for s in held_out.samples()})
     scores = score_split(held_out, tubes, "tubedetr")
     shuffle_sentences(held_out, seed)
     control = overall(score_split(held_out, tubes_of(head.model, held_out, head.batch_size, torch.device("cpu")), "tubedetr"))

@@ -95,7 +95,7 @@ def score_sample(sample: Sample, prediction: Prediction, protocol: str, sampling
         shift = sample.baseline_shift
         moment = (sample.moment[0] + shift, sample.moment[1] + shift)
         clip = sample.frames(sampling)
-        hull: float = np.count_nonzero(slots_in(clip, (min(moment[0], start), max(moment[1], end))))
+        hull = float(np.count_nonzero(slots_in(clip, (min(moment[0], start), max(moment[1], end)))))
         frames = clip[slots_in(clip, moment)]
     else:
         shift, moment = 0, sample.moment

@@ -62,7 +62,6 @@ def format_table(
     *,
     dataset: str | None = None,
     split: str | None = None,
-    sampling: Sampling | None = None,
     run: str = "this run",
     style: str = "terminal",
 ) -> str:

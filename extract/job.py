@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -22,7 +21,7 @@ from .text import build_text_encoder
 class Bar(Progress, Protocol):
     """A progress display that is told the number of videos once it is known."""
 
-    total: Callable[[int], None]
+    def total(self, count: int) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ def extract(
     by_video: dict[str, list[Sample]] = {}
     for sample in samples:
         by_video.setdefault(sample.video.video_id, []).append(sample)
-    backbone = backbone.to(options.device, memory_format=torch.channels_last)
+    backbone = backbone.to(options.device).to(memory_format=torch.channels_last)
     known_bad = {} if options.retry_skipped else cache.skipped()
     for video_id, of_video in by_video.items():
         if cache.store.contains(video_key(video_id)):

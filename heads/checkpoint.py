@@ -101,7 +101,7 @@ def load_into(model: nn.Module, tensors: dict[str, Tensor], where: object) -> No
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
     """The optimiser's state by parameter name."""
-    names = {p: n for n, p in model.named_parameters()}
+    names: dict[Tensor, str] = {p: n for n, p in model.named_parameters()}
     return {f"{names[p]}.{k}": v for p, state in optimizer.state.items() for k, v in state.items()}
 
 

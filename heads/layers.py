@@ -127,7 +127,7 @@ class MaskedGroupNorm(nn.GroupNorm):
     x (R, L, d), padding (R, L) bool or None; with nothing padded it equals torch's GroupNorm over the same cells.
     """
 
-    def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
         grouped = at_least_float32(x).unflatten(-1, (self.num_groups, -1))  # (R, L, groups, d / groups)
         if padding is None:
             variance, mean = torch.var_mean(grouped, dim=(1, 3), keepdim=True, correction=0)

@@ -240,6 +240,7 @@ class FSM(nn.Module):
     def level_regions(self, level: str, targets: Targets, corners: Tensor, extents: Tensor) -> Tensor:
         """Projected RoI features (G, S², d) of C3 or C4, from stored regions or from stored maps."""
         projection = self.level_proj[level]
+        assert isinstance(projection, LevelProjection)
         weight = projection.conv.weight
         if self.config.multiscale == "roi":
             if targets.roi is None:

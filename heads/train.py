@@ -196,7 +196,7 @@ def step(run: Run, group: list[Batch]) -> dict[str, Tensor]:
         losses = run.criterion(output, moved.targets, moved.inputs.frame_padding)
         total = torch.stack(list(losses.values())).sum() / len(group)
         guard(run, total, losses, batch)
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         for name, value in losses.items():
             mean[name] = mean.get(name, torch.zeros((), device=run.device)) + value.detach() / len(group)
     norm = nn.utils.clip_grad_norm_(run.model.parameters(), t.clip)

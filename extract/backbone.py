@@ -1,0 +1,174 @@
+"""Frozen visual encoders with their facts: ResNet-101 as the field uses it, and a tiny one for the demo and tests."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models import resnet101
+from torchvision.ops import FrozenBatchNorm2d
+
+from ..cache.config import nearest
+from ..cache.errors import CheckpointError, UsageError
+from .weights import load_exactly, read_state_dict, seeded, state_sha256
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Backbone(nn.Module):
+    """Pixels (n, 3, H, W), normalised with ``mean`` and ``std`` → {"c3", "c4", "c5"}: (n, C, ⌈H / s⌉, ⌈W / s⌉) each.
+
+    In evaluation mode and without gradients unless the caller says otherwise.
+    """
+
+    name: str
+    channels: tuple[int, int, int]
+    strides: tuple[int, int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    weights_sha256: str
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        raise TypeError(f"{type(self).__name__} must say how it encodes")
+
+    def freeze(self) -> Backbone:
+        """Hash the weights and switch to frozen evaluation."""
+        self.weights_sha256 = state_sha256(self.state_dict(), self.name.encode())
+        return self.eval().requires_grad_(False)
+
+
+class ResNet101(Backbone):
+    """ResNet-101 without its classifier; batch norm frozen, its four statistics are buffers. 42,394,816 parameters."""
+
+    name = "resnet101"
+    channels, strides = (512, 1024, 2048), (8, 16, 32)
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = resnet101(weights=None, norm_layer=FrozenBatchNorm2d)
+        del self.body.fc
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        body = self.body
+        c2 = body.layer1(body.maxpool(body.relu(body.bn1(body.conv1(pixels)))))
+        c3 = body.layer2(c2)
+        c4 = body.layer3(c3)
+        return {"c3": c3, "c4": c4, "c5": body.layer4(c4)}
+
+    def randomise(self, seed: int) -> None:
+        """Seeded weights that keep activations of all 33 blocks between fp16's ends.
+
+        Convolutions preserve variance; each block's last norm scales its branch by a quarter, so that 33 residual
+        additions multiply the second moment by about 1.06 each instead of 2.
+        """
+        for name, value in self.body.state_dict().items():
+            if value.dim() == 4:
+                fan_in = value[0].numel()
+                value.copy_(torch.randn(value.shape, generator=seeded(seed, name)) * math.sqrt(2 / fan_in))
+            elif name.endswith("bn3.weight"):
+                value.fill_(0.25)
+
+    def load(self, path: Path) -> None:
+        """Plain torchvision names, or TubeDETR's ``backbone.0.body.`` prefix; the classifier is left out."""
+        tensors = read_state_dict(path)
+        prefix = "backbone.0.body."
+        if any(k.startswith(prefix) for k in tensors):
+            tensors = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+        kept = {k: v for k, v in tensors.items() if not k.startswith("fc.") and not k.endswith("num_batches_tracked")}
+        load_exactly(self.body, kept, path)
+
+
+class TinyBackbone(Backbone):
+    """A small frozen encoder for synthetic videos: colour, texture and place, readable by a linear layer. No training.
+
+    Six rectified colour opponents (zero on grey), brightness, darkness and edges are averaged over small cells; seeded
+    random convolutions add mixtures of them. C5 keeps the 2 x 2 layout inside its cell, and where the cell lies.
+    """
+
+    name = "tiny"
+    channels, strides = (34, 50, 92), (4, 8, 16)
+    mean, std = (0.45, 0.45, 0.45), (0.27, 0.27, 0.27)
+    MIXTURES = (24, 40, 48)
+    CUES = 10
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        opponents = [[1, -0.5, -0.5], [-0.5, 1, -0.5], [-0.5, -0.5, 1], [0.5, 0.5, -1], [0.5, -1, 0.5], [-1, 0.5, 0.5]]
+        self.register_buffer("opponents", torch.tensor(opponents)[:, :, None, None])
+        width = self.CUES
+        for level, mixtures in enumerate(self.MIXTURES):
+            kernel = torch.randn(mixtures, width, 3, 3, generator=seeded(seed, f"tiny {level}"))
+            self.register_buffer(f"mix{level}", kernel * math.sqrt(2 / (9 * width)))
+            width = mixtures
+
+    def cues(self, pixels: Tensor) -> Tensor:
+        """(n, 10, H, W): what a glance sees in a pixel."""
+        colour = F.conv2d(pixels, self.get_buffer("opponents")).relu()
+        light = pixels.mean(1, keepdim=True)
+        edges = (light - F.avg_pool2d(light, 3, 1, 1)).abs() * 3
+        return torch.cat([colour, edges, (light - 1).relu() * 2, (-light - 1).relu() * 2, light * 0.3], dim=1)
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        n, _, h, w = pixels.shape
+        # Cells at the right and bottom may be incomplete; they average what is there.
+        fine = F.avg_pool2d(self.cues(pixels), 4, ceil_mode=True, count_include_pad=False)
+        middle = F.avg_pool2d(fine, 2, ceil_mode=True, count_include_pad=False)
+        mixed3 = F.conv2d(fine, self.get_buffer("mix0"), padding=1).relu()
+        mixed4 = F.conv2d(mixed3, self.get_buffer("mix1"), stride=2, padding=1).relu()
+        mixed5 = F.conv2d(mixed4, self.get_buffer("mix2"), stride=2, padding=1).relu()
+        even = F.pad(middle, (0, middle.shape[3] % 2, 0, middle.shape[2] % 2))
+        layout = F.pixel_unshuffle(even, 2) * 2
+        rows, columns = (torch.arange(size, device=pixels.device) for size in layout.shape[2:])
+        y = ((rows + 0.5) * 32 / h - 1)[None, None, :, None].expand(n, 2, -1, layout.shape[3])
+        x = ((columns + 0.5) * 32 / w - 1)[None, None, None, :].expand(n, 2, layout.shape[2], -1)
+        return {
+            "c3": torch.cat([fine, mixed3], dim=1),
+            "c4": torch.cat([middle, mixed4], dim=1),
+            "c5": torch.cat([layout, mixed5, y, x], dim=1),
+        }
+
+
+def _resnet101(weights: str | Path | None, seed: int) -> Backbone:
+    backbone = ResNet101()
+    if str(weights) == "random":
+        backbone.randomise(seed)
+    else:
+        backbone.load(Path(weights) if weights else _in_hub_cache("resnet101-*.pth"))
+    return backbone
+
+
+def _tiny(weights: str | Path | None, seed: int) -> Backbone:
+    if weights not in (None, "random"):
+        raise UsageError("backbone tiny has no weights to load", found=weights, hint="leave --backbone-weights out")
+    return TinyBackbone(seed)
+
+
+def _in_hub_cache(pattern: str) -> Path:
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    found = sorted(folder.glob(pattern))
+    if not found:
+        raise CheckpointError(
+            "no weights for resnet101",
+            expected=f"{pattern} in {folder}",
+            effect="nothing is downloaded",
+            hint="--backbone-weights FILE, or --backbone-weights random to try things out",
+        )
+    return found[-1]
+
+
+BACKBONES: dict[str, Callable[[str | Path | None, int], Backbone]] = {"resnet101": _resnet101, "tiny": _tiny}
+
+
+def build_backbone(name: str, weights: str | Path | None = None, seed: int = 0) -> Backbone:
+    """A frozen encoder. ``weights``: a file, ``random`` (seeded), or None for torch's local hub cache.
+
+    Raises UsageError for an unknown name, CheckpointError for weights that are missing or do not fit.
+    """
+    if name not in BACKBONES:
+        raise UsageError(f"there is no backbone {name!r}", hint=nearest(name, BACKBONES))
+    return BACKBONES[name](weights, seed).freeze()

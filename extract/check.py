@@ -1,0 +1,188 @@
+"""What `stvg dataset check` says: how much there is, and every fault, before hours are spent on it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..cache.errors import StvgError, UsageError, VideoError
+from ..cache.sampling import Sampling, grid_frames
+from ..cache.schema import Sample, Video
+from .readers import Annotations, find_splits, find_video_files, read_annotations
+
+RATE_TOLERANCE = 0.02
+"""By how much a video may play faster or slower than its annotation says."""
+
+
+@dataclass(frozen=True)
+class SplitCounts:
+    """What one split holds, faulty records left out."""
+
+    split: str
+    records: int
+    sentences: int
+    videos: int
+    segments: int
+    """Distinct clips the model is given: (video, segment)."""
+    qtypes: dict[str, int]
+    frames_median: float
+    """Sampled frames per distinct clip, after thinning to ``max_frames``."""
+    frames_max: int
+    thinned: float
+    """Fraction of distinct clips that are thinned."""
+
+    @classmethod
+    def of(cls, read: Annotations, sampling: Sampling) -> SplitCounts:
+        clips = {(s.video.video_id, s.segment): s for s in read.samples}
+        sampled = np.array([len(grid_frames(*s.segment, sampling.fps / s.video.fps)) for s in clips.values()])
+        kept = np.minimum(sampled, sampling.max_frames)
+        return cls(
+            read.split,
+            read.records,
+            sentences=len(read.samples),
+            videos=len({s.video.video_id for s in read.samples}),
+            segments=len(clips),
+            qtypes=dict(sorted(Counter(s.qtype for s in read.samples).items())),
+            frames_median=float(np.median(kept)) if clips else 0.0,
+            frames_max=int(kept.max(initial=0)),
+            thinned=float((sampled > sampling.max_frames).mean()) if clips else 0.0,
+        )
+
+    def line(self) -> str:
+        types = ", ".join(f"{n:,} {qtype}" for qtype, n in self.qtypes.items())
+        return (
+            f"{self.split:<6} {self.sentences:,} sentences ({types or 'none'}) in {self.records:,} records, "
+            f"{self.videos:,} videos, {self.segments:,} segments; frames per clip: median {self.frames_median:g}, "
+            f"most {self.frames_max}, {self.thinned:.0%} of clips thinned"
+        )
+
+
+@dataclass
+class CheckReport:
+    """Counts per split and everything that was found wrong."""
+
+    dataset: str
+    path: Path
+    splits: list[SplitCounts] = field(default_factory=list)
+    faults: list[StvgError] = field(default_factory=list)
+    """Of a record the first one only: what comes after a fault is often its consequence."""
+    warnings: list[str] = field(default_factory=list)
+    videos_opened: int | None = None
+    """Distinct videos decoded from first to last frame; None when that was not asked for."""
+
+    def lines(self) -> list[str]:
+        lines = [f"{self.dataset} at {self.path}", *(counts.line() for counts in self.splits)]
+        if self.videos_opened is not None:
+            lines.append(f"{self.videos_opened:,} videos decoded from first to last frame")
+        lines += [f"warning: {warning}" for warning in self.warnings]
+        lines += [f"fault {n}: {fault}" for n, fault in enumerate(self.faults, 1)]
+        return [*lines, f"{len(self.faults):,} faults" if self.faults else "no faults"]
+
+
+def check_dataset(
+    dataset: str,
+    path: Path,
+    splits: list[str] | None = None,
+    *,
+    sampling: Sampling | None = None,
+    videos: Path | None = None,
+    vidor: Path | None = None,
+    jobs: int = 2,
+    progress: Callable[[], None] | None = None,
+) -> CheckReport:
+    """Read every split (those found, if none is named) and, with ``videos``, decode every video that occurs in them.
+
+    ``jobs``: videos decoded at once. ``progress``: called after each. Faults are collected, not raised; UsageError is
+    raised when there is no such dataset, or none of its splits.
+    """
+    if jobs < 1:
+        raise UsageError(f"{jobs} jobs cannot decode anything", expected="at least 1")
+    sampling = sampling or Sampling()
+    report = CheckReport(dataset, path)
+    samples: list[Sample] = []
+    for split in splits or find_splits(dataset, path):
+        try:
+            read = read_annotations(dataset, path, split, sampling=sampling, on_bad_record="skip", vidor=vidor)
+        except StvgError as error:  # the split as a whole: a file that is missing or is not JSON
+            report.faults.append(error)
+            continue
+        report.splits.append(SplitCounts.of(read, sampling))
+        report.faults += read.dropped
+        report.warnings += [f"{split}: {warning}" for warning in read.warnings]
+        samples += read.samples
+    if videos:
+        distinct = list({s.video.video_id: s.video for s in samples}.values())
+        _check_videos(report, distinct, videos, jobs, progress or (lambda: None))
+    return report
+
+
+def _check_videos(
+    report: CheckReport, videos: list[Video], folder: Path, jobs: int, progress: Callable[[], None]
+) -> None:
+    report.videos_opened = 0
+    try:
+        files = find_video_files(videos, folder)
+    except StvgError as error:
+        report.faults.append(error)
+        return
+    rate_is_assumed = report.dataset.startswith("hcstvg")
+    # Threads: decoding happens outside the interpreter's lock.
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            for video, found in zip(
+                videos, pool.map(_compare, videos, (files[v.video_id] for v in videos)), strict=True
+            ):
+                fault, rate = found
+                report.videos_opened += rate is not None
+                if fault:
+                    report.faults.append(fault)
+                if rate is not None and not math.isclose(rate, video.fps, rel_tol=RATE_TOLERANCE):
+                    _report_rate(report, video, rate, rate_is_assumed)
+                progress()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _compare(video: Video, file: Path | None) -> tuple[VideoError | None, float | None]:
+    """What is wrong with a video but its rate, if anything; and its rate in frames per second, if it decodes."""
+    from .decode import probe
+
+    if file is None:
+        return VideoError(f"{video.path} is not in the folder of videos", video=video.video_id), None
+    try:
+        found = probe(file, threads=1)
+    except VideoError as error:
+        return error, None
+    annotated = (video.width, video.height, video.frame_count)
+    if (found.width, found.height, found.frames) == annotated:
+        return None, found.fps
+    turned = f", turned {found.rotation} degrees by its metadata" if found.rotation else ""
+    fault = VideoError(
+        f"{file} differs from its annotation",
+        expected=f"{video.width}x{video.height}, {video.frame_count} frames",
+        found=f"{found.width}x{found.height}{turned}, {found.frames} frames",
+    )
+    return fault, found.fps
+
+
+def _report_rate(report: CheckReport, video: Video, rate: float, assumed: bool) -> None:
+    if assumed:  # HC-STVG gives no rate; what it says follows from clips of 20 s
+        report.warnings.append(
+            f"{video.path} plays at {rate:g} frames per second; {video.fps:g} are assumed (img_num / 20)"
+        )
+    else:
+        report.faults.append(
+            VideoError(
+                f"{video.path} plays at another rate than its annotation says",
+                expected=f"{video.fps:g} frames per second",
+                found=f"{rate:g}",
+                effect="sampled frames would be further apart, or closer, than asked for",
+            )
+        )

@@ -1,0 +1,304 @@
+"""From a dataset's name and folder to Samples. Every dataset oddity ends in this room's reader files.
+
+Here: which files make up a dataset and where they are looked for. What is inside: vidstg.py, hcstvg.py, custom.py.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..cache.errors import AnnotationError, UsageError
+from ..cache.sampling import Sampling
+from ..cache.schema import Sample, Video
+from . import custom, hcstvg, vidstg
+from .validate import Reading, some
+
+DATASETS = ("vidstg", "hcstvg-v1", "hcstvg-v2", "json")
+
+SPLITS: dict[str, dict[str, tuple[str, ...]]] = {
+    "vidstg": {split: (f"{split}_annotations.json",) for split in ("train", "val", "test")},
+    "hcstvg-v1": {split: (f"{split}.json",) for split in ("train", "test")},
+    "hcstvg-v2": {split: (f"{split}_v2.json", f"{split}v2.json", f"HCVG_{split}.json") for split in ("train", "val")},
+    "json": {},
+}
+"""The splits of each dataset and what their files are called, with or without .gz. ``json``: any name."""
+
+PUBLISHED_SENTENCES = {
+    ("vidstg", "train"): 80_684,
+    ("vidstg", "val"): 8_956,
+    ("vidstg", "test"): 10_303,
+    ("hcstvg-v1", "train"): 4_500,
+    ("hcstvg-v1", "test"): 1_160,
+    ("hcstvg-v2", "train"): 10_131,
+    ("hcstvg-v2", "val"): 2_000,
+}
+
+LEVELS = {"annotations", "annotation", "annos", "vidstg", "hcstvg_v1", "hcstvg_v2"}
+"""Folders inside a dataset's folder that hold annotation files; the dataset's folder is above them."""
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """What one split's annotation files say."""
+
+    dataset: str
+    split: str
+    samples: list[Sample]
+    """In the order of the file."""
+    sha256: str
+    """Of the content of all files that were read, unpacked; does not depend on where they lie."""
+    dropped: list[AnnotationError]
+    """With ``on_bad_record="skip"``: the first fault of every record that was left out."""
+    warnings: list[str]
+    records: int
+    """Records in the file, good or bad."""
+
+
+def read_annotations(
+    dataset: str,
+    path: Path,
+    split: str,
+    *,
+    sampling: Sampling | None = None,
+    on_bad_record: str = "raise",
+    for_scoring: bool = False,
+    vidor: Path | None = None,
+    boxes: bool = True,
+) -> Annotations:
+    """Read and check one split of a dataset.
+
+    ``path``: the dataset's folder, or the annotation file itself. ``vidor``: where VidSTG's boxes lie, the folder that
+    holds annotation/ or training/; looked for in and beside ``path`` otherwise. ``sampling``: boxes must exist at the
+    frames it picks. ``for_scoring``: check only what scoring needs, and take moments outside their segment.
+    ``boxes=False``: VidSTG's sentences without VidOR, all boxes NaN.
+
+    Raises UsageError for a name or a folder that does not exist, AnnotationError for the first fault in a file; with
+    ``on_bad_record="skip"`` faulty records are dropped and listed instead.
+    """
+    if on_bad_record not in ("raise", "skip"):
+        raise UsageError(f"on_bad_record cannot be {on_bad_record!r}", expected="raise or skip")
+    file = annotation_file(dataset, path, split)
+    reading = Reading(split, sampling or Sampling(), on_bad_record == "skip", for_scoring, boxes)
+    if dataset == "vidstg":
+        folders = find_vidor(path, split, vidor) if boxes else []
+        samples = vidstg.read(file, folders, reading)
+    elif dataset == "json":
+        samples = custom.read(file, reading)
+    else:
+        samples = hcstvg.read(file, reading)
+    content = hashlib.sha256("".join(sorted(reading.digests)).encode()).hexdigest()
+    warnings = [*reading.warnings, *_warnings(dataset, samples, reading)]
+    return Annotations(dataset, split, samples, content, reading.dropped, warnings, reading.records)
+
+
+def _warnings(dataset: str, samples: list[Sample], reading: Reading) -> Iterator[str]:
+    published = PUBLISHED_SENTENCES.get((dataset, reading.split))
+    if published is not None and len(samples) != published:
+        yield f"{len(samples):,} sentences in {dataset} {reading.split}; the published split has {published:,}"
+    if reading.unseen:
+        yield (
+            f"{len(reading.unseen)} training samples left out: no sampled frame falls into their moment "
+            f"({some(reading.unseen)})"
+        )
+    leaving = [reading.leaving[s.sample_id] for s in samples if s.sample_id in reading.leaving]
+    if leaving:
+        yield (
+            f"{sum(leaving):,} boxes of {len(leaving):,} samples reach beyond the picture; "
+            "training clamps them, scoring takes them as its protocol says"
+        )
+
+
+def annotation_file(dataset: str, path: Path, split: str) -> Path:
+    """The file of one split. Raises UsageError when there is no such dataset, split or file."""
+    _require_dataset(dataset)
+    splits = SPLITS[dataset]
+    if splits and split not in splits:
+        raise _unknown("split", split, splits, f"of {dataset}")
+    names = splits.get(split, (f"{split}.json",))
+    if path.is_file():
+        other = [s for s in _splits_named(dataset, path.name) if s != split]
+        if splits and other and split not in _splits_named(dataset, path.name):
+            raise UsageError(f"{path} holds the split {other[0]!r}, not {split!r}", hint=f"--split {other[0]}")
+        return path
+    if not path.is_dir():
+        raise UsageError(f"{path} does not exist", expected=f"the folder of {dataset}, or its annotation file")
+    folders = list(_annotation_folders(dataset, path))
+    for folder in folders:
+        for name in names:
+            for file in (folder / name, folder / f"{name}.gz"):
+                if file.is_file():
+                    return file
+    there = find_splits(dataset, path, required=False)
+    raise UsageError(
+        f"no annotations of split {split!r} of {dataset} in {path}",
+        expected=" or ".join(names) + ", or with .gz",
+        looked_in=_listed(folders),
+        found=f"the splits {', '.join(there)}" if there else "no split of this dataset",
+        hint=_nearest(split, there) or "give the annotation file itself as the path",
+    )
+
+
+def find_splits(dataset: str, path: Path, *, required: bool = True) -> list[str]:
+    """The splits whose annotation files are there. Raises UsageError when none is, if one is ``required``."""
+    _require_dataset(dataset)
+    if path.is_file():
+        found = _splits_named(dataset, path.name)
+    else:
+        names = {
+            file.name
+            for folder in _annotation_folders(dataset, path)
+            if folder.is_dir()
+            for file in sorted(folder.iterdir())
+            if file.is_file()
+        }
+        there = {split for name in names for split in _splits_named(dataset, name)}
+        order = list(SPLITS[dataset]) or ["train", "val", "test"]
+        found = sorted(there, key=lambda s: (order.index(s) if s in order else len(order), s))
+    if required and not found:
+        known = [name for names in SPLITS[dataset].values() for name in names] or ["train.json", "val.json"]
+        raise UsageError(
+            f"no split of {dataset} found at {path}",
+            expected=f"files called {', '.join(known)}",
+            hint="name the split, and give the annotation file itself as the path",
+        )
+    return found
+
+
+def _splits_named(dataset: str, name: str) -> list[str]:
+    """The split that a file of this name holds, if it is one."""
+    plain = name.removesuffix(".gz")
+    if dataset == "json":
+        return [plain.removesuffix(".json")] if plain.endswith(".json") else []
+    return [split for split, names in SPLITS[dataset].items() if plain in names]
+
+
+def _annotation_folders(dataset: str, path: Path) -> Iterator[Path]:
+    if dataset == "json":
+        # One of the two, since any .json in it is taken for a split.
+        yield path / "annotations" if (path / "annotations").is_dir() else path
+        return
+    own = "vidstg" if dataset == "vidstg" else dataset.replace("-", "_")
+    for level in (Path(), Path("annotations"), Path("annos")):
+        yield path / level
+        yield path / level / own
+    yield path / own / "annotations"
+
+
+def find_vidor(path: Path, split: str, vidor: Path | None = None) -> list[Path]:
+    """The folder with VidOR's box files for a VidSTG split, in a list. Raises UsageError."""
+    part = vidstg.VIDOR_PART[split]
+    bases = [vidor] if vidor else [b for root in _roots(path) for b in (root / "vidor", root, root.parent / "vidor")]
+    for base in bases:
+        for folder in (base / "annotation" / part, base / part):
+            if folder.is_dir():
+                return [folder]
+    if vidor and vidor.name == part and vidor.is_dir():
+        return [vidor]
+    raise UsageError(
+        f"no VidOR annotations for the {split} split of VidSTG",
+        expected=f"a folder annotation/{part} or {part}, with <group>/<video>.json in it",
+        looked_in=_listed(bases),
+        hint="--vidor DIR, the folder that holds annotation/ or training/ and validation/",
+    )
+
+
+def default_video_folder(dataset: str, path: Path) -> Path:
+    """Where a dataset's videos usually lie, seen from ``path``. Raises UsageError when there is no such folder."""
+    _require_dataset(dataset)
+    roots = list(_roots(path))
+    names = ["vidor/video", "vidor/videos", "videos", "video"] if dataset == "vidstg" else ["videos", "video"]
+    candidates = [root / name for root in roots for name in names]
+    if dataset == "vidstg":
+        candidates += [root.parent / "vidor" / "video" for root in roots]
+    for folder in candidates:
+        if folder.is_dir():
+            return folder
+    raise UsageError(
+        f"no folder of videos near {path}",
+        looked_in=_listed(candidates),
+        hint="--videos DIR",
+    )
+
+
+def find_video_files(videos: Iterable[Video], folder: Path) -> dict[str, Path | None]:
+    """The file of each video by video id; None where there is none.
+
+    A file is where the annotation says, or else anywhere below ``folder`` under its name. Raises UsageError when the
+    folder does not exist, or two different files have a name that is looked for.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder of videos", hint="--videos DIR")
+    found: dict[str, Path | None] = {}
+    index: dict[str, list[Path]] | None = None
+    for video in videos:
+        file = folder / video.path
+        if not file.is_file():
+            if index is None:
+                index = _by_name(folder)
+            files = index.get(Path(video.path).name, [])
+            if len(files) > 1:
+                raise UsageError(
+                    f"{len(files)} different files are called {files[0].name}",
+                    found=", ".join(map(str, files[:3])),
+                    hint="point to a folder that holds each video once",
+                )
+            found[video.video_id] = files[0] if files else None
+        else:
+            found[video.video_id] = file
+    return found
+
+
+def _by_name(folder: Path) -> dict[str, list[Path]]:
+    """Every file below a folder, links followed, by its name; a file reached twice counts once."""
+    index: dict[str, list[Path]] = {}
+    visited: set[str] = set()
+    for here, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(here)
+        if real in visited:  # a link back up would never end
+            folders.clear()
+            continue
+        visited.add(real)
+        folders.sort()
+        for name in sorted(names):
+            file = Path(here, name)
+            known = index.setdefault(name, [])
+            if not any(file.samefile(other) for other in known if file.exists() and other.exists()):
+                known.append(file)
+    return index
+
+
+def _roots(path: Path) -> Iterator[Path]:
+    """``path`` and the folders above it that may be the dataset's folder."""
+    folder = Path(os.path.abspath(path if path.is_dir() else path.parent))
+    yield folder
+    while folder.name in LEVELS and folder != folder.parent:
+        folder = folder.parent
+        yield folder
+
+
+def _listed(folders: Iterable[Path]) -> str:
+    return ", ".join(dict.fromkeys(str(folder) for folder in folders))
+
+
+def _require_dataset(dataset: str) -> None:
+    if dataset not in DATASETS:
+        raise _unknown("dataset", dataset, DATASETS)
+
+
+def _unknown(kind: str, name: str, known: Iterable[str], of: str = "") -> UsageError:
+    known = list(known)
+    return UsageError(
+        f"no {kind} {name!r}" + (f" {of}" if of else ""),
+        expected=f"one of {', '.join(known)}",
+        hint=_nearest(name, known),
+    )
+
+
+def _nearest(name: str, known: Iterable[str]) -> str | None:
+    close = difflib.get_close_matches(name.lower(), known, 1, cutoff=0.4)
+    return f"{close[0]}?" if close else None

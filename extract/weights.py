@@ -1,0 +1,91 @@
+"""Weights from files the user names: tensors only, never code; and a hash that does not depend on the file format."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ..cache.errors import CheckpointError
+
+StateDict = dict[str, Tensor]
+
+
+def read_state_dict(path: Path) -> StateDict:
+    """The tensors of a .safetensors or torch file, by name. A ``model`` or ``state_dict`` container is opened.
+
+    Raises CheckpointError for anything else; a pickle that holds more than tensors is refused without running it.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise CheckpointError(f"weights {path} cannot be read", found=error.strerror) from None
+    if head.startswith(b"version https://git-lfs"):
+        raise CheckpointError(
+            f"{path} is not weights but a git-lfs pointer",
+            found=f"{path.stat().st_size} bytes of text",
+            hint="git lfs pull, or download the file itself",
+        )
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read as weights",
+            expected="a whole .safetensors file, or a torch file of tensors only",
+            found=f"{path.stat().st_size:,} bytes; {str(error).splitlines()[0][:160]}",
+            hint="download it again, or convert it to safetensors",
+        ) from None
+    for container in ("model", "state_dict"):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(container), Mapping):
+            loaded = loaded[container]
+    if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):
+        raise CheckpointError(f"{path} holds no state dict", expected="names and tensors", found=type(loaded).__name__)
+    return dict(loaded)
+
+
+def load_exactly(module: nn.Module, tensors: StateDict, where: object) -> None:
+    """Load every tensor of ``module`` by name and shape. Raises CheckpointError listing what is missing or left over."""
+    wanted = {k: tuple(v.shape) for k, v in module.state_dict().items()}
+    found = {k: tuple(v.shape) for k, v in tensors.items()}
+    missing, unexpected = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    misshapen = sorted(k for k in wanted.keys() & found.keys() if wanted[k] != found[k])
+    if missing or unexpected or misshapen:
+        raise CheckpointError(
+            f"{where} does not fit {type(module).__name__}",
+            missing=_some(missing),
+            unexpected=_some(unexpected),
+            misshapen=_some(f"{k} {found[k]} instead of {wanted[k]}" for k in misshapen),
+            effect="nothing was loaded",
+        )
+    module.load_state_dict(tensors)
+
+
+def _some(names: Iterable[str]) -> str | None:
+    listed = list(names)
+    more = f" and {len(listed) - 4} more" if len(listed) > 4 else ""
+    return ", ".join(listed[:4]) + more if listed else None
+
+
+def state_sha256(tensors: Mapping[str, Tensor], extra: bytes = b"") -> str:
+    """Hash of names, types, shapes and values, whatever file they came from; ``extra`` is hashed in."""
+    digest = hashlib.sha256(extra)
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
+        digest.update(value.view(-1).view(torch.uint8).numpy().data if value.numel() else b"")
+    return digest.hexdigest()
+
+
+def seeded(seed: int, name: str) -> torch.Generator:
+    """A random generator of its own for every tensor, so that values do not depend on the order of drawing."""
+    number = int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:8], "little")
+    return torch.Generator().manual_seed(number)

@@ -1,0 +1,161 @@
+"""Extraction: what is cached is what an online encoder gives, a kill loses nothing, bad videos are named and left out."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision.ops import roi_align
+
+from stvg.cache.errors import CacheError, VideoError
+from stvg.cache.index import Cache, video_key
+from stvg.cache.sampling import Sampling, slots_in
+from stvg.extract.backbone import build_backbone
+from stvg.extract.decode import read_frames
+from stvg.extract.runner import narrow
+from stvg.extract.transforms import apply_view
+
+from ..conftest import extract_synthetic
+
+
+def digests(cache: Path) -> dict[str, str]:
+    """Content of every file of a cache, but for library versions, which are recorded and not part of the recipe."""
+    files = sorted(p for p in cache.rglob("*") if p.is_file())
+    return {str(p.relative_to(cache)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+@pytest.mark.parametrize(("store", "levels"), [("zarr", "full"), ("hdf5", "full"), ("zarr", "roi"), ("zarr", "c5")])
+def test_cached_features_equal_features_computed_online(synthetic, tmp_path, store, levels):
+    cache = Cache.open(extract_synthetic(synthetic, tmp_path / "cache", store=store, levels=levels, splits=["test"]))
+    backbone = build_backbone("tiny").to(memory_format=torch.channels_last)
+    for sample in cache.samples:
+        video, unit = sample.video, cache.unit(sample.video.video_id)
+        path = synthetic / "vidor/video" / video.path
+        frames = sample.frames(Sampling(5.0, 40))
+        pixels = np.concatenate(list(read_frames(path, frames, width=video.width, height=video.height)))
+        with torch.inference_mode():
+            online = backbone(apply_view(pixels, unit.view, backbone.mean, backbone.std))
+        rows = unit.rows(frames, "test")
+        for level in ("c3", "c4", "c5") if levels == "full" else ("c5",):
+            stored = cache.store.read(video_key(video.video_id), level, rows)
+            assert stored.dtype == np.float16
+            np.testing.assert_allclose(stored, online[level].permute(0, 2, 3, 1), rtol=2e-3, atol=2e-3)
+        if levels == "roi":
+            inside = slots_in(frames, sample.moment)
+            boxes = sample.boxes_at(frames[inside]) * (unit.view.width / video.width)
+            rois = torch.from_numpy(np.column_stack([np.flatnonzero(inside), boxes])).float()
+            expected = torch.cat(
+                [roi_align(online[k], rois, 4, 1 / s, 2, aligned=True) for k, s in (("c3", 4), ("c4", 8))], dim=1
+            )
+            rows = unit.rows_of_target(sample.target_id, frames[inside], "test")
+            stored = cache.store.read(video_key(video.video_id), "roi", rows)
+            np.testing.assert_allclose(stored, expected.flatten(2).transpose(1, 2), rtol=5e-3, atol=5e-3)
+
+
+def test_both_stores_hold_the_same_features(synthetic, tiny_cache, tmp_path):
+    other = Cache.open(extract_synthetic(synthetic, tmp_path / "cache", store="hdf5"))
+    cache = Cache.open(tiny_cache)
+    assert other.recipe.fingerprint == cache.recipe.fingerprint
+    assert other.store.keys("videos") == cache.store.keys("videos")
+    for key in cache.store.keys("videos") + cache.store.keys("text"):
+        assert other.store.attributes(key) == cache.store.attributes(key)
+        for name in cache.store.arrays(key):
+            np.testing.assert_array_equal(other.store.read(key, name), cache.store.read(key, name))
+
+
+def test_a_killed_extraction_resumes_to_the_same_bytes(synthetic, tiny_cache, tmp_path):
+    out = tmp_path / "cache"
+    words = ["--dataset", "vidstg", "--annotations", synthetic, "--split", "train", "--split", "test", "--out", out]
+    words += ["--backbone", "tiny", "--resolution", "96", "--max-frames", "40", "--device", "cpu"]
+    command = [sys.executable, "-c", "from stvg.cli import main; main()", "extract", *map(str, words)]
+    kills = 0
+    for wanted in (1, 3, 6):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd=tmp_path)
+        done = out / "videos"
+        while process.poll() is None:
+            units = [p for p in done.iterdir() if not p.name.startswith(".")] if done.is_dir() else []
+            if len(units) >= wanted:
+                os.kill(process.pid, signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.001)
+        process.wait()
+    assert kills
+    assert subprocess.run(command, capture_output=True, cwd=tmp_path, check=False).returncode == 0
+    assert digests(out) == digests(tiny_cache)
+
+
+def test_repeating_an_extraction_does_nothing_and_another_recipe_is_refused_field_by_field(synthetic, own_cache):
+    before = {p: p.stat().st_mtime_ns for p in own_cache.rglob("*") if p.is_file()}
+    extract_synthetic(synthetic, own_cache)
+    assert {p: p.stat().st_mtime_ns for p in own_cache.rglob("*") if p.is_file()} == before
+    with pytest.raises(CacheError, match=r"resolution +cache has 96, asked for 128"):
+        extract_synthetic(synthetic, own_cache, resolution=128)
+    with pytest.raises(CacheError, match="backbone_sha256"):
+        extract_synthetic(synthetic, own_cache, weights_seed=1)
+    assert {p: p.stat().st_mtime_ns for p in own_cache.rglob("*") if p.is_file()} == before
+
+
+def test_a_video_that_cannot_be_read_is_listed_and_retried_only_when_asked(synthetic, tmp_path, stvg):
+    import shutil
+
+    data = shutil.copytree(synthetic, tmp_path / "data")
+    broken, missing = sorted(data.glob("vidor/video/*/*.mp4"))[:2]
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2])
+    missing.unlink()
+    words = ["extract", "--dataset", "vidstg", "--annotations", data, "--split", "train", "--out", tmp_path / "cache"]
+    words += ["--backbone", "tiny", "--resolution", "96", "--device", "cpu"]
+    ran = stvg(*words)
+    assert ran.code == 3
+    assert "4 videos done" in ran.out
+    assert broken.name in ran.err
+    assert missing.stem in ran.err
+    cache = Cache.open(tmp_path / "cache")
+    assert set(cache.skipped()) == {broken.stem, missing.stem}
+    broken.write_bytes(whole)
+    assert stvg(*words).code == 3
+    assert set(Cache.open(tmp_path / "cache").skipped()) == {broken.stem, missing.stem}
+    assert "1 videos done" in stvg(*words, "--retry-skipped").out
+    assert set(Cache.open(tmp_path / "cache").skipped()) == {missing.stem}
+    with pytest.raises(VideoError):
+        extract_synthetic(data, tmp_path / "strict", splits=["train"], strict=True)
+
+
+def test_a_value_that_does_not_fit_float16_is_an_error_not_infinity():
+    with pytest.raises(CacheError, match="do not fit float16"):
+        narrow(np.array([1.0, 7e4], dtype=np.float32), "float16", "c5 of video 3")
+    with pytest.raises(CacheError, match="nan"):
+        narrow(np.array([1.0, np.nan], dtype=np.float32), "float32", "c5 of video 3")
+
+
+def test_sentences_are_encoded_once_and_found_again(tiny_cache):
+    from stvg.extract.text import build_text_encoder
+
+    cache = Cache.open(tiny_cache)
+    encoder = build_text_encoder("tiny")
+    for i, sample in enumerate(cache.samples):
+        stored = cache.text(int(cache.samples.text_rows[i]))
+        np.testing.assert_allclose(stored, encoder.encode([sample.sentence])[0], rtol=1e-3, atol=1e-3)
+    distinct = {s.sentence for s in cache.samples}
+    assert len(set(cache.samples.text_rows.tolist())) == len(distinct)
+
+
+def test_samples_come_back_from_the_table_as_they_were_read(synthetic, tiny_cache):
+    from stvg.extract.readers import read_annotations
+
+    cache = Cache.open(tiny_cache)
+    read = [s for split in ("train", "test") for s in read_annotations("vidstg", synthetic, split).samples]
+    assert len(cache.samples) == len(read)
+    for stored, sample in zip(cache.samples, read, strict=True):
+        assert replace(stored, boxes=None) .__dict__ == replace(sample, boxes=None).__dict__
+        np.testing.assert_array_equal(stored.boxes, sample.boxes)
