@@ -91,12 +91,18 @@ dataset_option = click.option("--dataset", type=click.Choice(DATASETS), required
 annotations_option = click.option(
     "--annotations", type=FOLDER, required=True, metavar="PATH", help="Dataset folder, or one annotation file."
 )
-vidor_option = click.option("--vidor", type=FOLDER, metavar="DIR", help="VidOR folder, if not inside the dataset folder.")
+vidor_option = click.option(
+    "--vidor", type=FOLDER, metavar="DIR", help="VidOR folder, if not inside the dataset folder."
+)
 sampling_options = options(
     click.option("--fps", type=float, default=5.0, show_default=True, help="Frames looked at per second of video."),
-    click.option("--max-frames", type=int, default=100, show_default=True, help="Longer clips are thinned to this many."),
+    click.option(
+        "--max-frames", type=int, default=100, show_default=True, help="Longer clips are thinned to this many."
+    ),
 )
-device_option = click.option("--device", default=None, metavar="NAME", help="cpu, cuda, cuda:1 …  [cuda if there is one]")
+device_option = click.option(
+    "--device", default=None, metavar="NAME", help="cpu, cuda, cuda:1 …  [cuda if there is one]"
+)
 protocol_option = click.option(
     "--protocol",
     type=click.Choice(["tubedetr", "dense", "hcstvg_official"]),
@@ -113,7 +119,9 @@ def choose_device(name: str | None) -> torch.device:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {name!r} cannot be used", found=str(error).splitlines()[0], hint="--device cpu") from None
+        raise UsageError(
+            f"device {name!r} cannot be used", found=str(error).splitlines()[0], hint="--device cpu"
+        ) from None
     return device
 
 
@@ -185,8 +193,12 @@ def dataset_check(
 
 @dataset.command("make")
 @click.argument("out", type=FOLDER)
-@click.option("--format", "kind", type=click.Choice(["vidstg", "hcstvg-v1", "hcstvg-v2"]), default="vidstg", show_default=True)
-@click.option("--videos", type=int, default=100, show_default=True, help="Training videos; a quarter more are held out.")
+@click.option(
+    "--format", "kind", type=click.Choice(["vidstg", "hcstvg-v1", "hcstvg-v2"]), default="vidstg", show_default=True
+)
+@click.option(
+    "--videos", type=int, default=100, show_default=True, help="Training videos; a quarter more are held out."
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--jobs", type=int, default=2, show_default=True, help="Processes that draw videos.")
 def dataset_make(out: Path, kind: str, videos: int, seed: int, jobs: int) -> None:
@@ -206,20 +218,40 @@ def dataset_make(out: Path, kind: str, videos: int, seed: int, jobs: int) -> Non
 @vidor_option
 @click.option("--videos", type=FOLDER, metavar="DIR", help="Folder of the videos.  [the dataset's usual place]")
 @click.option("--split", "splits", multiple=True, help="May be repeated.  [every split found]")
-@click.option("--out", type=FOLDER, required=True, metavar="DIR", help="The cache to fill; repeat the command to go on.")
+@click.option(
+    "--out", type=FOLDER, required=True, metavar="DIR", help="The cache to fill; repeat the command to go on."
+)
 @click.option("--backbone", type=click.Choice(["resnet101", "tiny"]), default="resnet101", show_default=True)
-@click.option("--backbone-weights", metavar="PATH", help="A .pth or .safetensors file, or 'random'.  [local torch hub cache]")
-@click.option("--text-encoder", type=click.Choice(["roberta-base", "tiny"]), help="[tiny with --backbone tiny, else roberta-base]")
-@click.option("--text-weights", metavar="PATH", help="A folder or file of weights, or 'random'.  [local Hugging Face cache]")
+@click.option(
+    "--backbone-weights", metavar="PATH", help="A .pth or .safetensors file, or 'random'.  [local torch hub cache]"
+)
+@click.option(
+    "--text-encoder", type=click.Choice(["roberta-base", "tiny"]), help="[tiny with --backbone tiny, else roberta-base]"
+)
+@click.option(
+    "--text-weights", metavar="PATH", help="A folder or file of weights, or 'random'.  [local Hugging Face cache]"
+)
 @click.option("--tokenizer", metavar="DIR", help="Folder with vocab.json and merges.txt.  [that of the text weights]")
 @click.option("--weights-seed", type=int, default=0, show_default=True, help="Seed of random weights.")
 @click.option("--resolution", type=int, default=224, show_default=True, help="Short side of the frames, in pixels.")
 @sampling_options
-@click.option("--levels", type=click.Choice(["roi", "full", "c5"]), default="roi", show_default=True, help="What is kept of C3, C4: regions of targets, maps, nothing.")
+@click.option(
+    "--levels",
+    type=click.Choice(["roi", "full", "c5"]),
+    default="roi",
+    show_default=True,
+    help="What is kept of C3, C4: regions of targets, maps, nothing.",
+)
 @click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True)
 @click.option("--store", type=click.Choice(["zarr", "hdf5"]), default="zarr", show_default=True)
 @click.option("--batch-frames", type=int, default=32, show_default=True, help="Frames encoded at once.")
-@click.option("--on-bad-record", type=click.Choice(["raise", "skip"]), default="raise", show_default=True, help="What to do about faults in the annotation.")
+@click.option(
+    "--on-bad-record",
+    type=click.Choice(["raise", "skip"]),
+    default="raise",
+    show_default=True,
+    help="What to do about faults in the annotation.",
+)
 @click.option("--strict", is_flag=True, help="Stop at the first video that cannot be read.")
 @click.option("--retry-skipped", is_flag=True, help="Try the videos again that could not be read last time.")
 @device_option
@@ -264,11 +296,13 @@ def extract(
     for line in [str(e) for e in dropped] + list(report.skipped.values()):
         click.echo(f"  {line}", err=True)
     if report.skipped:
-        click.echo(f"skipped videos are listed in {out / 'skipped.jsonl'}; try them again with --retry-skipped", err=True)
+        click.echo(
+            f"skipped videos are listed in {out / 'skipped.jsonl'}; try them again with --retry-skipped", err=True
+        )
         raise SystemExit(3)
 
 
-class progress_bar:  # noqa: N801  (used like a function)
+class progress_bar:
     """A tqdm bar that also names the share of each stage, and with it the bottleneck."""
 
     def __init__(self, name: str, unit: str) -> None:
@@ -342,11 +376,21 @@ def cache_verify(path: Path) -> None:
 
 @cli.command("train-head")
 @click.option("--cache", "cache_path", type=FOLDER, required=True, metavar="DIR", help="The cache to train from.")
-@click.option("--out", type=FOLDER, default=Path("runs/head"), show_default=True, help="Run folder; repeat the command to go on.")
+@click.option(
+    "--out", type=FOLDER, default=Path("runs/head"), show_default=True, help="Run folder; repeat the command to go on."
+)
 @click.option("--preset", default="paper", show_default=True, help="paper, paper-hcstvg, tiny, or a .yaml file.")
-@click.option("--set", "assignments", multiple=True, metavar="A.B=C", help="Override a setting, e.g. --set train.lr=1e-4. May be repeated.")
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="A.B=C",
+    help="Override a setting, e.g. --set train.lr=1e-4. May be repeated.",
+)
 @click.option("--split", default="train", show_default=True, help="Split to train on.")
-@click.option("--val-split", default=None, help="Split to validate on.  [val, then test, if the cache has it; 'none' for neither]")
+@click.option(
+    "--val-split", default=None, help="Split to validate on.  [val, then test, if the cache has it; 'none' for neither]"
+)
 @protocol_option
 @device_option
 def train_head(
@@ -388,7 +432,7 @@ def train_head(
     click.echo(f"trained {run.total_steps:,} steps → {best}")
 
 
-class training_bar:  # noqa: N801
+class training_bar:
     """A tqdm bar with the loss and its terms; validation scores get a line of their own."""
 
     def __init__(self, total: int, done: int) -> None:
@@ -418,19 +462,27 @@ class training_bar:  # noqa: N801
 @cli.command()
 @click.option("--checkpoint", type=FOLDER, metavar="FILE", help="A head of stvg train-head; needs --cache.")
 @click.option("--cache", "cache_path", type=FOLDER, metavar="DIR", help="The cache to read features from.")
-@click.option("--predictions", type=FOLDER, metavar="FILE", help="Anyone's predictions (.jsonl); needs --dataset, --annotations.")
+@click.option(
+    "--predictions", type=FOLDER, metavar="FILE", help="Anyone's predictions (.jsonl); needs --dataset, --annotations."
+)
 @click.option("--dataset", type=click.Choice(DATASETS), help="Annotation format, with --predictions.")
-@click.option("--annotations", type=FOLDER, metavar="PATH", help="Dataset folder or annotation file, with --predictions.")
+@click.option(
+    "--annotations", type=FOLDER, metavar="PATH", help="Dataset folder or annotation file, with --predictions."
+)
 @vidor_option
 @click.option("--split", default="test", show_default=True)
 @protocol_option
 @click.option("--fps", type=float, default=None, help="Sampling rate scored at.  [5, or the cache's]")
 @click.option("--max-frames", type=int, default=None, help="Slots of a clip.  [100, or the head's]")
 @click.option("--allow-missing", is_flag=True, help="Score what is there; missing samples are counted, not fatal.")
-@click.option("--shuffle-sentences", type=int, metavar="SEED", help="Control: give every sample another one's sentence.")
+@click.option(
+    "--shuffle-sentences", type=int, metavar="SEED", help="Control: give every sample another one's sentence."
+)
 @click.option("--out", type=FOLDER, metavar="FILE", help="Write the head's predictions here (.jsonl).")
 @click.option("--json", "json_path", type=FOLDER, metavar="FILE", help="Write scores here, per group and per sample.")
-@click.option("--style", type=click.Choice(["terminal", "markdown", "csv", "latex"]), default="terminal", show_default=True)
+@click.option(
+    "--style", type=click.Choice(["terminal", "markdown", "csv", "latex"]), default="terminal", show_default=True
+)
 @device_option
 def evaluate(json_path: Path | None, style: str, **chosen: Any) -> None:
     """Score a head, or anyone's predictions, as the field counts.
@@ -444,7 +496,9 @@ def evaluate(json_path: Path | None, style: str, **chosen: Any) -> None:
     from .evaluate.tables import format_table
 
     if (chosen["checkpoint"] is None) == (chosen["predictions"] is None):
-        raise click.UsageError("give either --checkpoint with --cache, or --predictions with --dataset and --annotations")
+        raise click.UsageError(
+            "give either --checkpoint with --cache, or --predictions with --dataset and --annotations"
+        )
     scores, name = (score_head if chosen["checkpoint"] else score_predictions)(**chosen)
     click.echo(format_table(scores, dataset=name, split=chosen["split"], style=style))
     if json_path:
@@ -467,7 +521,8 @@ def score_head(
     from tqdm import tqdm
 
     from .cache.index import Cache
-    from .evaluate.evaluation import load_head, open_split, score_split, shuffle_sentences as shuffle, tubes_of
+    from .evaluate.evaluation import load_head, open_split, score_split, tubes_of
+    from .evaluate.evaluation import shuffle_sentences as shuffle
     from .evaluate.predictions import write_predictions
 
     given = [k for k in ("dataset", "annotations", "vidor", "fps") if unused.get(k) is not None]

@@ -57,7 +57,9 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         self.text_rows = table.text_rows[self.rows]
         """Row of the token features each position reads; evaluation permutes it to ask how much the words matter."""
         if not self.rows:
-            raise CacheError(f"{cache.path}: no video of split {split!r} is in the cache", hint="run stvg extract first")
+            raise CacheError(
+                f"{cache.path}: no video of split {split!r} is in the cache", hint="run stvg extract first"
+            )
         if self.missing:
             log.warning("%d samples of %s have no video in the cache", len(self.missing), split)
 
@@ -75,7 +77,7 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
                 f"{self.cache.path} cannot feed multiscale={self.targets}",
                 expected=f"a cache extracted with --levels {self.targets}",
                 found=f"--levels {recipe.levels}",
-                hint=f"--set model.multiscale={'roi' if recipe.levels == 'roi' else 'full' if recipe.levels == 'full' else 'none'}",
+                hint=f"--set model.multiscale={recipe.levels if recipe.levels != 'c5' else 'none'}",
             )
 
     def _exclude_without_moment(self) -> None:
@@ -96,7 +98,9 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
                 kept.append(i)
         self.rows = kept
         if self.excluded:
-            log.warning("%d samples of %s have no sampled frame in their moment: left out", len(self.excluded), self.split)
+            log.warning(
+                "%d samples of %s have no sampled frame in their moment: left out", len(self.excluded), self.split
+            )
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -126,7 +130,9 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         frame_padding = torch.arange(T)[None] >= torch.tensor(lengths)[:, None]
         videos = sorted({c.sample.video.video_id for c in clips})
         units = {v: self.cache.unit(v) for v in videos}
-        wanted = {v: np.unique(np.concatenate([c.frames for c in clips if c.sample.video.video_id == v])) for v in videos}
+        wanted = {
+            v: np.unique(np.concatenate([c.frames for c in clips if c.sample.video.video_id == v])) for v in videos
+        }
         c5, cell_padding = self._maps("c5", [(v, units[v], wanted[v]) for v in videos])
         offset = dict(zip(videos, np.cumsum([0] + [len(wanted[v]) for v in videos[:-1]]).tolist(), strict=True))
         frame_index = torch.zeros(B, T, dtype=torch.int64)
@@ -235,7 +241,9 @@ def training_batches(
     def load(i: int) -> Batch:
         clips = [dataset[p] for p in order[i]]
         if crop:
-            clips = [dataset.crop(c, np.random.default_rng([seed, epoch, p])) for c, p in zip(clips, order[i], strict=True)]
+            clips = [
+                dataset.crop(c, np.random.default_rng([seed, epoch, p])) for c, p in zip(clips, order[i], strict=True)
+            ]
         return dataset.collate(clips)
 
     yield from read_ahead(load, range(start, len(order)))

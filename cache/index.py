@@ -61,7 +61,11 @@ class VideoUnit:
 
 def _find(known: IntArray, rows: IntArray, wanted: IntArray, where: object) -> IntArray:
     at = np.searchsorted(known, wanted)
-    stored = (at < len(known)) & (known[np.minimum(at, len(known) - 1)] == wanted) if len(known) else np.zeros(len(wanted), bool)
+    stored = (
+        (at < len(known)) & (known[np.minimum(at, len(known) - 1)] == wanted)
+        if len(known)
+        else np.zeros(len(wanted), bool)
+    )
     if not stored.all():
         raise CacheError(
             f"{where} holds no features of source frames {wanted[~stored][:5].tolist()}",
@@ -90,19 +94,27 @@ class Cache:
             if Recipe.from_json(header["recipe"]).fingerprint != header["fingerprint"] or "store" not in header:
                 raise ValueError("recipe and fingerprint disagree")
         except (FileNotFoundError, NotADirectoryError):
-            raise CacheError(f"{path} is not a cache: it has no cache.json", hint="make one with stvg extract") from None
+            raise CacheError(
+                f"{path} is not a cache: it has no cache.json", hint="make one with stvg extract"
+            ) from None
         except (ValueError, KeyError, TypeError) as error:
             raise CacheError(f"{path / 'cache.json'} is damaged", found=error, hint="restore the file") from None
         return cls(path, header)
 
     @classmethod
-    def create(cls, path: Path, recipe: Recipe, samples: Sequence[Sample], store: str, versions: dict[str, str]) -> Cache:
+    def create(
+        cls, path: Path, recipe: Recipe, samples: Sequence[Sample], store: str, versions: dict[str, str]
+    ) -> Cache:
         """Make the folder, or open it if it was made with the same recipe. cache.json is written last."""
         if (path / "cache.json").exists():
             cache = cls.open(path)
             cache.recipe.require_equal(recipe, path)
             return cache
-        if path.exists() and any(p.name in ("videos", "samples.parquet") for p in path.iterdir()) is False and any(path.iterdir()):
+        if (
+            path.exists()
+            and any(p.name in ("videos", "samples.parquet") for p in path.iterdir()) is False
+            and any(path.iterdir())
+        ):
             raise CacheError(f"{path} is not empty and not a cache", hint="choose another --out folder")
         path.mkdir(parents=True, exist_ok=True)
         write_samples(path / "samples.parquet", samples)
@@ -129,7 +141,10 @@ class Cache:
                 )
             roi_frames = np.asarray(attributes["roi_frames"], dtype=np.int64)
             targets = np.asarray(attributes["roi_targets"], dtype=np.int64)
-            roi = {name: (roi_frames[targets == i], np.flatnonzero(targets == i)) for i, name in enumerate(attributes["targets"])}
+            roi = {
+                name: (roi_frames[targets == i], np.flatnonzero(targets == i))
+                for i, name in enumerate(attributes["targets"])
+            }
             frames = np.asarray(attributes["frames"], dtype=np.int64)
             self._units[video_id] = VideoUnit(frames, View(*attributes["view"]), roi)
         return self._units[video_id]

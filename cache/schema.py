@@ -165,7 +165,9 @@ class Recipe:
         try:
             return cls(**{**stored, "channels": tuple(stored["channels"]), "strides": tuple(stored["strides"])})
         except (TypeError, KeyError) as error:
-            raise CacheError("the recipe in cache.json cannot be read", found=error, hint="stvg extract again") from None
+            raise CacheError(
+                "the recipe in cache.json cannot be read", found=error, hint="stvg extract again"
+            ) from None
 
     def require_equal(self, other: Recipe, where: object) -> None:
         """Refuse ``other`` (what is asked for now) unless it equals this one (what the cache was made with)."""

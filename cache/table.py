@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -113,7 +112,9 @@ class SampleTable(Sequence[Sample]):
     def __getitem__(self, i):  # type: ignore[no-untyped-def]  # only whole numbers; Sequence also promises slices
         if not 0 <= i < len(self):
             raise IndexError(i)
-        row: dict[str, Any] = {k: c[i].as_py() if isinstance(c, pa.Array) else c[i].item() for k, c in self._columns.items()}
+        row: dict[str, Any] = {
+            k: c[i].as_py() if isinstance(c, pa.Array) else c[i].item() for k, c in self._columns.items()
+        }
         video = self._videos.get(row["video_id"])
         if video is None:
             facts = (row[k] for k in ("video_id", "path", "width", "height", "fps", "frame_count"))

@@ -71,7 +71,9 @@ def run_demo(out: Path, *, quick: bool, seed: int, say: Say) -> dict[str, float]
 
     experiment = load_experiment("tiny", [*size.settings, f"train.seed={seed}"])
     run = Run(run_path, Cache.open(cache_path), experiment, "train", torch.device("cpu"))
-    stage(f"training a head of {sum(p.numel() for p in run.model.parameters()):,} parameters for {run.total_steps} steps")
+    stage(
+        f"training a head of {sum(p.numel() for p in run.model.parameters()):,} parameters for {run.total_steps} steps"
+    )
 
     def progress(line: dict[str, float]) -> None:
         if line["step"] % max(1, run.total_steps // 8) < experiment.train.log_every:
@@ -86,7 +88,9 @@ def run_demo(out: Path, *, quick: bool, seed: int, say: Say) -> dict[str, float]
     write_predictions(out / "predictions.jsonl", tubes.values(), {s.sample_id: s for s in held_out.samples()})
     scores = score_split(held_out, tubes, "tubedetr")
     shuffle_sentences(held_out, seed)
-    control = overall(score_split(held_out, tubes_of(head.model, held_out, head.batch_size, torch.device("cpu")), "tubedetr"))
+    control = overall(
+        score_split(held_out, tubes_of(head.model, held_out, head.batch_size, torch.device("cpu")), "tubedetr")
+    )
     reached = overall(scores)
     picture = draw_strip(held_out, tubes, data / "vidor" / "video", out / "grounding.png")
 

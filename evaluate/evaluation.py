@@ -91,7 +91,9 @@ def score_split(dataset: CachedDataset, tubes: dict[int | str, Tube], protocol: 
     return score(samples, tubes, protocol=protocol, sampling=dataset.sampling, allow_missing=bool(dataset.missing))
 
 
-def validation(dataset: CachedDataset, batch_size: int, device: torch.device, protocol: str) -> Callable[[FSM], dict[str, float]]:
+def validation(
+    dataset: CachedDataset, batch_size: int, device: torch.device, protocol: str
+) -> Callable[[FSM], dict[str, float]]:
     """A function that scores a model on a split: the mean of every metric over the groups, weighted by their samples."""
 
     def validate(model: FSM) -> dict[str, float]:

@@ -8,11 +8,9 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NamedTuple
 
 from ..cache.errors import UsageError
-from ..cache.sampling import Sampling
 from .metrics import METRICS, Scores
 
 COLUMNS = ("group", "source", *METRICS)
@@ -68,15 +66,12 @@ def format_table(
     """A table with a row per group, ending in a newline.
 
     Naming ``dataset`` and ``split`` adds the published rows of exactly these; where there are none, the table has none.
-    ``sampling`` is stated beside the protocol, by default as it was scored. ``run`` names the scored rows. ``style``:
-    terminal, markdown, csv or latex. CSV puts the statement of how it was scored into columns and leaves the footnote
-    out, so that every line is data.
+    ``run`` names the scored rows. ``style``: terminal, markdown, csv or latex. CSV puts the statement of how it was
+    scored into columns and leaves the footnote out, so that every line is data.
     Raises UsageError for another style.
     """
     if style not in STYLES:
         raise UsageError(f"there is no table style {style!r}", expected=", ".join(STYLES))
-    if sampling:
-        scores = replace(scores, sampling=sampling)
     beside = PUBLISHED.get((dataset or "", split or ""), {})
     rows = []
     for group, means in scores.groups.items():

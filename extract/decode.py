@@ -15,10 +15,11 @@ and a clean cut of a container without an index (MPEG-TS, FLV, Matroska), whose 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -112,7 +113,7 @@ def _blocks(path: str | Path, wanted: IntArray, size: tuple[int, int], block: in
                 )
             if done % block == 0:
                 out = np.empty((min(block, wanted.size - done), size[1], size[0], 3), dtype=np.uint8)
-            out[done % block] = turn.apply(picture.to_ndarray(format="rgb24"))
+            out[done % block] = turn.apply(cast(Pixels, picture.to_ndarray(format="rgb24")))
             done += 1
             if done % block == 0 or done == wanted.size:
                 yield out
@@ -228,9 +229,10 @@ class Orientation:
     @classmethod
     def of(cls, picture: VideoFrame, path: str | Path) -> Orientation:
         """Read the display matrix [[a, b], [c, d]]: stored (x, y) is shown at (a x + c y, b x + d y), up to a shift."""
-        if "DISPLAYMATRIX" not in picture.side_data:
+        side_data = cast(Mapping[str, Any], picture.side_data)  # by name; its own annotation lists two of the names
+        if "DISPLAYMATRIX" not in side_data:
             return cls()
-        matrix = np.frombuffer(bytes(picture.side_data["DISPLAYMATRIX"]), dtype="=i4").reshape(3, 3)
+        matrix = np.frombuffer(bytes(side_data["DISPLAYMATRIX"]), dtype="=i4").reshape(3, 3)
         a, b, c, d = (int(n) for n in matrix[:2, :2].ravel())
         if b == c == 0 and a and d:
             return cls(False, d < 0, a < 0)

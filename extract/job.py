@@ -86,8 +86,8 @@ def run_job(job: ExtractJob, progress: Bar | None = None) -> tuple[Report, list[
     files = find_video_files({s.video.video_id: s.video for s in samples}.values(), folder)
     if progress:
         progress.total(len(files))
-    options = Options(
-        job.device, batch_frames=job.batch_frames, strict=job.strict, retry_skipped=job.retry_skipped
+    options = Options(job.device, batch_frames=job.batch_frames, strict=job.strict, retry_skipped=job.retry_skipped)
+    report = extract(
+        samples, files, job.out, recipe, backbone, text, store=job.store, options=options, progress=progress
     )
-    report = extract(samples, files, job.out, recipe, backbone, text, store=job.store, options=options, progress=progress)
     return report, dropped

@@ -305,5 +305,3 @@ def make_recipe(
         text_width=text.width,
         **chosen,
     )
-
-

@@ -21,7 +21,9 @@ def apply_view(frames: NDArray[np.uint8], view: View, mean: Sequence[float], std
     Raises ValueError for frames of another size than the view's source.
     """
     if frames.shape[1:] != (view.source_height, view.source_width, 3):
-        raise ValueError(f"frames are {frames.shape[1:]}, the view expects {(view.source_height, view.source_width, 3)}")
+        raise ValueError(
+            f"frames are {frames.shape[1:]}, the view expects {(view.source_height, view.source_width, 3)}"
+        )
     # channels_last all the way: the source already is, and the encoders are faster for it
     pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last)
     if (view.height, view.width) != (view.source_height, view.source_width):

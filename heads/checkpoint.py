@@ -109,7 +109,9 @@ def load_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: 
     """Put back what `optimizer_tensors` gave."""
     for name, parameter in model.named_parameters():
         prefix = name + "."
-        state = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix) and "." not in k[len(prefix) :]}
+        state = {
+            k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix) and "." not in k[len(prefix) :]
+        }
         if state:
             optimizer.state[parameter] = {
                 k: v.clone() if k == "step" else v.to(parameter.device, copy=True) for k, v in state.items()

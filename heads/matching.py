@@ -32,7 +32,9 @@ def match_tubes(pred_boxes: Tensor, pred_score: Tensor | None, target: Tensor, i
     cost = BOX_COST * (boxes - wanted).abs().sum(-1) + GIOU_COST * (1 - generalised_iou(boxes, wanted))
     if pred_score is not None:
         score = pred_score.float()
-        cost = cost + LABEL_COST * FOCAL_ALPHA * (1 - score.sigmoid()) ** FOCAL_GAMMA * -torch.nn.functional.logsigmoid(score)
+        cost = cost + LABEL_COST * FOCAL_ALPHA * (1 - score.sigmoid()) ** FOCAL_GAMMA * -torch.nn.functional.logsigmoid(
+            score
+        )
     # Not `cost * mask`: 0 · nan is nan.
     total = cost.masked_fill(~in_moment[:, None], 0).sum(-1)  # (B, N)
     return (total / in_moment.sum(-1, keepdim=True)).argmin(-1)

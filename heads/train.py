@@ -103,7 +103,9 @@ class Run:
             raise CheckpointError(
                 f"{self.folder} holds a run with another {' and '.join(differing)}",
                 **{k: f"run has {saved.facts.get(k)}, asked for {now[k]}" for k in differing if k != "experiment"},
-                settings=_differences(saved.facts["experiment"], now["experiment"]) if "experiment" in differing else None,
+                settings=_differences(saved.facts["experiment"], now["experiment"])
+                if "experiment" in differing
+                else None,
                 effect="nothing was changed",
                 hint="choose another --out folder, or repeat the command that started this run",
             )

@@ -67,6 +67,7 @@ def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def extract_synthetic(data: Path, out: Path, **changes: object) -> Path:
     """A cache of a synthetic dataset with the tiny encoders."""
     import torch
+
     from stvg.cache.sampling import Sampling
     from stvg.extract.job import ExtractJob, run_job
 

@@ -25,7 +25,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert uv, "uv builds the wheel: pip install uv"
     out = tmp_path_factory.mktemp("dist")
     source = out / "source"  # setuptools leaves a build folder where it works
-    ignored = shutil.ignore_patterns(".git", ".venv", "build", "typings", "*.egg-info", "__pycache__", "stvg-demo", "runs")
+    ignored = shutil.ignore_patterns(
+        ".git", ".venv", "build", "typings", "*.egg-info", "__pycache__", "stvg-demo", "runs"
+    )
     shutil.copytree(ROOT, source, ignore=ignored)
     run(uv, "build", "--wheel", "--out-dir", out, source)
     return next(out.glob("*.whl"))
@@ -33,7 +35,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_holds_every_module_and_preset_and_nothing_of_the_tests(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    expected = {f"stvg/{p.relative_to(ROOT).as_posix()}" for r in ("cache", "extract", "heads", "evaluate") for p in (ROOT / r).rglob("*.py")}
+    expected = {
+        f"stvg/{p.relative_to(ROOT).as_posix()}"
+        for r in ("cache", "extract", "heads", "evaluate")
+        for p in (ROOT / r).rglob("*.py")
+    }
     expected |= {f"stvg/heads/presets/{p.name}" for p in (ROOT / "heads/presets").glob("*.yaml")}
     expected |= {"stvg/cli.py", "stvg/__init__.py", "stvg/py.typed"}
     assert {n for n in names if not n.split("/")[0].endswith(".dist-info")} == expected

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from stvg.cache.errors import AnnotationError, CacheError, StvgError, VideoError
 from stvg.cache.schema import MAX_SIDE, Recipe, Sample, Video, View
 
@@ -49,7 +50,9 @@ def test_boxes_outside_the_moment_are_absent_not_zero():
 @pytest.mark.parametrize("name", [f.name for f in fields(Recipe)])
 def test_changing_any_field_makes_the_old_cache_stale_and_the_message_names_it(name):
     old = getattr(RECIPE, name)
-    changed = replace(RECIPE, **{name: old + ("x",) if isinstance(old, tuple) else old + (1 if isinstance(old, int | float) else "x")})
+    changed = replace(
+        RECIPE, **{name: (*old, "x") if isinstance(old, tuple) else old + (1 if isinstance(old, int | float) else "x")}
+    )
     assert changed.fingerprint != RECIPE.fingerprint
     with pytest.raises(CacheError, match=name):
         RECIPE.require_equal(changed, "cache/")
@@ -67,7 +70,10 @@ def test_a_recipe_survives_json():
 
 @pytest.mark.parametrize(
     "error",
-    [VideoError("x.mp4 ends early", expected="613 frames", hint="fetch it again"), AnnotationError("f.json", 3, "bbox", "no boxes")],
+    [
+        VideoError("x.mp4 ends early", expected="613 frames", hint="fetch it again"),
+        AnnotationError("f.json", 3, "bbox", "no boxes"),
+    ],
 )
 def test_errors_keep_their_facts_between_processes(error):
     import pickle

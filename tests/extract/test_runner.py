@@ -157,5 +157,5 @@ def test_samples_come_back_from_the_table_as_they_were_read(synthetic, tiny_cach
     read = [s for split in ("train", "test") for s in read_annotations("vidstg", synthetic, split).samples]
     assert len(cache.samples) == len(read)
     for stored, sample in zip(cache.samples, read, strict=True):
-        assert replace(stored, boxes=None) .__dict__ == replace(sample, boxes=None).__dict__
+        assert replace(stored, boxes=None).__dict__ == replace(sample, boxes=None).__dict__
         np.testing.assert_array_equal(stored.boxes, sample.boxes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+
 from stvg.cache.batch import Inputs, Targets
 from stvg.heads.fusion import FusionConfig
 from stvg.heads.model import FeatureFacts, ModelConfig

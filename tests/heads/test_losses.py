@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
+from torchvision.ops import generalized_box_iou, sigmoid_focal_loss
+
 from stvg.cache.errors import UsageError
 from stvg.heads.boxes import generalised_iou, to_corners
 from stvg.heads.experiment import load_experiment
@@ -24,7 +26,6 @@ from stvg.heads.losses import (
     span_loss,
 )
 from stvg.heads.matching import match_tubes
-from torchvision.ops import generalized_box_iou, sigmoid_focal_loss
 
 
 def test_box_span_and_attention_terms_equal_the_recorded_baseline_with_gradients(shared):
@@ -156,7 +157,10 @@ def mrcl_by_loops(states, anchor, matched, inside):
     total = 0.0
     for b in range(len(states)):
         frames = inside[b].nonzero().flatten().tolist()
-        s = [[F.cosine_similarity(states[b, n, t], anchor[b, t], dim=0).item() / 0.1 for t in frames] for n in range(states.shape[1])]
+        s = [
+            [F.cosine_similarity(states[b, n, t], anchor[b, t], dim=0).item() / 0.1 for t in frames]
+            for n in range(states.shape[1])
+        ]
         z = sum(math.exp(v) for row in s for v in row)
         total += -sum(math.log(math.exp(v) / z) for v in s[matched[b]]) / len(frames)
     return total / len(states)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from stvg.heads.fusion import FusionConfig
 from stvg.heads.losses import Criterion, LossConfig
 from stvg.heads.model import FeatureFacts, ModelConfig, build_model
@@ -95,7 +96,10 @@ def test_gradients_of_a_padded_batch_are_the_sum_of_single_ones():
     def gradients(clips):
         model, inputs, _, output = forward(clips, small())
         real = ~inputs.frame_padding
-        loss = sum((layer.boxes.transpose(1, 2)[real].square().sum() + layer.span.transpose(1, 2)[real].sum()) for layer in output.layers)
+        loss = sum(
+            (layer.boxes.transpose(1, 2)[real].square().sum() + layer.span.transpose(1, 2)[real].sum())
+            for layer in output.layers
+        )
         loss = loss + output.anchor.states.square().sum()
         loss.backward()
         return {n: p.grad for n, p in model.named_parameters()}

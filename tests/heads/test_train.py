@@ -189,5 +189,5 @@ def test_features_that_a_head_needs_and_the_cache_lacks_are_refused(tiny_cache):
         data(tiny_cache, targets="full")
     with pytest.raises(CacheError, match="no split 'vla'"):
         CachedDataset(Cache.open(tiny_cache), "vla", Sampling(5.0, 40))
-    with pytest.raises(CacheError, match="frames at 5.0 fps"):
+    with pytest.raises(CacheError, match=r"frames at 5\.0 fps"):
         CachedDataset(Cache.open(tiny_cache), "train", Sampling(4.0, 40))
