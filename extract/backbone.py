@@ -14,7 +14,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from ..cache.config import nearest
 from ..cache.errors import CheckpointError, UsageError
-from .weights import load_exactly, read_state_dict, seeded, state_sha256
+from .weights import load_exactly, random_values, read_state_dict, state_sha256
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -69,7 +69,7 @@ class ResNet101(Backbone):
         for name, value in self.body.state_dict().items():
             if value.dim() == 4:
                 fan_in = value[0].numel()
-                value.copy_(torch.randn(value.shape, generator=seeded(seed, name)) * math.sqrt(2 / fan_in))
+                value.copy_(random_values(value.shape, seed, name) * math.sqrt(2 / fan_in))
             elif name.endswith("bn3.weight"):
                 value.fill_(0.25)
 
@@ -102,7 +102,7 @@ class TinyBackbone(Backbone):
         self.register_buffer("opponents", torch.tensor(opponents)[:, :, None, None])
         width = self.CUES
         for level, mixtures in enumerate(self.MIXTURES):
-            kernel = torch.randn(mixtures, width, 3, 3, generator=seeded(seed, f"tiny {level}"))
+            kernel = random_values((mixtures, width, 3, 3), seed, f"tiny {level}")
             self.register_buffer(f"mix{level}", kernel * math.sqrt(2 / (9 * width)))
             width = mixtures
 

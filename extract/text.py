@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from ..cache.config import nearest
 from ..cache.errors import CheckpointError, UsageError
-from .weights import load_exactly, read_state_dict, seeded, state_sha256
+from .weights import StateDict, first_line, load_exactly, random_values, read_state_dict, state_sha256
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +55,8 @@ class Roberta:
 
     @torch.inference_mode()
     def encode(self, sentences: list[str]) -> list[NDArray[np.float32]]:
+        if not sentences:
+            return []
         ids, mask = self.tokenize(sentences)
         device = next(self.module.parameters()).device
         hidden = self.module(ids.to(device), attention_mask=mask.to(device)).last_hidden_state.float().cpu().numpy()
@@ -77,73 +78,101 @@ class TinyText:
         return [np.stack([vectors[w] for w in sentence]) for sentence in words]
 
     def vector(self, word: str) -> NDArray[np.float32]:
-        return torch.randn(self.width, generator=seeded(self.seed, f"word {word}")).numpy()
-
-
-@contextmanager
-def _offline() -> Iterator[None]:
-    """Nothing is fetched, and transformers keeps its progress bars and advice to itself."""
-    import transformers
-
-    verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(verbosity)
+        return random_values((self.width,), self.seed, f"word {word}").numpy()
 
 
 def _roberta(weights: str | None, tokenizer: str | None, seed: int) -> Roberta:
     from transformers import RobertaConfig, RobertaModel
 
-    with _offline():
-        if weights == "random":
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                config = RobertaConfig(
-                    vocab_size=50265, max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5
-                )
-                module: nn.Module = RobertaModel(config)
-            return Roberta(module, _tokenizer(tokenizer))
-        if weights is not None and Path(weights).is_file():
-            module = RobertaModel(RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1))
-            load_exactly(module, _plain_names(read_state_dict(Path(weights))), weights)
-            return Roberta(module, _tokenizer(tokenizer))
-        try:
-            module = RobertaModel.from_pretrained(weights or "roberta-base", local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(
-                f"no RoBERTa weights in {weights}" if weights else "no weights for roberta-base",
-                expected="a folder with config.json and model.safetensors, or the local Hugging Face cache",
-                found=str(error).splitlines()[0][:160],
-                effect="nothing is downloaded",
-                hint="--text-weights DIR, or --text-weights random --tokenizer DIR to try things out",
-            ) from None
-        return Roberta(module, _tokenizer(tokenizer or weights or "roberta-base"))
+    config = RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5)
+    with torch.random.fork_rng(devices=[]):  # what it draws is replaced below, and not the caller's to miss
+        module = RobertaModel(config)
+    if weights == "random":
+        for name, value in module.state_dict().items():
+            if value.dim() == 2:
+                value.copy_(random_values(value.shape, seed, name) * config.initializer_range)
+    else:
+        file = _weights_file(weights)
+        load_exactly(module, _plain_names(read_state_dict(file)), file)
+        if tokenizer is None and weights is not None and Path(weights).is_dir():
+            tokenizer = weights
+    return Roberta(module, load_tokenizer(tokenizer, config.vocab_size))
 
 
-def _plain_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Published names without their prefix; position ids, which old files carry, are no weights."""
+def _weights_file(weights: str | None) -> Path:
+    """A file, the file in a folder, or the one in the local Hugging Face cache. Never fetched."""
+    names = ("model.safetensors", "pytorch_model.bin")
+    if weights is None:
+        found = [Path(file) for name in names if (file := _in_hub_cache(name))]
+    elif Path(weights).is_dir():
+        found = [Path(weights) / name for name in names if (Path(weights) / name).is_file()]
+    else:
+        return Path(weights)
+    if not found:
+        raise CheckpointError(
+            f"no RoBERTa weights in {weights}" if weights else "no weights for roberta-base",
+            expected=f"{' or '.join(names)} in {weights or 'the local Hugging Face cache'}",
+            effect="nothing is downloaded",
+            hint="--text-weights DIR, or --text-weights random --tokenizer DIR to try things out",
+        )
+    return found[0]
+
+
+def _in_hub_cache(name: str) -> str | None:
+    """Where the local Hugging Face cache keeps a file of roberta-base, under its old or its new name."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for repository in ("roberta-base", "FacebookAI/roberta-base"):
+        if isinstance(file := try_to_load_from_cache(repository, name), str):
+            return file
+    return None
+
+
+def _plain_names(tensors: StateDict) -> StateDict:
+    """Published names without their prefix; position ids, which old files carry, are no weights.
+
+    The published roberta-base has no pooler. Nothing here uses it, so its place is filled with zeros: random values
+    would give the same weights another hash every time.
+    """
     for prefix in ("transformer.text_encoder.", "roberta."):
         if any(k.startswith(prefix) for k in tensors):
             tensors = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-    return {k: v for k, v in tensors.items() if k != "embeddings.position_ids"}
+    pooler = {"pooler.dense.weight": torch.zeros(768, 768), "pooler.dense.bias": torch.zeros(768)}
+    return {k: v for k, v in {**pooler, **tensors}.items() if k != "embeddings.position_ids"}
 
 
-def _tokenizer(folder: str | None) -> Any:
+def load_tokenizer(folder: str | None, vocabulary: int) -> Any:
+    """The tokenizer of a folder or of the local cache, with the vocabulary size and the marks RoBERTa was trained with.
+
+    transformers makes an empty tokenizer of a folder without one, hence the checks.
+    """
     from transformers import RobertaTokenizerFast
 
-    try:
-        return RobertaTokenizerFast.from_pretrained(folder or "roberta-base", local_files_only=True)
-    except (OSError, ValueError, TypeError) as error:
+    if folder is None and (cached := _in_hub_cache("vocab.json")):
+        folder = str(Path(cached).parent)
+    where = folder or "the local Hugging Face cache"
+    expected = f"vocab.json and merges.txt, or tokenizer.json, of {vocabulary:,} entries"
+    hint = "--tokenizer DIR"
+    alternatives = [("tokenizer.json",), ("vocab.json", "merges.txt")]
+    if folder is None or not any(all((Path(folder) / n).is_file() for n in names) for names in alternatives):
         raise CheckpointError(
-            f"no RoBERTa tokenizer in {folder or 'the local Hugging Face cache'}",
-            expected="vocab.json and merges.txt, or tokenizer.json",
-            found=str(error).splitlines()[0][:160],
-            effect="nothing is downloaded",
-            hint="--tokenizer DIR",
+            f"no RoBERTa tokenizer in {where}", expected=expected, effect="nothing is downloaded", hint=hint
+        )
+    try:
+        found = RobertaTokenizerFast.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the tokenizers library raises bare Exceptions
+        raise CheckpointError(
+            f"the tokenizer in {where} cannot be read", expected=expected, found=first_line(error), hint=hint
         ) from None
+    marks = (found.bos_token_id, found.pad_token_id, found.eos_token_id)
+    if len(found) != vocabulary or marks != (0, 1, 2):
+        raise CheckpointError(
+            f"the tokenizer in {where} is not RoBERTa's",
+            expected=f"{vocabulary:,} entries; <s>, <pad>, </s> are 0, 1, 2",
+            found=f"{len(found):,} entries; <s>, <pad>, </s> are {', '.join(map(str, marks))}",
+            hint=hint,
+        )
+    return found
 
 
 def _tiny(weights: str | None, tokenizer: str | None, seed: int) -> TinyText:

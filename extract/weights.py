@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -36,12 +38,14 @@ def read_state_dict(path: Path) -> StateDict:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        # MDETR and TubeDETR store their options as an argparse namespace, which holds data and runs nothing.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{path} cannot be read as weights",
             expected="a whole .safetensors file, or a torch file of tensors only",
-            found=f"{path.stat().st_size:,} bytes; {str(error).splitlines()[0][:160]}",
+            found=f"{path.stat().st_size:,} bytes; {first_line(error)}",
             hint="download it again, or convert it to safetensors",
         ) from None
     for container in ("model", "state_dict"):
@@ -52,8 +56,13 @@ def read_state_dict(path: Path) -> StateDict:
     return dict(loaded)
 
 
+def first_line(error: Exception) -> str:
+    """What a library's error says, short enough for one of ours."""
+    return (str(error) or type(error).__name__).splitlines()[0][:160]
+
+
 def load_exactly(module: nn.Module, tensors: StateDict, where: object) -> None:
-    """Load every tensor of ``module`` by name and shape. Raises CheckpointError listing what is missing or left over."""
+    """Load every tensor of ``module`` by name and shape. CheckpointError lists what is missing or left over."""
     wanted = {k: tuple(v.shape) for k, v in module.state_dict().items()}
     found = {k: tuple(v.shape) for k, v in tensors.items()}
     missing, unexpected = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
@@ -85,7 +94,12 @@ def state_sha256(tensors: Mapping[str, Tensor], extra: bytes = b"") -> str:
     return digest.hexdigest()
 
 
-def seeded(seed: int, name: str) -> torch.Generator:
-    """A random generator of its own for every tensor, so that values do not depend on the order of drawing."""
+def random_values(shape: Sequence[int], seed: int, name: str) -> Tensor:
+    """Seeded random numbers of mean 0 and variance 1, float32, the same on every machine.
+
+    Torch's normal numbers differ in their last bits with the processor's vector unit, and so would the hash of weights
+    made of them. These are whole numbers scaled, which leaves nothing to rounding: uniform, every tensor by itself.
+    """
     number = int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:8], "little")
-    return torch.Generator().manual_seed(number)
+    whole = np.random.Generator(np.random.PCG64(number)).integers(-(2**22), 2**22, tuple(shape), dtype=np.int32)
+    return torch.from_numpy(whole.astype(np.float32) * np.float32(3**0.5 / 2**22))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import argparse
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from stvg.cache.schema import View
 from stvg.extract.backbone import Backbone, build_backbone
 from stvg.extract.decode import read_frames
 from stvg.extract.transforms import apply_view
-from stvg.extract.weights import load_exactly, read_state_dict, state_sha256
+from stvg.extract.weights import load_exactly, random_values, read_state_dict, state_sha256
 
 LEVELS = ("c3", "c4", "c5")
 
@@ -116,6 +118,17 @@ def test_truncated_weights_are_refused(name: str, keep: float, tmp_path: Path) -
         read_state_dict(path)
 
 
+def test_an_empty_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty.pth").touch()
+    with pytest.raises(CheckpointError, match="cannot be read as weights"):
+        read_state_dict(tmp_path / "empty.pth")
+
+
+def test_options_stored_beside_the_weights_do_not_stop_them_from_loading(tmp_path: Path) -> None:
+    torch.save({"model": {"a": torch.ones(2)}, "args": argparse.Namespace(lr=1e-4)}, tmp_path / "mdetr.pth")
+    assert torch.equal(read_state_dict(tmp_path / "mdetr.pth")["a"], torch.ones(2))
+
+
 def test_a_pickle_that_runs_code_is_refused_without_running_it(tmp_path: Path) -> None:
     class Touch:
         def __reduce__(self) -> tuple[object, ...]:
@@ -169,6 +182,14 @@ def test_random_resnet_features_of_real_frames_suit_fp16_and_tell_frames_apart(r
             assert (maps[i] - maps[j]).norm() > 0.1 * maps[i].norm(), level
             apart = torch.nn.functional.cosine_similarity(*(maps[k].flatten(1).mean(1) for k in (i, j)), dim=0)
             assert apart < 0.99999, level
+
+
+def test_random_values_are_the_same_on_every_machine() -> None:
+    found = random_values((1000, 50), 7, "layer1.0.conv1.weight")
+    assert hashlib.sha256(found.numpy().tobytes()).hexdigest()[:16] == "be2d707ad35f12de"
+    assert abs(float(found.mean())) < 0.02
+    assert abs(float(found.var()) - 1) < 0.02
+    assert not torch.equal(found, random_values((1000, 50), 7, "layer1.0.conv2.weight"))
 
 
 def test_random_weights_follow_their_seed(resnet: Backbone, tiny: Backbone) -> None:

@@ -8,9 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from stvg.cache.errors import CheckpointError, UsageError
-from stvg.extract.text import Roberta, build_text_encoder
+from stvg.extract.text import Roberta, build_text_encoder, load_tokenizer
 
 SENTENCES = ["Hello world!", "the man in red walks across the street and then turns round", "a"]
 
@@ -90,6 +91,70 @@ def test_what_is_missing_is_named_and_never_fetched(
     with pytest.raises(CheckpointError, match="no RoBERTa tokenizer in"):
         build_text_encoder("roberta-base", "random", str(tmp_path / "nowhere"))
     assert capfd.readouterr().err == ""
+
+
+def publish(roberta: Roberta, folder: Path, **changed: torch.Tensor | None) -> Path:
+    """A folder as published: prefixed names, a language-model head, no pooler. None in ``changed`` leaves one out."""
+    state = {f"roberta.{k}": v for k, v in roberta.module.state_dict().items() if not k.startswith("pooler.")}
+    state |= {"lm_head.bias": torch.zeros(3), **{k.replace("__", "."): v for k, v in changed.items()}}
+    folder.mkdir()
+    save_file({k: v.contiguous() for k, v in state.items() if v is not None}, folder / "model.safetensors")
+    for name in ("vocab.json", "merges.txt"):
+        (folder / name).symlink_to(Path(roberta.tokenizer.name_or_path) / name)
+    return folder
+
+
+def test_a_published_folder_loads_and_hashes_alike_every_time(roberta: Roberta, tmp_path: Path) -> None:
+    folder = str(publish(roberta, tmp_path / "published"))
+    first, second = (build_text_encoder("roberta-base", folder) for _ in range(2))
+    assert first.weights_sha256 == second.weights_sha256
+    np.testing.assert_array_equal(first.encode(SENTENCES[:1])[0], roberta.encode(SENTENCES[:1])[0])
+
+
+def test_a_folder_that_lacks_a_tensor_is_refused_not_filled_with_random_numbers(
+    roberta: Roberta, tmp_path: Path
+) -> None:
+    lost = {"roberta__encoder__layer__3__output__dense__weight": None}
+    folder = publish(roberta, tmp_path / "published", **lost)
+    with pytest.raises(CheckpointError, match="does not fit RobertaModel") as caught:
+        build_text_encoder("roberta-base", str(folder))
+    assert caught.value.facts["missing"] == "encoder.layer.3.output.dense.weight"
+
+
+def test_a_folder_with_a_broken_or_narrower_model_is_refused(tokenizer: str, tmp_path: Path) -> None:
+    narrow = {"roberta.embeddings.word_embeddings.weight": torch.zeros(10, 4)}
+    save_file(narrow, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="does not fit RobertaModel"):
+        build_text_encoder("roberta-base", str(tmp_path), tokenizer)
+    (tmp_path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(CheckpointError, match="git-lfs pointer"):
+        build_text_encoder("roberta-base", str(tmp_path), tokenizer)
+    (tmp_path / "model.safetensors").write_bytes(b"\x10")
+    with pytest.raises(CheckpointError, match="cannot be read as weights"):
+        build_text_encoder("roberta-base", str(tmp_path), tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({}, "no RoBERTa tokenizer"),
+        ({"vocab.json": "{"}, "no RoBERTa tokenizer"),
+        ({"vocab.json": '{"a": 1', "merges.txt": "#version: 0.2"}, "cannot be read"),
+        (
+            {"vocab.json": '{"<s>": 0, "<pad>": 1, "</s>": 2, "a": 3}', "merges.txt": "#version: 0.2"},
+            "is not RoBERTa's",
+        ),
+    ],
+)
+def test_a_folder_without_robertas_tokenizer_is_refused(files: dict[str, str], reason: str, tmp_path: Path) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(CheckpointError, match=reason):
+        load_tokenizer(str(tmp_path), 50265)
+
+
+def test_no_sentences_give_no_features(roberta: Roberta) -> None:
+    assert roberta.encode([]) == build_text_encoder("tiny").encode([]) == []
 
 
 @settings(max_examples=30, deadline=None)
