@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,13 +14,24 @@ from ..cache.dataset import CachedDataset, inference_batches
 from ..cache.errors import CacheError
 from ..cache.index import Cache
 from ..cache.sampling import Sampling
-from ..cache.schema import Tube
+from ..cache.schema import Recipe, Tube
 from ..heads.checkpoint import load_checkpoint, load_into
 from ..heads.experiment import Experiment
 from ..heads.infer import predict
 from ..heads.model import FSM, FeatureFacts, build_model
-from ..heads.train import feature_facts
 from .metrics import Scores, score
+
+READ_AS_TRAINED = (
+    "backbone",
+    "backbone_sha256",
+    "text_encoder",
+    "text_sha256",
+    "fps",
+    "resolution",
+    "max_side",
+    "decode",
+)
+"""What a head's features must have in common with those it was trained on."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +41,8 @@ class Head:
     model: FSM
     sampling: Sampling
     batch_size: int
-    fingerprint: str
-    step: int
-    facts: dict[str, Any]
+    recipe: Recipe
+    """Of the cache it was trained on."""
 
 
 def load_head(path: Path, device: torch.device) -> Head:
@@ -46,28 +55,24 @@ def load_head(path: Path, device: torch.device) -> Head:
     )
     model = build_model(experiment.model, facts)
     load_into(model, saved.group("ema"), path)
-    sampling = Sampling(saved.facts["fps"], experiment.model.max_frames)
-    return Head(
-        model.to(device).eval(),
-        sampling,
-        experiment.train.batch_size,
-        saved.facts["fingerprint"],
-        saved.facts["step"],
-        saved.facts,
-    )
+    recipe = Recipe.from_json(saved.facts["recipe"])
+    sampling = Sampling(recipe.fps, experiment.model.max_frames)
+    return Head(model.to(device).eval(), sampling, experiment.train.batch_size, recipe)
 
 
 def open_split(head: Head, cache: Cache, split: str) -> CachedDataset:
     """A split of a cache whose features this head can read. Raises CacheError when they are of another kind.
 
-    The encoders must be the same; the dataset may be another one.
+    Encoders, geometry and rate must be the same; dataset, levels and dtype may be others.
     """
-    if feature_facts(cache) != head.model.features:
+    trained, found = head.recipe.to_json(), cache.recipe.to_json()
+    differing = [name for name in READ_AS_TRAINED if trained[name] != found[name]]
+    if differing:
         raise CacheError(
             f"{cache.path} holds other features than this head was trained on",
-            expected=head.model.features,
-            found=feature_facts(cache),
-            hint="evaluate on a cache extracted with the same encoders",
+            **{name: f"trained on {trained[name]!r}, cache has {found[name]!r}" for name in differing},
+            effect="nothing was scored",
+            hint="evaluate on a cache extracted with the same encoders and geometry",
         )
     return CachedDataset(cache, split, Sampling(cache.recipe.fps, head.sampling.max_frames))
 

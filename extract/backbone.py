@@ -124,8 +124,8 @@ class TinyBackbone(Backbone):
         even = F.pad(middle, (0, middle.shape[3] % 2, 0, middle.shape[2] % 2))
         layout = F.pixel_unshuffle(even, 2) * 2
         rows, columns = (torch.arange(size, device=pixels.device) for size in layout.shape[2:])
-        y = ((rows + 0.5) * 32 / h - 1)[None, None, :, None].expand(n, 2, -1, layout.shape[3])
-        x = ((columns + 0.5) * 32 / w - 1)[None, None, None, :].expand(n, 2, layout.shape[2], -1)
+        y = 3 * ((rows + 0.5) * 32 / h - 1)[None, None, :, None].expand(n, 2, -1, layout.shape[3])
+        x = 3 * ((columns + 0.5) * 32 / w - 1)[None, None, None, :].expand(n, 2, layout.shape[2], -1)
         return {
             "c3": torch.cat([fine, mixed3], dim=1),
             "c4": torch.cat([middle, mixed4], dim=1),

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..cache.errors import UsageError
 from ..cache.sampling import FloatArray, IntArray
-from .scenes import COLOURS, DIRECTIONS, NEAR, PREDICATES, SHAPES, SIZES, Event, Scene, SyntheticConfig, Thing, gaps
+from .scenes import DIRECTIONS, NEAR, SIZES, Event, Scene, SyntheticConfig, Thing, gaps
 
 TRIES = 32
 """Places tried at once for an object."""
@@ -22,9 +22,9 @@ def plan_scene(rng: np.random.Generator, config: SyntheticConfig) -> Scene:
     """Invent one video. Raises UsageError when the objects never fit into the picture."""
     for _ in range(20):
         frame_count = int(rng.integers(config.frames[0], config.frames[1] + 1))
-        looks = _looks(rng, int(rng.integers(config.objects[0], config.objects[1] + 1)))
+        looks = _looks(rng, config, int(rng.integers(config.objects[0], config.objects[1] + 1)))
         # As few kinds of event as objects, so that most kinds happen to several of them.
-        kinds = [str(kind) for kind in rng.choice(PREDICATES, size=len(looks), replace=False)]
+        kinds = [str(kind) for kind in rng.choice(config.predicates, size=len(looks), replace=False)]
         for _ in range(40):  # what is hard to place is tried for longer, so that it is not rarer
             if (planned := _plan(rng, config, frame_count, looks, kinds)) is not None:
                 return Scene(config.width, config.height, frame_count, *planned, int(rng.integers(2**62)))
@@ -49,13 +49,13 @@ def _plan(
     return tuple(things), tuple(events)
 
 
-def _looks(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
+def _looks(rng: np.random.Generator, config: SyntheticConfig, count: int) -> list[tuple[str, str]]:
     """Distinct (colour, shape) pairs: the first shares its colour with one object and its shape with another."""
-    colours = rng.choice(list(COLOURS), size=2, replace=False)
-    shapes = rng.choice(SHAPES, size=2, replace=False)
+    colours = rng.choice(config.colours, size=2, replace=False)
+    shapes = rng.choice(config.shapes, size=2, replace=False)
     looks = [(str(colours[0]), str(shapes[0])), (str(colours[0]), str(shapes[1])), (str(colours[1]), str(shapes[0]))]
     while len(looks) < count:
-        look = (str(rng.choice(list(COLOURS))), str(rng.choice(SHAPES)))
+        look = (str(rng.choice(config.colours)), str(rng.choice(config.shapes)))
         looks += [look] if look not in looks else []
     return [looks[i] for i in rng.permutation(count)]
 
@@ -119,7 +119,7 @@ def _place(
     short, passage, frames = picture.min(), _passage(frame_count), np.arange(frame_count)
     grower = any(event.predicate == "grows" for event in events)
     size = str(rng.choice(list(SIZES)))
-    sides = np.full(frame_count, rng.uniform(*SIZES["small" if grower else size]) * short)
+    sides = np.full(frame_count, rng.uniform(*SIZES["small" if grower else size]) * short * config.scale)
     phases, periods = rng.uniform(0, 2 * np.pi, size=2), rng.uniform(12, 24, size=2)
     offset = rng.uniform(0.4, 1.0) * np.sin(phases + 2 * np.pi * frames[:, None] / periods)  # rest is a small wobble
     for event in events:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +35,14 @@ class SyntheticConfig:
     frames: tuple[int, int] = (48, 64)
     """Fewest and most frames of a video. HC-STVG clips have at least 100 to 120."""
     objects: tuple[int, int] = (3, 4)
+    colours: tuple[str, ...] = tuple(COLOURS)
+    shapes: tuple[str, ...] = SHAPES
+    predicates: tuple[str, ...] = PREDICATES
+    """What can happen; a video shows as many kinds of event as it has objects."""
+    scale: float = 1.0
+    """Objects are this much larger than `SIZES` says."""
+    paraphrase: bool = True
+    """Tell the same kind of event in several wordings."""
     jobs: int = 1
     """Processes that make videos. Does not change what is made."""
 
@@ -45,11 +54,20 @@ class SyntheticConfig:
             "fps above 0": self.fps > 0,
             "frames of at least 48, fewest first": 48 <= fewest <= most,
             "3 to 5 objects, fewest first": 3 <= self.objects[0] <= self.objects[1] <= 5,
+            "known colours and shapes, two of each or more": _known(self.colours, COLOURS)
+            and _known(self.shapes, SHAPES),
+            "known predicates, one per object or more": _known(self.predicates, PREDICATES)
+            and len(self.predicates) >= self.objects[1],
+            "a scale from 0.5 to 1.5": 0.5 <= self.scale <= 1.5,
             "at least 1 job": self.jobs >= 1,
         }
         for expected, holds in allowed.items():
             if not holds:
                 raise UsageError("these settings make no synthetic dataset", expected=expected, found=self)
+
+
+def _known(chosen: tuple[str, ...], known: Collection[str]) -> bool:
+    return len(chosen) == len(set(chosen)) >= 2 and set(chosen) <= set(known)
 
 
 @dataclass(frozen=True)

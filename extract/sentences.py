@@ -11,7 +11,9 @@ from .scenes import Event, Scene, Thing
 
 RECORDS = 3
 """Events of a scene that are told. The others happen all the same."""
-WORDINGS = {
+Wordings = dict[str, tuple[str, ...]]
+
+WORDINGS: Wordings = {
     "moves_left": ("moves to the left", "moves left", "goes left"),
     "moves_right": ("moves to the right", "moves right", "goes right"),
     "moves_up": ("moves up", "goes up"),
@@ -80,14 +82,15 @@ def denotation(scene: Scene, form: Form) -> set[tuple[int, int, int]]:
     }
 
 
-def tell(rng: np.random.Generator, scene: Scene) -> tuple[Record, ...]:
+def tell(rng: np.random.Generator, scene: Scene, paraphrase: bool = True) -> tuple[Record, ...]:
     """At most ``RECORDS`` events of the scene in random order, leaving out what no sentence tells unambiguously."""
+    wordings = WORDINGS if paraphrase else {kind: known[:1] for kind, known in WORDINGS.items()}
     records: list[Record] = []
     for index in rng.permutation(len(scene.events)):
         event = scene.events[index]
-        if not event.passing and (caption := next(_captions(rng, scene, event), None)) is not None:
+        if not event.passing and (caption := next(_captions(rng, scene, event, wordings), None)) is not None:
             wanted = int(rng.choice([0, 1, 2], p=[0.15, 0.4, 0.45]))  # with too few unambiguous ones, one on average
-            records.append(Record(event, caption, tuple(_questions(rng, scene, event))[:wanted]))
+            records.append(Record(event, caption, tuple(_questions(rng, scene, event, wordings))[:wanted]))
     return tuple(records[:RECORDS])
 
 
@@ -98,9 +101,9 @@ def _roles(event: Event) -> list[tuple[int, int | None]]:
     return [(event.subject, event.other), (event.other, event.subject)]
 
 
-def _captions(rng: np.random.Generator, scene: Scene, event: Event) -> Iterator[Sentence]:
+def _captions(rng: np.random.Generator, scene: Scene, event: Event, wordings: Wordings) -> Iterator[Sentence]:
     for phrase in _descriptions(rng, scene.things[event.subject]):
-        text = f"{rng.choice(['the', 'the', 'a'])} {phrase} {rng.choice(WORDINGS[event.predicate])}"
+        text = f"{rng.choice(['the', 'the', 'a'])} {phrase} {rng.choice(wordings[event.predicate])}"
         form = Form(phrase, event.predicate)
         if event.other is not None:
             form = Form(phrase, event.predicate, next(_descriptions(rng, scene.things[event.other])))
@@ -109,14 +112,14 @@ def _captions(rng: np.random.Generator, scene: Scene, event: Event) -> Iterator[
             yield Sentence(text, form, event.subject)
 
 
-def _questions(rng: np.random.Generator, scene: Scene, event: Event) -> Iterator[Sentence]:
+def _questions(rng: np.random.Generator, scene: Scene, event: Event, wordings: Wordings) -> Iterator[Sentence]:
     """'what …?', 'which circle …?' and 'which red object …?', of a neighbour also 'what is the red circle next to?'."""
     options = [(*roles, words) for roles in _roles(event) for words in ("what", "shape", "colour")]
     for choice in rng.permutation(len(options)):
         target, other, words = options[choice]
         phrase = Phrase() if words == "what" else Phrase(**{words: getattr(scene.things[target], words)})
         who = "what" if words == "what" else f"which {phrase}"
-        wording = str(rng.choice(WORDINGS[event.predicate]))
+        wording = str(rng.choice(wordings[event.predicate]))
         form, text = Form(phrase, event.predicate), f"{who} {wording}?"
         if other is not None:
             neighbour = Phrase(colour=scene.things[other].colour, shape=scene.things[other].shape)

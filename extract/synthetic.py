@@ -39,7 +39,7 @@ def make_scene(seed: np.random.SeedSequence, config: SyntheticConfig) -> tuple[S
     rng = np.random.default_rng(seed)
     while True:
         scene = plan_scene(rng, config)
-        if len(records := tell(rng, scene)) == RECORDS:
+        if len(records := tell(rng, scene, config.paraphrase)) == RECORDS:
             return scene, records
 
 

@@ -55,7 +55,7 @@ class Run:
         self.ema = EMA(self.model, t.ema)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=t.lr, weight_decay=t.weight_decay)
         self.criterion = Criterion(experiment.loss)
-        self.fingerprint = cache.recipe.fingerprint
+        self.recipe = cache.recipe
         batches = math.ceil(len(self.dataset) / t.batch_size)
         self.steps_per_epoch = math.ceil(batches / t.accumulate)
         self.total_steps = self.steps_per_epoch * t.epochs
@@ -70,8 +70,8 @@ class Run:
             "best": self.best if math.isfinite(self.best) else None,
             "experiment": asdict(self.experiment),
             "features": asdict(self.model.features),
-            "fingerprint": self.fingerprint,
-            "fps": self.dataset.sampling.fps,
+            "fingerprint": self.recipe.fingerprint,
+            "recipe": self.recipe.to_json(),
             "split": self.dataset.split,
         }
 

@@ -1,0 +1,244 @@
+"""What a user types and reads: every command on real files, and one clear message for every kind of bad input."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from stvg.cache.index import Cache
+
+SMALL = ["--set", "train.epochs=1", "--set", "train.batch_size=8", "--set", "model.ffn=32", "--device", "cpu"]
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tiny_cache, tmp_path_factory):
+    """A head after one short epoch."""
+    import torch
+
+    from stvg.heads.experiment import load_experiment
+    from stvg.heads.train import Run, train
+
+    experiment = load_experiment("tiny", [a for a in SMALL if "=" in a])
+    run = Run(tmp_path_factory.mktemp("run"), Cache.open(tiny_cache), experiment, "train", torch.device("cpu"))
+    return train(run)
+
+
+def test_help_is_quick_to_load_and_lists_the_commands_in_working_order():
+    code = "import sys; from stvg.cli import cli; print(*[m for m in ('torch', 'pandas', 'av') if m in sys.modules])"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == ""
+    from stvg.cli import cli
+
+    assert list(cli.commands) == ["demo", "dataset", "extract", "cache", "train-head", "evaluate"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *[[], ["demo"], ["dataset"], ["dataset", "check"], ["dataset", "make"], ["extract"]],
+        *[["cache"], ["cache", "info"], ["cache", "verify"], ["train-head"], ["evaluate"]],
+    ],
+    ids=" ".join,
+)
+def test_every_command_explains_itself(stvg, words):
+    ran = stvg(*words, "--help")
+    assert ran.code == 0
+    assert "Usage: stvg" in ran.out
+
+
+def test_a_mistyped_command_is_answered_with_the_nearest(stvg):
+    ran = stvg("evalute")
+    assert ran.code == 2
+    assert "did you mean 'evaluate'?" in ran.err
+
+
+def test_train_evaluate_and_score_the_written_predictions_agree(stvg, synthetic, tiny_cache, tmp_path):
+    run = tmp_path / "run"
+    ran = stvg("train-head", "--cache", tiny_cache, "--out", run, "--preset", "tiny", *SMALL)
+    assert ran.code == 0, ran.err
+    best = run / "best.safetensors"
+    assert best.exists()
+    tubes, ours, theirs = tmp_path / "tubes.jsonl", tmp_path / "a.json", tmp_path / "b.json"
+    words = ["--checkpoint", best, "--cache", tiny_cache, "--split", "test", "--device", "cpu"]
+    ran = stvg("evaluate", *words, "--out", tubes, "--json", ours)
+    assert ran.code == 0, ran.err
+    assert "declarative" in ran.out
+    words = ["--predictions", tubes, "--dataset", "vidstg", "--annotations", synthetic, "--split", "test"]
+    ran = stvg("evaluate", *words, "--max-frames", "40", "--json", theirs)
+    assert ran.code == 0, ran.err
+    a, b = json.loads(ours.read_text()), json.loads(theirs.read_text())
+    assert a == b
+    assert set(a) == {"protocol", "scored", "missing", "groups", "samples"}
+    assert set(a["groups"]) == {"declarative", "interrogative"}
+    assert set(a["groups"]["declarative"]) == {"m_tIoU", "m_vIoU", "vIoU@0.3", "vIoU@0.5", "gt_vIoU"}
+    assert set(a["samples"][0]) == {"sample_id", "tIoU", "vIoU", "gt_vIoU"}
+
+
+def test_a_cache_trains_and_scores_with_videos_and_annotations_deleted(stvg, synthetic, tmp_path):
+    data = shutil.copytree(synthetic, tmp_path / "data")
+    cache = tmp_path / "cache"
+    words = ["--dataset", "vidstg", "--annotations", data, "--split", "train", "--split", "test", "--out", cache]
+    ran = stvg("extract", *words, "--backbone", "tiny", "--resolution", "64", "--store", "hdf5", "--device", "cpu")
+    assert ran.code == 0, ran.err
+    assert "8 videos done" in ran.out
+    shutil.rmtree(data)
+    run = tmp_path / "run"
+    assert stvg("train-head", "--cache", cache, "--out", run, "--preset", "tiny", *SMALL).code == 0
+    words = ["--checkpoint", run / "best.safetensors", "--cache", cache, "--split", "test", "--device", "cpu"]
+    ran = stvg("evaluate", *words, "--protocol", "dense", "--style", "markdown")
+    assert ran.code == 0, ran.err
+    assert ran.out.startswith("|")
+
+
+def test_cache_info_says_how_it_was_made_and_verify_names_a_flipped_bit(stvg, own_cache):
+    ran = stvg("cache", "info", own_cache)
+    assert ran.code == 0
+    assert re.search(r"videos +8 of 8", ran.out)
+    assert re.search(r"resolution +96", ran.out)
+    assert stvg("cache", "verify", own_cache).code == 0
+    victim = max((p for p in (own_cache / "videos").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 3] ^= 4
+    victim.write_bytes(content)
+    ran = stvg("cache", "verify", own_cache)
+    assert ran.code == 1
+    assert "1 problems" in ran.out
+    assert "videos/" in ran.err
+
+
+def says(ran, *parts):
+    """One message, no traceback, exit status 1, and each of the parts in it."""
+    assert ran.code == 1, (ran.code, ran.out, ran.err)
+    assert "Traceback" not in ran.err
+    assert ran.err.count("stvg: ") == 1
+    for part in parts:
+        assert part in ran.err, ran.err
+
+
+def test_missing_folders_are_named(stvg, tmp_path):
+    nowhere = tmp_path / "nowhere"
+    says(stvg("cache", "info", nowhere), "CacheError", str(nowhere), "stvg extract")
+    says(stvg("train-head", "--cache", nowhere), "CacheError", str(nowhere))
+    words = ["extract", "--dataset", "vidstg", "--annotations", nowhere, "--out", tmp_path / "c", "--backbone", "tiny"]
+    says(stvg(*words), str(nowhere))
+    assert not (tmp_path / "c").exists()
+
+
+def test_malformed_json_wrong_types_and_empty_sentences_name_file_record_and_field(stvg, synthetic, tmp_path):
+    data = shutil.copytree(synthetic, tmp_path / "data")
+    file = data / "annotations/test_annotations.json"
+    records = json.loads(file.read_text())
+    words = ["extract", "--dataset", "vidstg", "--annotations", data, "--split", "test", "--out", tmp_path / "c"]
+    words += ["--backbone", "tiny", "--resolution", "64", "--device", "cpu"]
+
+    def attempt(change):
+        broken = json.loads(json.dumps(records))
+        change(broken)
+        file.write_text(json.dumps(broken))
+        return stvg(*words)
+
+    says(attempt(lambda r: r[1].update(fps="ten")), "AnnotationError", file.name, "record 1", "fps", "expected", "ten")
+    says(attempt(lambda r: r[1].pop("width")), "record 1", "width")
+    says(attempt(lambda r: r[0]["captions"][0].update(description="  ")), "record 0", "captions", "description")
+    file.write_text('[{"vid": ')
+    says(stvg(*words), "AnnotationError", file.name, "line 1")
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_box_outside_the_picture_is_refused_or_its_record_dropped_and_listed(stvg, synthetic, tmp_path):
+    data = shutil.copytree(synthetic, tmp_path / "data")
+    record = json.loads((data / "annotations/test_annotations.json").read_text())[0]
+    boxes = next(data.glob(f"vidor/annotation/validation/*/{record['vid']}.json"))
+    content = json.loads(boxes.read_text())
+    target = record["captions"][0]["target_id"]
+    entry = next(e for e in content["trajectories"][record["temporal_gt"]["begin_fid"]] if e["tid"] == target)
+    entry["bbox"] = {"xmin": 500, "ymin": 10, "xmax": 600, "ymax": 20}
+    boxes.write_text(json.dumps(content))
+    words = ["extract", "--dataset", "vidstg", "--annotations", data, "--split", "test", "--out", tmp_path / "c"]
+    words += ["--backbone", "tiny", "--resolution", "64", "--device", "cpu"]
+    says(stvg(*words), "AnnotationError", str(record["temporal_gt"]["begin_fid"]))
+    ran = stvg(*words, "--on-bad-record", "skip")
+    assert ran.code == 0, ran.err
+    assert "AnnotationError" not in ran.out
+    assert record["vid"] in ran.err
+    ran = stvg("dataset", "check", "--dataset", "vidstg", "--annotations", data, "--split", "test")
+    assert ran.code == 1
+
+
+def test_a_truncated_checkpoint_and_another_kind_of_cache_are_refused(
+    stvg, checkpoint, tiny_cache, synthetic, tmp_path
+):
+    from .conftest import extract_synthetic
+
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(checkpoint.read_bytes()[:3000])
+    words = ["evaluate", "--cache", tiny_cache, "--device", "cpu", "--checkpoint"]
+    says(stvg(*words, cut), "CheckpointError", str(cut), "3,000 bytes")
+    says(stvg(*words, tmp_path / "none.safetensors"), "CheckpointError", "does not exist")
+    other = extract_synthetic(synthetic, tmp_path / "cache", splits=["test"], weights_seed=1)
+    ran = stvg("evaluate", "--cache", other, "--device", "cpu", "--checkpoint", checkpoint)
+    says(ran, "CacheError", "backbone_sha256", "text_sha256", "other features")
+
+
+def test_a_damaged_header_is_said_to_be_damaged(stvg, own_cache):
+    (own_cache / "cache.json").write_text('{"recipe": 7}')
+    says(stvg("cache", "info", own_cache), "CacheError", "cache.json", "damaged")
+
+
+def test_predictions_that_cannot_be_scored_name_file_line_and_field(stvg, synthetic, tmp_path):
+    file = tmp_path / "tubes.jsonl"
+    words = ["evaluate", "--predictions", file, "--dataset", "vidstg", "--annotations", synthetic, "--split", "test"]
+    file.write_text('{"sample_id": 0, "start": 3, "end": 9}\n')
+    says(stvg(*words), "PredictionError", "line 1", "boxes")
+    file.write_text('{"sample_id": 0, "start": 3, "end": 9, "boxes": {"3": [0, 0, 9, 9]}}\n')
+    says(stvg(*words), "samples have no prediction", "--allow-missing")
+    ran = stvg(*words, "--allow-missing")
+    assert ran.code == 0
+    assert "1 of " in ran.out
+
+
+def test_options_that_do_not_go_together_are_usage_errors(stvg, tmp_path):
+    assert stvg("evaluate").code == 2
+    assert stvg("evaluate", "--predictions", "a", "--checkpoint", "b").code == 2
+    ran = stvg("evaluate", "--predictions", tmp_path / "x.jsonl")
+    assert ran.code == 2
+    assert "--dataset" in ran.err
+    says(stvg("train-head", "--cache", tmp_path, "--preset", "papr"), "did you mean 'paper'")
+    says(stvg("train-head", "--cache", tmp_path, "--set", "model.headz=3"), "did you mean 'heads'")
+
+
+def test_the_recorded_scores_come_out_of_the_command(stvg, shared, tmp_path):
+    """Predictions of the recorded reference, written as users write them, scored by the command as users run it."""
+    jobs = [("metrics_vidstg.json", "vidstg", "test", "vidstg"), ("metrics_hcstvg.json", None, None, "hcstvg")]
+    for file, dataset, split, folder in jobs:
+        for block in json.loads((shared / "golden" / file).read_text())["blocks"]:
+            if not block["use_predicted_moment"]:
+                continue
+            name = dataset or f"hcstvg-v{block['version']}"
+            part = split or ("test" if block["version"] == 1 else "val")
+            lines, wanted = [], {}
+            for s in block["samples"]:
+                sample_id = s.get("video_key", s["sample_id"])
+                boxes = {str(f): b for f, b in zip(s["frame_ids"], s["pred_boxes"], strict=True)}
+                start, end = s["pred_sted"]
+                lines.append(json.dumps({"sample_id": sample_id, "start": start, "end": end, "boxes": boxes}))
+                wanted[sample_id] = s["expected"]
+            tubes, out = tmp_path / "tubes.jsonl", tmp_path / "scores.json"
+            tubes.write_text("\n".join(lines))
+            words = ["--predictions", tubes, "--dataset", name, "--annotations", shared / "golden" / folder]
+            words += ["--split", part, "--fps", block["fps"], "--max-frames", block["video_max_len"], "--json", out]
+            ran = stvg("evaluate", *words, "--protocol", "tubedetr")
+            assert ran.code == 0, ran.err
+            scores = json.loads(out.read_text())
+            for row in scores["samples"]:
+                for ours, theirs in (("tIoU", "tiou"), ("vIoU", "viou"), ("gt_vIoU", "gt_viou")):
+                    assert row[ours] == pytest.approx(wanted[row["sample_id"]][theirs], abs=1e-9)
+            for group, means in scores["groups"].items():
+                prefix = "" if group == "all" else f"{group}_"
+                for ours, theirs in (("m_tIoU", "tiou"), ("m_vIoU", "viou"), ("vIoU@0.3", "viou@0.3")):
+                    assert means[ours] == pytest.approx(block["summary"][prefix + theirs], abs=1e-9)
