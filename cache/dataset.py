@@ -10,10 +10,11 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .batch import Batch, Inputs, Targets
@@ -208,12 +209,18 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         )
 
     def _regions(self, clips: Sequence[Clip], inside: list[tuple[str, VideoUnit, IntArray]]) -> Tensor:
-        parts = []
-        for clip, (video, unit, frames) in zip(clips, inside, strict=True):
-            where = f"{self.cache.path}, video {video}, target {clip.sample.target_id}"
-            rows = unit.rows_of_target(clip.sample.target_id, frames, where)
-            parts.append(torch.from_numpy(self.cache.store.read(video_key(video), "roi", rows)))
-        return torch.cat(parts)
+        """Stored regions of every clip's moment, clip after clip; one read per video."""
+        rows = [
+            unit.rows_of_target(clip.sample.target_id, frames, f"{self.cache.path}, video {video}")
+            for clip, (video, unit, frames) in zip(clips, inside, strict=True)
+        ]
+        parts: dict[int, NDArray[Any]] = {}
+        for video in {v for v, _, _ in inside}:
+            members = [i for i, (v, _, _) in enumerate(inside) if v == video]
+            wanted, where = np.unique(np.concatenate([rows[i] for i in members]), return_inverse=True)
+            read = self.cache.store.read(video_key(video), "roi", wanted)[where]
+            parts |= zip(members, np.split(read, np.cumsum([len(rows[i]) for i in members])[:-1]), strict=True)
+        return torch.from_numpy(np.concatenate([parts[i] for i in range(len(clips))]))
 
 
 def epoch_order(dataset: CachedDataset, batch_size: int, per_video: int, seed: int, epoch: int) -> list[list[int]]:

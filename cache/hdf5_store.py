@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import CacheError
-from .store import CHECKSUMS, REPAIR, ArrayFacts, Record, Store, UnitWriter
+from .store import Store
+from .unit import CHECKSUMS, REPAIR, ArrayFacts, Record, UnitWriter
 from .zarr_store import ChunkFile
 
 LIBRARY = ("v108", "v110")

@@ -29,6 +29,7 @@ from .store import Store, open_store
 from .table import SampleTable, write_samples
 
 PART_ROWS = 4096
+KEPT_TEXTS = 2048
 
 
 def video_key(video_id: str) -> str:
@@ -85,6 +86,7 @@ class Cache:
         self.samples = SampleTable(path / "samples.parquet")
         self._units: dict[str, VideoUnit] = {}
         self._text_offsets: dict[int, IntArray] = {}
+        self._texts: dict[int, NDArray[Any]] = {}
 
     @classmethod
     def open(cls, path: Path) -> Cache:
@@ -150,7 +152,16 @@ class Cache:
         return self._units[video_id]
 
     def text(self, row: int) -> NDArray[Any]:
-        """Token features of one distinct sentence: (M, text width)."""
+        """Token features of one distinct sentence: (M, text width). Recent ones are kept; do not write to them."""
+        found = self._texts.get(row)
+        if found is None:
+            found = self._read_text(row)
+            while len(self._texts) >= KEPT_TEXTS:
+                self._texts.pop(next(iter(self._texts)), None)
+            self._texts[row] = found
+        return found
+
+    def _read_text(self, row: int) -> NDArray[Any]:
         part, local = divmod(row, PART_ROWS)
         if part not in self._text_offsets:
             self._text_offsets[part] = np.asarray(self.store.attributes(text_key(part))["offsets"], dtype=np.int64)

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from .errors import CacheError
 from .sampling import IntArray
-from .store import REPAIR, ArrayFacts, Record, Store, UnitWriter
+from .store import Store
+from .unit import REPAIR, ArrayFacts, Record, UnitWriter
 
 RECORD = "record.json"
 SUM_BYTES = 4

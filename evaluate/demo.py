@@ -43,7 +43,7 @@ WORLD = SyntheticConfig(
     objects=(3, 3),
     colours=("red", "green", "blue", "yellow"),
     shapes=("circle", "square", "triangle"),
-    predicates=("moves_left", "moves_right", "striped", "grows", "next_to"),
+    predicates=("moves_left", "moves_right", "striped", "grows"),
     scale=1.3,
     paraphrase=False,
 )

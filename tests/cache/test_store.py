@@ -26,7 +26,8 @@ from hypothesis.extra import numpy as arrays_of
 from stvg.cache import store as store_module
 from stvg.cache import zarr_store
 from stvg.cache.errors import CacheError, UsageError
-from stvg.cache.store import CHUNK_BYTES, ArrayFacts, Record, Store, open_store
+from stvg.cache.store import Store, open_store
+from stvg.cache.unit import CHUNK_BYTES, ArrayFacts, Record
 
 BACKENDS = ("zarr", "hdf5")
 DTYPES = ("float16", "float32", "uint8", "int32", "int64")
