@@ -42,26 +42,34 @@ class GatedMatching(nn.Module):
         self.self_out, self.cross_out, self.out = nn.Linear(d, d), nn.Linear(d, d), nn.Linear(d, d)
         self.gates = nn.ModuleDict({k: nn.Linear(d, d) for k in ("self", "cross", "score", "value")} if gate else {})
 
-    def forward(self, x: Tensor, y: Tensor, x_padding: Tensor, y_padding: Tensor) -> Tensor:
-        """x (R, Lx, d), y (R, Ly, d), paddings (R, L) bool → (R, Lx, d). Padded tokens of x come back unchanged."""
+    def forward(
+        self, x: Tensor, y: Tensor, x_padding: Tensor, y_padding: Tensor, x_row: Tensor, y_row: Tensor
+    ) -> Tensor:
+        """Pair row ``x_row[r]`` of x with row ``y_row[r]`` of y: (R, Lx, d). Padded tokens of x come back unchanged.
+
+        x (X, Lx, d) and y (Y, Ly, d) are distinct token sets, paddings (X, Lx) and (Y, Ly) bool, rows (R,) int64. What
+        depends on one set alone is computed once per set, however many pairs it is in.
+        """
         d = x.shape[-1]
         x_normal, y_normal = F.layer_norm(x, (d,), eps=1e-6), F.layer_norm(y, (d,), eps=1e-6)
-        q = split_heads(self.query(x_normal), FUSION_HEADS)
-
-        def look(tokens: Tensor, key: nn.Linear, value: nn.Linear, padding: Tensor, out: nn.Linear) -> Tensor:
-            k, v = split_heads(key(tokens), FUSION_HEADS), split_heads(value(tokens), FUSION_HEADS)
-            return out(merge_heads(attend(q, k, v, padding, self.dropout if self.training else 0.0)))
-
-        own = look(x_normal, self.self_key, self.self_value, x_padding, self.self_out)  # eq 1a
-        other = look(y_normal, self.cross_key, self.cross_value, y_padding, self.cross_out)  # eq 1b
+        dropout = self.dropout if self.training else 0.0
+        query = self.query(x_normal)
+        q = split_heads(query, FUSION_HEADS)
+        k, v = (split_heads(f(x_normal), FUSION_HEADS) for f in (self.self_key, self.self_value))
+        own = self.self_out(merge_heads(attend(q, k, v, x_padding, dropout))).index_select(0, x_row)  # eq 1a
+        q = split_heads(query.index_select(0, x_row), FUSION_HEADS)
+        keys, values = self.cross_key(y_normal), self.cross_value(y_normal)
+        k, v = (split_heads(f.index_select(0, y_row), FUSION_HEADS) for f in (keys, values))
+        other = self.cross_out(merge_heads(attend(q, k, v, y_padding[y_row], dropout)))  # eq 1b
         if self.gates:
             gates = self.gates
             mixed = gates["self"](other).sigmoid() * own + gates["cross"](own).sigmoid() * other  # eq 2
             mixed = gates["score"](mixed).sigmoid() * gates["value"](mixed)  # eq 3
         else:
             mixed = own + other
+        x = x.index_select(0, x_row)
         fused = x + F.dropout(self.out(mixed), self.dropout, self.training)
-        return torch.where(x_padding[..., None], x, fused)
+        return torch.where(x_padding[x_row][..., None], x, fused)
 
 
 class Fusion(nn.Module):
@@ -79,22 +87,32 @@ class Fusion(nn.Module):
             self.frame_scale = nn.Parameter(torch.zeros(max_frames))
 
     def forward(
-        self, x: Tensor, y: Tensor, x_padding: Tensor, y_padding: Tensor, frame_padding: Tensor
+        self,
+        visual: Tensor,
+        words: Tensor,
+        cell_padding: Tensor,
+        token_padding: Tensor,
+        frame_index: Tensor,
+        frame_padding: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """x (B, T, S, d) visual tokens, y (B, M, d) words, paddings (B, T, S), (B, M), (B, T).
+        """visual (U, S, d) tokens of distinct frames, words (B, M, d), paddings (U, S), (B, M), (B, T).
 
-        Returns weighted visual tokens (B, T, S, d) and words as seen from every frame (B, T, M, d).
+        ``frame_index`` (B, T): the frame behind every slot. Returns weighted visual tokens (B, T, S, d) and words as seen
+        from every frame (B, T, M, d).
         """
         B, T = frame_padding.shape
-        words = y[:, None].expand(-1, T, -1, -1)
+        frame = frame_index.flatten()
+        sentence = torch.arange(B, device=frame.device).repeat_interleave(T)
         if self.config.frame_level:
-            flat_x, flat_y = x.flatten(0, 1), words.flatten(0, 1)
-            pad_x, pad_y = x_padding.flatten(0, 1), y_padding[:, None].expand(-1, T, -1).flatten(0, 1)
-            x = self.video_branch(flat_x, flat_y, pad_x, pad_y).unflatten(0, (B, T))
-            words = self.text_branch(flat_y, flat_x, pad_y, pad_x).unflatten(0, (B, T))
+            x = self.video_branch(visual, words, cell_padding, token_padding, frame, sentence)
+            y = self.text_branch(words, visual, token_padding, cell_padding, sentence, frame)
+        else:
+            x, y = visual.index_select(0, frame), words.index_select(0, sentence)
+        x, y = x.unflatten(0, (B, T)), y.unflatten(0, (B, T))
         if self.config.video_level:
-            x = x * self.frame_weights(x, words, x_padding, y_padding, frame_padding)[..., None, None]
-        return x, words
+            weights = self.frame_weights(x, y, cell_padding[frame].unflatten(0, (B, T)), token_padding, frame_padding)
+            x = x * weights[..., None, None]
+        return x, y
 
     def frame_weights(
         self, x: Tensor, words: Tensor, x_padding: Tensor, y_padding: Tensor, frame_padding: Tensor

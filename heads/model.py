@@ -178,10 +178,9 @@ class FSM(nn.Module):
         index = inputs.frame_index.flatten()
         visual = self.input_proj(inputs.c5.to(self.input_proj.weight.dtype)).flatten(1, 2)  # (U, h·w, d)
         cells = inputs.cell_padding.flatten(1)
-        x = visual[index].unflatten(0, (B, T))
-        x_padding = cells[index].unflatten(0, (B, T))
         words = self.resizer(inputs.tokens)
-        x, words = self.fusion(x, words, x_padding, inputs.token_padding, inputs.frame_padding)
+        x, words = self.fusion(visual, words, cells, inputs.token_padding, inputs.frame_index, inputs.frame_padding)
+        x_padding = cells[index].unflatten(0, (B, T))
         tokens = torch.cat([x, words], dim=2)  # eq 6
         padding = torch.cat([x_padding, inputs.token_padding[:, None].expand(-1, T, -1)], dim=2)
         code = sine_2d(inputs.cell_padding, self.config.d).flatten(1, 2).to(tokens.dtype)[index].unflatten(0, (B, T))
