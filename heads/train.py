@@ -53,7 +53,7 @@ class Run:
         self.dataset = CachedDataset(cache, split, sampling, targets=targets)
         self.model = build_model(experiment.model, feature_facts(cache), t.seed).to(device)
         self.ema = EMA(self.model, t.ema)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=t.lr, weight_decay=t.weight_decay)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=t.lr, weight_decay=t.weight_decay, fused=True)
         self.criterion = Criterion(experiment.loss)
         self.recipe = cache.recipe
         batches = math.ceil(len(self.dataset) / t.batch_size)
