@@ -41,7 +41,7 @@ def main() -> None:
     """Entry point: our errors become a message and exit status 1, an interrupt 130."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
-        cli.main(standalone_mode=False)
+        cli.main(prog_name="stvg", standalone_mode=False)
     except click.exceptions.Abort:
         raise SystemExit(_fail("interrupted", 130)) from None
     except KeyboardInterrupt:

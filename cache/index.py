@@ -99,7 +99,7 @@ class Cache:
             raise CacheError(
                 f"{path} is not a cache: it has no cache.json", hint="make one with stvg extract"
             ) from None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CacheError(f"{path / 'cache.json'} is damaged", found=error, hint="restore the file") from None
         return cls(path, header)
 

@@ -184,8 +184,7 @@ class Recipe:
 
 def has_boxes(boxes: FloatArray) -> NDArray[np.bool_]:
     """Which rows (…, 4) hold a box: all four coordinates finite."""
-    finite: NDArray[np.bool_] = np.isfinite(boxes).all(axis=-1)
-    return finite
+    return np.asarray(np.isfinite(boxes).all(axis=-1))
 
 
 @dataclass(frozen=True, eq=False)

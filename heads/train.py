@@ -10,12 +10,14 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.utils.deterministic as deterministic
 from torch import Tensor, nn
 
 from ..cache.atomic import write_atomic
@@ -30,6 +32,9 @@ from .losses import Criterion
 from .model import FSM, FeatureFacts, build_model
 
 log = logging.getLogger(__name__)
+
+FILL = "fill_uninitialized_memory"
+"""Torch adds this switch to its module at run time, so type checkers do not know it."""
 
 Validate = Callable[[FSM], dict[str, float]]
 """Scores of a model; the entry ``m_vIoU`` decides which checkpoint is the best."""
@@ -143,10 +148,32 @@ def train(run: Run, validate: Validate | None = None, report: Report | None = No
     ``report`` gets every line that goes to metrics.jsonl. Raises TrainingDiverged when a loss or a gradient is no longer
     a number; the last checkpoint is kept. An interrupt saves first.
     """
-    t = run.experiment.train
     run.folder.mkdir(parents=True, exist_ok=True)
     metrics = MetricsFile(run.folder / "metrics.jsonl", run.step, report)
     run.model.train()
+    with repeatable(run.device):
+        train_epochs(run, metrics, validate)
+    return run.folder / ("best.safetensors" if (run.folder / "best.safetensors").exists() else "last.safetensors")
+
+
+@contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """On a CPU, additions of gradients happen in a fixed order; the default races, and the last bits with it."""
+    before = torch.are_deterministic_algorithms_enabled()
+    fill = getattr(deterministic, FILL)
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True)
+        setattr(deterministic, FILL, False)  # nothing here reads what it has not written
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        setattr(deterministic, FILL, fill)
+
+
+def train_epochs(run: Run, metrics: MetricsFile, validate: Validate | None) -> None:
+    """All that is left of a run, saving after every epoch and when interrupted."""
+    t = run.experiment.train
     try:
         while run.step < run.total_steps:
             train_epoch(run, metrics)
@@ -162,7 +189,6 @@ def train(run: Run, validate: Validate | None = None, report: Report | None = No
     except KeyboardInterrupt:
         run.save()
         raise
-    return run.folder / ("best.safetensors" if (run.folder / "best.safetensors").exists() else "last.safetensors")
 
 
 def train_epoch(run: Run, metrics: MetricsFile) -> None:
@@ -212,7 +238,7 @@ def guard(run: Run, value: Tensor, terms: dict[str, Tensor], batch: Batch) -> No
     if not bool(value.isfinite()):
         raise TrainingDiverged(
             f"the loss is not a finite number at step {run.step + 1}",
-            terms=", ".join(f"{k} {float(v):.4g}" for k, v in terms.items()),
+            terms=", ".join(f"{k} {float(v.detach()):.4g}" for k, v in terms.items()),
             samples=", ".join(str(s.sample_id) for s in batch.samples),
             effect=f"weights of step {run.step} and before are untouched in {run.folder}",
             hint="a lower --set train.lr, or train.amp=none",

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
 from stvg.cache import store as store_module
+from stvg.cache import unit as unit_module
 from stvg.cache import zarr_store
 from stvg.cache.errors import CacheError, UsageError
 from stvg.cache.store import Store, open_store
@@ -95,7 +96,7 @@ written = st.sampled_from(DTYPES).flatmap(
 def test_store_returns_exactly_what_was_written(store, array, step, chunk_bytes, data):
     key = f"videos/{next(counter)}"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store_module, "CHUNK_BYTES", chunk_bytes)
+        patch.setattr(unit_module, "CHUNK_BYTES", chunk_bytes)
         patch.setattr(store_module, "SCRATCH_CHUNKS", 3)
         fill(store, key, {"x": array}, step=step)
         assert same(store.read(key, "x"), array)
@@ -522,7 +523,7 @@ def test_foreign_things_are_no_units_and_are_listed(store):
 
 
 def test_a_record_of_another_format_is_refused(monkeypatch):
-    monkeypatch.setattr(store_module, "FORMAT_VERSION", 99)
+    monkeypatch.setattr(unit_module, "FORMAT_VERSION", 99)
     stored = Record(KEY, {}, {"x": ArrayFacts.of((3,), "u1")}).to_bytes()
     monkeypatch.undo()
     with pytest.raises(CacheError, match="another format"):
