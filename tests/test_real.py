@@ -66,7 +66,7 @@ def test_targets_lie_on_the_person_not_beside_it(shared):
     pixels = np.concatenate(list(read_frames(path, frames, width=480, height=360))).mean(-1)
     darker = []
     for shift in (-40, 0, 40):
-        boxes = (sample.boxes_at(frames) + [shift, 0, shift, 0]).astype(int)
+        boxes = (sample.boxes_at(frames) + np.array([shift, 0, shift, 0])).astype(int)
         darker.append(
             np.mean([p[y1:y2, max(x1, 0) : x2].mean() for p, (x1, y1, x2, y2) in zip(pixels, boxes, strict=True)])
         )
