@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from ..cache.errors import AnnotationError
 from ..cache.schema import Sample, Video
-from .validate import Fields, Reading, coordinates, describe, require_pixels
+from .validate import LARGEST, Fields, Reading, coordinates, describe, require_pixels
 
 SECONDS = 20
 """Length of every video by definition; its frame rate is taken to be img_num / 20, as the field does."""
@@ -102,7 +100,7 @@ def _size(where: Fields) -> tuple[int, int]:
 def _plays_at_another_rate(record: dict[str, object], sample: Sample) -> bool:
     """Whether ed_time puts the end of the moment more than 2 % and two frames away from its frame number."""
     seconds = record.get("ed_time")
-    if not isinstance(seconds, int | float) or not np.isfinite(seconds):
+    if not isinstance(seconds, int | float) or not 0 <= seconds <= LARGEST:  # NaN is neither
         return False
     end = sample.moment[1]
     return abs(seconds * sample.video.fps - end) > max(2, 0.02 * end)

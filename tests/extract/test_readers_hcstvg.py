@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stvg.cache.errors import AnnotationError, UsageError
@@ -165,6 +165,7 @@ def test_frames_count_from_one_and_boxes_become_corners(
     st.booleans(),
     st.booleans(),
 )
+@example("ed_time", 10**30, False, False)
 def test_junk_in_any_field_is_either_harmless_or_an_annotation_error(
     field: str, junk: object, v2: bool, for_scoring: bool
 ) -> None:
