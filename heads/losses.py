@@ -101,7 +101,7 @@ def guided_attention_loss(attention: Tensor, in_moment: Tensor, frame_padding: T
 
 
 def mrcl_loss(states: Tensor, anchor: Tensor, matched: Tensor, in_moment: Tensor, form: str) -> Tensor:
-    """The mismatching rectify contrastive loss (eq 10), mean over samples, minus nothing: its floor is log Δ.
+    """The mismatching rectify contrastive loss (eq 10), mean over samples. Its floor is log Δ, not zero.
 
     states (B, N, T, d): decoder states of the candidates. anchor (B, T, d): states decoded from the annotated regions;
     read only where ``in_moment``. Cosine similarity over 0.1. With one candidate there is nothing to contrast: zero.
