@@ -1,0 +1,58 @@
+"""Position codes equal the recorded ones; RoIAlign equals torchvision's, and never reads padding."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torchvision.ops import roi_align as torchvision_roi_align
+
+from stvg.heads.layers import MaskedGroupNorm, roi_align, roi_sine, sine_2d, time_code
+
+EXTENTS = torch.tensor([[9, 13]] * 3)
+CORNERS = torch.tensor([[0, 0, 13, 9.0], [1.2, 2.2, 7.7, 8.8], [5, 1, 12.9, 3]])
+
+
+def test_position_codes_equal_the_recorded_ones(shared):
+    golden = np.load(shared / "golden/encodings.npz")
+    mask = torch.tensor(golden["sine2d_a.mask"])
+    for d in (64, 256):
+        code = sine_2d(mask, d).permute(0, 3, 1, 2)
+        np.testing.assert_allclose(code, golden[f"sine2d_a.d{d}"], atol=5e-5)
+        np.testing.assert_allclose(time_code(200, d), golden[f"time_T200_d{d}"], atol=5e-5)
+
+
+def test_roi_align_equals_torchvision_on_whole_maps():
+    maps = torch.randn(3, 9, 13, 5, generator=torch.Generator().manual_seed(0))
+    rois = torch.cat([torch.arange(3.0)[:, None], CORNERS], dim=1)
+    expected = torchvision_roi_align(maps.permute(0, 3, 1, 2), rois, 4, 1.0, 2, aligned=True)
+    ours = roi_align(maps, CORNERS, EXTENTS)
+    torch.testing.assert_close(ours, expected.permute(0, 2, 3, 1).flatten(1, 2), atol=1e-5, rtol=1e-5)
+
+
+def test_roi_align_does_not_see_what_lies_in_the_padding():
+    maps = torch.randn(3, 9, 13, 5, generator=torch.Generator().manual_seed(0))
+    padded = torch.full((3, 12, 16, 5), torch.nan)
+    padded[:, :9, :13] = maps
+    assert torch.equal(roi_align(padded, CORNERS, EXTENTS), roi_align(maps, CORNERS, EXTENTS))
+
+
+def test_roi_align_of_a_ramp_returns_the_places_it_sampled():
+    y, x = torch.meshgrid(torch.arange(9.0), torch.arange(13.0), indexing="ij")
+    ramp = torch.stack([x, y], dim=-1)[None]
+    (cells,) = roi_align(ramp, torch.tensor([[2.0, 1.0, 10.0, 5.0]]), EXTENTS[:1])
+    assert cells.view(4, 4, 2)[0, :, 0].tolist() == [2.5, 4.5, 6.5, 8.5]
+    assert cells.view(4, 4, 2)[:, 0, 1].tolist() == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_the_code_of_a_region_is_the_region_of_the_code():
+    code = sine_2d(torch.zeros(3, 9, 13, dtype=torch.bool), 64)
+    torch.testing.assert_close(roi_sine(CORNERS, EXTENTS, 64), roi_align(code, CORNERS, EXTENTS))
+
+
+def test_group_norm_with_padding_equals_torch_without():
+    norm = MaskedGroupNorm(4, 8)
+    x = torch.randn(2, 10, 8, generator=torch.Generator().manual_seed(0))
+    padding = torch.zeros(2, 10, dtype=torch.bool)
+    padding[:, 6:] = True
+    expected = torch.nn.GroupNorm(4, 8)(x[:, :6].transpose(1, 2)).transpose(1, 2)
+    torch.testing.assert_close(norm(x, padding)[:, :6], expected)
