@@ -14,7 +14,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from ..cache.config import nearest
 from ..cache.errors import CheckpointError, UsageError
-from .weights import load_exactly, random_values, read_state_dict, state_sha256
+from ..cache.weights import load_exactly, random_values, read_state_dict, state_sha256
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

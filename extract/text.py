@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..cache.config import nearest
 from ..cache.errors import CheckpointError, UsageError
-from .weights import StateDict, first_line, load_exactly, random_values, read_state_dict, state_sha256
+from ..cache.weights import StateDict, first_line, load_exactly, random_values, read_state_dict, state_sha256
 
 log = logging.getLogger(__name__)
 

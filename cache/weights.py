@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..cache.errors import CheckpointError
+from .errors import CheckpointError
 
 StateDict = dict[str, Tensor]
 
