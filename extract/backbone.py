@@ -33,7 +33,24 @@ class Backbone(nn.Module):
     weights_sha256: str
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        c3, c4 = self.early_stages(pixels)
+        return {"c3": c3, "c4": c4, "c5": self.last_stage(c4)}
+
+    def early_stages(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """C3 and C4 of normalised pixels."""
         raise TypeError(f"{type(self).__name__} must say how it encodes")
+
+    def last_stage(self, c4: Tensor) -> Tensor:
+        """C5 from C4 (n, C4, h, w) alone, so that this stage can train on cached C4."""
+        raise TypeError(f"{type(self).__name__} must say how it encodes")
+
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters that train when the whole encoder does."""
+        return list(self.parameters())
+
+    def drop_early_stages(self) -> Backbone:
+        """Keep what `last_stage` needs, for a module that only ever sees C4; returns itself."""
+        return self
 
     def freeze(self) -> Backbone:
         """Hash the weights and switch to frozen evaluation."""
@@ -53,12 +70,24 @@ class ResNet101(Backbone):
         self.body = resnet101(weights=None, norm_layer=FrozenBatchNorm2d)
         del self.body.fc
 
-    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+    def early_stages(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         body = self.body
         c2 = body.layer1(body.maxpool(body.relu(body.bn1(body.conv1(pixels)))))
         c3 = body.layer2(c2)
-        c4 = body.layer3(c3)
-        return {"c3": c3, "c4": c4, "c5": body.layer4(c4)}
+        return c3, body.layer3(c3)
+
+    def last_stage(self, c4: Tensor) -> Tensor:
+        return self.body.layer4(c4)
+
+    def trained(self) -> list[nn.Parameter]:
+        """Stages 2 to 4; the first convolution and stage 1 stay as they are, as in the baseline."""
+        body = self.body
+        return [p for stage in (body.layer2, body.layer3, body.layer4) for p in stage.parameters()]
+
+    def drop_early_stages(self) -> Backbone:
+        for name in ("conv1", "bn1", "layer1", "layer2", "layer3"):
+            delattr(self.body, name)
+        return self
 
     def randomise(self, seed: int) -> None:
         """Seeded weights that keep activations of all 33 blocks between fp16's ends.
@@ -103,7 +132,7 @@ class TinyBackbone(Backbone):
         width = self.CUES
         for level, mixtures in enumerate(self.MIXTURES):
             kernel = random_values((mixtures, width, 3, 3), seed, f"tiny {level}")
-            self.register_buffer(f"mix{level}", kernel * math.sqrt(2 / (9 * width)))
+            self.register_parameter(f"mix{level}", nn.Parameter(kernel * math.sqrt(2 / (9 * width))))
             width = mixtures
 
     def cues(self, pixels: Tensor) -> Tensor:
@@ -113,24 +142,24 @@ class TinyBackbone(Backbone):
         edges = (light - F.avg_pool2d(light, 3, 1, 1)).abs() * 3
         return torch.cat([colour, edges, (light - 1).relu() * 2, (-light - 1).relu() * 2, light * 0.3], dim=1)
 
-    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        n, _, h, w = pixels.shape
+    def early_stages(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         # Cells at the right and bottom may be incomplete; they average what is there.
         fine = F.avg_pool2d(self.cues(pixels), 4, ceil_mode=True, count_include_pad=False)
         middle = F.avg_pool2d(fine, 2, ceil_mode=True, count_include_pad=False)
-        mixed3 = F.conv2d(fine, self.get_buffer("mix0"), padding=1).relu()
-        mixed4 = F.conv2d(mixed3, self.get_buffer("mix1"), stride=2, padding=1).relu()
-        mixed5 = F.conv2d(mixed4, self.get_buffer("mix2"), stride=2, padding=1).relu()
+        mixed3 = F.conv2d(fine, self.get_parameter("mix0"), padding=1).relu()
+        mixed4 = F.conv2d(mixed3, self.get_parameter("mix1"), stride=2, padding=1).relu()
+        return torch.cat([fine, mixed3], dim=1), torch.cat([middle, mixed4], dim=1)
+
+    def last_stage(self, c4: Tensor) -> Tensor:
+        middle, mixed4 = c4[:, : self.CUES], c4[:, self.CUES :]
+        mixed5 = F.conv2d(mixed4, self.get_parameter("mix2"), stride=2, padding=1).relu()
         even = F.pad(middle, (0, middle.shape[3] % 2, 0, middle.shape[2] % 2))
         layout = F.pixel_unshuffle(even, 2) * 2
-        rows, columns = (torch.arange(size, device=pixels.device) for size in layout.shape[2:])
-        y = 3 * ((rows + 0.5) * 32 / h - 1)[None, None, :, None].expand(n, 2, -1, layout.shape[3])
-        x = 3 * ((columns + 0.5) * 32 / w - 1)[None, None, None, :].expand(n, 2, layout.shape[2], -1)
-        return {
-            "c3": torch.cat([fine, mixed3], dim=1),
-            "c4": torch.cat([middle, mixed4], dim=1),
-            "c5": torch.cat([layout, mixed5, y, x], dim=1),
-        }
+        n, _, h, w = layout.shape
+        rows, columns = (torch.arange(size, device=c4.device) for size in (h, w))
+        y = 3 * ((rows + 0.5) * 2 / h - 1)[None, None, :, None].expand(n, 2, -1, w)
+        x = 3 * ((columns + 0.5) * 2 / w - 1)[None, None, None, :].expand(n, 2, h, -1)
+        return torch.cat([layout, mixed5, y, x], dim=1)
 
 
 def _resnet101(weights: str | Path | None, seed: int) -> Backbone:

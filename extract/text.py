@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,28 +23,39 @@ log = logging.getLogger(__name__)
 LONGEST = 512
 
 
-class TextEncoder(Protocol):
-    """Sentences → token features."""
+class TextEncoder(nn.Module):
+    """Sentences → token features, frozen (`encode`) or with gradients (`forward`)."""
 
     name: str
     width: int
     weights_sha256: str
     """Of the weights and the vocabulary together."""
 
+    def forward(self, sentences: list[str]) -> tuple[Tensor, Tensor]:
+        """Features (B, M, width), start and end marks included, and their padding (B, M) bool."""
+        raise TypeError(f"{type(self).__name__} must say how it encodes")
+
+    @torch.inference_mode()
     def encode(self, sentences: list[str]) -> list[NDArray[np.float32]]:
-        """Per sentence (M, width) float32, start and end marks included, whatever else is in the batch."""
-        ...
+        """Per sentence (M, width) float32, whatever else is in the batch."""
+        if not sentences:
+            return []
+        hidden, padding = self(sentences)
+        values, lengths = hidden.float().cpu().numpy(), (~padding).sum(1).tolist()
+        return [values[i, :length] for i, length in enumerate(lengths)]
 
 
-class Roberta:
+class Roberta(TextEncoder):
     """RoBERTa-base of the transformers library; features are its last hidden state."""
 
     name, width = "roberta-base", 768
 
     def __init__(self, module: nn.Module, tokenizer: Any) -> None:
-        self.module, self.tokenizer = module.eval().requires_grad_(False), tokenizer
+        super().__init__()
+        self.module, self.tokenizer = module, tokenizer
         vocabulary = sorted(tokenizer.get_vocab().items())
         self.weights_sha256 = state_sha256(module.state_dict(), repr(vocabulary).encode())
+        self.eval().requires_grad_(False)
 
     def tokenize(self, sentences: list[str]) -> tuple[Tensor, Tensor]:
         """Token ids and attention mask, (B, M) int64 each, padded to the longest."""
@@ -53,32 +64,45 @@ class Roberta:
             log.warning("a sentence was cut at %d tokens", LONGEST)
         return found["input_ids"], found["attention_mask"]
 
-    @torch.inference_mode()
-    def encode(self, sentences: list[str]) -> list[NDArray[np.float32]]:
-        if not sentences:
-            return []
-        ids, mask = self.tokenize(sentences)
+    def forward(self, sentences: list[str]) -> tuple[Tensor, Tensor]:
         device = next(self.module.parameters()).device
-        hidden = self.module(ids.to(device), attention_mask=mask.to(device)).last_hidden_state.float().cpu().numpy()
-        return [hidden[i, :length] for i, length in enumerate(mask.sum(1).tolist())]
+        ids, mask = (t.to(device) for t in self.tokenize(sentences))
+        return self.module(ids, attention_mask=mask).last_hidden_state, mask != 1
 
 
-class TinyText:
-    """Every word, lower-cased, has a seeded random vector of unit variance; no context, no unknown words."""
+class TinyText(TextEncoder):
+    """Every word, lower-cased, has a seeded random vector of unit variance; no context, no unknown words.
+
+    The vectors of ``vocabulary`` are parameters, so that they can train; those of other words stay as they are drawn.
+    """
 
     name, width = "tiny", 64
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, vocabulary: Iterable[str] = ()) -> None:
+        super().__init__()
         self.seed = seed
         self.weights_sha256 = hashlib.sha256(f"tiny text {seed}".encode()).hexdigest()
+        self.rows = {word: i for i, word in enumerate(vocabulary)}
+        drawn = [self.vector(word) for word in self.rows]
+        self.table = nn.Parameter(torch.stack(drawn) if drawn else torch.zeros(0, self.width), requires_grad=False)
 
-    def encode(self, sentences: list[str]) -> list[NDArray[np.float32]]:
-        words = [["<s>", *re.findall(r"\w+|[^\w\s]", sentence.lower()), "</s>"] for sentence in sentences]
-        vectors = {w: self.vector(w) for w in {w for sentence in words for w in sentence}}
-        return [np.stack([vectors[w] for w in sentence]) for sentence in words]
+    @staticmethod
+    def words(sentence: str) -> list[str]:
+        return ["<s>", *re.findall(r"\w+|[^\w\s]", sentence.lower()), "</s>"]
 
-    def vector(self, word: str) -> NDArray[np.float32]:
-        return random_values((self.width,), self.seed, f"word {word}").numpy()
+    def vector(self, word: str) -> Tensor:
+        return random_values((self.width,), self.seed, f"word {word}")
+
+    def forward(self, sentences: list[str]) -> tuple[Tensor, Tensor]:
+        split = [self.words(sentence) for sentence in sentences]
+        unknown = {w: i for i, w in enumerate(sorted({w for words in split for w in words} - self.rows.keys()))}
+        drawn = [self.vector(w).to(self.table.device) for w in unknown]
+        vectors = torch.cat([self.table, torch.stack(drawn)]) if drawn else self.table
+        index = {**self.rows, **{w: len(self.rows) + i for w, i in unknown.items()}}
+        rows = [torch.tensor([index[w] for w in words]) for words in split]
+        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1).to(vectors.device)
+        padding = ids < 0
+        return vectors[ids.clamp(min=0)].masked_fill(padding[..., None], 0), padding
 
 
 def _roberta(weights: str | None, tokenizer: str | None, seed: int) -> Roberta:
