@@ -103,6 +103,21 @@ sampling_options = options(
 device_option = click.option(
     "--device", default=None, metavar="NAME", help="cpu, cuda, cuda:1 …  [cuda if there is one]"
 )
+tokenizer_option = click.option(
+    "--tokenizer", metavar="DIR", help="Folder with vocab.json and merges.txt.  [that of the text weights]"
+)
+encoder_options = options(
+    click.option(
+        "--backbone-weights", metavar="PATH", help="A .pth or .safetensors file, or 'random'.  [local torch hub cache]"
+    ),
+    click.option(
+        "--text-weights",
+        metavar="PATH",
+        help="A folder or file of weights, or 'random'.  [local Hugging Face cache]",
+    ),
+    tokenizer_option,
+    click.option("--weights-seed", type=int, default=0, show_default=True, help="Seed of random weights."),
+)
 protocol_option = click.option(
     "--protocol",
     type=click.Choice(["tubedetr", "dense", "hcstvg_official"]),
@@ -223,16 +238,9 @@ def dataset_make(out: Path, kind: str, videos: int, seed: int, jobs: int) -> Non
 )
 @click.option("--backbone", type=click.Choice(["resnet101", "tiny"]), default="resnet101", show_default=True)
 @click.option(
-    "--backbone-weights", metavar="PATH", help="A .pth or .safetensors file, or 'random'.  [local torch hub cache]"
-)
-@click.option(
     "--text-encoder", type=click.Choice(["roberta-base", "tiny"]), help="[tiny with --backbone tiny, else roberta-base]"
 )
-@click.option(
-    "--text-weights", metavar="PATH", help="A folder or file of weights, or 'random'.  [local Hugging Face cache]"
-)
-@click.option("--tokenizer", metavar="DIR", help="Folder with vocab.json and merges.txt.  [that of the text weights]")
-@click.option("--weights-seed", type=int, default=0, show_default=True, help="Seed of random weights.")
+@encoder_options
 @click.option("--resolution", type=int, default=224, show_default=True, help="Short side of the frames, in pixels.")
 @sampling_options
 @click.option(
@@ -387,6 +395,14 @@ def cache_verify(path: Path) -> None:
     metavar="A.B=C",
     help="Override a setting, e.g. --set train.lr=1e-4. May be repeated.",
 )
+@click.option(
+    "--mode",
+    type=click.Choice(["cached", "text", "last-stage", "end-to-end"]),
+    help="What trains besides the head: nothing, the text encoder, the backbone's last stage, or both encoders from "
+    "pixels.  [the preset's: cached]",
+)
+@click.option("--videos", type=FOLDER, metavar="DIR", help="Folder of the videos; for --mode end-to-end.")
+@encoder_options
 @click.option("--split", default="train", show_default=True, help="Split to train on.")
 @click.option(
     "--val-split", default=None, help="Split to validate on.  [val, then test, if the cache has it; 'none' for neither]"
@@ -398,34 +414,40 @@ def train_head(
     out: Path,
     preset: str,
     assignments: tuple[str, ...],
+    mode: str | None,
     split: str,
     val_split: str | None,
     protocol: str,
     device: str | None,
+    **sources: Any,
 ) -> None:
-    """Train the grounding head on cached features.
+    """Train the grounding head on cached features; with --mode, encoders as well.
+
+    Encoders that train start from the weights the cache was made with: name these as you did for stvg extract.
 
     \b
-    Example: stvg train-head --cache cache/vidstg --out runs/fsm --set train.batch_size=32
+    Examples:
+      stvg train-head --cache cache/vidstg --out runs/fsm --set train.batch_size=32
+      stvg train-head --cache cache/vidstg --out runs/text --mode text --text-weights roberta-base/
     """
-    from .cache.dataset import CachedDataset
     from .cache.index import Cache
-    from .cache.sampling import Sampling
     from .evaluate.evaluation import validation
     from .heads.experiment import load_experiment
     from .heads.train import Run, train
 
-    experiment = load_experiment(preset, assignments)
+    experiment = load_experiment(preset, [*assignments, *([f"train.mode={mode}"] if mode else [])])
+    if experiment.train.mode == "end-to-end" and sources["videos"] is None:
+        raise click.UsageError("training end to end needs --videos, the folder of the videos")
     opened = Cache.open(cache_path)
     target = choose_device(device)
-    run = Run(out, opened, experiment, split, target)
+    run = Run(out, opened, experiment, split, target, sources)
     if run.resume():
         click.echo(f"going on at step {run.step:,} of {run.total_steps:,}")
     splits = set(opened.samples.splits)
     val_split = val_split or next((s for s in ("val", "test") if s in splits and s != split), "none")
     validate = None
     if val_split != "none":
-        held_out = CachedDataset(opened, val_split, Sampling(opened.recipe.fps, experiment.model.max_frames))
+        held_out = run.open_split(val_split)
         validate = validation(held_out, experiment.train.batch_size, target, protocol)
     with training_bar(run.total_steps, run.step) as bar:
         best = train(run, validate, bar)
@@ -476,6 +498,10 @@ class training_bar:
 @click.option("--max-frames", type=int, default=None, help="Slots of a clip.  [100, or the head's]")
 @click.option("--allow-missing", is_flag=True, help="Score what is there; missing samples are counted, not fatal.")
 @click.option(
+    "--videos", type=FOLDER, metavar="DIR", help="Folder of the videos, for a head that was trained end to end."
+)
+@tokenizer_option
+@click.option(
     "--shuffle-sentences", type=int, metavar="SEED", help="Control: give every sample another one's sentence."
 )
 @click.option("--out", type=FOLDER, metavar="FILE", help="Write the head's predictions here (.jsonl).")
@@ -512,6 +538,8 @@ def score_head(
     protocol: str,
     max_frames: int | None,
     shuffle_sentences: int | None,
+    videos: Path | None,
+    tokenizer: str | None,
     out: Path | None,
     device: str | None,
     **unused: Any,
@@ -530,11 +558,11 @@ def score_head(
         wrong = f"does not go with --{given[0]}: the cache says" if given else "needs --cache:"
         raise click.UsageError(f"--checkpoint {wrong} where the features are")
     target = choose_device(device)
-    head = load_head(checkpoint, target)
+    head = load_head(checkpoint, target, tokenizer)
     opened = Cache.open(cache_path)
     if max_frames:
         head = replace(head, sampling=replace(head.sampling, max_frames=max_frames))
-    data = open_split(head, opened, split)
+    data = open_split(head, opened, split, videos)
     if shuffle_sentences is not None:
         shuffle(data, shuffle_sentences)
     with tqdm(total=len(data), desc="evaluate", unit=" sentences", disable=None) as bar:
@@ -563,7 +591,7 @@ def score_predictions(
 
     if dataset is None or annotations is None:
         raise click.UsageError("--predictions needs --dataset and --annotations")
-    given = [k for k in ("cache_path", "shuffle_sentences", "out") if unused.get(k) is not None]
+    given = [k for k in ("cache_path", "shuffle_sentences", "videos", "tokenizer", "out") if unused.get(k) is not None]
     if given:
         raise click.UsageError(f"--predictions does not go with --{given[0].replace('_path', '').replace('_', '-')}")
     sampling = Sampling(fps or 5.0, max_frames or 100)

@@ -68,16 +68,34 @@ class Targets:
 
 
 @dataclass(frozen=True)
+class LiveFrames:
+    """Frames of one size whose C5 is computed in the training step instead of being read."""
+
+    rows: Tensor
+    """(n,) int64: which of the batch's U distinct frames these are."""
+    values: Tensor
+    """(n, h, w, C4) cached C4 maps, or (n, 3, H, W) normalised pixels."""
+
+    def to(self, device: torch.device) -> LiveFrames:
+        return LiveFrames(self.rows.to(device), self.values.to(device, non_blocking=True))
+
+
+@dataclass(frozen=True)
 class Batch:
     """Samples with their inputs, the source frame of every slot, and, for training, their targets."""
 
     samples: list[Sample]
+    sentences: list[str]
+    """What is asked of each sample: its own sentence, unless an evaluation shuffled them."""
     views: list[View]
     frames: list[torch.Tensor]
     """Per sample (T_i,) int64 source frames of its slots."""
     inputs: Inputs
     targets: Targets | None = None
+    live: tuple[LiveFrames, ...] = ()
+    """What live encoders turn into C5; `Inputs.c5` then has no channels until they did."""
 
     def to(self, device: torch.device) -> Batch:
         targets = None if self.targets is None else self.targets.to(device)
-        return replace(self, inputs=self.inputs.to(device), targets=targets)
+        live = tuple(group.to(device) for group in self.live)
+        return replace(self, inputs=self.inputs.to(device), targets=targets, live=live)

@@ -17,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .batch import Batch, Inputs, Targets
+from .batch import Batch, Inputs, LiveFrames, Targets
 from .errors import CacheError
 from .index import Cache, VideoUnit, video_key
 from .sampling import IntArray, Sampling, moment_slots, slots_in
-from .schema import Sample, has_boxes
+from .schema import Sample, Video, has_boxes
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         self.cache, self.split, self.sampling, self.targets = cache, split, sampling, targets
         self._check_request()
         table = cache.samples
-        done = {v for v in set(table.video_ids) if cache.store.contains(video_key(v))}
+        done = self._available()
         chosen = [i for i, s in enumerate(table.splits) if s == split]
         self.missing = [table[i].sample_id for i in chosen if table.video_ids[i] not in done]
         self.rows = [i for i in chosen if table.video_ids[i] in done]
@@ -63,6 +63,10 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
             )
         if self.missing:
             log.warning("%d samples of %s have no video in the cache", len(self.missing), split)
+
+    def _available(self) -> set[str]:
+        """The videos whose frames can be had."""
+        return {v for v in set(self.cache.samples.video_ids) if self.cache.store.contains(video_key(v))}
 
     def _check_request(self) -> None:
         splits = sorted(set(self.cache.samples.splits))
@@ -130,11 +134,11 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         B, T = len(clips), max(lengths)
         frame_padding = torch.arange(T)[None] >= torch.tensor(lengths)[:, None]
         videos = sorted({c.sample.video.video_id for c in clips})
-        units = {v: self.cache.unit(v) for v in videos}
+        units = {c.sample.video.video_id: self._unit(c.sample.video) for c in clips}
         wanted = {
             v: np.unique(np.concatenate([c.frames for c in clips if c.sample.video.video_id == v])) for v in videos
         }
-        c5, cell_padding = self._maps("c5", [(v, units[v], wanted[v]) for v in videos])
+        c5, cell_padding, live = self._frames([(v, units[v], wanted[v]) for v in videos])
         offset = dict(zip(videos, np.cumsum([0] + [len(wanted[v]) for v in videos[:-1]]).tolist(), strict=True))
         frame_index = torch.zeros(B, T, dtype=torch.int64)
         for b, clip in enumerate(clips):
@@ -146,11 +150,21 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         inputs = Inputs(c5, cell_padding, frame_index, frame_padding, tokens, token_padding)
         return Batch(
             samples=[c.sample for c in clips],
+            sentences=[self.cache.samples.sentence(c.text_row) for c in clips],
             views=[units[c.sample.video.video_id].view for c in clips],
             frames=[torch.from_numpy(c.frames) for c in clips],
             inputs=inputs,
             targets=None if self.targets is None else self._targets(clips, units, T),
+            live=live,
         )
+
+    def _unit(self, video: Video) -> VideoUnit:
+        """What is stored of a video, and the view it is stored through."""
+        return self.cache.unit(video.video_id)
+
+    def _frames(self, parts: list[tuple[str, VideoUnit, IntArray]]) -> tuple[Tensor, Tensor, tuple[LiveFrames, ...]]:
+        """C5 of the batch's distinct frames, its padding, and what live encoders need instead (nothing here)."""
+        return *self._maps("c5", parts), ()
 
     def _maps(self, level: str, parts: list[tuple[str, VideoUnit, IntArray]]) -> tuple[Tensor, Tensor]:
         """Feature maps of one level at some frames of some videos, padded to the largest: (U, h, w, C) and padding."""
@@ -241,7 +255,13 @@ def epoch_order(dataset: CachedDataset, batch_size: int, per_video: int, seed: i
 
 
 def training_batches(
-    dataset: CachedDataset, order: list[list[int]], seed: int, epoch: int, start: int = 0, crop: bool = True
+    dataset: CachedDataset,
+    order: list[list[int]],
+    seed: int,
+    epoch: int,
+    start: int = 0,
+    crop: bool = True,
+    views: bool = True,
 ) -> Iterator[Batch]:
     """Batches ``start`` and on of one epoch's order, read ahead of the step by a thread."""
 

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from .atomic import write_atomic
 from .errors import CacheError
@@ -108,6 +111,20 @@ class SampleTable(Sequence[Sample]):
 
     def __len__(self) -> int:
         return self._table.num_rows
+
+    @cached_property
+    def _first_rows(self) -> NDArray[np.int64]:
+        """For every distinct sentence, a sample that has it."""
+        return np.unique(self.text_rows, return_index=True)[1]
+
+    @property
+    def text_count(self) -> int:
+        """How many distinct sentences there are: text rows 0 … text_count - 1."""
+        return len(self._first_rows)
+
+    def sentence(self, text_row: int) -> str:
+        """The sentence behind a row of the text features."""
+        return self._columns["sentence"][int(self._first_rows[text_row])].as_py()
 
     def __getitem__(self, i):  # type: ignore[no-untyped-def]  # only whole numbers; Sequence also promises slices
         if not 0 <= i < len(self):

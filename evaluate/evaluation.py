@@ -18,7 +18,7 @@ from ..cache.schema import Recipe, Tube
 from ..heads.checkpoint import load_checkpoint, load_into
 from ..heads.experiment import Experiment
 from ..heads.infer import predict
-from ..heads.model import FSM, FeatureFacts, build_model
+from ..heads.model import FeatureFacts, Grounder, build_model
 from .metrics import Scores, score
 
 READ_AS_TRAINED = (
@@ -38,32 +38,43 @@ READ_AS_TRAINED = (
 class Head:
     """A trained head and what must be known to use it."""
 
-    model: FSM
+    model: Grounder
     sampling: Sampling
     batch_size: int
     recipe: Recipe
     """Of the cache it was trained on."""
+    mode: str = "cached"
+    """How it was trained; heads whose encoders trained bring these along."""
 
 
-def load_head(path: Path, device: torch.device) -> Head:
-    """The averaged weights of a checkpoint, ready for inference. Raises CheckpointError."""
+def load_head(path: Path, device: torch.device, tokenizer: str | None = None) -> Head:
+    """The averaged weights of a checkpoint, ready for inference; ``tokenizer`` for a RoBERTa that trained with it.
+
+    Raises CheckpointError.
+    """
     saved = load_checkpoint(path, groups=("ema",))
     experiment = build(Experiment, saved.facts["experiment"], str(path))
     features = saved.facts["features"]
     facts = FeatureFacts(
         tuple(features["channels"]), tuple(features["strides"]), features["text_width"], features["roi_size"]
     )
-    model = build_model(experiment.model, facts)
+    encoders = None
+    if saved.facts["encoders"]:
+        from ..heads.finetune import encoders_of  # video decoding and the encoders load only where they are used
+
+        encoders = encoders_of(saved.facts["encoders"], tokenizer)
+    model = Grounder(build_model(experiment.model, facts), encoders)
     load_into(model, saved.group("ema"), path)
     recipe = Recipe.from_json(saved.facts["recipe"])
     sampling = Sampling(recipe.fps, experiment.model.max_frames)
-    return Head(model.to(device).eval(), sampling, experiment.train.batch_size, recipe)
+    return Head(model.to(device).eval(), sampling, experiment.train.batch_size, recipe, experiment.train.mode)
 
 
-def open_split(head: Head, cache: Cache, split: str) -> CachedDataset:
+def open_split(head: Head, cache: Cache, split: str, videos: Path | None = None) -> CachedDataset:
     """A split of a cache whose features this head can read. Raises CacheError when they are of another kind.
 
-    Encoders, geometry and rate must be the same; dataset, levels and dtype may be others.
+    Encoders, geometry and rate must be the same; dataset, levels and dtype may be others. ``videos``: the folder of the
+    videos, for a head that was trained end to end.
     """
     trained, found = head.recipe.to_json(), cache.recipe.to_json()
     differing = [name for name in READ_AS_TRAINED if trained[name] != found[name]]
@@ -74,11 +85,20 @@ def open_split(head: Head, cache: Cache, split: str) -> CachedDataset:
             effect="nothing was scored",
             hint="evaluate on a cache extracted with the same encoders and geometry",
         )
-    return CachedDataset(cache, split, Sampling(cache.recipe.fps, head.sampling.max_frames))
+    sampling = Sampling(cache.recipe.fps, head.sampling.max_frames)
+    if head.mode == "cached":
+        return CachedDataset(cache, split, sampling)
+    from ..heads.online import open_live_split
+
+    return open_live_split(head.mode, cache, split, sampling, None, videos)
 
 
 def tubes_of(
-    model: FSM, dataset: CachedDataset, batch_size: int, device: torch.device, tick: Callable[[], None] | None = None
+    model: Grounder,
+    dataset: CachedDataset,
+    batch_size: int,
+    device: torch.device,
+    tick: Callable[[], None] | None = None,
 ) -> dict[int | str, Tube]:
     """One tube per sample of a dataset."""
     found: dict[int | str, Tube] = {}
@@ -98,10 +118,10 @@ def score_split(dataset: CachedDataset, tubes: dict[int | str, Tube], protocol: 
 
 def validation(
     dataset: CachedDataset, batch_size: int, device: torch.device, protocol: str
-) -> Callable[[FSM], dict[str, float]]:
+) -> Callable[[Grounder], dict[str, float]]:
     """A function that scores a model on a split: the mean of every metric over the groups, weighted by their samples."""
 
-    def validate(model: FSM) -> dict[str, float]:
+    def validate(model: Grounder) -> dict[str, float]:
         return overall(score_split(dataset, tubes_of(model, dataset, batch_size, device), protocol))
 
     return validate

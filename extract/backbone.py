@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -35,6 +34,11 @@ class Backbone(nn.Module):
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         c3, c4 = self.early_stages(pixels)
         return {"c3": c3, "c4": c4, "c5": self.last_stage(c4)}
+
+    @classmethod
+    def build(cls, weights: str | Path | None, seed: int) -> Backbone:
+        """Made and filled as `build_backbone` says."""
+        raise TypeError(f"{cls.__name__} must say how it is built")
 
     def early_stages(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """C3 and C4 of normalised pixels."""
@@ -69,6 +73,15 @@ class ResNet101(Backbone):
         super().__init__()
         self.body = resnet101(weights=None, norm_layer=FrozenBatchNorm2d)
         del self.body.fc
+
+    @classmethod
+    def build(cls, weights: str | Path | None, seed: int) -> Backbone:
+        backbone = cls()
+        if str(weights) == "random":
+            backbone.randomise(seed)
+        else:
+            backbone.load(Path(weights) if weights else _in_hub_cache("resnet101-*.pth"))
+        return backbone
 
     def early_stages(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         body = self.body
@@ -135,6 +148,12 @@ class TinyBackbone(Backbone):
             self.register_parameter(f"mix{level}", nn.Parameter(kernel * math.sqrt(2 / (9 * width))))
             width = mixtures
 
+    @classmethod
+    def build(cls, weights: str | Path | None, seed: int) -> Backbone:
+        if weights not in (None, "random"):
+            raise UsageError("backbone tiny has no weights to load", found=weights, hint="leave --backbone-weights out")
+        return cls(seed)
+
     def cues(self, pixels: Tensor) -> Tensor:
         """(n, 10, H, W): what a glance sees in a pixel."""
         colour = F.conv2d(pixels, self.get_buffer("opponents")).relu()
@@ -162,21 +181,6 @@ class TinyBackbone(Backbone):
         return torch.cat([layout, mixed5, y, x], dim=1)
 
 
-def _resnet101(weights: str | Path | None, seed: int) -> Backbone:
-    backbone = ResNet101()
-    if str(weights) == "random":
-        backbone.randomise(seed)
-    else:
-        backbone.load(Path(weights) if weights else _in_hub_cache("resnet101-*.pth"))
-    return backbone
-
-
-def _tiny(weights: str | Path | None, seed: int) -> Backbone:
-    if weights not in (None, "random"):
-        raise UsageError("backbone tiny has no weights to load", found=weights, hint="leave --backbone-weights out")
-    return TinyBackbone(seed)
-
-
 def _in_hub_cache(pattern: str) -> Path:
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     found = sorted(folder.glob(pattern))
@@ -190,7 +194,7 @@ def _in_hub_cache(pattern: str) -> Path:
     return found[-1]
 
 
-BACKBONES: dict[str, Callable[[str | Path | None, int], Backbone]] = {"resnet101": _resnet101, "tiny": _tiny}
+BACKBONES: dict[str, type[Backbone]] = {"resnet101": ResNet101, "tiny": TinyBackbone}
 
 
 def build_backbone(name: str, weights: str | Path | None = None, seed: int = 0) -> Backbone:
@@ -200,4 +204,4 @@ def build_backbone(name: str, weights: str | Path | None = None, seed: int = 0) 
     """
     if name not in BACKBONES:
         raise UsageError(f"there is no backbone {name!r}", hint=nearest(name, BACKBONES))
-    return BACKBONES[name](weights, seed).freeze()
+    return BACKBONES[name].build(weights, seed).freeze()

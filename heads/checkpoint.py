@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..cache.atomic import write_atomic
 from ..cache.errors import CheckpointError
-from .model import FSM
+from .model import Grounder
 
 FORMAT = "stvg checkpoint 1"
 
@@ -27,12 +27,12 @@ FORMAT = "stvg checkpoint 1"
 class EMA:
     """A copy of a model whose weights are the moving average of its own; updated after every optimiser step."""
 
-    def __init__(self, model: FSM, decay: float) -> None:
+    def __init__(self, model: Grounder, decay: float) -> None:
         self.decay = decay
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def update(self, model: FSM) -> None:
+    def update(self, model: Grounder) -> None:
         torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - self.decay)
 
     def state_dict(self) -> dict[str, Tensor]:

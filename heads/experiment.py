@@ -12,16 +12,26 @@ from ..cache.errors import UsageError
 from .losses import LossConfig
 from .model import ModelConfig
 
+MODES = ("cached", "text", "last-stage", "end-to-end")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
     """The training recipe. Defaults are the paper's for VidSTG; epochs are counted over the training split."""
 
+    mode: str = "cached"
+    """What trains besides the head: ``cached`` nothing; ``text`` the text encoder; ``last-stage`` the backbone's last
+    stage, on cached C4; ``end-to-end`` both encoders, from pixels."""
     epochs: int = 15
+    """0 writes the initial weights, for example imported ones, as a checkpoint that can be evaluated."""
     batch_size: int = 16
     accumulate: int = 1
     """Batches added up before an optimiser step."""
     lr: float = 5e-5
+    lr_backbone: float = 1e-5
+    """0: the backbone stays frozen, whatever the mode."""
+    lr_text: float = 5e-5
+    """0: the text encoder stays frozen. Falls linearly to zero after the warm-up, as the baseline's does."""
     lr_drop: int = 12
     """Every this many epochs the learning rate is divided by ten."""
     warmup: float = 0.01
@@ -34,6 +44,8 @@ class TrainConfig:
     amp: str = "none"
     """``none`` or ``bf16``: autocast of the forward pass. Losses stay in float32."""
     temporal_crop: bool = True
+    views: bool = True
+    """Train on every stored view of a video; end to end, on a freshly drawn one for every sample."""
     per_video: int = 4
     """At most this many sentences of one video stand together in an epoch's order; they share its features."""
     seed: int = 42
@@ -44,7 +56,11 @@ class TrainConfig:
     """Epochs between validations; 0: only at the end."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "lr_drop", "per_video", "log_every", "save_every"):
+        if self.mode not in MODES:
+            raise ValueError(f"mode is {self.mode!r}, expected one of {', '.join(MODES)}")
+        if self.epochs < 0 or self.lr_backbone < 0 or self.lr_text < 0:
+            raise ValueError("epochs, lr_backbone and lr_text must not be negative")
+        for name in ("batch_size", "accumulate", "lr_drop", "per_video", "log_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.amp not in ("none", "bf16"):

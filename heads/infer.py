@@ -11,7 +11,7 @@ from torch import Tensor
 from ..cache.batch import Batch
 from ..cache.sampling import span_of_slots
 from ..cache.schema import Tube
-from .model import FSM, LayerOutput
+from .model import Grounder, LayerOutput
 
 
 def choose_query(layer: LayerOutput, frame_padding: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,10 +41,10 @@ def choose_span(logits: Tensor, frame_padding: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def predict_batch(model: FSM, batch: Batch) -> list[Tube]:
+def predict_batch(model: Grounder, batch: Batch) -> list[Tube]:
     """One tube per sample of a batch that is on the model's device. The model is given the inputs alone."""
     padding = batch.inputs.frame_padding
-    layer = model(batch.inputs).layers[-1]
+    layer = model(batch).layers[-1]
     query, score = choose_query(layer, padding)
     rows = torch.arange(len(query), device=query.device)
     spans, _ = choose_span(layer.span[rows, query], padding)
@@ -58,7 +58,7 @@ def predict_batch(model: FSM, batch: Batch) -> list[Tube]:
     return tubes
 
 
-def predict(model: FSM, batches: Iterable[Batch], device: torch.device) -> Iterator[Tube]:
+def predict(model: Grounder, batches: Iterable[Batch], device: torch.device) -> Iterator[Tube]:
     """Tubes of every sample of some batches, in order; the model is put into evaluation mode."""
     was_training = model.training
     model.eval()

@@ -121,6 +121,11 @@ def mrcl_loss(states: Tensor, anchor: Tensor, matched: Tensor, in_moment: Tensor
     return (everything - positive).mean()
 
 
+def mrcl_floor(in_moment: Tensor) -> Tensor:
+    """What eq 10 gives at perfect alignment: log Δ, mean over samples (B, T)."""
+    return in_moment.sum(-1).clamp(min=1).float().log().mean()
+
+
 class Criterion:
     """Adds the weighted terms of an output; the matched tube is chosen anew for every layer."""
 

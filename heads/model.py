@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from ..cache.batch import Inputs, Targets
+from ..cache.batch import Batch, Inputs, Targets
 from .boxes import to_corners
 from .decoder import Decoder
 from .encoder import Encoder
@@ -256,6 +256,20 @@ class FSM(nn.Module):
         padding = (rows | columns).flatten(1)
         projected = projection(maps.flatten(1, 2).to(weight.dtype), padding).unflatten(1, (h, w))
         return roi_align(projected, corners, extents, self.features.roi_size)
+
+
+class Grounder(nn.Module):
+    """A head behind whatever encoders train with it: batches in, tubes' logits out."""
+
+    def __init__(self, head: FSM, encoders: nn.Module | None = None) -> None:
+        super().__init__()
+        self.head, self.encoders = head, encoders
+
+    def forward(self, batch: Batch) -> Output:
+        """The head's output on a batch; a batch without targets cannot give them away."""
+        if self.encoders is not None:
+            batch = self.encoders(batch)
+        return self.head(batch.inputs, batch.targets)
 
 
 def build_model(config: ModelConfig, features: FeatureFacts, seed: int = 0) -> FSM:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.utils.deterministic as deterministic
@@ -28,15 +28,18 @@ from ..cache.index import Cache
 from ..cache.sampling import Sampling
 from .checkpoint import EMA, load_checkpoint, load_into, load_optimizer, optimizer_tensors, save_checkpoint
 from .experiment import Experiment, TrainConfig
-from .losses import Criterion
-from .model import FSM, FeatureFacts, build_model
+from .losses import Criterion, mrcl_floor
+from .model import FeatureFacts, Grounder, build_model
+
+if TYPE_CHECKING:
+    from .finetune import LiveEncoders
 
 log = logging.getLogger(__name__)
 
 FILL = "fill_uninitialized_memory"
 """Torch adds this switch to its module at run time, so type checkers do not know it."""
 
-Validate = Callable[[FSM], dict[str, float]]
+Validate = Callable[[Grounder], dict[str, float]]
 """Scores of a model; the entry ``m_vIoU`` decides which checkpoint is the best."""
 Report = Callable[[dict[str, Any]], None]
 
@@ -50,15 +53,33 @@ def feature_facts(cache: Cache) -> FeatureFacts:
 class Run:
     """Everything that changes while training, and the folder it is kept in."""
 
-    def __init__(self, folder: Path, cache: Cache, experiment: Experiment, split: str, device: torch.device) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        cache: Cache,
+        experiment: Experiment,
+        split: str,
+        device: torch.device,
+        sources: Mapping[str, Any] | None = None,
+    ) -> None:
+        """``sources``: fields of `finetune.Sources`, for modes that train more than the head."""
         t = experiment.train
-        self.folder, self.experiment, self.device = folder, experiment, device
-        sampling = Sampling(cache.recipe.fps, experiment.model.max_frames)
+        self.folder, self.cache, self.experiment, self.device = folder, cache, experiment, device
         targets = experiment.model.multiscale if experiment.model.qmm else "none"
-        self.dataset = CachedDataset(cache, split, sampling, targets=targets)
-        self.model = build_model(experiment.model, feature_facts(cache), t.seed).to(device)
+        self.encoders: LiveEncoders | None = None
+        self.videos: Path | None = None
+        if t.mode != "cached":  # the encoders, and what reads video, load only where they are used
+            from .finetune import Sources, build_encoders
+
+            chosen = Sources(**(sources or {}))
+            self.videos = chosen.videos
+            self.encoders = build_encoders(t.mode, cache, targets, chosen)
+            self.encoders.set_trained(backbone=t.lr_backbone > 0, text=t.lr_text > 0)
+        self.dataset = self.open_split(split, targets)
+        head = build_model(experiment.model, feature_facts(cache), t.seed)
+        self.model = Grounder(head, self.encoders).to(device)
         self.ema = EMA(self.model, t.ema)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=t.lr, weight_decay=t.weight_decay, fused=True)
+        self.optimizer = torch.optim.AdamW(self.parameter_groups(), weight_decay=t.weight_decay, fused=True)
         self.criterion = Criterion(experiment.loss)
         self.recipe = cache.recipe
         batches = math.ceil(len(self.dataset) / t.batch_size)
@@ -68,13 +89,31 @@ class Run:
         self.best = -math.inf
         torch.manual_seed(t.seed)
 
+    def open_split(self, split: str, targets: str | None = None) -> CachedDataset:
+        """A split as this run's mode reads it; without ``targets`` for inference."""
+        sampling = Sampling(self.cache.recipe.fps, self.experiment.model.max_frames)
+        if self.encoders is None:
+            return CachedDataset(self.cache, split, sampling, targets)
+        from .online import open_live_split
+
+        return open_live_split(self.encoders.mode, self.cache, split, sampling, targets, self.videos)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The head's parameters and those of every encoder that trains, each with its own rate."""
+        t = self.experiment.train
+        groups = [{"name": "head", "params": list(self.model.head.parameters()), "lr": t.lr}]
+        rates = {"backbone": t.lr_backbone, "text": t.lr_text}
+        live = self.encoders.groups() if self.encoders is not None else {}
+        return groups + [{"name": k, "params": p, "lr": rates[k]} for k, p in live.items()]
+
     def facts(self) -> dict[str, Any]:
         """What the checkpoint says besides its tensors."""
         return {
             "step": self.step,
             "best": self.best if math.isfinite(self.best) else None,
             "experiment": asdict(self.experiment),
-            "features": asdict(self.model.features),
+            "features": asdict(self.model.head.features),
+            "encoders": None if self.encoders is None else self.encoders.facts(),
             "fingerprint": self.recipe.fingerprint,
             "recipe": self.recipe.to_json(),
             "split": self.dataset.split,
@@ -136,10 +175,17 @@ def _differences(saved: dict[str, Any], now: dict[str, Any], prefix: str = "") -
     return "; ".join(p for p in parts if p)
 
 
-def learning_rate(config: TrainConfig, step: int, total_steps: int, steps_per_epoch: int) -> float:
-    """Linear warm-up over the first share of all steps, and a division by ten every ``lr_drop`` epochs."""
+def learning_rate(config: TrainConfig, step: int, total_steps: int, steps_per_epoch: int, group: str = "head") -> float:
+    """Linear warm-up over the first share of all steps; then a division by ten every ``lr_drop`` epochs.
+
+    The text encoder's rate falls linearly to zero instead, as in the baseline.
+    """
     warm = max(1, round(config.warmup * total_steps))
-    return config.lr * min(1.0, (step + 1) / warm) * 0.1 ** (step // steps_per_epoch // config.lr_drop)
+    rate = {"head": config.lr, "backbone": config.lr_backbone, "text": config.lr_text}[group]
+    if group == "text":
+        left = (total_steps - step) / max(1, total_steps - warm)
+        return rate * min((step + 1) / warm, left, 1.0)
+    return rate * min(1.0, (step + 1) / warm) * 0.1 ** (step // steps_per_epoch // config.lr_drop)
 
 
 def train(run: Run, validate: Validate | None = None, report: Report | None = None) -> Path:
@@ -153,6 +199,8 @@ def train(run: Run, validate: Validate | None = None, report: Report | None = No
     run.model.train()
     with repeatable(run.device):
         train_epochs(run, metrics, validate)
+    if not run.total_steps:
+        run.save()
     return run.folder / ("best.safetensors" if (run.folder / "best.safetensors").exists() else "last.safetensors")
 
 
@@ -196,19 +244,27 @@ def train_epoch(run: Run, metrics: MetricsFile) -> None:
     t = run.experiment.train
     epoch, done = divmod(run.step, run.steps_per_epoch)
     order = epoch_order(run.dataset, t.batch_size, t.per_video, t.seed, epoch)
-    batches = training_batches(run.dataset, order, t.seed, epoch, done * t.accumulate, t.temporal_crop)
+    batches = training_batches(run.dataset, order, t.seed, epoch, done * t.accumulate, t.temporal_crop, t.views)
     while group := list(islice(batches, t.accumulate)):
         for parameters in run.optimizer.param_groups:
-            parameters["lr"] = learning_rate(t, run.step, run.total_steps, run.steps_per_epoch)
+            name = parameters["name"]
+            parameters["lr"] = learning_rate(t, run.step, run.total_steps, run.steps_per_epoch, name)
         terms = step(run, group)
         run.step += 1
         run.ema.update(run.model)
         if run.step % t.log_every == 0 or run.step == run.total_steps:
-            losses = {k: v.item() for k, v in terms.items()}
-            lr = run.optimizer.param_groups[0]["lr"]
-            metrics.write({"step": run.step, "loss": sum(losses.values()), **losses, "lr": lr})
+            metrics.write(line(run, terms))
         if run.step % t.save_every == 0:
             run.save()
+
+
+def line(run: Run, terms: dict[str, Tensor]) -> dict[str, Any]:
+    """What one step says of itself. ``loss`` is the sum of the terms; MRCL is also given above its floor, log Δ."""
+    losses = {k: v.item() for k, v in terms.items()}
+    floor = losses.pop("mrcl_floor", None)
+    above = {} if floor is None else {"mrcl_above_floor": losses["mrcl"] - floor}
+    rates = {"lr" if g["name"] == "head" else f"lr_{g['name']}": g["lr"] for g in run.optimizer.param_groups}
+    return {"step": run.step, "loss": sum(losses.values()), **losses, **above, **rates}
 
 
 def step(run: Run, group: list[Batch]) -> dict[str, Tensor]:
@@ -220,11 +276,13 @@ def step(run: Run, group: list[Batch]) -> dict[str, Tensor]:
         moved = batch.to(run.device)
         assert moved.targets is not None
         with torch.autocast(run.device.type, torch.bfloat16, enabled=t.amp == "bf16"):
-            output = run.model(moved.inputs, moved.targets)
+            output = run.model(moved)
         losses = run.criterion(output, moved.targets, moved.inputs.frame_padding)
         total = torch.stack(list(losses.values())).sum() / len(group)
         guard(run, total, losses, batch)
         total.backward()
+        if "mrcl" in losses and losses["mrcl"].requires_grad and run.criterion.config.mrcl_form == "paper":
+            losses["mrcl_floor"] = run.criterion.config.mrcl * mrcl_floor(moved.targets.in_moment)
         for name, value in losses.items():
             mean[name] = mean.get(name, torch.zeros((), device=run.device)) + value.detach() / len(group)
     norm = nn.utils.clip_grad_norm_(run.model.parameters(), t.clip)

@@ -15,8 +15,9 @@ ALLOWED = {
     "heads": {"cache"},
     "evaluate": {"cache", "heads"},
 }
-# The only doors from a room to the pixels: drawing a demo means making and reading videos.
-DOORS = {"evaluate/demo.py": {"extract"}, "evaluate/picture.py": {"extract"}}
+# The only doors from a room to the pixels: drawing a demo means making and reading videos, and training an encoder means
+# having it.
+DOORS = {f: {"extract"} for f in ("evaluate/demo.py", "evaluate/picture.py", "heads/finetune.py", "heads/online.py")}
 SOURCES = [p.relative_to(ROOT) for room in ROOMS for p in sorted((ROOT / room).rglob("*.py"))]
 
 

@@ -88,7 +88,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_step_terms_and_samples
     run.save()
     before = (tmp_path / "last.safetensors").read_bytes()
     with torch.no_grad():
-        run.model.bbox_embed.layers[-1].bias.fill_(torch.nan)
+        run.model.head.bbox_embed.layers[-1].bias.fill_(torch.nan)
     with pytest.raises(TrainingDiverged, match=r"step 1\n(.|\n)*l1 nan(.|\n)*samples +\d+"):
         train(run)
     assert (tmp_path / "last.safetensors").read_bytes() == before

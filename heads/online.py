@@ -1,0 +1,132 @@
+"""Batches for live encoders: C4 maps out of the cache, or pixels out of the videos, in place of C5."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..cache.batch import LiveFrames, Targets
+from ..cache.dataset import CachedDataset, Clip
+from ..cache.errors import CacheError, UsageError
+from ..cache.index import Cache, VideoUnit, video_key
+from ..cache.sampling import IntArray, Sampling
+from ..cache.schema import Video, View
+from ..extract.backbone import BACKBONES
+from ..extract.decode import read_frames
+from ..extract.readers import find_video_files
+from ..extract.transforms import apply_view
+
+
+def open_live_split(
+    mode: str, cache: Cache, split: str, sampling: Sampling, targets: str | None, videos: Path | None
+) -> CachedDataset:
+    """A split as a training mode reads it. ``targets`` as in `CachedDataset`; ``videos``: their folder, end to end."""
+    if mode == "text":
+        return LiveText(cache, split, sampling, targets)
+    if mode == "last-stage":
+        return LiveLastStage(cache, split, sampling, targets)
+    if videos is None:
+        raise UsageError("a head trained end to end reads pixels", hint="--videos DIR, the folder of the videos")
+    return LivePixels(cache, split, sampling, targets, videos)
+
+
+class LiveText(CachedDataset):
+    """Cached vision; token features come from the encoder in the step."""
+
+    def _tokens(self, clips: Sequence[Clip]) -> tuple[Tensor, Tensor]:
+        return torch.zeros(len(clips), 1, 0), torch.zeros(len(clips), 1, dtype=torch.bool)
+
+
+class LiveLastStage(CachedDataset):
+    """Cached C4 in place of C5."""
+
+    def _check_request(self) -> None:
+        super()._check_request()
+        if self.cache.recipe.levels != "full":
+            raise CacheError(
+                f"{self.cache.path} has no C4 maps for the last stage to train on",
+                expected="a cache extracted with --levels full",
+                found=f"--levels {self.cache.recipe.levels}",
+            )
+
+    def _frames(self, parts: list[tuple[str, VideoUnit, IntArray]]) -> tuple[Tensor, Tensor, tuple[LiveFrames, ...]]:
+        store = self.cache.store
+        blocks = [
+            torch.from_numpy(store.read(video_key(video), "c4", unit.rows(frames, video)))
+            for video, unit, frames in parts
+        ]
+        return live_frames(blocks, [store.arrays(video_key(video))["c5"].shape[1:3] for video, _, _ in parts])
+
+
+class LivePixels(LiveText):
+    """Pixels, decoded when asked for, and sentences as they are; of the cache only the annotation is read."""
+
+    def __init__(self, cache: Cache, split: str, sampling: Sampling, targets: str | None, videos: Path) -> None:
+        self.backbone = BACKBONES[cache.recipe.backbone]
+        table = cache.samples
+        wanted = {
+            v: table[i].video for i, (v, s) in enumerate(zip(table.video_ids, table.splits, strict=True)) if s == split
+        }
+        self.files = find_video_files(wanted.values(), videos)
+        super().__init__(cache, split, sampling, targets)
+
+    def _available(self) -> set[str]:
+        return {video for video, file in self.files.items() if file is not None}
+
+    def _check_request(self) -> None:
+        """Any level of detail will do: nothing is read of it."""
+
+    def _unit(self, video: Video) -> VideoUnit:
+        recipe = self.cache.recipe
+        view = View.evaluation(video.width, video.height, recipe.resolution, recipe.max_side)
+        return VideoUnit(np.empty(0, dtype=np.int64), view, {})
+
+    def _frames(self, parts: list[tuple[str, VideoUnit, IntArray]]) -> tuple[Tensor, Tensor, tuple[LiveFrames, ...]]:
+        blocks = [self.pixels(video, unit.view, frames) for video, unit, frames in parts]
+        stride = self.backbone.strides[-1]
+        return live_frames(blocks, [(-(-u.view.height // stride), -(-u.view.width // stride)) for _, u, _ in parts])
+
+    def pixels(self, video: str, view: View, frames: IntArray) -> Tensor:
+        """Normalised pixels of source frames through a view: (n, 3, view.height, view.width)."""
+        file = self.files[video]
+        assert file is not None
+        size = {"width": view.source_width, "height": view.source_height}
+        decoded = np.concatenate(list(read_frames(file, frames, **size)))
+        return apply_view(decoded, view, self.backbone.mean, self.backbone.std)
+
+    def _targets(self, clips: Sequence[Clip], units: dict[str, VideoUnit], T: int) -> Targets:
+        """Boxes and spans; regions come from the step's own C3 and C4."""
+        targets, self.targets = self.targets, "none"
+        try:
+            return super()._targets(clips, units, T)
+        finally:
+            self.targets = targets
+
+
+def live_frames(
+    blocks: Sequence[Tensor], cells: Sequence[tuple[int, ...]]
+) -> tuple[Tensor, Tensor, tuple[LiveFrames, ...]]:
+    """Blocks of frames, one after the other, as groups of equal size; ``cells`` (rows, columns) of each block's C5.
+
+    Returns a C5 without channels (U, h, w, 0), its padding (U, h, w), and the groups.
+    """
+    h, w = max(c[0] for c in cells), max(c[1] for c in cells)
+    counts = [len(b) for b in blocks]
+    starts = np.cumsum([0, *counts])
+    padding = torch.ones(sum(counts), h, w, dtype=torch.bool)
+    groups: dict[torch.Size, list[int]] = {}
+    for i, (block, (rows, columns)) in enumerate(zip(blocks, cells, strict=True)):
+        padding[starts[i] : starts[i + 1], :rows, :columns] = False
+        groups.setdefault(block.shape[1:], []).append(i)
+    live = tuple(
+        LiveFrames(
+            torch.cat([torch.arange(starts[i], starts[i + 1]) for i in members]),
+            torch.cat([blocks[i] for i in members]),
+        )
+        for members in groups.values()
+    )
+    return torch.zeros(*padding.shape, 0), padding, live

@@ -1,0 +1,184 @@
+"""What each part of the head, and each training mode, is worth on synthetic videos at one small fixed budget.
+
+    uv run python tests/benchmarks/accuracy.py --out bench [--seeds 3] [--jobs 2] [--only modes]
+
+Every run is a process of its own with one thread; seeds differ in the head's start, the order of samples and dropout, not
+in the data. Finished runs are kept in --out, so the command can be interrupted and repeated. Prints Markdown tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from stvg.cache.index import Cache
+from stvg.evaluate.demo import RESOLUTION, SAMPLING, WORLD
+from stvg.evaluate.evaluation import load_head, open_split, overall, score_split, tubes_of
+from stvg.extract.job import ExtractJob, run_job
+from stvg.extract.synthetic import write_vidstg
+from stvg.heads.experiment import load_experiment
+from stvg.heads.train import Run, train
+
+CPU = torch.device("cpu")
+TRAIN_VIDEOS, TEST_VIDEOS = 200, 60
+BUDGET = ("train.epochs=4", "train.lr_drop=3", "train.batch_size=16", "model.num_queries=5", "model.dropout=0.1")
+NO_FUSION = ("model.fusion.frame_level=false", "model.fusion.video_level=false")
+BASELINE = (*NO_FUSION, "model.qmm=false", "model.multiscale=none", "model.stride=2", "model.fast=true")
+FULL = ("model.multiscale=full",)
+METRICS = ("m_tIoU", "m_vIoU", "vIoU@0.3", "vIoU@0.5")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: settings on top of the budget, and the cache and mode they train with."""
+
+    table: str
+    name: str
+    settings: tuple[str, ...] = ()
+    levels: str = "roi"
+
+
+ROWS = [
+    Row("variants", "FSM, the paper's head"),
+    Row("variants", "TubeDETR preset's head (stride 2, fast branch)", BASELINE),
+    Row("variants", "III: neither fusion level", NO_FUSION),
+    Row("variants", "III: frame level only", NO_FUSION[1:]),
+    Row("variants", "III: video level only", NO_FUSION[:1]),
+    Row("variants", "IV: without gate", ("model.fusion.gate=false",)),
+    Row("variants", "V: without query matching", ("model.qmm=false",)),
+    Row("variants", "VI: 1 query", ("model.num_queries=1",)),
+    Row("variants", "VI: 10 queries", ("model.num_queries=10",)),
+    Row("variants", "VIII: decoders not shared", ("model.shared_decoder=false",)),
+    Row("variants", "IX: without scaling", ("model.fusion.scale=false",)),
+    Row("variants", "MRCL off", ("loss.mrcl=0",)),
+    Row("variants", "MRCL frame by frame", ("loss.mrcl_form=framewise",)),
+    Row("variants", "label loss softmax", ("loss.label_form=softmax",)),
+    Row("variants", "second stream without C3, C4", ("model.multiscale=none",)),
+    Row("variants", "C3, C4 without group norm", ("model.proj_norm=none",)),
+    Row("modes", "cached", FULL, "full"),
+    Row("modes", "text live", (*FULL, "train.mode=text", "train.lr_text=0.001"), "full"),
+    Row("modes", "last stage live", (*FULL, "train.mode=last-stage", "train.lr_backbone=0.0006"), "full"),
+    Row(
+        "modes",
+        "end to end, augmented",
+        (*FULL, "train.mode=end-to-end", "train.lr_text=0.001", "train.lr_backbone=0.0006"),
+        "full",
+    ),
+]
+
+
+def prepare(folder: Path) -> None:
+    """The videos, and one cache for each level of detail."""
+    if not (folder / "data").exists():
+        write_vidstg(
+            folder / "data", replace(WORLD, train=TRAIN_VIDEOS, val=0, test=TEST_VIDEOS, jobs=os.cpu_count() or 1)
+        )
+    for levels in sorted({row.levels for row in ROWS}):
+        run_job(
+            ExtractJob(
+                dataset="vidstg",
+                annotations=folder / "data",
+                out=folder / f"cache-{levels}",
+                sampling=SAMPLING,
+                device=CPU,
+                splits=["train", "test"],
+                backbone="tiny",
+                resolution=RESOLUTION,
+                levels=levels,
+                batch_frames=64,
+            )
+        )
+
+
+def run_one(folder: Path, index: int, seed: int) -> dict[str, float]:
+    """Train and score one row with one seed in this process."""
+    torch.set_num_threads(1)
+    row = ROWS[index]
+    cache = Cache.open(folder / f"cache-{row.levels}")
+    experiment = load_experiment("tiny", [*BUDGET, *row.settings, f"train.seed={seed}"])
+    videos = folder / "data/vidor/video"
+    run = Run(folder / f"runs/{index}-{seed}", cache, experiment, "train", CPU, {"videos": videos})
+    start = time.perf_counter()
+    checkpoint = train(run)
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    head = load_head(checkpoint, CPU)
+    data = open_split(head, cache, "test", videos)
+    scores = overall(score_split(data, tubes_of(head.model, data, 32, CPU), "tubedetr"))
+    trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
+    return {**scores, "seconds": seconds, "steps": run.total_steps, "peak": peak, "parameters": trained}
+
+
+def missing(folder: Path, seeds: int, only: str | None) -> Iterator[tuple[int, int]]:
+    for seed in range(seeds):
+        for index, row in enumerate(ROWS):
+            if only in (None, row.table) and not (folder / f"{index}-{seed}.json").exists():
+                yield index, seed
+
+
+def start(folder: Path, index: int, seed: int) -> None:
+    command = [sys.executable, __file__, "--out", str(folder), "--run", str(index), str(seed)]
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    print(f"seed {seed}: {ROWS[index].name}", file=sys.stderr, flush=True)
+
+
+def table(folder: Path, name: str) -> str:
+    """Mean ± standard deviation over seeds, one line a row; cost columns where the table compares modes."""
+    costs = ("seconds", "peak") if name == "modes" else ("seconds",)
+    lines = ["| " + " | ".join(["", *METRICS, "trained parameters", *costs, "seeds"]) + " |"]
+    lines += ["| --- |" + " ---: |" * (len(METRICS) + len(costs) + 2)]
+    for index, row in enumerate(ROWS):
+        files = sorted(folder.glob(f"{index}-*.json"))
+        if row.table != name or not files:
+            continue
+        runs = [json.loads(f.read_text()) for f in files]
+        cells = [spread([100 * r[m] for r in runs]) for m in METRICS]
+        cells += [f"{runs[0]['parameters']:,}", *(spread([r[c] for r in runs], 0) for c in costs), str(len(runs))]
+        lines.append("| " + " | ".join([row.name, *cells]) + " |")
+    return "\n".join(lines).replace("| peak |", "| peak MiB |")
+
+
+def spread(values: list[float], digits: int = 1) -> str:
+    error = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{error}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at once, one thread each")
+    parser.add_argument("--only", choices=sorted({row.table for row in ROWS}))
+    parser.add_argument("--run", type=int, nargs=2, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.run:
+        index, seed = chosen.run
+        result = run_one(chosen.out, index, seed)
+        (chosen.out / f"{index}-{seed}.json").write_text(json.dumps(result))
+        return
+    prepare(chosen.out)
+    with ThreadPoolExecutor(chosen.jobs) as pool:
+        list(pool.map(lambda job: start(chosen.out, *job), missing(chosen.out, chosen.seeds, chosen.only)))
+    steps = {json.loads(f.read_text())["steps"] for f in chosen.out.glob("*-*.json")}
+    print(
+        f"{TRAIN_VIDEOS} training and {TEST_VIDEOS} held-out videos, {sorted(steps)} steps, {chosen.jobs} runs at once\n"
+    )
+    for name in ("variants", "modes"):
+        if chosen.only in (None, name):
+            print(table(chosen.out, name), end="\n\n")
+
+
+if __name__ == "__main__":
+    main()
