@@ -125,8 +125,11 @@ class Fusion(nn.Module):
         sentence = masked_mean(masked_mean(words, y_padding[:, None].expand(words.shape[:3])), frame_padding)  # (B, d)
         weights = (torch.einsum("btd,bd->bt", frames, sentence) / math.sqrt(x.shape[-1])).sigmoid()
         if self.config.scale:
-            slots = torch.arange(x.shape[1], device=x.device).clamp(max=len(self.frame_scale) - 1)
-            weights = weights * (self.frame_scale.tanh() + 1)[slots]
+            if x.shape[1] > len(self.frame_scale):
+                raise ValueError(
+                    f"{x.shape[1]} slots, but this head has weights for {len(self.frame_scale)}: use windows"
+                )
+            weights = weights * (self.frame_scale.tanh() + 1)[: x.shape[1]]
         return weights
 
 
