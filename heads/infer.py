@@ -12,7 +12,6 @@ from itertools import groupby
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..cache.batch import Batch
@@ -37,33 +36,29 @@ class Window:
     """(N, T) logits."""
 
 
-def choose_query(score: Tensor | None, frame_padding: Tensor) -> tuple[Tensor, Tensor]:
-    """The candidate with the highest mean probability over all real slots (eqs 12, 13): index (B,) and that mean (B,).
+def choose_query(score: Tensor | None) -> tuple[int, float]:
+    """The candidate with the highest mean probability over all slots (eqs 12, 13), and that mean.
 
-    ``score`` (B, N, T) logits, or None where there is one candidate and nothing to choose.
+    ``score`` (N, T) logits, or None where there is one candidate and nothing to choose.
     """
     if score is None:
-        rows = torch.zeros(len(frame_padding), dtype=torch.int64, device=frame_padding.device)
-        return rows, torch.ones_like(rows, dtype=torch.float32)
-    p = score.float().sigmoid().masked_fill(frame_padding[:, None], 0).sum(-1)
-    mean, query = (p / (~frame_padding).sum(-1, keepdim=True)).max(-1)
-    return query, mean
+        return 0, 1.0
+    mean, query = score.sigmoid().mean(-1).max(0)
+    return int(query), float(mean)
 
 
-def choose_span(logits: Tensor, frame_padding: Tensor) -> tuple[Tensor, Tensor]:
-    """First and last slot (B, 2) of the likeliest moment, and its log-probability (B,), from (B, T, 2) logits.
+def choose_span(logits: Tensor) -> tuple[int, int]:
+    """First and last slot of the likeliest moment, from (T, 2) logits of start and end.
 
-    All pairs with start < end compete; a clip of one slot is that slot. Time and memory are linear in T: the best end
-    after every start is a running maximum, taken from the back.
+    All pairs with start < end compete; a clip of one slot is that slot. Linear in T: the best end after every start is a
+    running maximum, taken from the back.
     """
-    start, end = logits.float().masked_fill(frame_padding[..., None], -torch.inf).log_softmax(1).unbind(-1)
-    best, where = (x.flip(1) for x in end.flip(1).cummax(1))  # the best end from every slot on, and where it is
-    slots = torch.arange(end.shape[1], device=end.device).expand(end.shape)
-    later, last = F.pad(best[:, 1:], (0, 1), value=-torch.inf), F.pad(slots[:, -1:] - where[:, 1:], (0, 1))
-    only = (~frame_padding).sum(-1, keepdim=True) == 1
-    later, last = torch.where(only, end, later), torch.where(only, slots, last)
-    score, first = (start + later).max(1)
-    return torch.stack([first, last.gather(1, first[:, None])[:, 0]], dim=-1), score
+    if len(logits) == 1:
+        return 0, 0
+    start, end = logits.log_softmax(0).unbind(-1)
+    best, place = end.flip(0).cummax(0)
+    first = int((start[:-1] + best.flip(0)[1:]).argmax())
+    return first, len(end) - 1 - int(place.flip(0)[first + 1])
 
 
 @torch.no_grad()
@@ -87,13 +82,11 @@ def join(windows: list[Window]) -> Tube:
     if (np.diff(frames) <= 0).any():
         raise ValueError(f"windows of sample {sample.sample_id} overlap or are out of order")
     scores = [w.score for w in windows if w.score is not None]
-    real = torch.zeros(1, len(frames), dtype=torch.bool)
-    query, score = choose_query(torch.cat(scores, dim=1)[None] if scores else None, real)
-    n = int(query)
-    spans, _ = choose_span(torch.cat([w.span[n] for w in windows])[None], real)
-    start, end = span_of_slots(frames, *spans[0].tolist())
-    boxes = torch.cat([w.boxes[n] for w in windows]).numpy().astype(np.float64)
-    return Tube(sample.sample_id, start, end, frames, view.to_pixels(boxes), score=float(score), query=n)
+    query, score = choose_query(torch.cat(scores, dim=1) if scores else None)
+    first, last = choose_span(torch.cat([w.span[query] for w in windows]))
+    start, end = span_of_slots(frames, first, last)
+    boxes = torch.cat([w.boxes[query] for w in windows]).numpy().astype(np.float64)
+    return Tube(sample.sample_id, start, end, frames, view.to_pixels(boxes), score=score, query=query)
 
 
 def predict(model: FSM, batches: Iterable[Batch], device: torch.device) -> Iterator[Tube]:

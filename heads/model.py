@@ -225,9 +225,15 @@ class FSM(nn.Module):
         return torch.cat([seen + self.fast_residual(seen + own), words], dim=2)
 
     def read(self, states: Tensor, attention: Tensor) -> LayerOutput:
-        """Boxes, spans and scores of one decoder layer's states (B, N, T, d)."""
-        score = self.class_embed(states).squeeze(-1) if self.config.qmm else None
-        return LayerOutput(self.bbox_embed(states).sigmoid(), self.sted_embed(states), score, attention, states)
+        """Boxes, spans and scores of one decoder layer's states (B, N, T, d), in float32."""
+        with torch.autocast(states.device.type, enabled=False):
+            score = self.class_embed(states).squeeze(-1) if self.config.qmm else None
+            return LayerOutput(self.boxes(states), self.sted_embed(states), score, attention, states)
+
+    def boxes(self, states: Tensor) -> Tensor:
+        """Boxes (…, 4) of states (…, d). In bfloat16 a coordinate would move in steps of a 256th of the picture."""
+        with torch.autocast(states.device.type, enabled=False):
+            return self.bbox_embed(states).sigmoid()
 
     def anchor_stream(
         self, inputs: Inputs, targets: Targets, memory: Tensor, shape: tuple[int, int], times: Tensor
@@ -248,7 +254,7 @@ class FSM(nn.Module):
         states, _ = self.decoder(position, region_memory, region_code, None, ~kept, self.anchor_layers)
         full = states[-1].new_zeros(B, inside.shape[1], self.config.d)
         full[inside] = states[-1][:, 0][kept]
-        return Anchor(self.bbox_embed(full).sigmoid(), full)
+        return Anchor(self.boxes(full), full)
 
     def regions(
         self, inputs: Inputs, targets: Targets, memory: Tensor, shape: tuple[int, int]
