@@ -7,9 +7,11 @@ what an unbroken one would have seen.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,12 +22,13 @@ from torch import Tensor
 from .batch import Batch, Inputs, LiveFrames, Targets
 from .errors import CacheError
 from .index import Cache, VideoUnit, video_key
-from .sampling import IntArray, Sampling, moment_slots, slots_in
+from .sampling import IntArray, Sampling, moment_slots, slots_in, windows
 from .schema import Sample, Video, has_boxes
 
 log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
+Request = TypeVar("Request")
 
 
 @dataclass(frozen=True)
@@ -276,20 +279,24 @@ def training_batches(
     yield from read_ahead(load, range(start, len(order)))
 
 
-def inference_batches(dataset: CachedDataset, batch_size: int) -> Iterator[Batch]:
-    """Every sample once, in the order of the table."""
-    starts = range(0, len(dataset), batch_size)
-    yield from read_ahead(
-        lambda i: dataset.collate([dataset[p] for p in range(i, min(i + batch_size, len(dataset)))]), starts
-    )
+def inference_batches(dataset: CachedDataset, batch_size: int, window: int) -> Iterator[Batch]:
+    """Every sample once, in the order of the table; a clip of more than ``window`` slots as clips that follow each other.
+
+    Each is read and padded on its own, and clips of several samples share a batch: however long a video is, at most
+    ``batch_size`` x ``window`` slots are in memory per batch.
+    """
+    whole = (dataset[i] for i in range(len(dataset)))
+    clips = (replace(clip, frames=frames) for clip in whole for frames in windows(clip.frames, window))
+    yield from read_ahead(dataset.collate, iter(lambda: list(islice(clips, batch_size)), []))
 
 
-def read_ahead(load: Callable[[int], Item], positions: Sequence[int], depth: int = 2) -> Iterator[Item]:
-    """``load(i)`` for every position, in order, at most ``depth`` of them loading ahead in a thread."""
+def read_ahead(load: Callable[[Request], Item], requests: Iterable[Request], depth: int = 2) -> Iterator[Item]:
+    """``load(request)`` for every request, in order, at most ``depth`` of them loading ahead in a thread."""
     with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as pool:
-        pending = [pool.submit(load, i) for i in positions[:depth]]
-        for i in range(len(positions)):
-            item = pending.pop(0).result()
-            if i + depth < len(positions):
-                pending.append(pool.submit(load, positions[i + depth]))
-            yield item
+        pending: deque[Future[Item]] = deque()
+        for request in requests:
+            pending.append(pool.submit(load, request))
+            if len(pending) > depth:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()

@@ -73,6 +73,11 @@ def thin(frames: IntArray, max_frames: int) -> IntArray:
     return frames[np.arange(max_frames, dtype=np.int64) * n // max_frames]
 
 
+def windows(frames: IntArray, size: int) -> list[IntArray]:
+    """A clip's frames as consecutive pieces of at most ``size`` slots; only the last may be shorter."""
+    return [frames[start : start + size] for start in range(0, len(frames), size)]
+
+
 def sample_frames(segment: tuple[int, int], video_fps: float, sampling: Sampling) -> IntArray:
     """Source frame of every slot of a clip, ascending: (T,) with T <= ``sampling.max_frames``.
 

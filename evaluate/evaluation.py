@@ -100,9 +100,9 @@ def tubes_of(
     device: torch.device,
     tick: Callable[[], None] | None = None,
 ) -> dict[int | str, Tube]:
-    """One tube per sample of a dataset."""
+    """One tube per sample of a dataset. Clips longer than the head was trained for are read in windows it knows."""
     found: dict[int | str, Tube] = {}
-    for tube in predict(model, inference_batches(dataset, batch_size), device):
+    for tube in predict(model, inference_batches(dataset, batch_size, model.head.config.max_frames), device):
         found[tube.sample_id] = tube
         if tick:
             tick()

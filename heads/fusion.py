@@ -52,24 +52,27 @@ class GatedMatching(nn.Module):
         """
         d = x.shape[-1]
         x_normal, y_normal = F.layer_norm(x, (d,), eps=1e-6), F.layer_norm(y, (d,), eps=1e-6)
-        dropout = self.dropout if self.training else 0.0
-        query = self.query(x_normal)
-        q = split_heads(query, FUSION_HEADS)
-        k, v = (split_heads(f(x_normal), FUSION_HEADS) for f in (self.self_key, self.self_value))
-        own = self.self_out(merge_heads(attend(q, k, v, x_padding, dropout))).index_select(0, x_row)  # eq 1a
-        q = split_heads(query.index_select(0, x_row), FUSION_HEADS)
-        keys, values = self.cross_key(y_normal), self.cross_value(y_normal)
-        k, v = (split_heads(f.index_select(0, y_row), FUSION_HEADS) for f in (keys, values))
-        other = self.cross_out(merge_heads(attend(q, k, v, y_padding[y_row], dropout)))  # eq 1b
+        mixed = self.gated(x_normal, y_normal, x_padding, y_padding, x_row, y_row)
         if self.gates:
-            gates = self.gates
-            mixed = gates["self"](other).sigmoid() * own + gates["cross"](own).sigmoid() * other  # eq 2
-            mixed = gates["score"](mixed).sigmoid() * gates["value"](mixed)  # eq 3
-        else:
-            mixed = own + other
+            mixed = self.gates["score"](mixed).sigmoid() * self.gates["value"](mixed)  # eq 3
         x = x.index_select(0, x_row)
         fused = x + F.dropout(self.out(mixed), self.dropout, self.training)
         return torch.where(x_padding[x_row][..., None], x, fused)
+
+    def gated(self, x: Tensor, y: Tensor, x_padding: Tensor, y_padding: Tensor, x_row: Tensor, y_row: Tensor) -> Tensor:
+        """Eqs 1 and 2, of normalised tokens: self- and cross-attended, each gated by the other: (R, Lx, d)."""
+        dropout = self.dropout if self.training else 0.0
+        query = self.query(x)
+        q = split_heads(query, FUSION_HEADS)
+        k, v = (split_heads(f(x), FUSION_HEADS) for f in (self.self_key, self.self_value))
+        own = self.self_out(merge_heads(attend(q, k, v, x_padding, dropout))).index_select(0, x_row)  # eq 1a
+        q = split_heads(query.index_select(0, x_row), FUSION_HEADS)
+        keys, values = self.cross_key(y), self.cross_value(y)
+        k, v = (split_heads(f.index_select(0, y_row), FUSION_HEADS) for f in (keys, values))
+        other = self.cross_out(merge_heads(attend(q, k, v, y_padding[y_row], dropout)))  # eq 1b
+        if not self.gates:
+            return own + other
+        return self.gates["self"](other).sigmoid() * own + self.gates["cross"](own).sigmoid() * other  # eq 2
 
 
 class Fusion(nn.Module):
@@ -122,8 +125,11 @@ class Fusion(nn.Module):
         sentence = masked_mean(masked_mean(words, y_padding[:, None].expand(words.shape[:3])), frame_padding)  # (B, d)
         weights = (torch.einsum("btd,bd->bt", frames, sentence) / math.sqrt(x.shape[-1])).sigmoid()
         if self.config.scale:
-            slots = torch.arange(x.shape[1], device=x.device).clamp(max=len(self.frame_scale) - 1)
-            weights = weights * (self.frame_scale.tanh() + 1)[slots]
+            if x.shape[1] > len(self.frame_scale):
+                raise ValueError(
+                    f"{x.shape[1]} slots, but this head has weights for {len(self.frame_scale)}: use windows"
+                )
+            weights = weights * (self.frame_scale.tanh() + 1)[: x.shape[1]]
         return weights
 
 

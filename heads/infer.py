@@ -1,69 +1,104 @@
-"""Output → tubes: which candidate, from when to when, and its box in pixels at every sampled frame. Never sees targets."""
+"""Output → tubes: which candidate, from when to when, and its box in pixels at every sampled frame. Never sees targets.
+
+A clip longer than the head was trained for comes as windows that follow each other. Each is run on its own; candidate
+and moment are then chosen once, over the slots of all of them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..cache.batch import Batch
-from ..cache.sampling import span_of_slots
-from ..cache.schema import Tube
-from .model import Grounder, LayerOutput
+from ..cache.sampling import IntArray, span_of_slots
+from ..cache.schema import Sample, Tube, View
+from .model import Grounder
 
 
-def choose_query(layer: LayerOutput, frame_padding: Tensor) -> tuple[Tensor, Tensor]:
-    """The candidate with the highest mean probability over all real slots (eqs 12, 13): index (B,) and that mean (B,)."""
-    if layer.score is None:
-        rows = torch.zeros(len(frame_padding), dtype=torch.int64, device=frame_padding.device)
-        return rows, torch.ones_like(rows, dtype=torch.float32)
-    p = layer.score.float().sigmoid().masked_fill(frame_padding[:, None], 0).sum(-1)
-    mean = p / (~frame_padding).sum(-1, keepdim=True)
-    score, query = mean.max(-1)
-    return query, score
+@dataclass(frozen=True)
+class Window:
+    """What a head says of one window of a sample: N candidate tubes over T slots, in float32 on the CPU."""
+
+    sample: Sample
+    view: View
+    frames: IntArray
+    """(T,) source frames."""
+    boxes: Tensor
+    """(N, T, 4) cxcywh fractions."""
+    span: Tensor
+    """(N, T, 2) logits of start and end."""
+    score: Tensor | None
+    """(N, T) logits."""
 
 
-def choose_span(logits: Tensor, frame_padding: Tensor) -> tuple[Tensor, Tensor]:
-    """First and last slot (B, 2) of the likeliest moment, and its log-probability (B,), from (B, T, 2) logits.
+def choose_query(score: Tensor | None) -> tuple[int, float]:
+    """The candidate with the highest mean probability over all slots (eqs 12, 13), and that mean.
 
-    All pairs with start < end compete; a clip of one slot is that slot.
+    ``score`` (N, T) logits, or None where there is one candidate and nothing to choose.
     """
-    log_p = logits.float().masked_fill(frame_padding[..., None], -torch.inf).log_softmax(1)
-    pairs = log_p[:, :, None, 0] + log_p[:, None, :, 1]  # (B, start, end)
-    T = pairs.shape[1]
-    later = torch.ones(T, T, dtype=torch.bool, device=pairs.device).triu(1)
-    single = (~frame_padding).sum(-1) == 1
-    allowed = later | (single[:, None, None] & torch.eye(T, dtype=torch.bool, device=pairs.device))
-    best, index = pairs.masked_fill(~allowed, -torch.inf).flatten(1).max(-1)
-    return torch.stack([torch.div(index, T, rounding_mode="floor"), index % T], dim=-1), best
+    if score is None:
+        return 0, 1.0
+    mean, query = score.sigmoid().mean(-1).max(0)
+    return int(query), float(mean)
+
+
+def choose_span(logits: Tensor) -> tuple[int, int]:
+    """First and last slot of the likeliest moment, from (T, 2) logits of start and end.
+
+    All pairs with start < end compete; a clip of one slot is that slot. Linear in T: the best end after every start is a
+    running maximum, taken from the back.
+    """
+    if len(logits) == 1:
+        return 0, 0
+    start, end = logits.log_softmax(0).unbind(-1)
+    best, place = end.flip(0).cummax(0)
+    first = int((start[:-1] + best.flip(0)[1:]).argmax())
+    return first, len(end) - 1 - int(place.flip(0)[first + 1])
 
 
 @torch.no_grad()
-def predict_batch(model: Grounder, batch: Batch) -> list[Tube]:
-    """One tube per sample of a batch that is on the model's device. The model is given the inputs alone."""
-    padding = batch.inputs.frame_padding
+def read_windows(model: Grounder, batch: Batch) -> list[Window]:
+    """What the last decoder layer says of every clip of a batch on the model's device."""
     layer = model(batch).layers[-1]
-    query, score = choose_query(layer, padding)
-    rows = torch.arange(len(query), device=query.device)
-    spans, _ = choose_span(layer.span[rows, query], padding)
-    boxes = layer.boxes[rows, query].float().cpu().numpy().astype(np.float64)
-    tubes = []
-    for b, (sample, view) in enumerate(zip(batch.samples, batch.views, strict=True)):
-        frames = batch.frames[b].numpy()
-        start, end = span_of_slots(frames, *spans[b].tolist())
-        pixels = view.to_pixels(boxes[b, : len(frames)])
-        tubes.append(Tube(sample.sample_id, start, end, frames, pixels, score=float(score[b]), query=int(query[b])))
-    return tubes
+    boxes, span = layer.boxes.float().cpu(), layer.span.float().cpu()
+    score = None if layer.score is None else layer.score.float().cpu()
+    found = []
+    for b, (sample, view, frames) in enumerate(zip(batch.samples, batch.views, batch.frames, strict=True)):
+        T = len(frames)
+        scores = None if score is None else score[b, :, :T]
+        found.append(Window(sample, view, frames.numpy(), boxes[b, :, :T], span[b, :, :T], scores))
+    return found
+
+
+def join(windows: list[Window]) -> Tube:
+    """One decision over all windows of a sample. Raises ValueError when they do not follow each other in time."""
+    frames = np.concatenate([w.frames for w in windows])
+    sample, view = windows[0].sample, windows[0].view
+    if (np.diff(frames) <= 0).any():
+        raise ValueError(f"windows of sample {sample.sample_id} overlap or are out of order")
+    scores = [w.score for w in windows if w.score is not None]
+    query, score = choose_query(torch.cat(scores, dim=1) if scores else None)
+    first, last = choose_span(torch.cat([w.span[query] for w in windows]))
+    start, end = span_of_slots(frames, first, last)
+    boxes = torch.cat([w.boxes[query] for w in windows]).numpy().astype(np.float64)
+    return Tube(sample.sample_id, start, end, frames, view.to_pixels(boxes), score=score, query=query)
 
 
 def predict(model: Grounder, batches: Iterable[Batch], device: torch.device) -> Iterator[Tube]:
-    """Tubes of every sample of some batches, in order; the model is put into evaluation mode."""
+    """Tubes of every sample of some batches, in order; the model is put into evaluation mode.
+
+    Clips of one sample that follow each other, in one batch or across several, are its windows.
+    """
     was_training = model.training
     model.eval()
     try:
-        for batch in batches:
-            yield from predict_batch(model, batch.to(device))
+        windows = (window for batch in batches for window in read_windows(model, batch.to(device)))
+        for _, of_sample in groupby(windows, key=lambda w: w.sample.sample_id):
+            yield join(list(of_sample))
     finally:
         model.train(was_training)

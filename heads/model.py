@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,10 @@ class ModelConfig:
     proj_norm: str = "groupnorm"
     """After the C3 and C4 projections: ``groupnorm`` or ``none``."""
     fusion: FusionConfig = field(default_factory=FusionConfig)
+    stride: int = 1
+    """Every stride-th slot goes through the space-text encoder; the slots up to the next one repeat its memory."""
+    fast: bool = False
+    """Only with a stride: repeated memory is corrected by what every frame shows itself (TubeDETR's fast branch)."""
 
     def __post_init__(self) -> None:
         if self.d % self.heads or self.d % GROUPS or self.d % 4:
@@ -49,6 +53,18 @@ class ModelConfig:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
         if self.num_queries < 1 or self.encoder_layers < 0 or self.decoder_layers < 1:
             raise ValueError("num_queries and decoder_layers must be at least 1, encoder_layers at least 0")
+        self._check_stride()
+
+    def _check_stride(self) -> None:
+        if self.stride < 1:
+            raise ValueError(f"stride is {self.stride}, expected at least 1")
+        if self.stride > 1 and (self.fusion.frame_level or self.fusion.video_level):
+            raise ValueError(
+                f"stride {self.stride} encodes some frames only, fusion matches all of them: set fusion.frame_level and "
+                "fusion.video_level to false, or stride to 1"
+            )
+        if self.fast and self.stride == 1:
+            raise ValueError("fast corrects memory that is repeated between frames; with stride 1 none is")
 
 
 @dataclass(frozen=True)
@@ -148,6 +164,10 @@ class FSM(nn.Module):
             for parameter in stack.parameters():
                 if parameter.dim() > 1:
                     nn.init.xavier_uniform_(parameter)
+        if c.fast:
+            self.fast_encoder, self.fast_residual = nn.Linear(d, d), nn.Linear(d, d)
+            nn.init.zeros_(self.fast_residual.weight)  # so that memory starts as the encoder's
+            nn.init.zeros_(self.fast_residual.bias)
         if c.qmm:
             self.class_embed = nn.Linear(d, 1)
             self.anchor_query = nn.Embedding(1, d)
@@ -173,25 +193,47 @@ class FSM(nn.Module):
 
     def encode(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
         """Memory, its position code (B, T, h·w + M, d), its padding (B, T, h·w + M), and (h, w)."""
-        B, T = inputs.frame_padding.shape
-        h, w = inputs.c5.shape[1:3]
-        index = inputs.frame_index.flatten()
-        visual = self.input_proj(inputs.c5.to(self.input_proj.weight.dtype)).flatten(1, 2)  # (U, h·w, d)
-        cells = inputs.cell_padding.flatten(1)
+        T, stride = inputs.frame_padding.shape[1], self.config.stride
+        slow = inputs if stride == 1 else every(inputs, stride, keep_frames=self.config.fast)
+        index = slow.frame_index  # (B, ⌈T / stride⌉)
+        visual = self.input_proj(slow.c5.to(self.input_proj.weight.dtype)).flatten(1, 2)  # (U, h·w, d)
+        cells = slow.cell_padding.flatten(1)
         words = self.resizer(inputs.tokens)
-        x, words = self.fusion(visual, words, cells, inputs.token_padding, inputs.frame_index, inputs.frame_padding)
-        x_padding = cells[index].unflatten(0, (B, T))
+        x, words = self.fusion(visual, words, cells, inputs.token_padding, index, slow.frame_padding)
         tokens = torch.cat([x, words], dim=2)  # eq 6
-        padding = torch.cat([x_padding, inputs.token_padding[:, None].expand(-1, T, -1)], dim=2)
-        code = sine_2d(inputs.cell_padding, self.config.d).flatten(1, 2).to(tokens.dtype)[index].unflatten(0, (B, T))
+        code = sine_2d(slow.cell_padding, self.config.d).flatten(1, 2).to(tokens.dtype)[index]
         position = torch.cat([code, torch.zeros_like(words)], dim=2)
+        token_padding = inputs.token_padding[:, None].expand(-1, index.shape[1], -1)
+        padding = torch.cat([cells[index], token_padding], dim=2)
         memory = self.encoder(tokens.flatten(0, 1), position.flatten(0, 1), padding.flatten(0, 1))
-        return memory.unflatten(0, (B, T)), position, padding, (h, w)
+        memory = memory.unflatten(0, index.shape)
+        if stride > 1:
+            nearest = torch.arange(T, device=memory.device) // stride
+            # A clip's frames are all of one size, so the slow frame's padding is also its followers'.
+            memory, position, padding = memory[:, nearest], position[:, nearest], padding[:, nearest]
+        if self.config.fast:
+            memory = self.correct(memory, visual, inputs.frame_index)
+        return memory, position, padding, (inputs.c5.shape[1], inputs.c5.shape[2])
+
+    def correct(self, memory: Tensor, visual: Tensor, frame_index: Tensor) -> Tensor:
+        """The fast branch: add to the visual part of repeated memory (B, T, S, d) what each slot's own frame shows.
+
+        ``visual`` (U, h·w, d): projected tokens of the distinct frames. Words are left as they are.
+        """
+        own = self.fast_encoder(visual)[frame_index]  # (B, T, h·w, d)
+        seen, words = memory.split([own.shape[2], memory.shape[2] - own.shape[2]], dim=2)
+        return torch.cat([seen + self.fast_residual(seen + own), words], dim=2)
 
     def read(self, states: Tensor, attention: Tensor) -> LayerOutput:
-        """Boxes, spans and scores of one decoder layer's states (B, N, T, d)."""
-        score = self.class_embed(states).squeeze(-1) if self.config.qmm else None
-        return LayerOutput(self.bbox_embed(states).sigmoid(), self.sted_embed(states), score, attention, states)
+        """Boxes, spans and scores of one decoder layer's states (B, N, T, d), in float32."""
+        with torch.autocast(states.device.type, enabled=False):
+            score = self.class_embed(states).squeeze(-1) if self.config.qmm else None
+            return LayerOutput(self.boxes(states), self.sted_embed(states), score, attention, states)
+
+    def boxes(self, states: Tensor) -> Tensor:
+        """Boxes (…, 4) of states (…, d). In bfloat16 a coordinate would move in steps of a 256th of the picture."""
+        with torch.autocast(states.device.type, enabled=False):
+            return self.bbox_embed(states).sigmoid()
 
     def anchor_stream(
         self, inputs: Inputs, targets: Targets, memory: Tensor, shape: tuple[int, int], times: Tensor
@@ -212,7 +254,7 @@ class FSM(nn.Module):
         states, _ = self.decoder(position, region_memory, region_code, None, ~kept, self.anchor_layers)
         full = states[-1].new_zeros(B, inside.shape[1], self.config.d)
         full[inside] = states[-1][:, 0][kept]
-        return Anchor(self.bbox_embed(full).sigmoid(), full)
+        return Anchor(self.boxes(full), full)
 
     def regions(
         self, inputs: Inputs, targets: Targets, memory: Tensor, shape: tuple[int, int]
@@ -270,6 +312,16 @@ class Grounder(nn.Module):
         if self.encoders is not None:
             batch = self.encoders(batch)
         return self.head(batch.inputs, batch.targets)
+
+
+def every(inputs: Inputs, stride: int, keep_frames: bool) -> Inputs:
+    """Every stride-th slot. Unless ``keep_frames``, frames behind no such slot are dropped, and cost nothing."""
+    index, padding = inputs.frame_index[:, ::stride], inputs.frame_padding[:, ::stride]
+    if keep_frames:
+        return replace(inputs, frame_index=index, frame_padding=padding)
+    rows, index = index.unique(return_inverse=True)
+    c5, cells = inputs.c5[rows], inputs.cell_padding[rows]
+    return replace(inputs, c5=c5, cell_padding=cells, frame_index=index, frame_padding=padding)
 
 
 def build_model(config: ModelConfig, features: FeatureFacts, seed: int = 0) -> FSM:

@@ -19,6 +19,7 @@ from stvg.cache.sampling import (
     span_of_slots,
     thin,
     video_grid,
+    windows,
 )
 
 
@@ -60,6 +61,20 @@ def test_every_recorded_case_is_reproduced(shared):
         assert frames[slots_in(frames, moment)].tolist() == case["moment_frame_ids"], case.get("note")
         if case["inter_idx"] is not None:
             assert list(moment_slots(frames, moment) or (-100, -100)) == case["inter_idx"], case.get("note")
+
+
+def test_windows_of_every_recorded_case_are_reproduced(shared):
+    cases = json.loads((shared / "golden/sampling.json").read_text())["windows"]
+    assert cases
+    for case in cases:
+        found = [
+            (len(piece), video, list(moment_slots(piece, (first, last + 1)) or (-100, -100)))
+            for video, (duration, (first, last)) in enumerate(zip(case["durations"], case["inter_idx"], strict=True))
+            for piece in windows(np.arange(duration), case["window"])
+        ]
+        expected = case["expected"]
+        assert expected["captions"] == expected["video_ids"]
+        assert found == list(zip(expected["durations"], expected["video_ids"], expected["inter_idx"], strict=True))
 
 
 @given(st.integers(200, 900))

@@ -27,6 +27,19 @@ def test_evaluation_geometry_and_target_boxes_equal_the_recorded_ones(shared):
         np.testing.assert_allclose(view.to_fractions(boxes), case["target_boxes_cxcywh"], rtol=0, atol=2e-6)
 
 
+def test_fractions_become_the_recorded_pixels_held_inside_the_picture(shared):
+    golden = np.load(shared / "golden/postprocess.npz")
+    outside = 0
+    for box, (height, width), expected in zip(
+        *(golden[f"boxes/{k}"] for k in ("cxcywh", "size_hw", "xyxy")), strict=True
+    ):
+        limit = np.array([width, height, width, height])
+        outside += bool(((expected < 0) | (expected > limit)).any())
+        found = View(int(width), int(height), 100, 80).to_pixels(box)
+        np.testing.assert_allclose(found, np.clip(expected, 0, limit), rtol=0, atol=1e-3)
+    assert 0 < outside < len(golden["boxes/xyxy"])
+
+
 @given(st.integers(16, 4000), st.integers(16, 4000), st.sampled_from(sorted(MAX_SIDE)), st.data())
 def test_pixels_to_fractions_and_back_is_the_identity_inside_the_picture(width, height, resolution, data):
     view = View.evaluation(width, height, resolution, MAX_SIDE[resolution])

@@ -73,6 +73,15 @@ def test_resnet101_equals_torchvisions_own(resnet: Backbone, plain: dict[str, to
         torch.testing.assert_close(found[level], expected[level], atol=1e-4, rtol=1e-4)
 
 
+def test_frozen_batch_norm_equals_the_recorded_one(shared: Path, resnet: Backbone) -> None:
+    golden = np.load(shared / "golden/encodings.npz")
+    norm = type(resnet.body.bn1)(6)
+    norm.load_state_dict({k: torch.from_numpy(golden[f"frozen_bn.{k}"]) for k in norm.state_dict()})
+    assert len(norm.state_dict()) == 4
+    assert not list(norm.parameters())
+    np.testing.assert_allclose(norm(torch.from_numpy(golden["frozen_bn.x"])), golden["frozen_bn.y"], rtol=1e-5)
+
+
 @pytest.mark.parametrize("form", ["plain.pth", "plain.safetensors", "mdetr.pth"])
 def test_weights_load_from_every_form_and_hash_alike(
     form: str, resnet: Backbone, plain: dict[str, torch.Tensor], tmp_path: Path

@@ -17,9 +17,9 @@ SMALL = ModelConfig(d=32, heads=4, ffn=48, encoder_layers=2, decoder_layers=3, m
 def small(**changes: object) -> ModelConfig:
     from dataclasses import replace
 
-    fusion = changes.pop("fusion", None)
-    config = replace(SMALL, **changes)
-    return replace(config, fusion=FusionConfig(**fusion)) if fusion else config
+    if "fusion" in changes:
+        changes["fusion"] = FusionConfig(**changes["fusion"])
+    return replace(SMALL, **changes)
 
 
 @dataclass

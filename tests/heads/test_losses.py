@@ -216,5 +216,5 @@ def test_settings_that_cannot_be_meant_are_refused_with_a_hint(assignment, hint)
 def test_every_shipped_preset_loads():
     from stvg.heads.experiment import presets
 
-    assert presets() == ["paper", "paper-hcstvg", "tiny"]
-    assert [load_experiment(p).train.epochs > 0 for p in presets()] == [True] * 3
+    assert presets() == ["paper", "paper-hcstvg", "tiny", "tubedetr"]
+    assert all(load_experiment(p).train.epochs > 0 for p in presets())

@@ -83,6 +83,14 @@ def test_the_loss_falls_and_every_term_is_logged(tiny_cache, tmp_path):
     assert logged[-1]["loss"] < 0.8 * logged[0]["loss"]
 
 
+def test_the_baseline_trains_on_its_own_terms(tiny_cache, tmp_path):
+    small = load_experiment("tubedetr", [*SETTINGS, "model.heads=4", "model.max_frames=40", "train.epochs=1"])
+    train(Run(tmp_path, Cache.open(tiny_cache), small, "train", CPU))
+    assert lines(tmp_path)[-1].keys() == {"step", "loss", "l1", "giou", "span", "attention", "aux", "lr"}
+    state = load_checkpoint(tmp_path / "last.safetensors").group("model")
+    assert state["fast_residual.weight"].abs().max() > 0
+
+
 def test_a_loss_that_is_no_number_stops_the_run_and_names_step_terms_and_samples(tiny_cache, tmp_path):
     run = start(tiny_cache, tmp_path)
     run.save()

@@ -1,0 +1,193 @@
+"""From logits to tubes: the recorded moments, one decision over all windows, and memory that ignores a video's length."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from stvg.cache.batch import Batch, Inputs
+from stvg.cache.dataset import CachedDataset, inference_batches
+from stvg.cache.index import Cache
+from stvg.cache.sampling import Sampling, windows
+from stvg.cache.schema import Sample, Video, View
+from stvg.evaluate.evaluation import tubes_of
+from stvg.heads.experiment import load_experiment
+from stvg.heads.infer import choose_span, join, predict, read_windows
+from stvg.heads.model import Grounder, LayerOutput, Output, build_model
+from stvg.heads.train import feature_facts
+
+CPU = torch.device("cpu")
+
+
+class Recorded(nn.Module):
+    """Says what the tokens of its inputs hold: (B, T, 2) logits of start and end, then one score per candidate."""
+
+    def forward(self, batch: Batch) -> Output:
+        inputs = batch.inputs
+        B, T, width = inputs.tokens.shape
+        N = max(width - 2, 1)
+        span = inputs.tokens[:, None, :, :2].expand(B, N, T, 2)
+        score = inputs.tokens[..., 2:].transpose(1, 2) if width > 2 else None
+        boxes = torch.full((B, N, T, 4), 0.5) * torch.arange(1, N + 1)[:, None, None] / N
+        return Output([LayerOutput(boxes, span, score, torch.zeros(B, N, T, T), torch.zeros(B, N, T, 8))])
+
+
+def batch(*rows: tuple[str, np.ndarray, torch.Tensor]) -> Batch:
+    """Clips as (sample id, source frames, what `Recorded` says of them)."""
+    T = max(len(frames) for _, frames, _ in rows)
+    tokens = torch.full((len(rows), T, rows[0][2].shape[-1]), 9.0)  # what stands in padding must not matter
+    padding = torch.ones(len(rows), T, dtype=torch.bool)
+    for b, (_, frames, says) in enumerate(rows):
+        tokens[b, : len(frames)], padding[b, : len(frames)] = says[: len(frames)], False
+    video = Video("v", "v.mp4", 100, 80, 10.0, 10_000)
+    samples = [Sample(i, video, "a dog", "all", "test", (0, 10_000), (0, 1), np.zeros((1, 4))) for i, _, _ in rows]
+    index, none = torch.zeros_like(padding, dtype=torch.int64), torch.zeros(1, 1, 1, dtype=torch.bool)
+    inputs = Inputs(torch.zeros(1, 1, 1, 4), none, index, padding, tokens, padding)
+    return Batch(
+        samples,
+        ["a dog"] * len(rows),
+        [View(100, 80, 50, 40)] * len(rows),
+        [torch.from_numpy(f) for _, f, _ in rows],
+        inputs,
+    )
+
+
+def moments(batches: list[Batch]) -> dict[str, tuple[float, float]]:
+    return {t.sample_id: (t.start, t.end) for t in predict(Recorded(), batches, CPU)}
+
+
+def peaks(length: int, start: int | None = None, end: int | None = None) -> torch.Tensor:
+    logits = torch.zeros(length, 2)
+    if start is not None:
+        logits[start, 0] = 5
+    if end is not None:
+        logits[end, 1] = 5
+    return logits
+
+
+def test_every_recorded_moment_is_found_in_batches_and_over_windows(shared):
+    cases = json.loads((shared / "golden/postprocess.json").read_text())["moments"]
+    arrays = np.load(shared / "golden/postprocess.npz")
+    windowed = 0
+    for case in cases:
+        logits, videos = torch.from_numpy(arrays[f"{case['name']}/logits"]), case["video_ids"]
+        names = list(dict.fromkeys(videos))
+        read = dict.fromkeys(names, 0)
+        rows = []
+        for video, duration, says in zip(videos, case["durations"], logits, strict=True):
+            at = read[video]
+            frames = np.array(case["frames_id"][names.index(video)][at : at + duration])
+            rows.append((str(video), frames, says))
+            read[video] = at + duration
+        windowed += len(names) < len(videos)
+        answers = case["expected_duration_masked"] or case["expected"]
+        expected = {str(n): tuple(moment) for n, moment in zip(names, answers, strict=True)}
+        assert moments([batch(*rows)]) == expected, case["name"]
+        assert moments([batch(row) for row in rows]) == expected, case["name"]
+    assert windowed == 2
+
+
+def brute_force(logits: torch.Tensor) -> tuple[int, int]:
+    """The T x T form: every pair, the earliest start and end among equals."""
+    log_p = logits.log_softmax(0)
+    T = len(logits)
+    allowed = torch.ones(T, T, dtype=torch.bool).triu(1 if T > 1 else 0)
+    pairs = (log_p[:, None, 0] + log_p[None, :, 1]).masked_fill(~allowed, -torch.inf)
+    first, last = divmod(int(pairs.argmax()), T)
+    return first, last
+
+
+@given(st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), min_size=1, max_size=12))
+def test_the_running_maximum_finds_what_all_pairs_find(values):
+    """Ties included: logits are few and whole, so many pairs are equally likely."""
+    logits = torch.tensor(values, dtype=torch.float32)
+    assert choose_span(logits) == brute_force(logits)
+
+
+def test_a_moment_may_start_in_one_window_and_end_in_another():
+    first, second, third = np.arange(0, 40, 10), np.arange(40, 80, 10), np.arange(80, 110, 10)
+    rows = [("a", first, peaks(4, start=2)), ("a", second, peaks(4)), ("a", third, peaks(3, end=1))]
+    other = ("b", first, peaks(4, 0, 1))
+    expected = {"a": (20, 91), "b": (0, 11)}
+    assert moments([batch(*rows, other)]) == expected
+    assert moments([batch(*rows[:1]), batch(*rows[1:], other)]) == expected
+
+
+def test_one_candidate_answers_for_all_windows_by_its_mean_over_all_slots():
+    """Window means would elect candidate 0: 0.9 and 0.1 against 0.2 and 0.7. Slot means elect candidate 1."""
+
+    def says(*p: float) -> torch.Tensor:
+        return torch.logit(torch.tensor(p))
+
+    short = torch.cat([peaks(2, 0, 1), says(0.9, 0.2).expand(2, 2)], dim=1)
+    long = torch.cat([peaks(6), says(0.1, 0.7).expand(6, 2)], dim=1)
+    (tube,) = predict(Recorded(), [batch(("a", np.arange(2), short), ("a", np.arange(2, 8), long))], CPU)
+    assert tube.query == 1
+    assert tube.score == pytest.approx((2 * 0.2 + 6 * 0.7) / 8)
+    assert len(tube.frames) == len(tube.boxes) == 8
+    assert (tube.boxes == tube.boxes[0]).all()
+
+
+def test_one_sample_given_twice_is_not_taken_for_two_windows():
+    row = ("a", np.arange(4), peaks(4, 0, 1))
+    with pytest.raises(ValueError, match="sample a overlap"):
+        list(predict(Recorded(), [batch(row, row)], CPU))
+
+
+@pytest.fixture(scope="module")
+def held_out(tiny_cache):
+    return CachedDataset(Cache.open(tiny_cache), "test", Sampling(5.0, 40))
+
+
+def head(held_out, max_frames):
+    settings = ["model.num_queries=3", f"model.max_frames={max_frames}"]
+    model = build_model(load_experiment("tiny", settings).model, feature_facts(held_out.cache), 1)
+    torch.manual_seed(0)
+    nn.init.normal_(model.fusion.frame_scale)
+    return Grounder(model)
+
+
+def test_a_batch_never_holds_more_slots_than_its_windows_however_long_the_clips(held_out):
+    longest = max(len(held_out[i].frames) for i in range(len(held_out)))
+    assert longest > 3 * 7
+    read = {s.sample_id: [] for s in held_out.samples()}
+    for found in inference_batches(held_out, 4, window=7):
+        assert len(found.samples) <= 4
+        assert found.inputs.frame_padding.shape[1] <= 7
+        assert len(found.inputs.c5) <= 4 * 7
+        for sample, frames in zip(found.samples, found.frames, strict=True):
+            read[sample.sample_id] += frames.tolist()
+    assert read == {held_out[i].sample.sample_id: held_out[i].frames.tolist() for i in range(len(held_out))}
+
+
+@pytest.mark.parametrize("max_frames", [9, 40])
+def test_a_head_answers_clips_longer_than_it_was_trained_for_and_never_sees_them_whole(held_out, max_frames):
+    """Batched windows give what each gives alone, and a clip that fits is one window. γ has no weight for a 10th slot."""
+    model = head(held_out, max_frames)
+    slots = []
+    model.head.register_forward_hook(lambda m, arguments, r: slots.append(arguments[0].frame_padding.shape[1]))
+    tubes = tubes_of(model, held_out, 5, CPU)
+    longest = max(len(held_out[i].frames) for i in range(len(held_out)))
+    assert max(slots) == min(longest, max_frames)
+    assert list(tubes) == [s.sample_id for s in held_out.samples()]
+    model.eval()
+    for i in range(0, len(held_out), 5):
+        clip = held_out[i]
+        pieces = [held_out.collate([replace(clip, frames=w)]) for w in windows(clip.frames, max_frames)]
+        alone, tube = join([read_windows(model, p)[0] for p in pieces]), tubes[clip.sample.sample_id]
+        assert (tube.start, tube.end, tube.query) == (alone.start, alone.end, alone.query)
+        assert tube.frames.tolist() == clip.frames.tolist()
+        assert tube.score == pytest.approx(alone.score, abs=1e-5)
+        np.testing.assert_allclose(tube.boxes, alone.boxes, atol=1e-2)
+
+
+def test_a_head_refuses_slots_it_has_no_weight_for(held_out):
+    with pytest.raises(ValueError, match="use windows"):
+        list(predict(head(held_out, 9), inference_batches(held_out, 2, window=10), CPU))
