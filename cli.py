@@ -250,6 +250,14 @@ def dataset_make(out: Path, kind: str, videos: int, seed: int, jobs: int) -> Non
     show_default=True,
     help="What is kept of C3, C4: regions of targets, maps, nothing.",
 )
+@click.option(
+    "--views",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Stored renditions of a training video: the evaluation's geometry, then random resizes and crops.",
+)
+@click.option("--views-seed", type=int, default=0, show_default=True, help="Seed of those.")
 @click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True)
 @click.option("--store", type=click.Choice(["zarr", "hdf5"]), default="zarr", show_default=True)
 @click.option("--batch-frames", type=int, default=32, show_default=True, help="Frames encoded at once.")

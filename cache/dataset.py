@@ -1,18 +1,12 @@
-"""From a cache to batches: which samples, which slots, and how they are padded together.
-
-The order of samples and every random draw are functions of (seed, epoch, position) alone, so a resumed run sees exactly
-what an unbroken one would have seen.
-"""
+"""From a cache to batches: which samples, which slots, through which view, and how they are padded together."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,14 +15,29 @@ from torch import Tensor
 
 from .batch import Batch, Inputs, LiveFrames, Targets
 from .errors import CacheError
-from .index import Cache, VideoUnit, video_key
-from .sampling import IntArray, Sampling, moment_slots, slots_in, windows
-from .schema import Sample, Video, has_boxes
+from .index import Cache, array_name, video_key
+from .sampling import FloatArray, IntArray, Sampling, moment_slots, slots_in
+from .schema import Sample, Video, View, has_boxes
 
 log = logging.getLogger(__name__)
 
-Item = TypeVar("Item")
-Request = TypeVar("Request")
+
+@dataclass(frozen=True)
+class Rendition:
+    """One video seen through one view. Clips with equal renditions share their frames."""
+
+    video: Video
+    view: View
+    index: int = 0
+    """Which of the stored views it is."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some frames of one rendition, (n,) ascending source frames."""
+
+    rendition: Rendition
+    frames: IntArray
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,8 @@ class Clip:
     sample: Sample
     text_row: int
     frames: IntArray
+    rendition: Rendition | None = None
+    """None: the evaluation's."""
 
 
 class CachedDataset(torch.utils.data.Dataset[Clip]):
@@ -129,24 +140,39 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         first, last = inside
         start = int(rng.integers(0, first)) if first else 0
         end = int(rng.integers(last + 1, len(clip.frames))) if last + 1 < len(clip.frames) else last
-        return Clip(clip.sample, clip.text_row, clip.frames[start : end + 1])
+        return replace(clip, frames=clip.frames[start : end + 1])
+
+    def redraw(self, clip: Clip, seed: int, epoch: int, position: int) -> Clip:
+        """The clip seen through one of its video's stored views, the same for all sentences of a video in an epoch."""
+        video = clip.sample.video
+        views = self.cache.unit(video.video_id).views
+        if len(views) == 1:
+            return clip
+        digest = hashlib.sha256(f"{seed} {epoch} {video.video_id}".encode()).digest()
+        k = int.from_bytes(digest[:8], "little") % len(views)
+        return replace(clip, rendition=Rendition(video, views[k], k))
+
+    def evaluation(self, video: Video) -> Rendition:
+        """The video as it is evaluated."""
+        return Rendition(video, self.cache.unit(video.video_id).views[0])
 
     def collate(self, clips: Sequence[Clip]) -> Batch:
         """Read the features of some clips and pad them together. Frames two clips share are read once."""
         lengths = [len(c.frames) for c in clips]
         B, T = len(clips), max(lengths)
         frame_padding = torch.arange(T)[None] >= torch.tensor(lengths)[:, None]
-        videos = sorted({c.sample.video.video_id for c in clips})
-        units = {c.sample.video.video_id: self._unit(c.sample.video) for c in clips}
-        wanted = {
-            v: np.unique(np.concatenate([c.frames for c in clips if c.sample.video.video_id == v])) for v in videos
-        }
-        c5, cell_padding, live = self._frames([(v, units[v], wanted[v]) for v in videos])
-        offset = dict(zip(videos, np.cumsum([0] + [len(wanted[v]) for v in videos[:-1]]).tolist(), strict=True))
+        seen = [c.rendition or self.evaluation(c.sample.video) for c in clips]
+        of_rendition: dict[Rendition, list[IntArray]] = {}
+        for rendition, clip in zip(seen, clips, strict=True):
+            of_rendition.setdefault(rendition, []).append(clip.frames)
+        parts = [Part(rendition, np.unique(np.concatenate(frames))) for rendition, frames in of_rendition.items()]
+        c5, cell_padding, live = self._frames(parts)
+        ends = np.cumsum([len(p.frames) for p in parts]).tolist()
+        place = {p.rendition: (end - len(p.frames), p.frames) for p, end in zip(parts, ends, strict=True)}
         frame_index = torch.zeros(B, T, dtype=torch.int64)
-        for b, clip in enumerate(clips):
-            video = clip.sample.video.video_id
-            rows = torch.from_numpy(np.searchsorted(wanted[video], clip.frames) + offset[video])
+        for b, (rendition, clip) in enumerate(zip(seen, clips, strict=True)):
+            offset, frames = place[rendition]
+            rows = torch.from_numpy(np.searchsorted(frames, clip.frames) + offset)
             frame_index[b] = rows[0]
             frame_index[b, : len(rows)] = rows
         tokens, token_padding = self._tokens(clips)
@@ -154,41 +180,46 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         return Batch(
             samples=[c.sample for c in clips],
             sentences=[self.cache.samples.sentence(c.text_row) for c in clips],
-            views=[units[c.sample.video.video_id].view for c in clips],
+            views=[rendition.view for rendition in seen],
             frames=[torch.from_numpy(c.frames) for c in clips],
             inputs=inputs,
-            targets=None if self.targets is None else self._targets(clips, units, T),
+            targets=None if self.targets is None else self._targets(clips, seen, T),
             live=live,
         )
 
-    def _unit(self, video: Video) -> VideoUnit:
-        """What is stored of a video, and the view it is stored through."""
-        return self.cache.unit(video.video_id)
-
-    def _frames(self, parts: list[tuple[str, VideoUnit, IntArray]]) -> tuple[Tensor, Tensor, tuple[LiveFrames, ...]]:
+    def _frames(self, parts: Sequence[Part]) -> tuple[Tensor, Tensor, tuple[LiveFrames, ...]]:
         """C5 of the batch's distinct frames, its padding, and what live encoders need instead (nothing here)."""
         return *self._maps("c5", parts), ()
 
-    def _maps(self, level: str, parts: list[tuple[str, VideoUnit, IntArray]]) -> tuple[Tensor, Tensor]:
+    def _read(self, level: str, part: Part, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """One level of a part's frames (n, h, w, C), into ``out`` where given."""
+        video = part.rendition.video.video_id
+        rows = self.cache.unit(video).rows(part.frames, f"{self.cache.path}, video {video}")
+        return self.cache.store.read(video_key(video), array_name(level, part.rendition.index), rows, out=out)
+
+    def _shape(self, level: str, part: Part) -> tuple[int, ...]:
+        """(rows, columns, channels) of one level of a part."""
+        arrays = self.cache.store.arrays(video_key(part.rendition.video.video_id))
+        return arrays[array_name(level, part.rendition.index)].shape[1:]
+
+    def _maps(self, level: str, parts: Sequence[Part]) -> tuple[Tensor, Tensor]:
         """Feature maps of one level at some frames of some videos, padded to the largest: (U, h, w, C) and padding."""
-        store = self.cache.store
-        shapes = [store.arrays(video_key(video))[level].shape for video, _, _ in parts]
-        count = sum(len(frames) for _, _, frames in parts)
-        h, w, channels = max(s[1] for s in shapes), max(s[2] for s in shapes), shapes[0][3]
-        equal = all(s[1:3] == (h, w) for s in shapes)
+        shapes = [self._shape(level, part) for part in parts]
+        count = sum(len(part.frames) for part in parts)
+        h, w, channels = max(s[0] for s in shapes), max(s[1] for s in shapes), shapes[0][2]
+        equal = all(s[:2] == (h, w) for s in shapes)
         dtype = np.dtype(self.cache.recipe.dtype)
         maps = np.empty((count, h, w, channels), dtype) if equal else np.zeros((count, h, w, channels), dtype)
         padding = np.zeros((count, h, w), dtype=bool)
         at = 0
-        for (video, unit, frames), shape in zip(parts, shapes, strict=True):
-            block = slice(at, at + len(frames))
-            rows = unit.rows(frames, f"{self.cache.path}, video {video}")
-            if shape[1:3] == (h, w):
-                store.read(video_key(video), level, rows, out=maps[block])
+        for part, shape in zip(parts, shapes, strict=True):
+            block = slice(at, at + len(part.frames))
+            if shape[:2] == (h, w):
+                self._read(level, part, out=maps[block])
             else:
-                maps[block, : shape[1], : shape[2]] = store.read(video_key(video), level, rows)
-                padding[block, shape[1] :], padding[block, :, shape[2] :] = True, True
-            at += len(frames)
+                maps[block, : shape[0], : shape[1]] = self._read(level, part)
+                padding[block, shape[0] :], padding[block, :, shape[1] :] = True, True
+            at += len(part.frames)
         return torch.from_numpy(maps), torch.from_numpy(padding)
 
     def _tokens(self, clips: Sequence[Clip]) -> tuple[Tensor, Tensor]:
@@ -201,102 +232,60 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
             tokens[b, : len(text)], padding[b, : len(text)] = torch.from_numpy(text.astype(np.float32)), False
         return tokens, padding
 
-    def _targets(self, clips: Sequence[Clip], units: dict[str, VideoUnit], T: int) -> Targets:
+    def _targets(self, clips: Sequence[Clip], seen: Sequence[Rendition], T: int) -> Targets:
         boxes, in_moment = np.zeros((len(clips), T, 4)), np.zeros((len(clips), T), dtype=bool)
         spans, inside = [], []
-        for b, clip in enumerate(clips):
-            video = clip.sample.video.video_id
+        for b, (clip, rendition) in enumerate(zip(clips, seen, strict=True)):
             slots = np.flatnonzero(slots_in(clip.frames, clip.sample.moment))
-            boxes[b, slots] = units[video].view.to_fractions(clip.sample.boxes_at(clip.frames[slots]))
+            boxes[b, slots] = self._boxes(clip, rendition, clip.frames[slots])
             in_moment[b, slots] = True
             spans.append((slots[0], slots[-1]))
-            inside.append((video, units[video], clip.frames[slots]))
-        views = [units[c.sample.video.video_id].view for c in clips]
-        roi = self._regions(clips, inside) if self.targets == "roi" else None
-        c3 = self._maps("c3", inside)[0] if self.targets == "full" else None
-        c4 = self._maps("c4", inside)[0] if self.targets == "full" else None
+            inside.append(Part(rendition, clip.frames[slots]))
+        roi, c3, c4 = self._levels(clips, inside)
         return Targets(
             boxes=torch.from_numpy(boxes).float(),
             in_moment=torch.from_numpy(in_moment),
             span=torch.tensor(np.array(spans), dtype=torch.int64),
-            size=torch.tensor([(v.width, v.height) for v in views]),
+            size=torch.tensor([(r.view.width, r.view.height) for r in seen]),
             roi=roi,
             c3=c3,
             c4=c4,
         )
 
-    def _regions(self, clips: Sequence[Clip], inside: list[tuple[str, VideoUnit, IntArray]]) -> Tensor:
-        """Stored regions of every clip's moment, clip after clip; one read per video."""
-        rows = [
-            unit.rows_of_target(clip.sample.target_id, frames, f"{self.cache.path}, video {video}")
-            for clip, (video, unit, frames) in zip(clips, inside, strict=True)
-        ]
-        parts: dict[int, NDArray[Any]] = {}
-        for video in {v for v, _, _ in inside}:
-            members = [i for i, (v, _, _) in enumerate(inside) if v == video]
-            wanted, where = np.unique(np.concatenate([rows[i] for i in members]), return_inverse=True)
-            read = self.cache.store.read(video_key(video), "roi", wanted)[where]
-            parts |= zip(members, np.split(read, np.cumsum([len(rows[i]) for i in members])[:-1]), strict=True)
-        return torch.from_numpy(np.concatenate([parts[i] for i in range(len(clips))]))
+    def _boxes(self, clip: Clip, rendition: Rendition, frames: IntArray) -> FloatArray:
+        """Target boxes in fractions of the rendition (n, 4). Raises CacheError when the view does not show one."""
+        boxes = rendition.view.to_fractions(clip.sample.boxes_at(frames))
+        if not (boxes[:, 2:] > 0).all():
+            raise CacheError(
+                f"{self.cache.path}: a view of video {rendition.video.video_id} does not show the target",
+                sample=clip.sample.sample_id,
+                found=f"frames {frames[~(boxes[:, 2:] > 0).all(1)][:5].tolist()}",
+                hint="extract again; annotations and views no longer fit each other",
+            )
+        return boxes
 
+    def _levels(
+        self, clips: Sequence[Clip], inside: Sequence[Part]
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Regions, C3 maps and C4 maps of the slots inside the moments, as far as they are wanted."""
+        if self.targets == "roi":
+            return self._regions(clips, inside), None, None
+        if self.targets == "full":
+            return None, self._maps("c3", inside)[0], self._maps("c4", inside)[0]
+        return None, None, None
 
-def epoch_order(dataset: CachedDataset, batch_size: int, per_video: int, seed: int, epoch: int) -> list[list[int]]:
-    """The batches of one epoch, as lists of positions in the dataset; the last one may be short.
-
-    Sentences of one video come in groups of at most ``per_video``, so that their features are read and projected once.
-    """
-    rng = np.random.default_rng([seed, epoch])
-    by_video: dict[str, list[int]] = {}
-    for position, row in enumerate(dataset.rows):
-        by_video.setdefault(dataset.cache.samples.video_ids[row], []).append(position)
-    groups = []
-    for positions in by_video.values():
-        shuffled = rng.permutation(positions).tolist()
-        groups += [shuffled[i : i + per_video] for i in range(0, len(shuffled), per_video)]
-    order = [p for g in rng.permutation(len(groups)) for p in groups[g]]
-    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-
-
-def training_batches(
-    dataset: CachedDataset,
-    order: list[list[int]],
-    seed: int,
-    epoch: int,
-    start: int = 0,
-    crop: bool = True,
-    views: bool = True,
-) -> Iterator[Batch]:
-    """Batches ``start`` and on of one epoch's order, read ahead of the step by a thread."""
-
-    def load(i: int) -> Batch:
-        clips = [dataset[p] for p in order[i]]
-        if crop:
-            clips = [
-                dataset.crop(c, np.random.default_rng([seed, epoch, p])) for c, p in zip(clips, order[i], strict=True)
-            ]
-        return dataset.collate(clips)
-
-    yield from read_ahead(load, range(start, len(order)))
-
-
-def inference_batches(dataset: CachedDataset, batch_size: int, window: int) -> Iterator[Batch]:
-    """Every sample once, in the order of the table; a clip of more than ``window`` slots as clips that follow each other.
-
-    Each is read and padded on its own, and clips of several samples share a batch: however long a video is, at most
-    ``batch_size`` x ``window`` slots are in memory per batch.
-    """
-    whole = (dataset[i] for i in range(len(dataset)))
-    clips = (replace(clip, frames=frames) for clip in whole for frames in windows(clip.frames, window))
-    yield from read_ahead(dataset.collate, iter(lambda: list(islice(clips, batch_size)), []))
-
-
-def read_ahead(load: Callable[[Request], Item], requests: Iterable[Request], depth: int = 2) -> Iterator[Item]:
-    """``load(request)`` for every request, in order, at most ``depth`` of them loading ahead in a thread."""
-    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as pool:
-        pending: deque[Future[Item]] = deque()
-        for request in requests:
-            pending.append(pool.submit(load, request))
-            if len(pending) > depth:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+    def _regions(self, clips: Sequence[Clip], inside: Sequence[Part]) -> Tensor:
+        """Stored regions of every clip's moment, clip after clip; one read per rendition."""
+        rows = []
+        for clip, part in zip(clips, inside, strict=True):
+            video = part.rendition.video.video_id
+            where = f"{self.cache.path}, video {video}"
+            rows.append(self.cache.unit(video).rows_of_target(clip.sample.target_id, part.frames, where))
+        found: dict[int, NDArray[Any]] = {}
+        for rendition in {p.rendition for p in inside}:
+            members = [i for i, p in enumerate(inside) if p.rendition == rendition]
+            wanted, where_in = np.unique(np.concatenate([rows[i] for i in members]), return_inverse=True)
+            name = array_name("roi", rendition.index)
+            read = self.cache.store.read(video_key(rendition.video.video_id), name, wanted)[where_in]
+            found |= zip(members, np.split(read, np.cumsum([len(rows[i]) for i in members])[:-1]), strict=True)
+        return torch.from_numpy(np.concatenate([found[i] for i in range(len(clips))]))

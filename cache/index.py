@@ -36,6 +36,11 @@ def video_key(video_id: str) -> str:
     return f"videos/{video_id}"
 
 
+def array_name(level: str, view: int) -> str:
+    """What the features of one level (``c3``, ``c4``, ``c5``, ``roi``) seen through one stored view are called."""
+    return level if view == 0 else f"view{view}_{level}"
+
+
 def text_key(part: int) -> str:
     return f"text/{part:05d}"
 
@@ -45,8 +50,9 @@ class VideoUnit:
     """What one video's unit says of itself."""
 
     frames: IntArray
-    """(F,) ascending source frames: the rows of ``c5`` (and ``c3``, ``c4``)."""
-    view: View
+    """(F,) ascending source frames: the rows of ``c5`` (and ``c3``, ``c4``) of every view."""
+    views: list[View]
+    """The first is the evaluation geometry."""
     roi_rows: dict[str, tuple[IntArray, IntArray]]
     """Per target: ascending source frames and the rows of ``roi`` that hold them."""
 
@@ -148,7 +154,7 @@ class Cache:
                 for i, name in enumerate(attributes["targets"])
             }
             frames = np.asarray(attributes["frames"], dtype=np.int64)
-            self._units[video_id] = VideoUnit(frames, View(*attributes["view"]), roi)
+            self._units[video_id] = VideoUnit(frames, [View.from_json(v) for v in attributes["views"]], roi)
         return self._units[video_id]
 
     def text(self, row: int) -> NDArray[Any]:

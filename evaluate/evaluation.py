@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from ..cache.config import build
-from ..cache.dataset import CachedDataset, inference_batches
+from ..cache.dataset import CachedDataset
 from ..cache.errors import CacheError
 from ..cache.index import Cache
+from ..cache.order import inference_batches
 from ..cache.sampling import Sampling
 from ..cache.schema import Recipe, Tube
 from ..heads.checkpoint import load_checkpoint, load_into

@@ -45,6 +45,8 @@ class ExtractJob:
     resolution: int = 224
     levels: str = "roi"
     dtype: str = "float16"
+    views: int = 1
+    views_seed: int = 0
     store: str = "zarr"
     batch_frames: int = 32
     on_bad_record: str = "raise"
@@ -80,6 +82,8 @@ def run_job(job: ExtractJob, progress: Bar | None = None) -> tuple[Report, list[
             "max_side": MAX_SIDE[job.resolution],
             "levels": job.levels,
             "dtype": job.dtype,
+            "views": job.views,
+            "views_seed": job.views_seed,
         },
     )
     folder = job.videos or default_video_folder(job.dataset, job.annotations)

@@ -23,10 +23,11 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from ..cache.errors import CacheError, VideoError
-from ..cache.index import PART_ROWS, Cache, text_key, video_key
+from ..cache.index import PART_ROWS, Cache, array_name, text_key, video_key
 from ..cache.sampling import IntArray, Sampling, slots_in, video_grid
 from ..cache.schema import Recipe, Sample, Video, View
 from ..cache.table import distinct_sentences
+from .augment import stored_views
 from .backbone import Backbone
 from .decode import read_frames
 from .text import TextEncoder
@@ -160,42 +161,47 @@ def write_video(
             f"video {video.video_id} is not there", expected=video.path, effect="its sentences cannot be used"
         )
     grid = video_grid([s.segment for s in samples], video.fps, recipe.fps)
-    view = View.evaluation(video.width, video.height, recipe.resolution, recipe.max_side)
-    regions = Regions.of(samples, grid, recipe, view)
+    views = stored_views(samples, recipe)
+    regions = [Regions.of(samples, grid, recipe, view) for view in views]
     with cache.store.writer(video_key(video.video_id)) as unit:
         declared = False
         at = 0
-        for pixels in read_blocks(file, grid, video, view, backbone, options, report):
+        for renditions in read_blocks(file, grid, video, views, backbone, options, report):
+            count = len(renditions[0])
+            stored: dict[str, NDArray[Any]] = {}
             with report.timed("encode"):
-                levels = encode(backbone, pixels, options.device)
-                stored = select_levels(levels, recipe, regions.within(at, len(pixels)))
+                for k, pixels in enumerate(renditions):
+                    levels = encode(backbone, pixels, options.device)
+                    chosen = select_levels(levels, recipe, regions[k].within(at, count))
+                    stored |= {array_name(level, k): block for level, block in chosen.items()}
             with report.timed("write"):
                 if not declared:
-                    declare(unit, stored, len(grid), len(regions.frames), recipe.dtype)
+                    declare(unit, stored, len(grid), len(regions[0].frames), recipe.dtype)
                     declared = True
                 for name, block in stored.items():
                     unit.append(name, narrow(block, recipe.dtype, f"{name} of video {video.video_id}"))
-            at += len(pixels)
+            at += count
         with report.timed("write"):
             unit.commit(
                 {
                     "fingerprint": recipe.fingerprint,
                     "frames": grid.tolist(),
-                    "view": [view.source_width, view.source_height, view.width, view.height],
-                    "targets": regions.targets,
-                    "roi_frames": regions.frames.tolist(),
-                    "roi_targets": regions.target_index.tolist(),
+                    "views": [view.to_json() for view in views],
+                    "targets": regions[0].targets,
+                    "roi_frames": regions[0].frames.tolist(),
+                    "roi_targets": regions[0].target_index.tolist(),
                 }
             )
     return len(grid)
 
 
 def read_blocks(
-    file: Path, grid: IntArray, video: Video, view: View, backbone: Backbone, options: Options, report: Report
-) -> Iterator[Tensor]:
-    """Normalised pixel blocks (n, 3, H, W) of the grid's frames; the next block is decoded while this one is encoded."""
+    file: Path, grid: IntArray, video: Video, views: list[View], backbone: Backbone, options: Options, report: Report
+) -> Iterator[list[Tensor]]:
+    """Blocks of the grid's frames as normalised pixels (n, 3, H, W), one tensor per view; the next block is decoded while
+    this one is encoded."""
     frames = read_frames(file, grid, width=video.width, height=video.height, block=options.batch_frames)
-    blocks = (apply_view(block, view, backbone.mean, backbone.std) for block in frames)
+    blocks = ([apply_view(block, view, backbone.mean, backbone.std) for view in views] for block in frames)
     with ThreadPoolExecutor(1, thread_name_prefix="decode") as pool:
         pending = pool.submit(next, blocks, None)
         while True:
@@ -272,7 +278,7 @@ class Regions:
 def declare(unit: Any, stored: dict[str, NDArray[Any]], frames: int, regions: int, dtype: str) -> None:
     """Announce a unit's arrays once the first block shows their shapes."""
     for name, block in stored.items():
-        unit.add(name, (regions if name == "roi" else frames, *block.shape[1:]), np.dtype(dtype))
+        unit.add(name, (regions if name.endswith("roi") else frames, *block.shape[1:]), np.dtype(dtype))
 
 
 def narrow(values: NDArray[Any], dtype: str, what: str) -> NDArray[Any]:
@@ -292,7 +298,7 @@ def narrow(values: NDArray[Any], dtype: str, what: str) -> NDArray[Any]:
 def make_recipe(
     dataset: str, annotations_sha256: str, backbone: Backbone, text: TextEncoder, chosen: dict[str, Any]
 ) -> Recipe:
-    """The recipe of an extraction; ``chosen`` holds fps, resolution, max_side, levels, dtype."""
+    """The recipe of an extraction; ``chosen`` holds fps, resolution, max_side, levels, dtype, views and views_seed."""
     return Recipe(
         dataset=dataset,
         annotations_sha256=annotations_sha256,

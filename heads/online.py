@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..cache.batch import LiveFrames, Targets
-from ..cache.dataset import CachedDataset, Clip
+from ..cache.batch import LiveFrames
+from ..cache.dataset import CachedDataset, Clip, Part, Rendition
 from ..cache.errors import CacheError, UsageError
-from ..cache.index import Cache, VideoUnit, video_key
-from ..cache.sampling import IntArray, Sampling
-from ..cache.schema import Video, View
+from ..cache.index import Cache
+from ..cache.sampling import Sampling
+from ..cache.schema import Video, View, has_boxes
+from ..extract.augment import draw_view
 from ..extract.backbone import BACKBONES
 from ..extract.decode import read_frames
 from ..extract.readers import find_video_files
@@ -53,13 +55,9 @@ class LiveLastStage(CachedDataset):
                 found=f"--levels {self.cache.recipe.levels}",
             )
 
-    def _frames(self, parts: list[tuple[str, VideoUnit, IntArray]]) -> tuple[Tensor, Tensor, tuple[LiveFrames, ...]]:
-        store = self.cache.store
-        blocks = [
-            torch.from_numpy(store.read(video_key(video), "c4", unit.rows(frames, video)))
-            for video, unit, frames in parts
-        ]
-        return live_frames(blocks, [store.arrays(video_key(video))["c5"].shape[1:3] for video, _, _ in parts])
+    def _frames(self, parts: Sequence[Part]) -> tuple[Tensor, Tensor, tuple[LiveFrames, ...]]:
+        blocks = [torch.from_numpy(self._read("c4", part)) for part in parts]
+        return live_frames(blocks, [self._shape("c5", part)[:2] for part in parts])
 
 
 class LivePixels(LiveText):
@@ -80,31 +78,34 @@ class LivePixels(LiveText):
     def _check_request(self) -> None:
         """Any level of detail will do: nothing is read of it."""
 
-    def _unit(self, video: Video) -> VideoUnit:
+    def redraw(self, clip: Clip, seed: int, epoch: int, position: int) -> Clip:
+        """The clip through a view of its own, drawn anew for every sample and epoch; the target stays in sight."""
+        sample, rng = clip.sample, np.random.default_rng([seed, epoch, position, 1])
+        view = draw_view(rng, sample.video, self.cache.recipe.resolution, sample.boxes[has_boxes(sample.boxes)])
+        return replace(clip, rendition=Rendition(sample.video, view))
+
+    def evaluation(self, video: Video) -> Rendition:
         recipe = self.cache.recipe
-        view = View.evaluation(video.width, video.height, recipe.resolution, recipe.max_side)
-        return VideoUnit(np.empty(0, dtype=np.int64), view, {})
+        return Rendition(video, View.evaluation(video.width, video.height, recipe.resolution, recipe.max_side))
 
-    def _frames(self, parts: list[tuple[str, VideoUnit, IntArray]]) -> tuple[Tensor, Tensor, tuple[LiveFrames, ...]]:
-        blocks = [self.pixels(video, unit.view, frames) for video, unit, frames in parts]
+    def _frames(self, parts: Sequence[Part]) -> tuple[Tensor, Tensor, tuple[LiveFrames, ...]]:
         stride = self.backbone.strides[-1]
-        return live_frames(blocks, [(-(-u.view.height // stride), -(-u.view.width // stride)) for _, u, _ in parts])
+        views = [part.rendition.view for part in parts]
+        return live_frames(
+            [self.pixels(part) for part in parts], [(-(-v.height // stride), -(-v.width // stride)) for v in views]
+        )
 
-    def pixels(self, video: str, view: View, frames: IntArray) -> Tensor:
-        """Normalised pixels of source frames through a view: (n, 3, view.height, view.width)."""
-        file = self.files[video]
+    def pixels(self, part: Part) -> Tensor:
+        """Normalised pixels of a part's frames: (n, 3, view.height, view.width)."""
+        video, view = part.rendition.video, part.rendition.view
+        file = self.files[video.video_id]
         assert file is not None
-        size = {"width": view.source_width, "height": view.source_height}
-        decoded = np.concatenate(list(read_frames(file, frames, **size)))
+        decoded = np.concatenate(list(read_frames(file, part.frames, width=video.width, height=video.height)))
         return apply_view(decoded, view, self.backbone.mean, self.backbone.std)
 
-    def _targets(self, clips: Sequence[Clip], units: dict[str, VideoUnit], T: int) -> Targets:
-        """Boxes and spans; regions come from the step's own C3 and C4."""
-        targets, self.targets = self.targets, "none"
-        try:
-            return super()._targets(clips, units, T)
-        finally:
-            self.targets = targets
+    def _levels(self, clips: Sequence[Clip], inside: Sequence[Part]) -> tuple[None, None, None]:
+        """Nothing: regions come from the step's own C3 and C4."""
+        return None, None, None
 
 
 def live_frames(

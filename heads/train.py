@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 from ..cache.atomic import write_atomic
 from ..cache.batch import Batch
-from ..cache.dataset import CachedDataset, epoch_order, training_batches
+from ..cache.dataset import CachedDataset
 from ..cache.errors import CheckpointError, TrainingDiverged
 from ..cache.index import Cache
+from ..cache.order import epoch_order, training_batches
 from ..cache.sampling import Sampling
 from .checkpoint import EMA, load_checkpoint, load_into, load_optimizer, optimizer_tensors, save_checkpoint
 from .experiment import Experiment, TrainConfig

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stvg.cache.dataset import CachedDataset, epoch_order
+from stvg.cache.dataset import CachedDataset
 from stvg.cache.index import Cache, video_key
+from stvg.cache.order import epoch_order
 from stvg.cache.sampling import Sampling
 from stvg.extract.backbone import build_backbone
 from stvg.extract.decode import read_frames
@@ -72,7 +73,9 @@ def extracting(cache: Cache, data: Path, backbone_name: str, count: int) -> list
         return [np.concatenate(list(read_frames(path, unit.frames, **size))) for path, unit, size in jobs]
 
     decoded = seconds(decode, 3)
-    pixels = [apply_view(p, u.view, backbone.mean, backbone.std) for p, (_, u, _) in zip(decode(), jobs, strict=True)]
+    pixels = [
+        apply_view(p, u.views[0], backbone.mean, backbone.std) for p, (_, u, _) in zip(decode(), jobs, strict=True)
+    ]
 
     def encode() -> None:
         with torch.inference_mode():

@@ -43,7 +43,7 @@ def test_cached_features_equal_features_computed_online(synthetic, tmp_path, sto
         frames = sample.frames(Sampling(5.0, 40))
         pixels = np.concatenate(list(read_frames(path, frames, width=video.width, height=video.height)))
         with torch.inference_mode():
-            online = backbone(apply_view(pixels, unit.view, backbone.mean, backbone.std))
+            online = backbone(apply_view(pixels, unit.views[0], backbone.mean, backbone.std))
         rows = unit.rows(frames, "test")
         for level in ("c3", "c4", "c5") if levels == "full" else ("c5",):
             stored = cache.store.read(video_key(video.video_id), level, rows)
@@ -51,7 +51,7 @@ def test_cached_features_equal_features_computed_online(synthetic, tmp_path, sto
             np.testing.assert_allclose(stored, online[level].permute(0, 2, 3, 1), rtol=2e-3, atol=2e-3)
         if levels == "roi":
             inside = slots_in(frames, sample.moment)
-            boxes = sample.boxes_at(frames[inside]) * (unit.view.width / video.width)
+            boxes = sample.boxes_at(frames[inside]) * (unit.views[0].width / video.width)
             rois = torch.from_numpy(np.column_stack([np.flatnonzero(inside), boxes])).float()
             expected = torch.cat(
                 [roi_align(online[k], rois, 4, 1 / s, 2, aligned=True) for k, s in (("c3", 4), ("c4", 8))], dim=1

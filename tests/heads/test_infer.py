@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from stvg.cache.batch import Batch, Inputs
-from stvg.cache.dataset import CachedDataset, inference_batches
+from stvg.cache.dataset import CachedDataset
 from stvg.cache.index import Cache
+from stvg.cache.order import inference_batches
 from stvg.cache.sampling import Sampling, windows
 from stvg.cache.schema import Sample, Video, View
 from stvg.evaluate.evaluation import tubes_of

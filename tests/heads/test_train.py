@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from stvg.cache.dataset import CachedDataset, epoch_order, training_batches
+from stvg.cache.dataset import CachedDataset
 from stvg.cache.errors import CacheError, CheckpointError, TrainingDiverged
 from stvg.cache.index import Cache
+from stvg.cache.order import epoch_order, training_batches
 from stvg.cache.sampling import Sampling, moment_slots
 from stvg.heads.checkpoint import load_checkpoint
 from stvg.heads.experiment import load_experiment
@@ -88,7 +89,7 @@ def test_the_baseline_trains_on_its_own_terms(tiny_cache, tmp_path):
     train(Run(tmp_path, Cache.open(tiny_cache), small, "train", CPU))
     assert lines(tmp_path)[-1].keys() == {"step", "loss", "l1", "giou", "span", "attention", "aux", "lr"}
     state = load_checkpoint(tmp_path / "last.safetensors").group("model")
-    assert state["fast_residual.weight"].abs().max() > 0
+    assert state["head.fast_residual.weight"].abs().max() > 0
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_step_terms_and_samples(tiny_cache, tmp_path):

@@ -1,0 +1,96 @@
+"""The paper's training augmentation: a random resize, half of the time after a random crop. One draw for a whole clip."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..cache.sampling import FloatArray
+from ..cache.schema import MAX_SIDE, Crop, Recipe, Sample, Video, View, has_boxes, resized
+
+TRIES = 100
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """What is drawn from, in pixels, for one evaluation resolution."""
+
+    short_sides: tuple[int, ...]
+    """Short sides of the final picture, whose long side is at most that of the evaluation."""
+    before_crop: tuple[int, ...]
+    """Short sides of the picture that is cut."""
+    smallest_crop: int
+
+
+# The baseline's, for the paper's three resolutions.
+RANGES = {
+    224: Ranges((128, 160, 192, 224), (100, 150, 200), 96),
+    320: Ranges((192, 224, 256, 288, 320), (200, 240, 280), 160),
+    352: Ranges((224, 256, 288, 320, 352), (200, 250, 300), 192),
+}
+
+
+def ranges(resolution: int) -> Ranges:
+    """Those of the table, or, for other resolutions, those of 224 in proportion."""
+    if resolution in RANGES:
+        return RANGES[resolution]
+
+    def scaled(sizes: Sequence[int]) -> tuple[int, ...]:
+        return tuple(max(1, round(size * resolution / 224)) for size in sizes)
+
+    base = RANGES[224]
+    return Ranges(scaled(base.short_sides), scaled(base.before_crop), scaled([base.smallest_crop])[0])
+
+
+def draw_view(rng: np.random.Generator, video: Video, resolution: int, boxes: FloatArray) -> View:
+    """A random view of a video in which every box (n, 4; source pixels) is still seen, at least in part.
+
+    Half of the time a resize alone; else a resize, a crop and a resize. A crop that loses a box is drawn again, and after
+    100 tries there is none.
+    """
+    chosen = ranges(resolution)
+    crop = None if rng.random() < 0.5 else draw_crop(rng, video, resolution, boxes)
+    shown = (crop.cut_width, crop.cut_height) if crop else (video.width, video.height)
+    size = resized(*shown, int(rng.choice(chosen.short_sides)), MAX_SIDE[resolution])
+    return View(video.width, video.height, *size, crop)
+
+
+def draw_crop(rng: np.random.Generator, video: Video, resolution: int, boxes: FloatArray) -> Crop | None:
+    """A crop that keeps every box that has an area, or None when none was found."""
+    chosen = ranges(resolution)
+    width, height = resized(video.width, video.height, int(rng.choice(chosen.before_crop)))
+    scaled = np.clip(boxes, 0, [video.width, video.height] * 2) * ([width / video.width, height / video.height] * 2)
+    scaled = scaled[areas(scaled) > 0]
+    for _ in range(TRIES):
+        cut = [
+            int(rng.integers(min(chosen.smallest_crop, s), min(s, MAX_SIDE[resolution]) + 1)) for s in (width, height)
+        ]
+        left, top = (int(rng.integers(0, side - c + 1)) for side, c in zip((width, height), cut, strict=True))
+        kept = np.clip(scaled, [left, top] * 2, [left + cut[0], top + cut[1]] * 2)
+        if (areas(kept) > 0).all():
+            return Crop(width, height, left, top, cut[0], cut[1])
+    return None
+
+
+def areas(boxes: FloatArray) -> FloatArray:
+    """Of xyxy boxes (n, 4): (n,)."""
+    return (boxes[:, 2:] - boxes[:, :2]).clip(min=0).prod(1)
+
+
+def stored_views(samples: Sequence[Sample], recipe: Recipe) -> list[View]:
+    """The views a cache stores of one video: the evaluation's, and random ones where a sample of it is trained on.
+
+    Draws are functions of the recipe's seed and the video, so whoever extracts it writes the same bytes.
+    """
+    video = samples[0].video
+    views = [View.evaluation(video.width, video.height, recipe.resolution, recipe.max_side)]
+    if any(s.split == "train" for s in samples):
+        boxes = np.concatenate([s.boxes[has_boxes(s.boxes)] for s in samples])
+        for k in range(1, recipe.views):
+            digest = hashlib.sha256(f"{recipe.views_seed} {video.video_id} {k}".encode()).digest()
+            rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
+            views.append(draw_view(rng, video, recipe.resolution, boxes))
+    return views
