@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -38,6 +39,7 @@ NO_FUSION = ("model.fusion.frame_level=false", "model.fusion.video_level=false")
 BASELINE = (*NO_FUSION, "model.qmm=false", "model.multiscale=none", "model.stride=2", "model.fast=true")
 FULL = ("model.multiscale=full",)
 METRICS = ("m_tIoU", "m_vIoU", "vIoU@0.3", "vIoU@0.5")
+COSTS = ("wall s", "CPU s", "peak MiB")
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ class Row:
     name: str
     settings: tuple[str, ...] = ()
     levels: str = "roi"
+    views: int = 1
+
+    @property
+    def cache(self) -> str:
+        return f"cache-{self.levels}-{self.views}"
 
 
 ROWS = [
@@ -66,6 +73,7 @@ ROWS = [
     Row("variants", "MRCL frame by frame", ("loss.mrcl_form=framewise",)),
     Row("variants", "second stream without C3, C4", ("model.multiscale=none",)),
     Row("modes", "cached", FULL, "full"),
+    Row("modes", "cached, 4 stored views", FULL, "full", 4),
     Row("modes", "text live", (*FULL, "train.mode=text", "train.lr_text=0.001"), "full"),
     Row("modes", "last stage live", (*FULL, "train.mode=last-stage", "train.lr_backbone=0.0006"), "full"),
     Row(
@@ -80,21 +88,23 @@ ROWS = [
 def prepare(folder: Path) -> None:
     """The videos, and one cache for each level of detail."""
     if not (folder / "data").exists():
-        write_vidstg(
-            folder / "data", replace(WORLD, train=TRAIN_VIDEOS, val=0, test=TEST_VIDEOS, jobs=os.cpu_count() or 1)
-        )
-    for levels in sorted({row.levels for row in ROWS}):
+        world = replace(WORLD, train=TRAIN_VIDEOS, val=0, test=TEST_VIDEOS, jobs=os.cpu_count() or 1)
+        shutil.rmtree(folder / "drawing", ignore_errors=True)
+        write_vidstg(folder / "drawing", world)
+        (folder / "drawing").rename(folder / "data")
+    for row in {row.cache: row for row in ROWS}.values():
         run_job(
             ExtractJob(
                 dataset="vidstg",
                 annotations=folder / "data",
-                out=folder / f"cache-{levels}",
+                out=folder / row.cache,
                 sampling=SAMPLING,
                 device=CPU,
                 splits=["train", "test"],
                 backbone="tiny",
                 resolution=RESOLUTION,
-                levels=levels,
+                levels=row.levels,
+                views=row.views,
                 batch_frames=64,
             )
         )
@@ -104,19 +114,19 @@ def run_one(folder: Path, index: int, seed: int) -> dict[str, float]:
     """Train and score one row with one seed in this process."""
     torch.set_num_threads(1)
     row = ROWS[index]
-    cache = Cache.open(folder / f"cache-{row.levels}")
+    cache = Cache.open(folder / row.cache)
     experiment = load_experiment("tiny", [*BUDGET, *row.settings, f"train.seed={seed}"])
     videos = folder / "data/vidor/video"
     run = Run(folder / f"runs/{index}-{seed}", cache, experiment, "train", CPU, {"videos": videos})
-    start = time.perf_counter()
+    wall, cpu = time.perf_counter(), time.process_time()
     checkpoint = train(run)
-    seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    cost = {"wall s": time.perf_counter() - wall, "CPU s": time.process_time() - cpu}
+    cost["peak MiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     head = load_head(checkpoint, CPU)
     data = open_split(head, cache, "test", videos)
     scores = overall(score_split(data, tubes_of(head.model, data, 32, CPU), "tubedetr"))
     trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
-    return {**scores, "seconds": seconds, "steps": run.total_steps, "peak": peak, "parameters": trained}
+    return {**scores, **cost, "steps": run.total_steps, "parameters": trained}
 
 
 def missing(folder: Path, seeds: int, only: str | None) -> Iterator[tuple[int, int]]:
@@ -134,7 +144,7 @@ def start(folder: Path, index: int, seed: int) -> None:
 
 def table(folder: Path, name: str) -> str:
     """Mean ± standard deviation over seeds, one line a row; cost columns where the table compares modes."""
-    costs = ("seconds", "peak") if name == "modes" else ()
+    costs = COSTS if name == "modes" else ()
     lines = ["| " + " | ".join(["", *METRICS, "trained parameters", *costs, "seeds"]) + " |"]
     lines += ["| --- |" + " ---: |" * (len(METRICS) + len(costs) + 2)]
     for index, row in enumerate(ROWS):
@@ -145,7 +155,7 @@ def table(folder: Path, name: str) -> str:
         cells = [spread([100 * r[m] for r in runs]) for m in METRICS]
         cells += [f"{runs[0]['parameters']:,}", *(spread([r[c] for r in runs], 0) for c in costs), str(len(runs))]
         lines.append("| " + " | ".join([row.name, *cells]) + " |")
-    return "\n".join(lines).replace("| peak |", "| peak MiB |")
+    return "\n".join(lines)
 
 
 def spread(values: list[float], digits: int = 1) -> str:
