@@ -34,7 +34,7 @@ from stvg.heads.train import Run, train
 
 CPU = torch.device("cpu")
 TRAIN_VIDEOS, TEST_VIDEOS = 200, 60
-BUDGET = ("train.epochs=6", "train.lr_drop=5", "train.batch_size=16", "model.num_queries=5")
+BUDGET = ("train.epochs=16", "train.lr_drop=13", "train.batch_size=16", "model.num_queries=5")
 NO_FUSION = ("model.fusion.frame_level=false", "model.fusion.video_level=false")
 BASELINE = (*NO_FUSION, "model.qmm=false", "model.multiscale=none", "model.stride=2", "model.fast=true")
 FULL = ("model.multiscale=full",)
