@@ -387,6 +387,30 @@ def cache_verify(path: Path) -> None:
         raise SystemExit(1)
 
 
+# --- weights -----------------------------------------------------------------------------------------------------------
+
+
+@cli.group(cls=Commands)
+def weights() -> None:
+    """Bring published weights into files of our own."""
+
+
+@weights.command("import")
+@click.argument("source", type=FOLDER)
+@click.option("--out", type=FOLDER, required=True, metavar="DIR", help="A new folder for the parts and report.json.")
+def weights_import(source: Path, out: Path) -> None:
+    """Split a checkpoint of MDETR, TubeDETR, the FSM authors, torchvision or Hugging Face into backbone, text encoder and
+    head, as safetensors. Every tensor is accounted for; a part that is not whole is refused, and so is a file with anything
+    but tensors and options in it.
+
+    \b
+    Example: stvg weights import pretrained_resnet101_checkpoint.pth --out weights/mdetr
+    """
+    from .heads.published import import_weights
+
+    click.echo("\n".join(import_weights(source, out).lines(source, out)))
+
+
 # --- train -------------------------------------------------------------------------------------------------------------
 
 
@@ -411,6 +435,12 @@ def cache_verify(path: Path) -> None:
 )
 @click.option("--videos", type=FOLDER, metavar="DIR", help="Folder of the videos; for --mode end-to-end.")
 @encoder_options
+@click.option(
+    "--init",
+    type=FOLDER,
+    metavar="FILE",
+    help="Start the head from these weights: head.safetensors of stvg weights import.",
+)
 @click.option("--split", default="train", show_default=True, help="Split to train on.")
 @click.option(
     "--val-split", default=None, help="Split to validate on.  [val, then test, if the cache has it; 'none' for neither]"
@@ -423,6 +453,7 @@ def train_head(
     preset: str,
     assignments: tuple[str, ...],
     mode: str | None,
+    init: Path | None,
     split: str,
     val_split: str | None,
     protocol: str,
@@ -448,7 +479,12 @@ def train_head(
         raise click.UsageError("training end to end needs --videos, the folder of the videos")
     opened = Cache.open(cache_path)
     target = choose_device(device)
-    run = Run(out, opened, experiment, split, target, sources)
+    run = Run(out, opened, experiment, split, target, sources, init)
+    if run.start is not None:
+        fresh, unused = len(run.start.fresh), len(run.start.unused)
+        click.echo(
+            f"the head starts from {init}; {fresh} of its tensors are drawn afresh, {unused} of the file's unused"
+        )
     if run.resume():
         click.echo(f"going on at step {run.step:,} of {run.total_steps:,}")
     splits = set(opened.samples.splits)

@@ -19,8 +19,18 @@ from .errors import CheckpointError
 StateDict = dict[str, Tensor]
 
 
+CONTAINERS = ("model_ema", "model", "state_dict")
+"""Entries of a checkpoint that hold a state dict, the better first. MDETR and TubeDETR write a ``model_ema`` of None
+when they average nothing."""
+
+
 def read_state_dict(path: Path) -> StateDict:
-    """The tensors of a .safetensors or torch file, by name. A ``model`` or ``state_dict`` container is opened.
+    """The tensors of a .safetensors or torch file, by name; see `read_container`."""
+    return read_container(path)[0]
+
+
+def read_container(path: Path) -> tuple[StateDict, str | None]:
+    """The tensors of a .safetensors or torch file, and the entry of `CONTAINERS` that held them (None: the file itself).
 
     Raises CheckpointError for anything else; a pickle that holds more than tensors is refused without running it.
     """
@@ -37,7 +47,7 @@ def read_state_dict(path: Path) -> StateDict:
         )
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return load_file(path), None
         # MDETR and TubeDETR store their options as an argparse namespace, which holds data and runs nothing.
         with torch.serialization.safe_globals([argparse.Namespace]):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
@@ -48,12 +58,11 @@ def read_state_dict(path: Path) -> StateDict:
             found=f"{path.stat().st_size:,} bytes; {first_line(error)}",
             hint="download it again, or convert it to safetensors",
         ) from None
-    for container in ("model", "state_dict"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(container), Mapping):
-            loaded = loaded[container]
-    if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):
-        raise CheckpointError(f"{path} holds no state dict", expected="names and tensors", found=type(loaded).__name__)
-    return dict(loaded)
+    entry = next((c for c in CONTAINERS if isinstance(loaded, Mapping) and isinstance(loaded.get(c), Mapping)), None)
+    tensors = loaded[entry] if entry else loaded
+    if not isinstance(tensors, Mapping) or not all(isinstance(v, Tensor) for v in tensors.values()):
+        raise CheckpointError(f"{path} holds no state dict", expected="names and tensors", found=type(tensors).__name__)
+    return dict(tensors), entry
 
 
 def first_line(error: Exception) -> str:
@@ -70,18 +79,19 @@ def load_exactly(module: nn.Module, tensors: StateDict, where: object) -> None:
     if missing or unexpected or misshapen:
         raise CheckpointError(
             f"{where} does not fit {type(module).__name__}",
-            missing=_some(missing),
-            unexpected=_some(unexpected),
-            misshapen=_some(f"{k} {found[k]} instead of {wanted[k]}" for k in misshapen),
+            missing=some(missing),
+            unexpected=some(unexpected),
+            misshapen=some(f"{k} {found[k]} instead of {wanted[k]}" for k in misshapen),
             effect="nothing was loaded",
         )
     module.load_state_dict(tensors)
 
 
-def _some(names: Iterable[str]) -> str | None:
+def some(names: Iterable[str], count: int = 4) -> str | None:
+    """The first names of a list, and how many more there are; None when there are none."""
     listed = list(names)
-    more = f" and {len(listed) - 4} more" if len(listed) > 4 else ""
-    return ", ".join(listed[:4]) + more if listed else None
+    more = f" and {len(listed) - count} more" if len(listed) > count else ""
+    return ", ".join(listed[:count]) + more if listed else None
 
 
 def state_sha256(tensors: Mapping[str, Tensor], extra: bytes = b"") -> str:

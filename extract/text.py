@@ -21,6 +21,9 @@ from ..cache.weights import StateDict, first_line, load_exactly, random_values, 
 log = logging.getLogger(__name__)
 
 LONGEST = 512
+VOCABULARY = 50_265
+INITIAL_SPREAD = 0.02
+"""Of random weights, as BERT and its kind start."""
 
 
 class TextEncoder(nn.Module):
@@ -105,22 +108,27 @@ class TinyText(TextEncoder):
         return vectors[ids.clamp(min=0)].masked_fill(padding[..., None], 0), padding
 
 
-def _roberta(weights: str | None, tokenizer: str | None, seed: int) -> Roberta:
+def roberta_module() -> nn.Module:
+    """RoBERTa-base with weights that mean nothing yet."""
     from transformers import RobertaConfig, RobertaModel
 
-    config = RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5)
-    with torch.random.fork_rng(devices=[]):  # what it draws is replaced below, and not the caller's to miss
-        module = RobertaModel(config)
+    config = RobertaConfig(vocab_size=VOCABULARY, max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5)
+    with torch.random.fork_rng(devices=[]):  # what it draws is replaced, and not the caller's to miss
+        return RobertaModel(config)
+
+
+def _roberta(weights: str | None, tokenizer: str | None, seed: int) -> Roberta:
+    module = roberta_module()
     if weights == "random":
         for name, value in module.state_dict().items():
             if value.dim() == 2:
-                value.copy_(random_values(value.shape, seed, name) * config.initializer_range)
+                value.copy_(random_values(value.shape, seed, name) * INITIAL_SPREAD)
     else:
         file = _weights_file(weights)
         load_exactly(module, _plain_names(read_state_dict(file)), file)
         if tokenizer is None and weights is not None and Path(weights).is_dir():
             tokenizer = weights
-    return Roberta(module, load_tokenizer(tokenizer, config.vocab_size))
+    return Roberta(module, load_tokenizer(tokenizer, VOCABULARY))
 
 
 def _weights_file(weights: str | None) -> Path:
@@ -153,16 +161,20 @@ def _in_hub_cache(name: str) -> str | None:
 
 
 def _plain_names(tensors: StateDict) -> StateDict:
-    """Published names without their prefix; position ids, which old files carry, are no weights.
-
-    The published roberta-base has no pooler. Nothing here uses it, so its place is filled with zeros: random values
-    would give the same weights another hash every time.
-    """
+    """Published names without their prefix; position ids, which old files carry, are no weights."""
     for prefix in ("transformer.text_encoder.", "roberta."):
         if any(k.startswith(prefix) for k in tensors):
             tensors = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+    return with_pooler({k: v for k, v in tensors.items() if k != "embeddings.position_ids"})
+
+
+def with_pooler(tensors: StateDict) -> StateDict:
+    """RoBERTa's weights with a pooler of zeros where there is none, as in the published roberta-base.
+
+    Nothing here uses it. Random values in its place would give the same weights another hash every time.
+    """
     pooler = {"pooler.dense.weight": torch.zeros(768, 768), "pooler.dense.bias": torch.zeros(768)}
-    return {k: v for k, v in {**pooler, **tensors}.items() if k != "embeddings.position_ids"}
+    return {**pooler, **tensors}
 
 
 def load_tokenizer(folder: str | None, vocabulary: int) -> Any:

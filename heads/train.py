@@ -29,6 +29,7 @@ from ..cache.order import epoch_order, training_batches
 from ..cache.sampling import Sampling
 from .checkpoint import EMA, load_checkpoint, load_into, load_optimizer, optimizer_tensors, save_checkpoint
 from .experiment import Experiment, TrainConfig
+from .initial import start_from
 from .losses import Criterion, mrcl_floor
 from .model import FeatureFacts, Grounder, build_model
 
@@ -62,8 +63,9 @@ class Run:
         split: str,
         device: torch.device,
         sources: Mapping[str, Any] | None = None,
+        init: Path | None = None,
     ) -> None:
-        """``sources``: fields of `finetune.Sources`, for modes that train more than the head."""
+        """``sources``: fields of `finetune.Sources`, for modes that train encoders. ``init``: see `start_from`."""
         t = experiment.train
         self.folder, self.cache, self.experiment, self.device = folder, cache, experiment, device
         targets = experiment.model.multiscale if experiment.model.qmm else "none"
@@ -78,6 +80,7 @@ class Run:
             self.encoders.set_trained(backbone=t.lr_backbone > 0, text=t.lr_text > 0)
         self.dataset = self.open_split(split, targets)
         head = build_model(experiment.model, feature_facts(cache), t.seed)
+        self.start = None if init is None else start_from(head, init)
         self.model = Grounder(head, self.encoders).to(device)
         self.ema = EMA(self.model, t.ema)
         self.optimizer = torch.optim.AdamW(self.parameter_groups(), weight_decay=t.weight_decay, fused=True)
@@ -118,6 +121,7 @@ class Run:
             "fingerprint": self.recipe.fingerprint,
             "recipe": self.recipe.to_json(),
             "split": self.dataset.split,
+            "started_from": None if self.start is None else self.start.sha256,
         }
 
     def save(self, name: str = "last") -> Path:
@@ -143,7 +147,11 @@ class Run:
             return False
         saved = load_checkpoint(path)
         now = json.loads(json.dumps(self.facts()))
-        differing = [k for k in ("experiment", "features", "fingerprint", "split") if saved.facts.get(k) != now[k]]
+        differing = [
+            k
+            for k in ("experiment", "features", "fingerprint", "split", "started_from")
+            if saved.facts.get(k) != now[k]
+        ]
         if differing:
             raise CheckpointError(
                 f"{self.folder} holds a run with another {' and '.join(differing)}",

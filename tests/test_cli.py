@@ -34,14 +34,22 @@ def test_help_is_quick_to_load_and_lists_the_commands_in_working_order():
     assert ran.stdout.strip() == ""
     from stvg.cli import cli
 
-    assert list(cli.commands) == ["demo", "dataset", "extract", "cache", "train-head", "evaluate"]
+    assert list(cli.commands) == ["demo", "dataset", "extract", "cache", "weights", "train-head", "evaluate"]
 
 
 @pytest.mark.parametrize(
     "words",
     [
         *[[], ["demo"], ["dataset"], ["dataset", "check"], ["dataset", "make"], ["extract"]],
-        *[["cache"], ["cache", "info"], ["cache", "verify"], ["train-head"], ["evaluate"]],
+        *[
+            ["cache"],
+            ["cache", "info"],
+            ["cache", "verify"],
+            ["weights"],
+            ["weights", "import"],
+            ["train-head"],
+            ["evaluate"],
+        ],
     ],
     ids=" ".join,
 )

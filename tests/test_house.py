@@ -15,9 +15,10 @@ ALLOWED = {
     "heads": {"cache"},
     "evaluate": {"cache", "heads"},
 }
-# The only doors from a room to the pixels: drawing a demo means making and reading videos, and training an encoder means
-# having it.
-DOORS = {f: {"extract"} for f in ("evaluate/demo.py", "evaluate/picture.py", "heads/finetune.py", "heads/online.py")}
+# The only doors from a room to the pixels: drawing a demo means making and reading videos, training an encoder means having
+# it, and a published checkpoint holds encoders and head together.
+DOOR_FILES = ("evaluate/demo.py", "evaluate/picture.py", "heads/finetune.py", "heads/online.py", "heads/published.py")
+DOORS = {f: {"extract"} for f in DOOR_FILES}
 SOURCES = [p.relative_to(ROOT) for room in ROOMS for p in sorted((ROOT / room).rglob("*.py"))]
 
 

@@ -19,21 +19,17 @@ from stvg.heads.experiment import load_experiment
 from stvg.heads.fusion import FusionConfig
 from stvg.heads.layers import sine_2d, time_code
 from stvg.heads.model import FSM, FeatureFacts, ModelConfig, Output, build_model
+from stvg.heads.published import translate
 
 CASES = ("s0_single", "s0_batch", "s0_batch_pad", "s2_fast_single", "s4_fast_batch_pad", "s5_slow_single")
 
 
-def ours(name: str) -> str:
-    """A published parameter's name in this repository."""
-    return name.removeprefix("transformer.")
-
-
 def imported(path: Path, config: ModelConfig) -> FSM:
     """A head with the weights of the small recorded model; the fast branch's are left out where there is none."""
-    tensors = {ours(k): v for k, v in load_file(path).items()}
-    times = tensors.pop("time_embed.te")
+    published = load_file(path)
+    times = published["transformer.time_embed.te"]
     torch.testing.assert_close(time_code(len(times), config.d), times[:, 0], rtol=0, atol=5e-5)
-    tensors["input_proj.weight"] = tensors["input_proj.weight"].flatten(1)  # a 1x1 convolution
+    tensors = translate(published, path)[0]["head"]
     if not config.fast:
         tensors = {k: v for k, v in tensors.items() if not k.startswith("fast_")}
     facts = FeatureFacts((1, 1, tensors["input_proj.weight"].shape[1]), (8, 16, 32), text_width=768)

@@ -1,0 +1,272 @@
+"""Published checkpoints into ours: MDETR, TubeDETR, the FSM authors', torchvision's ResNet-101, Hugging Face's RoBERTa.
+
+A checkpoint becomes up to three parts, kept in a file each: the backbone and the text encoder, which extraction takes, and
+the head, which training starts from. Every tensor of the checkpoint is accounted for: matched, dropped (known, and of no
+use here) or unexpected (unknown).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from ..cache.atomic import write_atomic
+from ..cache.errors import CheckpointError, UsageError
+from ..cache.weights import StateDict, read_container, some
+from ..extract.backbone import ResNet101
+from ..extract.text import roberta_module, with_pooler
+from .fusion import FusionConfig
+from .initial import REQUIRED
+from .model import FeatureFacts, ModelConfig, build_model
+
+FILES = {"backbone": "backbone.safetensors", "text": "roberta.safetensors", "head": "head.safetensors"}
+HEAD_FORMAT = "stvg head weights 1"
+KINDS = {
+    "FSM": r"class_embeding\.|transformer\.dual_attn_bloack_",
+    "TubeDETR": r"sted_embed\.",
+    "MDETR": r"transformer\.decoder\.",
+    "ResNet-101": r"layer4\.",
+    "RoBERTa": r"(roberta\.)?embeddings\.word_embeddings\.",
+}
+"""What gives a checkpoint away; the first that is found."""
+MATCHING = {
+    "query": "query",
+    "f_key": "self_key",
+    "f_value": "self_value",
+    "t_key": "cross_key",
+    "t_value": "cross_value",
+    "s_value": "self_out",
+    "x_value": "cross_out",
+    "s_score": "gates.cross",
+    "x_score": "gates.self",
+    "outputs": "out",
+}
+"""The published linear layers of frame-level matching. A score is named after what it is computed from, our gates after
+what they gate. The layers of eq 3 are drawn at random in every forward pass there, and are in no file."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What becomes of the tensors whose whole name fits: a name in a part, or None and the reason."""
+
+    pattern: str
+    part: str | None
+    name: str
+
+
+def matching_rules() -> list[Rule]:
+    """The linear layers of frame-level matching, one-wide convolutions in the published code."""
+    return [
+        Rule(
+            rf"transformer\.dual_attn_bloack_{theirs}\.(?:.+\.)?{layer}(?:\.conv1d)?\.(weight|bias)",
+            "head",
+            rf"fusion.{ours}.{name}.\1",
+        )
+        for theirs, ours in (("seg", "video_branch"), ("word", "text_branch"))
+        for layer, name in MATCHING.items()
+    ]
+
+
+RULES = [
+    Rule(r"backbone\.0\.body\.(.+)", "backbone", r"\1"),
+    Rule(r"transformer\.text_encoder\.embeddings\.position_ids", None, "positions counted up, not a weight"),
+    Rule(r"transformer\.text_encoder\.(.+)", "text", r"\1"),
+    Rule(r"transformer\.time_embed\.te", None, "the sine table of time, rebuilt here"),
+    Rule(r"transformer\.(resizer\.(?:fc|layer_norm)\..+)", "head", r"\1"),
+    Rule(r"transformer\.((?:encoder|decoder)\.layers\.\d+\..+|decoder\.norm\..+)", "head", r"\1"),
+    Rule(r"transformer\.(fast_(?:encoder|residual)\..+)", "head", r"\1"),
+    Rule(r"((?:bbox_embed|sted_embed)\.layers\.\d+\..+|input_proj\..+|query_embed\.weight)", "head", r"\1"),
+    # MDETR's own
+    Rule(r"class_embed\..+", None, "MDETR's classes of words; nothing here predicts words"),
+    Rule(r"contrastive_align_projection_(?:image|text)\..+", None, "MDETR's alignment of objects and words"),
+    # the FSM authors' own
+    Rule(r"input_proj_pre\.0\.0\.(.+)", "head", r"level_proj.c3.conv.\1"),
+    Rule(r"input_proj_pre\.0\.1\.(.+)", "head", r"level_proj.c3.norm.\1"),
+    Rule(r"input_proj_pre\.1\.0\.(.+)", "head", r"level_proj.c4.conv.\1"),
+    Rule(r"input_proj_pre\.1\.1\.(.+)", "head", r"level_proj.c4.norm.\1"),
+    Rule(r"class_embeding\.(.+)", "head", r"class_embed.\1"),
+    Rule(r"bbox_query_embed\.weight", "head", "anchor_query.weight"),
+    Rule(r"hsbbox_embed\..+", None, "a second box head that the published code never uses"),
+    Rule(r"transformer\.decoder\.bbox_layers\..+", None, "the decoder's layers under a second name"),
+    Rule(r"transformer\.decoder\.temp\..+", None, "the start and end head under a second name"),
+    Rule(r"transformer\.cross_tweight\..+", None, "weights of frames that the published code never trains"),
+    *matching_rules(),
+    Rule(r"transformer\.dual_attn_bloack_.+", None, "works on layers drawn at random in every pass"),
+    # plain files
+    Rule(r"fc\.(?:weight|bias)", None, "ImageNet's classifier"),
+    Rule(r".+\.num_batches_tracked", None, "a counter of batch norm"),
+    Rule(r"((?:conv1|bn1|layer[1-4])\..+)", "backbone", r"\1"),
+    Rule(r"lm_head\..+", None, "RoBERTa's language model head"),
+    Rule(r"(?:roberta\.)?embeddings\.position_ids", None, "positions counted up, not a weight"),
+    Rule(r"(?:roberta\.)?((?:embeddings|encoder|pooler)\..+)", "text", r"\1"),
+]
+
+
+@dataclass
+class Report:
+    """What became of every tensor of a checkpoint."""
+
+    kind: str
+    matched: dict[str, str] = field(default_factory=dict)
+    """Published name → part and our name."""
+    missing: list[str] = field(default_factory=list)
+    """What our parts have and the checkpoint does not; training draws it afresh."""
+    unexpected: list[str] = field(default_factory=list)
+    dropped: dict[str, str] = field(default_factory=dict)
+    """Published name → why it is of no use here."""
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Numbers in every part."""
+
+    def lines(self, source: Path, out: Path) -> list[str]:
+        """The report as a person reads it."""
+        found = [f"{source}: a checkpoint of {self.kind}, {len(self.matched)} tensors matched"]
+        for part, size in self.sizes.items():
+            count = sum(v.startswith(f"{part}:") for v in self.matched.values())
+            found.append(f"  {part:<10} {count:>5} tensors {size:>13,} numbers → {out / FILES[part]}")
+        found.append(f"  missing    {len(self.missing):>5} tensors  {grouped(self.missing)}")
+        found.append(f"  unexpected {len(self.unexpected):>5} tensors  {some(self.unexpected) or ''}")
+        found.append(f"  dropped    {len(self.dropped):>5} tensors")
+        for reason in dict.fromkeys(self.dropped.values()):
+            names = [k for k, v in self.dropped.items() if v == reason]
+            found.append(f"    {some(names, 1)}: {reason}")
+        return [line.rstrip() for line in found]
+
+
+def translate(tensors: StateDict, where: object) -> tuple[dict[str, StateDict], Report]:
+    """The parts of a checkpoint under our names. Raises CheckpointError for an unknown kind or a part that is not whole."""
+    kind = next((k for k, mark in KINDS.items() if any(re.match(mark, name) for name in tensors)), None)
+    if kind is None:
+        raise CheckpointError(
+            f"{where} is none of the checkpoints that can be imported",
+            expected=", ".join(KINDS),
+            found=f"{len(tensors)} tensors, such as {', '.join(sorted(tensors)[:3])}",
+        )
+    parts: dict[str, StateDict] = {}
+    report = Report(kind)
+    for name, value in tensors.items():
+        fit = next(((m, rule) for rule in RULES if (m := re.fullmatch(rule.pattern, name))), None)
+        if fit is None:
+            report.unexpected.append(name)
+        elif fit[1].part is None:
+            report.dropped[name] = fit[1].name
+        else:
+            match, rule = fit
+            ours = match.expand(rule.name)
+            # A convolution over one cell is a linear layer.
+            part = parts.setdefault(str(rule.part), {})
+            part[ours] = value.flatten(1) if rule.part == "head" and value.dim() > 2 else value
+            report.matched[name] = f"{rule.part}: {ours}"
+    if "text" in parts:
+        parts["text"] = with_pooler(parts["text"])
+    for name, found in parts.items():
+        report.missing += require_whole(name, found, where)
+        report.sizes[name] = sum(v.numel() for v in found.values())
+    return parts, report
+
+
+def require_whole(part: str, found: StateDict, where: object) -> list[str]:
+    """What a part lacks and can do without. Raises CheckpointError where a group of tensors is not all there."""
+    expected = head_shapes(found, where) if part == "head" else encoder_shapes(part)
+    given = {k: tuple(v.shape) for k, v in found.items()}
+    wrong = [f"{k} {given[k]} instead of {expected[k]}" for k in sorted(given.keys() & expected.keys()) if given[k] != expected[k]]  # fmt: skip  # noqa: E501
+    unknown = sorted(given.keys() - expected.keys())
+    missing = sorted(expected.keys() - given.keys())
+    partial = {group_of(k) for k in given} | set(REQUIRED) if part == "head" else {group_of(k) for k in expected}
+    lost = [k for k in missing if group_of(k) in partial and not k.startswith("fusion.")]
+    if wrong or unknown or lost:
+        raise CheckpointError(
+            f"{where}: its {part} is not whole",
+            missing=some(lost),
+            misshapen=some(wrong),
+            unknown=some(unknown),
+            effect="nothing was written",
+            hint="download the checkpoint again",
+        )
+    return [f"{part}: {k}" for k in missing]
+
+
+def grouped(missing: list[str]) -> str:
+    """Missing tensors by what they belong to."""
+    groups = [group_of(name.partition(": ")[2]) for name in missing]
+    return ", ".join(f"{g} ({groups.count(g)})" for g in dict.fromkeys(groups))
+
+
+def group_of(name: str) -> str:
+    """The module a head's tensor belongs to: the first word of its name."""
+    return name.partition(".")[0]
+
+
+def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {k: tuple(v.shape) for k, v in module.state_dict().items()}
+
+
+@cache
+def encoder_shapes(part: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a whole backbone or text encoder."""
+    with torch.device("meta"):
+        return shapes(ResNet101().body if part == "backbone" else roberta_module())
+
+
+def head_shapes(found: StateDict, where: object) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a whole head of the size that ``found`` has."""
+    if lost := [g for g in REQUIRED if not any(group_of(k) == g for k in found)]:
+        raise CheckpointError(f"{where}: its head is not whole", missing=", ".join(lost), effect="nothing was written")
+    try:
+        config, facts = size_of(found)
+    except ValueError as error:
+        raise CheckpointError(f"{where}: its head has a size that cannot be", found=error) from None
+    with torch.device("meta"):
+        return shapes(build_model(config, facts))
+
+
+def size_of(head: StateDict) -> tuple[ModelConfig, FeatureFacts]:
+    """The size of a head, read off its tensors. Attention heads leave no trace; published ones have 8."""
+
+    def width(name: str, axis: int, default: int) -> int:
+        return head[name].shape[axis] if name in head and head[name].dim() == 2 else default
+
+    def layers(stack: str) -> int:
+        return 1 + max((int(k.split(".")[2]) for k in head if k.startswith(f"{stack}.layers.")), default=-1)
+
+    config = ModelConfig(
+        d=width("query_embed.weight", 1, 256),
+        ffn=width("encoder.layers.0.linear1.weight", 0, 2048),
+        encoder_layers=layers("encoder"),
+        decoder_layers=max(1, layers("decoder")),
+        num_queries=width("query_embed.weight", 0, 1),
+    )
+    if "fast_encoder.weight" in head:  # any stride will do: only the names it brings matter
+        config = replace(config, stride=2, fast=True, fusion=FusionConfig(frame_level=False, video_level=False))
+    channels = [width(f"level_proj.c{i}.conv.weight", 1, default) for i, default in ((3, 512), (4, 1024))]
+    return config, FeatureFacts(
+        (*channels, width("input_proj.weight", 1, 2048)), ResNet101.strides, width("resizer.fc.weight", 1, 768)
+    )
+
+
+def import_weights(source: Path, out: Path) -> Report:
+    """Write the parts of a checkpoint, and report.json last, into the folder ``out``.
+
+    Raises CheckpointError when the checkpoint cannot be read, is of an unknown kind or not whole, and UsageError when an
+    import is there already; nothing is written then.
+    """
+    if (out / "report.json").exists():
+        raise UsageError(f"{out} holds an import already", effect="nothing was written", hint="choose another --out")
+    tensors, container = read_container(source)
+    parts, report = translate(tensors, source)
+    out.mkdir(parents=True, exist_ok=True)
+    for part, found in parts.items():
+        header = {"format": HEAD_FORMAT, "source": report.kind} if part == "head" else {"format": "pt"}
+        write_atomic(out / FILES[part], save({k: v.contiguous() for k, v in found.items()}, metadata=header))
+    with source.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    facts = {"source": source.name, "sha256": digest, "entry": container, **asdict(report)}
+    write_atomic(out / "report.json", json.dumps(facts, indent=1) + "\n")
+    return report
