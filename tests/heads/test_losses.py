@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,10 +15,13 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from torchvision.ops import generalized_box_iou, sigmoid_focal_loss
 
+from stvg.cache.batch import Targets
 from stvg.cache.errors import UsageError
 from stvg.heads.boxes import generalised_iou, to_corners
 from stvg.heads.experiment import load_experiment
 from stvg.heads.losses import (
+    Criterion,
+    LossConfig,
     box_losses,
     focal_label_loss,
     guided_attention_loss,
@@ -26,6 +30,7 @@ from stvg.heads.losses import (
     span_loss,
 )
 from stvg.heads.matching import match_tubes
+from stvg.heads.model import LayerOutput, Output
 
 
 def test_box_span_and_attention_terms_equal_the_recorded_baseline_with_gradients(shared):
@@ -64,6 +69,57 @@ def test_box_span_and_attention_terms_equal_the_recorded_baseline_with_gradients
                     np.testing.assert_allclose(gradient.numpy(), reference, rtol=0, atol=tolerance, err_msg=key)
                 compared += 1
     assert compared > 30
+
+
+def test_the_criterion_of_the_baseline_gives_the_recorded_total_and_its_gradients(shared):
+    description = json.loads((shared / "golden/losses.json").read_text())
+    arrays = np.load(shared / "golden/losses.npz")
+    weights = description["loss_weights"]
+    l1, giou, span, attention = (weights[f"loss_{k}"] for k in ("bbox", "giou", "sted", "guided_attn"))
+    config = LossConfig(l1=l1, giou=giou, span=span, attention=attention)
+    compared = 0
+    for case in description["cases"]:
+        at = case["name"]
+        real = torch.tensor(arrays[f"{at}/time_mask"])
+        B, T = real.shape
+        if any(span[0] < 0 for span in case["inter_idx"]):
+            continue  # a clip without a frame in its moment is refused here, not trained on
+        leaves = [
+            {
+                k: torch.tensor(arrays[f"{at}/layer{i}.{k}"], requires_grad=True)
+                for k in ("pred_boxes", "pred_sted", "self_attn")
+            }
+            for i in range(case["n_layers"])
+        ]
+        layers = [
+            LayerOutput(
+                x["pred_boxes"].view(B, 1, T, 4),
+                x["pred_sted"][:, None],
+                None,
+                x["self_attn"][:, None],
+                torch.zeros(B, 1, T, 8),
+            )
+            for x in leaves
+        ]
+        inside = torch.zeros(B * T, dtype=torch.bool)
+        inside[torch.tensor(arrays[f"{at}/keep"])] = True
+        boxes = torch.zeros(B * T, 4)
+        boxes[inside] = torch.tensor(arrays[f"{at}/target_boxes"])
+        targets = Targets(boxes.view(B, T, 4), inside.view(B, T), torch.tensor(case["inter_idx"]), torch.ones(B, 2))
+        terms = Criterion(replace(config, span_sigma=float(case["sigma"])))(Output(layers), targets, ~real)
+        total = torch.stack(list(terms.values())).sum()
+        assert total.item() == pytest.approx(case["weighted_total"], rel=1e-5), at
+        if case["has_gradients"]:
+            total.backward()
+            for i, layer in enumerate(leaves):
+                for name, leaf in layer.items():
+                    reference = arrays[f"{at}/layer{i}.grad.weighted_total.{name}"]
+                    tolerance = max(1e-4 * float(np.abs(reference).max()), 1e-6)
+                    np.testing.assert_allclose(
+                        leaf.grad.numpy(), reference, rtol=0, atol=tolerance, err_msg=f"{at} {i} {name}"
+                    )
+                    compared += 1
+    assert compared > 10
 
 
 def test_the_published_code_forms_of_contrast_and_label_equal_the_recorded_ones(shared):
