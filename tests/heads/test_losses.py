@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -274,3 +276,22 @@ def test_every_shipped_preset_loads():
 
     assert presets() == ["paper", "paper-hcstvg", "tiny", "tubedetr"]
     assert all(load_experiment(p).train.epochs > 0 for p in presets())
+
+
+def test_every_setting_the_documents_name_exists():
+    root = Path(__file__).parents[2]
+    named = {
+        setting
+        for page in ("README.md", "docs/disagreements.md", "docs/benchmarks.md")
+        for setting in re.findall(
+            r"\b(?:model|loss|train)\.[a-z][a-z0-9_.]*[a-z0-9](?:=[\w.]+)?", (root / page).read_text()
+        )
+    }
+    assert len(named) > 15
+    for setting in named:
+        name, _, value = setting.partition("=")
+        holder = load_experiment("paper")
+        for part in name.split("."):
+            holder = getattr(holder, part)
+        if value:
+            load_experiment("tubedetr", [setting])  # a stride goes without fusion
