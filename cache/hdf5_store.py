@@ -96,14 +96,20 @@ class Hdf5Store(Store):
         offsets = start + np.arange(facts.chunks, dtype=np.int64) * facts.chunk_bytes
         return ChunkFile(Path(str(place)), label, facts, offsets, sums)
 
-    def _check_layout(self, place: Location, record: Record) -> list[str]:
+    def check(self, key: str) -> list[str]:
+        """See `Store.check`. What no checksum of an array covers is found by that of the whole file."""
+        if problems := super().check(key):
+            return problems
+        place = self.place(key)
         with open(str(place), "rb") as file:
             whole = file.read(USER_BLOCK) == user_block(file)
-        problems = [] if whole else [f"{record.key}: {place} is not, byte for byte, as it was written"]
+        return [] if whole else [f"{key}: {place} is not, byte for byte, as it was written"]
+
+    def _check_layout(self, place: Location, record: Record) -> list[str]:
         expected = {part for name in record.arrays for part in (name, name + CHECKSUMS)}
         with _opened(place, record.key) as file:
             present = set(file)
-        problems += [f"{record.key}: dataset {name} is missing" for name in sorted(expected - present)]
+        problems = [f"{record.key}: dataset {name} is missing" for name in sorted(expected - present)]
         return problems + [f"{record.key}: dataset {name} does not belong there" for name in sorted(present - expected)]
 
 
