@@ -175,7 +175,10 @@ def _connect(root: str) -> Any:
             return _library().store.MemoryStore()
         return _library().store.from_url(
             root,
-            client_options={"timeout": timedelta(seconds=SLOWEST_SECONDS)},
+            client_options={
+                "timeout": timedelta(seconds=SLOWEST_SECONDS),
+                "allow_http": True,
+            },  # where that is asked for
             retry_config={"max_retries": SERVER_RETRIES, "retry_timeout": timedelta(seconds=PATIENCE_SECONDS)},
         )
     except (ValueError, _library().exceptions.BaseError) as error:

@@ -110,7 +110,8 @@ def main() -> None:
             print(f"made in {time.perf_counter() - start:.0f} s\n")
         table = (path / "samples.parquet").stat().st_size
         print(
-            f"{chosen.videos:,} videos, {chosen.sentences:,} sentences, {chosen.store}; samples.parquet {table / 1e6:.0f} MB\n"
+            f"{chosen.videos:,} videos, {chosen.sentences:,} sentences, {chosen.store}; "
+            f"samples.parquet {table / 1e6:.0f} MB\n"
         )
         print("| what | seconds | MB before | MB after | peak MB |\n| --- | --- | --- | --- | --- |")
         names = {
