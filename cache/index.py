@@ -26,7 +26,7 @@ from .objects import Location
 from .sampling import IntArray
 from .schema import Recipe, Sample, View
 from .skipped import SkipList
-from .store import BACKENDS, Store, open_store
+from .store import Store, backends_of, open_store
 from .table import SampleTable, sentences_sha256, to_parquet
 
 PART_ROWS = 4096
@@ -127,6 +127,7 @@ class Cache:
             _require_same_samples(cache.header, header, path)
             return cache
         _require_room(path, recipe, store)
+        open_store(path, store)  # refuses what this place cannot hold
         make_folder(path)
         write_atomic(path / SAMPLES, table)
         write_atomic(path / HEADER, header.to_bytes())
@@ -226,7 +227,7 @@ def _require_room(path: Location, recipe: Recipe, store: str) -> None:
     present = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
     if present and not present & {"videos", SAMPLES}:
         raise CacheError(f"{path} is not empty and not a cache", hint="choose another --out folder")
-    for kind in BACKENDS if "videos" in present else ():
+    for kind in backends_of(path) if "videos" in present else ():
         units = open_store(path, kind)
         for key in units.keys("videos")[:1]:
             found = {"store": kind, "fingerprint": units.attributes(key)["fingerprint"]}

@@ -73,7 +73,7 @@ class ObjectPath:
         return int(self._ask("head")["size"])
 
     def is_dir(self) -> bool:
-        return next(iter(self.below()), None) is not None
+        return next(self.iterdir(), None) is not None
 
     def exists(self) -> bool:
         return self.is_file() or self.is_dir()
@@ -102,12 +102,12 @@ class ObjectPath:
         names = [*found["common_prefixes"], *(entry["path"] for entry in found["objects"])]
         return (ObjectPath(self.root, name.strip("/")) for name in names)
 
-    def below(self) -> Iterator[tuple[ObjectPath, int]]:
-        """All objects below, with their sizes, page after page."""
-        pages = _request(self, lambda: iter(self._module.list(self._client, f"{self.key}/" if self.key else None)))
-        while (page := _request(self, lambda: next(pages, None))) is not None:
-            for entry in page:
-                yield ObjectPath(self.root, entry["path"]), entry["size"]
+    def below(self) -> list[tuple[ObjectPath, int]]:
+        """All objects below, with their sizes."""
+        prefix = f"{self.key}/" if self.key else None
+        # As one request: a listing that broke off half-way cannot be continued, and must not pass for a whole one.
+        entries = _request(self, lambda: [entry for page in self._module.list(self._client, prefix) for entry in page])
+        return [(ObjectPath(self.root, entry["path"]), entry["size"]) for entry in entries]
 
     def _ask(self, method: str, *args: Any, then: Callable[[Any], Any] = lambda answer: answer, **options: Any) -> Any:
         return _request(self, lambda: then(getattr(self._module, method)(self._client, self.key, *args, **options)))

@@ -252,6 +252,11 @@ def _gather(chunks: Chunks, facts: ArrayFacts, rows: IntArray, out: NDArray[Any]
         out[positions[here]] = scratch[which[here] - first, rows[positions[here]] % per]
 
 
+def backends_of(path: Location) -> tuple[str, ...]:
+    """The backends a place can hold: object storage holds Zarr only."""
+    return BACKENDS if isinstance(path, Path) else ("zarr",)
+
+
 def open_store(path: Location, backend: str | None = None) -> Store:
     """The store of a cache: ``zarr``, ``hdf5``, or None for the one its units are in. Object storage holds Zarr.
 
@@ -259,19 +264,18 @@ def open_store(path: Location, backend: str | None = None) -> Store:
     """
     if backend is None:
         rooms = ("videos", "text")
-        kinds = BACKENDS if isinstance(path, Path) else ("zarr",)
-        present = [name for name in kinds if any(open_store(path, name).keys(room) for room in rooms)]
+        present = [name for name in backends_of(path) if any(open_store(path, name).keys(room) for room in rooms)]
         if len(present) != 1:
             found = " and ".join(present) or "no units"
             raise CacheError(f"{path}: cannot tell its store", expected="units of one kind", found=found)
         backend = present[0]
     if backend not in BACKENDS:
         raise UsageError(f"there is no store {backend!r}", expected=", ".join(BACKENDS))
+    if backend not in backends_of(path):
+        raise UsageError(f"{path}: object storage cannot hold {backend} units", hint="--store zarr")
     if isinstance(path, ObjectPath):
         from .remote_store import RemoteStore
 
-        if backend != "zarr":
-            raise UsageError(f"{path}: object storage cannot hold {backend} units", hint="--store zarr")
         return RemoteStore(path)
     return _store_kind(backend)(path)
 

@@ -139,7 +139,7 @@ class SampleTable(Sequence[Sample]):
     def _read(self, columns: list[str]) -> pa.Table:
         try:
             file = pa.BufferReader(self._file) if isinstance(self._file, pa.Buffer) else self._file
-            return pq.read_table(file, columns=columns)
+            return pq.ParquetFile(file).read(columns)
         except (pa.ArrowException, OSError, KeyError) as error:
             raise CacheError(f"{self.path} cannot be read", found=str(error).splitlines()[0], hint=RESTORE) from None
 

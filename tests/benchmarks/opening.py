@@ -22,11 +22,11 @@ from stvg.cache.sampling import video_grid
 from stvg.cache.schema import Recipe, Sample, Video, View
 
 MEASURE = """
-import json, resource, sys, time
+import json, sys, time
 from pathlib import Path
 path, what = Path(sys.argv[1]), sys.argv[2]
-def memory():
-    return int(next(l for l in open("/proc/self/status") if l.startswith("VmRSS")).split()[1]) / 1e3
+def memory(line="VmRSS"):
+    return int(next(l for l in open("/proc/self/status") if l.startswith(line)).split()[1]) / 1e3
 if what in ("open", "list", "verify"):
     from stvg.cache.index import Cache
     from stvg.cache.verify import verify
@@ -49,8 +49,7 @@ else:
         order = epoch_order(dataset, 32, 4, 0, 0)
         batch = dataset.collate([dataset[p] for p in order[0]])
 seconds = time.perf_counter() - start
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-print(json.dumps({"seconds": seconds, "before": before, "after": memory(), "peak": peak}))
+print(json.dumps({"seconds": seconds, "before": before, "after": memory(), "peak": memory("VmHWM")}))
 """
 
 

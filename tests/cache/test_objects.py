@@ -6,6 +6,8 @@ import itertools
 import multiprocessing
 import pickle
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -170,10 +172,16 @@ def _read(cache: Cache) -> bytes:
 
 def test_spawned_workers_read_and_forked_ones_are_told_why_not(place):
     cache = make_cache(place, range(1))
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        assert pool.apply(_read, (cache,)) == features(0).tobytes()
-    with multiprocessing.get_context("fork").Pool(1) as pool, pytest.raises(CacheError, match="forked process"):
-        pool.apply(_read, (cache,))
+    code = (
+        "import sys, pickle; sys.stdout.buffer.write(pickle.load(sys.stdin.buffer).read('videos/v0', 'c5').tobytes())"
+    )
+    spawned = [sys.executable, "-c", code]
+    ran = subprocess.run(spawned, input=pickle.dumps(cache.store), capture_output=True, check=True, timeout=60)
+    assert ran.stdout == features(0).tobytes()
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        answer = pool.apply_async(_read, (cache,))
+        with pytest.raises(CacheError, match="forked process"):
+            answer.get(30)
 
 
 def test_a_cache_goes_to_storage_and_back(place, tmp_path):
