@@ -124,10 +124,10 @@ class SampleTable(Sequence[Sample]):
         table = self._read([f.name for f in SCHEMA if f.name != "boxes"])
         self.splits: list[str] = _shared_texts(table["split"])
         self.video_ids: list[str] = _shared_texts(table["video_id"])
-        self.text_rows = table["text_row"].to_numpy()
+        self.text_rows = _numbers(table["text_row"])
         # Numbers as numpy columns, text as Arrow scalars: a row costs microseconds, and nothing is copied up front.
         self.columns: dict[str, Any] = {
-            f.name: table[f.name].combine_chunks() if pa.types.is_string(f.type) else table[f.name].to_numpy()
+            f.name: table[f.name].combine_chunks() if pa.types.is_string(f.type) else _numbers(table[f.name])
             for f in SCHEMA
             if f.name != "boxes"
         }
@@ -147,7 +147,7 @@ class SampleTable(Sequence[Sample]):
     def _boxes(self) -> tuple[NDArray[np.int32], NDArray[Any]]:
         """Where each sample's coordinates start, and all of them one after the other."""
         boxes = self._read(["boxes"])["boxes"].combine_chunks()
-        return boxes.offsets.to_numpy(), boxes.values.to_numpy()
+        return _numbers(boxes.offsets), _numbers(boxes.values)
 
     @cached_property
     def _first_rows(self) -> NDArray[np.int64]:
@@ -195,7 +195,13 @@ class SampleTable(Sequence[Sample]):
 def _shared_texts(column: pa.ChunkedArray) -> list[str]:
     """A column of few different texts, each of them once in memory."""
     encoded = column.combine_chunks().dictionary_encode()
-    return np.array(encoded.dictionary.to_pylist(), dtype=object)[encoded.indices.to_numpy()].tolist()
+    return np.array(encoded.dictionary.to_pylist(), dtype=object)[_numbers(encoded.indices)].tolist()
+
+
+def _numbers(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
+    """A column as it lies in memory. Arrow's own way there imports pandas, which takes longer than all the rest."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return np.from_dlpack(array.cast(pa.uint8()) if pa.types.is_boolean(array.type) else array)
 
 
 def _checksum(file: pa.Buffer | str) -> tuple[int, int]:
