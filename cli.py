@@ -17,10 +17,25 @@ from .cache.errors import StvgError, UsageError
 if TYPE_CHECKING:
     import torch
 
+    from .cache.objects import Location
     from .evaluate.metrics import Scores
 
 DATASETS = ("vidstg", "hcstvg-v1", "hcstvg-v2", "json")
 FOLDER = click.Path(path_type=Path)
+
+
+class CachePlace(click.ParamType):
+    """Where a cache lies: a local folder, or a URL of object storage."""
+
+    name = "place"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Location:
+        from .cache.objects import location
+
+        return location(value) if isinstance(value, str) else value
+
+
+CACHE = CachePlace()
 
 
 class Commands(click.Group):
@@ -234,7 +249,11 @@ def dataset_make(out: Path, kind: str, videos: int, seed: int, jobs: int) -> Non
 @click.option("--videos", type=FOLDER, metavar="DIR", help="Folder of the videos.  [the dataset's usual place]")
 @click.option("--split", "splits", multiple=True, help="May be repeated.  [every split found]")
 @click.option(
-    "--out", type=FOLDER, required=True, metavar="DIR", help="The cache to fill; repeat the command to go on."
+    "--out",
+    type=CACHE,
+    required=True,
+    metavar="DIR|URL",
+    help="The cache to fill: a folder, or s3://bucket/folder. Repeat the command to go on.",
 )
 @click.option("--backbone", type=click.Choice(["resnet101", "tiny"]), default="resnet101", show_default=True)
 @click.option(
@@ -277,7 +296,7 @@ def extract(
     vidor: Path | None,
     videos: Path | None,
     splits: tuple[str, ...],
-    out: Path,
+    out: Location,
     fps: float,
     max_frames: int,
     on_bad_record: str,
@@ -351,42 +370,103 @@ class progress_bar:
 
 @cli.group(cls=Commands)
 def cache() -> None:
-    """Look into a cache."""
+    """Look into a cache, check it, and bring it into another form."""
 
 
 @cache.command("info")
-@click.argument("path", type=FOLDER)
-def cache_info(path: Path) -> None:
+@click.argument("path", type=CACHE)
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def cache_info(path: Location, as_json: bool) -> None:
     """What a cache holds and exactly how it was made."""
     from .cache.index import Cache
+    from .cache.summary import summarise, summary_lines
 
-    opened = Cache.open(path)
-    done = len(opened.store.keys("videos"))
-    total = len(set(opened.samples.video_ids))
-    click.echo(f"{path}\n  fingerprint  {opened.recipe.fingerprint}\n  videos       {done:,} of {total:,}")
-    click.echo(f"  skipped      {len(opened.skipped()):,}\n  sentences    {len(opened.samples):,}")
-    for name, value in opened.recipe.to_json().items():
-        click.echo(f"  {name:<18} {value}")
+    found = summarise(Cache.open(path))
+    click.echo(json.dumps(found, indent=1) if as_json else "\n".join(summary_lines(found)))
 
 
 @cache.command("verify")
-@click.argument("path", type=FOLDER)
-def cache_verify(path: Path) -> None:
-    """Read everything and compare every checksum. Exits with 1 if anything is wrong."""
-    from tqdm import tqdm
+@click.argument("path", type=CACHE)
+@click.option(
+    "--repair", is_flag=True, help="Remove what is damaged or left over, so that stvg extract writes it again."
+)
+@click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Units read at once.")
+def cache_verify(path: Location, repair: bool, jobs: int) -> None:
+    """Read everything, compare every checksum, and name all that is missing, damaged or foreign.
 
-    from .cache.index import Cache
+    Exits with 1 if anything is wrong, repaired or not: after a repair, stvg extract has to fill the gaps. Files that are
+    not the cache's own are named and left alone.
+    """
+    from .cache import verify as check
 
-    store = Cache.open(path).store
-    keys = store.keys("videos") + store.keys("text")
-    problems = [p for key in tqdm(keys, desc="verify", unit=" units", disable=None) for p in store.check(key)]
-    for problem in problems:
-        click.echo(problem, err=True)
-    click.echo(f"{len(keys):,} units read, {len(problems):,} problems")
-    if problems:
+    with unit_bar("verify") as bar:
+        findings = check.verify(path, jobs, bar)
+    for problem in findings.problems:
+        click.echo(problem.message, err=True)
+    click.echo(f"{findings.units:,} units read, {len(findings.problems):,} problems")
+    if repair:
+        removed = check.repair(findings)
+        click.echo(f"removed {len(removed):,}; the next stvg extract writes again what belongs there")
+        for place in removed:
+            click.echo(f"  {place}")
+    elif findings.removable:
+        click.echo(
+            f"--repair would remove {len(findings.removable):,} files and folders, for stvg extract to write again"
+        )
+    if findings.problems:
         raise SystemExit(1)
 
 
+@cache.command("convert")
+@click.argument("source", type=CACHE)
+@click.argument("target", type=CACHE)
+@click.option("--store", type=click.Choice(["zarr", "hdf5"]), required=True, help="How TARGET keeps its units.")
+def cache_convert(source: Location, target: Location, store: str) -> None:
+    """Copy a cache into another store or to another place: the same features, byte for byte.
+
+    \b
+    Example: stvg cache convert cache/vidstg s3://bucket/vidstg --store zarr
+    """
+    from .cache.convert import convert
+
+    with unit_bar("convert") as bar:
+        written = convert(source, target, store, bar)
+    click.echo(f"convert: {written:,} units written → {target}")
+
+
+@cache.command("merge")
+@click.argument("out", type=FOLDER)
+@click.argument("shards", type=FOLDER, nargs=-1, required=True)
+def cache_merge(out: Path, shards: tuple[Path, ...]) -> None:
+    """Make one cache of SHARDS of the same recipe. On one file system nothing is copied: units are linked.
+
+    \b
+    Example: stvg cache merge cache/vidstg shards/0 shards/1 shards/2
+    """
+    from .cache.merge import merge
+
+    with unit_bar("merge") as bar:
+        written = merge(out, shards, bar)
+    click.echo(f"merge: {written:,} units of {len(shards):,} shards → {out}")
+
+
+class unit_bar:
+    """A tqdm bar over the units of a cache, whose number is known with the first."""
+
+    def __init__(self, name: str) -> None:
+        from tqdm import tqdm
+
+        self.bar = tqdm(desc=name, unit=" units", disable=None)
+
+    def __enter__(self) -> unit_bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def __call__(self, done: int, total: int) -> None:
+        self.bar.total = total
+        self.bar.update(done - self.bar.n)
 # --- weights -----------------------------------------------------------------------------------------------------------
 
 
@@ -415,7 +495,7 @@ def weights_import(source: Path, out: Path) -> None:
 
 
 @cli.command("train-head")
-@click.option("--cache", "cache_path", type=FOLDER, required=True, metavar="DIR", help="The cache to train from.")
+@click.option("--cache", "cache_path", type=CACHE, required=True, metavar="DIR|URL", help="The cache to train from.")
 @click.option(
     "--out", type=FOLDER, default=Path("runs/head"), show_default=True, help="Run folder; repeat the command to go on."
 )
@@ -448,7 +528,7 @@ def weights_import(source: Path, out: Path) -> None:
 @protocol_option
 @device_option
 def train_head(
-    cache_path: Path,
+    cache_path: Location,
     out: Path,
     preset: str,
     assignments: tuple[str, ...],
@@ -527,7 +607,7 @@ class training_bar:
 
 @cli.command()
 @click.option("--checkpoint", type=FOLDER, metavar="FILE", help="A head of stvg train-head; needs --cache.")
-@click.option("--cache", "cache_path", type=FOLDER, metavar="DIR", help="The cache to read features from.")
+@click.option("--cache", "cache_path", type=CACHE, metavar="DIR|URL", help="The cache to read features from.")
 @click.option(
     "--predictions", type=FOLDER, metavar="FILE", help="Anyone's predictions (.jsonl); needs --dataset, --annotations."
 )
@@ -577,7 +657,7 @@ def evaluate(json_path: Path | None, style: str, **chosen: Any) -> None:
 
 def score_head(
     checkpoint: Path,
-    cache_path: Path | None,
+    cache_path: Location | None,
     split: str,
     protocol: str,
     max_frames: int | None,

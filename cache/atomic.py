@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote, unquote
 
+from .objects import Location, ObjectPath
+
 TEMPORARY = ".tmp-"
 ABANDONED_SECONDS = 24 * 3600
 """After this long without a change, a leftover of another machine counts as abandoned."""
@@ -27,10 +29,14 @@ LONGEST_NAME = 200
 """Bytes of a unit's file name; file systems allow 255, and suffixes need some."""
 
 
-def write_atomic(path: Path, data: bytes | str) -> None:
+def write_atomic(path: Location, data: bytes | str) -> None:
     """Write a whole file, text as UTF-8. A reader sees the old content or the new one, even after a power cut."""
+    data = data.encode() if isinstance(data, str) else data
+    if isinstance(path, ObjectPath):
+        path.write_bytes(data)
+        return
     with open_atomic(path) as file:
-        file.write(data.encode() if isinstance(data, str) else data)
+        file.write(data)
 
 
 @contextmanager
@@ -66,18 +72,20 @@ def publish(temporary: Path, final: Path) -> None:
     _sync_one(final.parent)
 
 
-def make_folder(path: Path) -> None:
+def make_folder(path: Location) -> None:
     """Create a folder and those above it where missing, and bring the new names to the disk."""
-    if path.is_dir():
+    if isinstance(path, ObjectPath) or path.is_dir():
         return
     make_folder(path.parent)
     path.mkdir(exist_ok=True)
     _sync_one(path.parent)
 
 
-def remove(path: Path) -> None:
+def remove(path: Location) -> None:
     """Remove a file or a folder. What another process removes meanwhile, or may not be removed, is no error."""
-    if path.is_dir() and not path.is_symlink():
+    if isinstance(path, ObjectPath):
+        path.unlink()
+    elif path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         try:
@@ -123,13 +131,14 @@ def sweep(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         return []
-    stale = [folder / name for name in os.listdir(folder) if name.startswith(TEMPORARY) and _abandoned(folder / name)]
+    stale = [folder / name for name in os.listdir(folder) if name.startswith(TEMPORARY) and abandoned(folder / name)]
     for path in stale:
         remove(path)
     return sorted(path for path in stale if not path.exists())
 
 
-def _abandoned(path: Path) -> bool:
+def abandoned(path: Path) -> bool:
+    """Whether the writer of a temporary name is gone."""
     writer = re.fullmatch(r"(\d{1,9})-[0-9a-f]+-(.+)", path.name.removeprefix(TEMPORARY))
     if writer and writer[2] == _host():
         return not _alive(int(writer[1]))

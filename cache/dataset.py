@@ -16,10 +16,13 @@ from torch import Tensor
 from .batch import Batch, Inputs, LiveFrames, Targets
 from .errors import CacheError
 from .index import Cache, array_name, video_key
-from .sampling import FloatArray, IntArray, Sampling, moment_slots, slots_in
+from .sampling import FloatArray, IntArray, Sampling, moment_slots, sample_many, slots_in
 from .schema import Sample, Video, View, has_boxes
 
 log = logging.getLogger(__name__)
+
+ROWS_AT_ONCE = 4096
+SPANS = ("segment_start", "segment_end", "moment_start", "moment_end", "fps")
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         table = cache.samples
         done = self._available()
         chosen = [i for i, s in enumerate(table.splits) if s == split]
-        self.missing = [table[i].sample_id for i in chosen if table.video_ids[i] not in done]
+        self.missing = [table.sample_id(i) for i in chosen if table.video_ids[i] not in done]
         self.rows = [i for i in chosen if table.video_ids[i] in done]
         self.excluded: list[int | str] = []
         if targets is not None:
@@ -80,7 +83,7 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
 
     def _available(self) -> set[str]:
         """The videos whose frames can be had."""
-        return {v for v in set(self.cache.samples.video_ids) if self.cache.store.contains(video_key(v))}
+        return {key.removeprefix(video_key("")) for key in self.cache.store.keys("videos")}
 
     def _check_request(self) -> None:
         splits = sorted(set(self.cache.samples.splits))
@@ -100,25 +103,31 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
             )
 
     def _exclude_without_moment(self) -> None:
-        kept = []
-        for i in self.rows:
-            sample = self.cache.samples[i]
-            frames = sample.frames(self.sampling)
-            inside = frames[slots_in(frames, sample.moment)]
-            if not len(inside):
-                self.excluded.append(sample.sample_id)
-            elif not has_boxes(sample.boxes_at(inside)).all():
-                raise CacheError(
-                    f"{self.cache.path}: sample {sample.sample_id} has no target box at some sampled frame",
-                    found=f"frames {inside[~has_boxes(sample.boxes_at(inside))][:5].tolist()}",
-                    hint="extract with the max_frames you train with, so that annotations are checked at these frames",
-                )
-            else:
-                kept.append(i)
-        self.rows = kept
+        """Leave out samples without a slot in their moment; only those with gaps in their boxes are looked at singly."""
+        table, rows = self.cache.samples, np.array(self.rows, dtype=np.int64)
+        kept = np.zeros(len(rows), dtype=bool)
+        for at in range(0, len(rows), ROWS_AT_ONCE):
+            column = {name: table.columns[name][rows[at : at + ROWS_AT_ONCE]] for name in SPANS}
+            frames, exists = sample_many(column["segment_start"], column["segment_end"], column["fps"], self.sampling)
+            inside = (frames >= column["moment_start"][:, None]) & (frames < column["moment_end"][:, None])
+            kept[at : at + ROWS_AT_ONCE] = (inside & exists).any(1)
+        for i in rows[kept & (table.columns["gaps"][rows] > 0)].tolist():
+            self._require_boxes(table[i])
+        self.excluded = [table.sample_id(i) for i in rows[~kept].tolist()]
+        self.rows = rows[kept].tolist()
         if self.excluded:
             log.warning(
                 "%d samples of %s have no sampled frame in their moment: left out", len(self.excluded), self.split
+            )
+
+    def _require_boxes(self, sample: Sample) -> None:
+        frames = sample.frames(self.sampling)
+        inside = frames[slots_in(frames, sample.moment)]
+        if not (known := has_boxes(sample.boxes_at(inside))).all():
+            raise CacheError(
+                f"{self.cache.path}: sample {sample.sample_id} has no target box at some sampled frame",
+                found=f"frames {inside[~known][:5].tolist()}",
+                hint="extract with the max_frames you train with, so that annotations are checked at these frames",
             )
 
     def __len__(self) -> int:

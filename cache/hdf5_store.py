@@ -3,6 +3,9 @@
 Every array is a contiguous, uncompressed dataset, with the checksums of its chunks of rows in a dataset beside it
 (``c5``, ``c5_crc32c``); the completion record is the root attribute ``record``, written last. The HDF5 library writes
 the files and finds the datasets in them. Rows are then read at their positions, without the library and its lock.
+
+Some bytes of such a file are guarded by no checksum of the format. The user block in front, which HDF5 leaves to
+applications, holds one of all the others; `Store.check` compares it.
 """
 
 from __future__ import annotations
@@ -10,13 +13,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import google_crc32c
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import CacheError
+from .objects import Location
 from .store import Store
 from .unit import CHECKSUMS, REPAIR, ArrayFacts, Record, UnitWriter
 from .zarr_store import ChunkFile
@@ -24,13 +29,16 @@ from .zarr_store import ChunkFile
 LIBRARY = ("v108", "v110")
 """Checksummed metadata, readable by every HDF5 since 1.10."""
 
+USER_BLOCK = 512
+"""Bytes in front of the HDF5 file proper; 512 is the least the format allows."""
+
 
 class Hdf5Writer(UnitWriter):
     """See `UnitWriter`."""
 
     def __init__(self, store: Store, key: str, temporary: Path) -> None:
         super().__init__(store, key, temporary)
-        self._file = h5py.File(temporary, "x", libver=LIBRARY, locking=False)
+        self._file = h5py.File(temporary, "x", libver=LIBRARY, locking=False, userblock_size=USER_BLOCK)
         self._chunk_sums: dict[str, list[int]] = {}
 
     def _create(self, name: str, facts: ArrayFacts) -> None:
@@ -49,6 +57,10 @@ class Hdf5Writer(UnitWriter):
             self._file.create_dataset(name + CHECKSUMS, data=np.array(sums, dtype="<u4"))
         self._file.attrs["record"] = stored
         self._close()
+        with open(self.temporary, "r+b") as file:
+            block = user_block(file)
+            file.seek(0)
+            file.write(block)
 
     def _close(self) -> None:
         self._file.close()
@@ -63,17 +75,17 @@ class Hdf5Store(Store):
         return Hdf5Writer(self, key, temporary)
 
     @staticmethod
-    def _complete(place: Path) -> bool:
+    def _complete(place: Location) -> bool:
         return place.is_file()  # only whole files get this name
 
     @staticmethod
-    def _read_record(place: Path, key: str | None) -> Record:
+    def _read_record(place: Location, key: str | None) -> Record:
         with _opened(place, key or "a unit") as file:
             stored = str(file.attrs["record"]).encode()
         return Record.from_bytes(stored, key, place)
 
     @classmethod
-    def _open_array(cls, place: Path, key: str, name: str) -> ChunkFile:
+    def _open_array(cls, place: Location, key: str, name: str) -> ChunkFile:
         facts, label = cls._read_record(place, key).arrays[name], f"{key}, array {name}"
         with _opened(place, label) as file:
             dataset, sums = file[name], file[name + CHECKSUMS][:]
@@ -82,9 +94,18 @@ class Hdf5Store(Store):
         if found != (facts.shape, facts.dtype, facts.chunks) or start is None:
             raise CacheError(f"{label}: {place} contradicts its record", expected=facts, found=found, hint=REPAIR)
         offsets = start + np.arange(facts.chunks, dtype=np.int64) * facts.chunk_bytes
-        return ChunkFile(place, label, facts, offsets, sums)
+        return ChunkFile(Path(str(place)), label, facts, offsets, sums)
 
-    def _check_layout(self, place: Path, record: Record) -> list[str]:
+    def check(self, key: str) -> list[str]:
+        """See `Store.check`. What no checksum of an array covers is found by that of the whole file."""
+        if problems := super().check(key):
+            return problems
+        place = self.place(key)
+        with open(str(place), "rb") as file:
+            whole = file.read(USER_BLOCK) == user_block(file)
+        return [] if whole else [f"{key}: {place} is not, byte for byte, as it was written"]
+
+    def _check_layout(self, place: Location, record: Record) -> list[str]:
         expected = {part for name in record.arrays for part in (name, name + CHECKSUMS)}
         with _opened(place, record.key) as file:
             present = set(file)
@@ -92,9 +113,19 @@ class Hdf5Store(Store):
         return problems + [f"{record.key}: dataset {name} does not belong there" for name in sorted(present - expected)]
 
 
+def user_block(file: BinaryIO) -> bytes:
+    """What belongs in front of a file: the crc32c of all that follows, and zeros."""
+    file.seek(USER_BLOCK)
+    total = 0
+    while block := file.read(1 << 20):
+        total = google_crc32c.extend(total, block)
+    return f"stvg crc32c {total:08x}\n".encode().ljust(USER_BLOCK, b"\0")
+
+
 @contextmanager
-def _opened(place: Path, label: str) -> Iterator[h5py.File]:
+def _opened(place: Location, label: str) -> Iterator[h5py.File]:
     """A unit's file, opened and closed at once: no handle is kept that threads or forked processes could share."""
+    assert isinstance(place, Path), f"{place} cannot hold HDF5 files"
     if not place.is_file():
         raise CacheError(f"{place} is not there", hint="stvg extract writes it")
     try:

@@ -1,32 +1,33 @@
 """A cache folder as a whole: its recipe, its samples, its units, and what could not be read.
 
-    cache.json        recipe, fingerprint, store, versions, counts
-    samples.parquet   one row per sentence
+    cache.json        recipe, fingerprint, store, versions, counts (see `header`)
+    samples.parquet   one row per sentence (see `table`)
     videos/           one unit per video (see `store`)
     text/             token features, PART_ROWS distinct sentences to a unit
-    skipped.jsonl     what could not be read, and why
+    skipped.jsonl     what could not be read, and why (see `skipped`)
 
 Which videos are complete is read from the store alone.
 """
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from .atomic import write_atomic
+from .atomic import make_folder, write_atomic
 from .errors import CacheError
+from .header import HEADER, SAMPLES, Header
+from .objects import Location
 from .sampling import IntArray
 from .schema import Recipe, Sample, View
-from .store import Store, open_store
-from .table import SampleTable, write_samples
+from .skipped import SkipList
+from .store import Store, backends_of, open_store
+from .table import SampleTable, sentences_sha256, to_parquet
 
 PART_ROWS = 4096
 KEPT_TEXTS = 2048
@@ -85,56 +86,51 @@ def _find(known: IntArray, rows: IntArray, wanted: IntArray, where: object) -> I
 class Cache:
     """An opened cache. Safe to share between threads and to send to worker processes."""
 
-    def __init__(self, path: Path, header: dict[str, Any]) -> None:
-        self.path = path
-        self.recipe = Recipe.from_json(header["recipe"])
-        self.store: Store = open_store(path, header["store"])
-        self.samples = SampleTable(path / "samples.parquet")
+    def __init__(self, path: Location, header: Header) -> None:
+        self.path, self.header, self.recipe = path, header, header.recipe
+        self.store: Store = open_store(path, header.store)
+        self.samples = SampleTable(path / SAMPLES, header.samples_file)
+        self.skip_list = SkipList(path)
         self._units: dict[str, VideoUnit] = {}
         self._text_offsets: dict[int, IntArray] = {}
         self._texts: dict[int, NDArray[Any]] = {}
 
     @classmethod
-    def open(cls, path: Path) -> Cache:
-        """Open what is there. Raises CacheError for a folder that is no cache, or one whose header is damaged."""
-        try:
-            header = json.loads((path / "cache.json").read_text(encoding="utf-8"))
-            if Recipe.from_json(header["recipe"]).fingerprint != header["fingerprint"] or "store" not in header:
-                raise ValueError("recipe and fingerprint disagree")
-        except (FileNotFoundError, NotADirectoryError):
-            raise CacheError(
-                f"{path} is not a cache: it has no cache.json", hint="make one with stvg extract"
-            ) from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CacheError(f"{path / 'cache.json'} is damaged", found=error, hint="restore the file") from None
-        return cls(path, header)
+    def open(cls, path: Location) -> Cache:
+        """Open what is there. Raises CacheError for a folder that is no cache, or one whose header or table is damaged."""
+        return cls(path, read_header(path))
 
     @classmethod
     def create(
-        cls, path: Path, recipe: Recipe, samples: Sequence[Sample], store: str, versions: dict[str, str]
+        cls, path: Location, recipe: Recipe, samples: Sequence[Sample], store: str, versions: dict[str, str]
     ) -> Cache:
         """Make the folder, or open it if it was made with the same recipe. cache.json is written last."""
-        if (path / "cache.json").exists():
+        if (path / HEADER).exists():
             cache = cls.open(path)
             cache.recipe.require_equal(recipe, path)
             return cache
-        if (
-            path.exists()
-            and any(p.name in ("videos", "samples.parquet") for p in path.iterdir()) is False
-            and any(path.iterdir())
-        ):
-            raise CacheError(f"{path} is not empty and not a cache", hint="choose another --out folder")
-        path.mkdir(parents=True, exist_ok=True)
-        write_samples(path / "samples.parquet", samples)
-        header = {
-            "format": "stvg feature cache",
-            "fingerprint": recipe.fingerprint,
-            "recipe": recipe.to_json(),
-            "store": store,
-            "counts": {"samples": len(samples), "videos": len({s.video.video_id for s in samples})},
-            "versions": versions,
-        }
-        write_atomic(path / "cache.json", (json.dumps(header, indent=2) + "\n").encode())
+        counts = {"samples": len(samples), "videos": len({s.video.video_id for s in samples})}
+        return cls.begin(path, recipe, to_parquet(samples), store, counts, versions)
+
+    @classmethod
+    def begin(
+        cls, path: Location, recipe: Recipe, table: bytes, store: str, counts: dict[str, int], versions: dict[str, str]
+    ) -> Cache:
+        """A cache of exactly these samples (a file of `to_parquet`), without units; cache.json is written last.
+
+        Opens the one that is there if it has the same recipe, store and samples, and raises CacheError if not.
+        """
+        header = Header(recipe, store, counts, versions, (len(table), google_crc32c.value(table)))
+        if (path / HEADER).exists():
+            cache = cls.open(path)
+            cache.recipe.require_equal(recipe, path)
+            _require_same_samples(cache.header, header, path)
+            return cache
+        _require_room(path, recipe, store)
+        open_store(path, store)  # refuses what this place cannot hold
+        make_folder(path)
+        write_atomic(path / SAMPLES, table)
+        write_atomic(path / HEADER, header.to_bytes())
         return cls(path, header)
 
     def unit(self, video_id: str) -> VideoUnit:
@@ -170,25 +166,76 @@ class Cache:
     def _read_text(self, row: int) -> NDArray[Any]:
         part, local = divmod(row, PART_ROWS)
         if part not in self._text_offsets:
-            self._text_offsets[part] = np.asarray(self.store.attributes(text_key(part))["offsets"], dtype=np.int64)
+            self._text_offsets[part] = self._open_text(part)
         start, end = self._text_offsets[part][local : local + 2]
         return self.store.read(text_key(part), "hidden", slice(int(start), int(end)))
 
+    def _open_text(self, part: int) -> IntArray:
+        """Where each sentence's tokens start; CacheError when the unit holds other sentences or another recipe's."""
+        attributes = self.store.attributes(text_key(part))
+        for name, expected in self.text_attributes(part).items():
+            if attributes[name] != expected:
+                raise CacheError(
+                    f"{self.path}: {text_key(part)} does not belong to this cache",
+                    expected=f"{name} {expected}",
+                    found=attributes[name],
+                    hint="stvg cache verify --repair",
+                )
+        return np.asarray(attributes["offsets"], dtype=np.int64)
+
+    def text_attributes(self, part: int) -> dict[str, str]:
+        """What a part of the text features says of itself, offsets aside."""
+        rows = range(part * PART_ROWS, min((part + 1) * PART_ROWS, self.samples.text_count))
+        sentences = sentences_sha256(map(self.samples.sentence, rows))
+        return {"sentences_sha256": sentences, "fingerprint": self.recipe.fingerprint}
+
     def skipped(self) -> dict[str, str]:
         """Videos that could not be read, with the reason, unless a later attempt succeeded."""
-        path = self.path / "skipped.jsonl"
-        if not path.exists():
-            return {}
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        reasons = {line["video_id"]: line["reason"] for line in lines}
+        reasons = self.skip_list.read()
         return {v: reason for v, reason in reasons.items() if not self.store.contains(video_key(v))}
 
     def skip(self, video_id: str, reason: str) -> None:
-        """Note a video that could not be read: one whole line, appended in one step."""
-        line = (json.dumps({"video_id": video_id, "reason": reason}) + "\n").encode()
-        descriptor = os.open(self.path / "skipped.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(descriptor, line)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        """Note a video that could not be read."""
+        self.skip_list.add(video_id, reason)
+
+
+def read_header(path: Location) -> Header:
+    """The header of the cache at ``path``. CacheError when there is none, or a byte of it is not as it was written."""
+    try:
+        stored = (path / HEADER).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise CacheError(f"{path} is not a cache: it has no {HEADER}", hint="make one with stvg extract") from None
+    except OSError as error:
+        raise CacheError(f"{path / HEADER} cannot be read", found=error) from None
+    return Header.from_bytes(stored, path / HEADER)
+
+
+def _require_same_samples(found: Header, wanted: Header, path: Location) -> None:
+    if (found.store, found.samples_file) != (wanted.store, wanted.samples_file):
+        says = "store {0}, samples of {1[0]:,} bytes, crc32c {1[1]:08x}"
+        raise CacheError(
+            f"{path} holds another cache",
+            expected=says.format(wanted.store, wanted.samples_file),
+            found=says.format(found.store, found.samples_file),
+            effect="nothing was written",
+            hint="name another folder",
+        )
+
+
+def _require_room(path: Location, recipe: Recipe, store: str) -> None:
+    """A new cache needs an empty folder, or units whose header was lost: these must be of this recipe and store."""
+    present = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+    if present and not present & {"videos", SAMPLES}:
+        raise CacheError(f"{path} is not empty and not a cache", hint="choose another --out folder")
+    for kind in backends_of(path) if "videos" in present else ():
+        units = open_store(path, kind)
+        for key in units.keys("videos")[:1]:
+            found = {"store": kind, "fingerprint": units.attributes(key)["fingerprint"]}
+            if found != {"store": store, "fingerprint": recipe.fingerprint}:
+                raise CacheError(
+                    f"{path} has no {HEADER}, but units of another cache",
+                    expected=f"store {store}, fingerprint {recipe.fingerprint}",
+                    found=f"store {found['store']}, fingerprint {found['fingerprint']}",
+                    effect="nothing was written",
+                    hint="use the options they were made with, or another --out folder",
+                )

@@ -56,7 +56,7 @@ def grid_frames(start: int, end: int, ratio: float) -> IntArray:
     return frames
 
 
-def bucket_starts(buckets: IntArray, ratio: float) -> IntArray:
+def bucket_starts(buckets: IntArray, ratio: float | FloatArray) -> IntArray:
     """For each bucket k, the smallest source frame f with floor(f * ratio) >= k, judged in double precision."""
     guess = np.ceil(buckets / ratio).astype(np.int64)
     # Rounding of k / ratio can miss by one frame either way; the truncated product decides.
@@ -84,6 +84,21 @@ def sample_frames(segment: tuple[int, int], video_fps: float, sampling: Sampling
     Raises ValueError when the video has fewer frames per second than are asked for.
     """
     return thin(grid_frames(segment[0], segment[1], sampling.fps / video_fps), sampling.max_frames)
+
+
+def sample_many(
+    starts: IntArray, ends: IntArray, video_fps: FloatArray, sampling: Sampling
+) -> tuple[IntArray, NDArray[np.bool_]]:
+    """`sample_frames` of N valid segments at once: frames (N, T) and which of these slots exist (N, T)."""
+    ratio = sampling.fps / video_fps
+    first = np.floor(starts * ratio).astype(np.int64)
+    last = np.maximum(first, np.floor((ends - 1) * ratio).astype(np.int64))
+    count = (last - first + 1)[:, None]
+    length = np.minimum(count, sampling.max_frames)
+    slots = np.arange(length.max(initial=0))
+    position = np.where(count > length, slots * count // length, slots)
+    frames = np.where(position == 0, starts[:, None], bucket_starts(first[:, None] + position, ratio[:, None]))
+    return frames, slots < length
 
 
 def video_grid(segments: Iterable[tuple[int, int]], video_fps: float, fps: float) -> IntArray:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from .errors import CacheError
 from .sampling import FloatArray, IntArray, Sampling, sample_frames, slots_in
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 Span = tuple[int, int]
 

@@ -20,8 +20,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .atomic import TEMPORARY, make_folder, original_name, sweep, temporary_name, unit_name
+from .atomic import TEMPORARY, make_folder, original_name, publish, sweep, temporary_name, unit_name
 from .errors import CacheError, UsageError
+from .objects import Location, ObjectPath
 from .sampling import IntArray
 from .unit import ArrayFacts, Record, UnitWriter
 
@@ -42,8 +43,8 @@ class Store(ABC):
 
     suffix = ""
 
-    def __init__(self, path: Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Location) -> None:
+        self.path = path
         self._swept: set[str] = set()
         # Caches of functions that know no store: nothing here refers back to it, so its open files close with it.
         self._opened = lru_cache(OPEN_ARRAYS)(self._open_array)
@@ -52,7 +53,7 @@ class Store(ABC):
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.path,)
 
-    def place(self, key: str) -> Path:
+    def place(self, key: str) -> Location:
         """The file or folder of a unit. Raises ValueError for a key that is not ``room/name``."""
         room, _, name = key.partition("/")
         if not re.fullmatch(r"[a-z][a-z0-9_]*", room) or not name:
@@ -62,7 +63,7 @@ class Store(ABC):
     @contextmanager
     def writer(self, key: str) -> Iterator[UnitWriter]:
         """Write a unit; unless `UnitWriter.commit` was called, nothing of it remains. The room is swept first."""
-        place = self.place(key)
+        place = self._local(key)
         make_folder(place.parent)
         if place.parent.name not in self._swept:
             sweep(place.parent)
@@ -73,6 +74,21 @@ class Store(ABC):
         finally:
             writer.discard()
 
+    def publish(self, key: str, temporary: Path) -> bool:
+        """Make a finished unit visible. False, and nothing changed, when there is one already.
+
+        Raises CacheError when a broken unit stands under this name.
+        """
+        try:
+            publish(temporary, self._local(key))
+        except FileExistsError as error:
+            if not self.contains(key):
+                raise CacheError(
+                    f"{error.filename} is in the way and incomplete", hint="stvg cache verify --repair"
+                ) from None
+            return False
+        return True
+
     def contains(self, key: str) -> bool:
         return self._complete(self.place(key))
 
@@ -80,12 +96,14 @@ class Store(ABC):
         """Keys of the complete units of a room, sorted. A name that is no unit's is left to `strays`."""
         return sorted(key for key in map(self._key_of, self._entries(room)) if key is not None)
 
-    def strays(self, room: str) -> list[Path]:
+    def strays(self, room: str) -> list[Location]:
         """What lies in a room and is no complete unit: writers at work, leftovers, damage, foreign files. Sorted."""
         return sorted(entry for entry in self._entries(room) if self._key_of(entry) is None)
 
     def sweep(self) -> list[Path]:
         """Remove what killed writers left in the cache folder and its rooms, and return it."""
+        if isinstance(self.path, ObjectPath):
+            return []  # what an upload that broke off left there is replaced by the next one
         rooms = [p for p in self.path.iterdir() if p.is_dir() and not p.name.startswith(TEMPORARY)]
         return [path for folder in (self.path, *rooms) for path in sweep(folder)]
 
@@ -128,18 +146,29 @@ class Store(ABC):
                 problems += self._check_chunks(place, key, name, facts)
         return problems
 
-    def _check_chunks(self, place: Path, key: str, name: str, facts: ArrayFacts) -> list[str]:
+    def _check_chunks(self, place: Location, key: str, name: str, facts: ArrayFacts) -> list[str]:
         try:
             chunks = self._open_array(place, key, name)
         except CacheError as error:
             return [error.message]
-        scratch, problems = np.empty(facts.chunk_bytes, np.uint8), []
-        for number in range(facts.chunks):
-            try:
-                chunks.read([number], [scratch])
-            except CacheError as error:
-                problems.append(error.message)
+        scratch = list(np.empty((SCRATCH_CHUNKS, facts.chunk_bytes), np.uint8))
+        problems = []
+        for first in range(0, facts.chunks, SCRATCH_CHUNKS):
+            numbers = range(first, min(first + SCRATCH_CHUNKS, facts.chunks))
+            for some in (numbers, *([number] for number in numbers)):  # all at once, and singly where one is damaged
+                try:
+                    chunks.read(some, scratch[: len(some)])
+                except CacheError as error:
+                    problems += [error.message] if some is not numbers else []
+                else:
+                    if some is numbers:
+                        break
         return problems
+
+    def _local(self, key: str) -> Path:
+        place = self.place(key)
+        assert isinstance(place, Path), f"{place} is written by another class"
+        return place
 
     def _find(self, key: str, name: str) -> ArrayFacts:
         arrays = self._known(self.place(key), key)
@@ -147,11 +176,11 @@ class Store(ABC):
             raise CacheError(f"{self.place(key)}: {key} has no array {name!r}", found=", ".join(arrays) or "no arrays")
         return arrays[name]
 
-    def _entries(self, room: str) -> list[Path]:
+    def _entries(self, room: str) -> list[Location]:
         folder = self.path / room
         return list(folder.iterdir()) if folder.is_dir() else []
 
-    def _key_of(self, entry: Path) -> str | None:
+    def _key_of(self, entry: Location) -> str | None:
         unit = entry.name.removesuffix(self.suffix)
         if unit + self.suffix != entry.name or not self._complete(entry):
             return None
@@ -162,7 +191,7 @@ class Store(ABC):
         return self._read_record(entry, None).key if name is None else f"{entry.parent.name}/{name}"
 
     @classmethod
-    def _read_facts(cls, place: Path, key: str) -> dict[str, ArrayFacts]:
+    def _read_facts(cls, place: Location, key: str) -> dict[str, ArrayFacts]:
         return cls._read_record(place, key).arrays
 
     @abstractmethod
@@ -170,21 +199,21 @@ class Store(ABC):
 
     @staticmethod
     @abstractmethod
-    def _complete(place: Path) -> bool:
+    def _complete(place: Location) -> bool:
         """Whether a committed unit stands at a place."""
 
     @staticmethod
     @abstractmethod
-    def _read_record(place: Path, key: str | None) -> Record:
+    def _read_record(place: Location, key: str | None) -> Record:
         """Raises CacheError when there is no complete unit, or its record is damaged or not ``key``'s."""
 
     @classmethod
     @abstractmethod
-    def _open_array(cls, place: Path, key: str, name: str) -> Chunks:
+    def _open_array(cls, place: Location, key: str, name: str) -> Chunks:
         """Raises CacheError when the array is missing, short, or its layout is damaged. Not for arrays without rows."""
 
     @abstractmethod
-    def _check_layout(self, place: Path, record: Record) -> list[str]:
+    def _check_layout(self, place: Location, record: Record) -> list[str]:
         """What is missing, foreign or contradicts the record, chunks aside."""
 
 
@@ -223,20 +252,31 @@ def _gather(chunks: Chunks, facts: ArrayFacts, rows: IntArray, out: NDArray[Any]
         out[positions[here]] = scratch[which[here] - first, rows[positions[here]] % per]
 
 
-def open_store(path: Path, backend: str | None = None) -> Store:
-    """The store of a cache folder: ``zarr``, ``hdf5``, or None for the one its units are in.
+def backends_of(path: Location) -> tuple[str, ...]:
+    """The backends a place can hold: object storage holds Zarr only."""
+    return BACKENDS if isinstance(path, Path) else ("zarr",)
+
+
+def open_store(path: Location, backend: str | None = None) -> Store:
+    """The store of a cache: ``zarr``, ``hdf5``, or None for the one its units are in. Object storage holds Zarr.
 
     Raises UsageError for another name, CacheError when None and the folder holds no units, or units of both.
     """
     if backend is None:
         rooms = ("videos", "text")
-        present = [name for name in BACKENDS if any(_store_kind(name)(path).keys(room) for room in rooms)]
+        present = [name for name in backends_of(path) if any(open_store(path, name).keys(room) for room in rooms)]
         if len(present) != 1:
             found = " and ".join(present) or "no units"
             raise CacheError(f"{path}: cannot tell its store", expected="units of one kind", found=found)
         backend = present[0]
     if backend not in BACKENDS:
         raise UsageError(f"there is no store {backend!r}", expected=", ".join(BACKENDS))
+    if backend not in backends_of(path):
+        raise UsageError(f"{path}: object storage cannot hold {backend} units", hint="--store zarr")
+    if isinstance(path, ObjectPath):
+        from .remote_store import RemoteStore
+
+        return RemoteStore(path)
     return _store_kind(backend)(path)
 
 

@@ -1,24 +1,26 @@
 """samples.parquet: one row per sentence, written once and atomically; what training and scoring need of the annotation.
 
-Samples are read back lazily: the table stays in Arrow columns, and a row becomes a Sample when it is asked for.
+Samples are read back lazily: the table stays in Arrow columns, and a row becomes a Sample when it is asked for. Boxes are
+most of the file and stay in it until the first sample is.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from .atomic import write_atomic
 from .errors import CacheError
-from .schema import Sample, Video
+from .objects import Location, ObjectPath
+from .schema import Sample, Video, has_boxes
 
 SCHEMA = pa.schema(
     [
@@ -40,9 +42,12 @@ SCHEMA = pa.schema(
         ("moment_end", pa.int64()),
         ("target_id", pa.string()),
         ("baseline_shift", pa.int32()),
-        ("boxes", pa.list_(pa.float64())),
+        ("gaps", pa.int64()),  # frames of the moment without a box
+        ("boxes", pa.list_(pa.float64())),  # float32 in the file, where that changes no value
     ]
 )
+ROW_GROUP = 8192
+RESTORE = "restore the file, or: stvg cache verify --repair, then repeat the extraction; finished videos are kept"
 
 
 def distinct_sentences(samples: Sequence[Sample]) -> dict[str, int]:
@@ -53,8 +58,13 @@ def distinct_sentences(samples: Sequence[Sample]) -> dict[str, int]:
     return rows
 
 
-def write_samples(path: Path, samples: Sequence[Sample]) -> None:
-    """Write the table; a reader sees all of it or nothing."""
+def sentences_sha256(sentences: Iterable[str]) -> str:
+    """Hash of some sentences in order; a unit of text features says with it whose features it holds."""
+    return hashlib.sha256("\0".join(sentences).encode(errors="surrogatepass")).hexdigest()
+
+
+def to_parquet(samples: Sequence[Sample]) -> bytes:
+    """The table as a file; equal samples give equal bytes."""
     text_rows = distinct_sentences(samples)
     rows = [
         {
@@ -76,41 +86,68 @@ def write_samples(path: Path, samples: Sequence[Sample]) -> None:
             "moment_end": s.moment[1],
             "target_id": s.target_id,
             "baseline_shift": s.baseline_shift,
-            "boxes": s.boxes.reshape(-1),
+            "gaps": int((~has_boxes(s.boxes)).sum()),
         }
         for s in samples
     ]
+    columns = pa.Table.from_pylist(rows, schema=pa.schema([f for f in SCHEMA if f.name != "boxes"]))
+    flat = np.concatenate([np.empty(0), *(s.boxes.reshape(-1) for s in samples)])
+    narrow = flat.astype(np.float32)
+    values = narrow if np.array_equal(narrow, flat, equal_nan=True) else flat
+    offsets = np.cumsum([0, *(s.boxes.size for s in samples)], dtype=np.int32)
+    boxes = pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), buffer, compression="zstd")
-    write_atomic(path, buffer.getvalue())
+    table = columns.append_column("boxes", boxes)
+    pq.write_table(table, buffer, compression="zstd", row_group_size=ROW_GROUP)
+    return buffer.getvalue()
 
 
 class SampleTable(Sequence[Sample]):
-    """The samples of a cache in the order they were written."""
+    """The samples of a cache in the order they were written. ``expected``: bytes and crc32c of the file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Location, expected: tuple[int, int]) -> None:
+        self.path = path
         try:
-            self._table = pq.read_table(path, schema=SCHEMA)
+            self._file = pa.py_buffer(path.read_bytes()) if isinstance(path, ObjectPath) else str(path)
+            found = _checksum(self._file)
         except FileNotFoundError:
-            raise CacheError(f"{path} is missing", hint="repeat the extraction; finished videos are kept") from None
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
-            raise CacheError(f"{path} cannot be read", found=str(error).splitlines()[0]) from None
-        table = self._table.combine_chunks()
-        self.splits: list[str] = table["split"].to_pylist()
-        self.video_ids: list[str] = table["video_id"].to_pylist()
-        self.text_rows = table["text_row"].to_numpy()
-        boxes = table["boxes"].combine_chunks()
-        self._offsets, self._boxes = boxes.offsets.to_numpy(), boxes.values.to_numpy()
+            raise CacheError(f"{path} is missing", hint=RESTORE) from None
+        except OSError as error:
+            raise CacheError(f"{path} cannot be read", found=error) from None
+        if found != tuple(expected):
+            raise CacheError(
+                f"{path} is damaged",
+                expected=f"{expected[0]:,} bytes, crc32c {expected[1]:08x}",
+                found=f"{found[0]:,} bytes, {found[1]:08x}",
+                hint=RESTORE,
+            )
+        table = self._read([f.name for f in SCHEMA if f.name != "boxes"])
+        self.splits: list[str] = _shared_texts(table["split"])
+        self.video_ids: list[str] = _shared_texts(table["video_id"])
+        self.text_rows = _numbers(table["text_row"])
         # Numbers as numpy columns, text as Arrow scalars: a row costs microseconds, and nothing is copied up front.
-        self._columns: dict[str, Any] = {
-            f.name: table[f.name].combine_chunks() if pa.types.is_string(f.type) else table[f.name].to_numpy()
+        self.columns: dict[str, Any] = {
+            f.name: table[f.name].combine_chunks() if pa.types.is_string(f.type) else _numbers(table[f.name])
             for f in SCHEMA
             if f.name != "boxes"
         }
         self._videos: dict[str, Video] = {}
 
     def __len__(self) -> int:
-        return self._table.num_rows
+        return len(self.text_rows)
+
+    def _read(self, columns: list[str]) -> pa.Table:
+        try:
+            file = pa.BufferReader(self._file) if isinstance(self._file, pa.Buffer) else self._file
+            return pq.ParquetFile(file).read(columns)
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise CacheError(f"{self.path} cannot be read", found=str(error).splitlines()[0], hint=RESTORE) from None
+
+    @cached_property
+    def _boxes(self) -> tuple[NDArray[np.int32], NDArray[Any]]:
+        """Where each sample's coordinates start, and all of them one after the other."""
+        boxes = self._read(["boxes"])["boxes"].combine_chunks()
+        return _numbers(boxes.offsets), _numbers(boxes.values)
 
     @cached_property
     def _first_rows(self) -> NDArray[np.int64]:
@@ -124,27 +161,55 @@ class SampleTable(Sequence[Sample]):
 
     def sentence(self, text_row: int) -> str:
         """The sentence behind a row of the text features."""
-        return self._columns["sentence"][int(self._first_rows[text_row])].as_py()
+        return self.columns["sentence"][int(self._first_rows[text_row])].as_py()
+
+    def sample_id(self, i: int) -> int | str:
+        text: str = self.columns["sample_id"][i].as_py()
+        return int(text) if self.columns["integer_id"][i] else text
 
     def __getitem__(self, i):  # type: ignore[no-untyped-def]  # only whole numbers; Sequence also promises slices
         if not 0 <= i < len(self):
             raise IndexError(i)
         row: dict[str, Any] = {
-            k: c[i].as_py() if isinstance(c, pa.Array) else c[i].item() for k, c in self._columns.items()
+            k: c[i].as_py() if isinstance(c, pa.Array) else c[i].item() for k, c in self.columns.items()
         }
         video = self._videos.get(row["video_id"])
         if video is None:
             facts = (row[k] for k in ("video_id", "path", "width", "height", "fps", "frame_count"))
             video = self._videos.setdefault(row["video_id"], Video(*facts))
+        offsets, values = self._boxes
         return Sample(
-            sample_id=int(row["sample_id"]) if row["integer_id"] else row["sample_id"],
+            sample_id=self.sample_id(i),
             video=video,
             sentence=row["sentence"],
             qtype=row["qtype"],
             split=row["split"],
             segment=(row["segment_start"], row["segment_end"]),
             moment=(row["moment_start"], row["moment_end"]),
-            boxes=self._boxes[self._offsets[i] : self._offsets[i + 1]].reshape(-1, 4),
+            boxes=values[offsets[i] : offsets[i + 1]].astype(np.float64).reshape(-1, 4),
             target_id=row["target_id"],
             baseline_shift=row["baseline_shift"],
         )
+
+
+def _shared_texts(column: pa.ChunkedArray) -> list[str]:
+    """A column of few different texts, each of them once in memory."""
+    encoded = column.combine_chunks().dictionary_encode()
+    return np.array(encoded.dictionary.to_pylist(), dtype=object)[_numbers(encoded.indices)].tolist()
+
+
+def _numbers(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
+    """A column as it lies in memory. Arrow's own way there imports pandas, which takes longer than all the rest."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return np.from_dlpack(array.cast(pa.uint8()) if pa.types.is_boolean(array.type) else array)
+
+
+def _checksum(file: pa.Buffer | str) -> tuple[int, int]:
+    """Bytes and crc32c, of a file a block at a time."""
+    if isinstance(file, pa.Buffer):
+        return file.size, google_crc32c.value(file.to_pybytes())
+    size = total = 0
+    with open(file, "rb") as opened:
+        while block := opened.read(1 << 20):
+            size, total = size + len(block), google_crc32c.extend(total, block)
+    return size, total

@@ -14,7 +14,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from .atomic import publish, remove
+from .atomic import remove
 from .errors import CacheError
 from .schema import FORMAT_VERSION
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .store import Store
 
 CHUNK_BYTES = 64 * 1024
-REPAIR = "remove this unit and extract it again"
+REPAIR = "stvg cache verify --repair removes this unit; then extract it again"
 CHECKSUMS = "_crc32c"
 """An array's name with this ending is taken: HDF5 keeps the checksums under it."""
 
@@ -162,13 +162,7 @@ class UnitWriter(ABC):
             raise CacheError(f"{self.key} is incomplete", found=found, effect="nothing of it was stored")
         self._finish(Record(self.key, attributes, self._facts))
         self._open = False
-        try:
-            publish(self.temporary, self.store.place(self.key))
-        except FileExistsError as error:
-            if not self.store.contains(self.key):
-                raise CacheError(f"{error.filename} is in the way and incomplete", hint="remove it") from None
-            return False
-        return True
+        return self.store.publish(self.key, self.temporary)
 
     def discard(self) -> None:
         """Give up what is not committed."""

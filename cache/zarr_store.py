@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import CacheError
+from .objects import Location
 from .sampling import IntArray
-from .store import Store
+from .store import Chunks, Store
 from .unit import REPAIR, ArrayFacts, Record, UnitWriter
 
 RECORD = "record.json"
@@ -45,7 +46,7 @@ class ZarrWriter(UnitWriter):
     def _create(self, name: str, facts: ArrayFacts) -> None:
         folder = self.temporary / name
         folder.mkdir()
-        (folder / "zarr.json").write_text(json.dumps(array_metadata(facts)), encoding="utf-8")
+        (folder / "zarr.json").write_bytes(_json(array_metadata(facts)))
         if facts.chunks:
             self._files[name] = open(folder / shard_name(facts), "xb")  # noqa: SIM115  # stays open until committed
 
@@ -62,7 +63,7 @@ class ZarrWriter(UnitWriter):
             index = shard_index(self._facts[name]).tobytes()
             file.write(index + google_crc32c.value(index).to_bytes(SUM_BYTES, "little"))
         self._close()
-        (self.temporary / "zarr.json").write_text(json.dumps(group_metadata(record)), encoding="utf-8")
+        (self.temporary / "zarr.json").write_bytes(_json(group_metadata(record)))
         (self.temporary / RECORD).write_bytes(stored)
 
     def _close(self) -> None:
@@ -77,11 +78,11 @@ class ZarrStore(Store):
         return ZarrWriter(self, key, temporary)
 
     @staticmethod
-    def _complete(place: Path) -> bool:
+    def _complete(place: Location) -> bool:
         return (place / RECORD).is_file()
 
     @staticmethod
-    def _read_record(place: Path, key: str | None) -> Record:
+    def _read_record(place: Location, key: str | None) -> Record:
         try:
             stored = (place / RECORD).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
@@ -91,9 +92,10 @@ class ZarrStore(Store):
         return Record.from_bytes(stored, key, place)
 
     @classmethod
-    def _open_array(cls, place: Path, key: str, name: str) -> ChunkFile:
+    def _open_array(cls, place: Location, key: str, name: str) -> Chunks:
         facts = cls._read_record(place, key).arrays[name]
         path, label = place / name / shard_name(facts), f"{key}, array {name}"
+        assert isinstance(path, Path), f"{path} is read by another class"
         expected = shard_index(facts)
         size = facts.chunks * (facts.chunk_bytes + SUM_BYTES) + expected.nbytes + SUM_BYTES
         try:
@@ -110,19 +112,25 @@ class ZarrStore(Store):
             raise CacheError(f"{label}: the chunk index of {path} is damaged", hint=REPAIR)
         return ChunkFile(path, label, facts, expected[:, 0].astype(np.int64))
 
-    def _check_layout(self, place: Path, record: Record) -> list[str]:
-        metadata = {"zarr.json": group_metadata(record), RECORD: None}
+    def _check_layout(self, place: Location, record: Record) -> list[str]:
+        expected = {"zarr.json": _json(group_metadata(record)), RECORD: record.to_bytes()}
+        shards = set()
         for name, facts in record.arrays.items():
-            metadata[f"{name}/zarr.json"] = array_metadata(facts)
+            expected[f"{name}/zarr.json"] = _json(array_metadata(facts))
             if facts.chunks:
-                metadata[f"{name}/{shard_name(facts)}"] = None
-        present = {path.relative_to(place).as_posix() for path in place.rglob("*") if not path.is_dir()}
-        problems = [f"{record.key}: {name} is missing" for name in sorted(metadata.keys() - present)]
-        problems += [f"{record.key}: {name} does not belong there" for name in sorted(present - metadata.keys())]
-        for name, expected in metadata.items():
-            if expected is not None and name in present and not _holds(place / name, expected):
-                problems.append(f"{record.key}: {name} is damaged")
-        return problems
+                shards.add(f"{name}/{shard_name(facts)}")
+        wanted, present = expected.keys() | shards, self._names(place)
+        folders = record.arrays.keys()
+        problems = [f"{record.key}: {name} is missing" for name in sorted(wanted - present)]
+        problems += [f"{record.key}: {name} does not belong there" for name in sorted(present - wanted - folders)]
+        changed = [n for n in expected if n in present and (place / n).read_bytes() != expected[n]]
+        return problems + [f"{record.key}: {name} is damaged" for name in changed]
+
+    @staticmethod
+    def _names(place: Location) -> set[str]:
+        """Files and folders below a unit, relative to it."""
+        assert isinstance(place, Path), f"{place} is read by another class"
+        return {path.relative_to(place).as_posix() for path in place.rglob("*")}
 
 
 class ChunkFile:
@@ -252,8 +260,5 @@ def group_metadata(record: Record) -> dict[str, Any]:
     return {"zarr_format": 3, "node_type": "group", "attributes": record.attributes}
 
 
-def _holds(path: Path, expected: dict[str, Any]) -> bool:
-    try:
-        return bool(json.loads(path.read_bytes()) == json.loads(json.dumps(expected)))
-    except ValueError:
-        return False
+def _json(content: dict[str, Any]) -> bytes:
+    return json.dumps(content).encode()

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 
 from ..cache.errors import AnnotationError, UsageError
+from ..cache.objects import Location
 from ..cache.sampling import Sampling
 from ..cache.schema import MAX_SIDE
 from .backbone import build_backbone
@@ -30,7 +31,7 @@ class ExtractJob:
 
     dataset: str
     annotations: Path
-    out: Path
+    out: Location
     sampling: Sampling
     device: torch.device
     vidor: Path | None = None

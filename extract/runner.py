@@ -24,6 +24,7 @@ from torchvision.ops import roi_align
 
 from ..cache.errors import CacheError, VideoError
 from ..cache.index import PART_ROWS, Cache, array_name, text_key, video_key
+from ..cache.objects import Location
 from ..cache.sampling import IntArray, Sampling, slots_in, video_grid
 from ..cache.schema import Recipe, Sample, Video, View
 from ..cache.table import distinct_sentences
@@ -85,7 +86,7 @@ def library_versions() -> dict[str, str]:
 def extract(
     samples: Sequence[Sample],
     files: dict[str, Path | None],
-    out: Path,
+    out: Location,
     recipe: Recipe,
     backbone: Backbone,
     text: TextEncoder,
@@ -148,7 +149,7 @@ def write_text(cache: Cache, samples: Sequence[Sample], text: TextEncoder, optio
             unit.add("hidden", (int(offsets[-1]), text.width), np.dtype(cache.recipe.dtype))
             for f in features:
                 unit.append("hidden", narrow(f, cache.recipe.dtype, f"text features of part {part}"))
-            unit.commit({"offsets": offsets.tolist(), "fingerprint": cache.recipe.fingerprint})
+            unit.commit({"offsets": offsets.tolist(), **cache.text_attributes(part)})
 
 
 def write_video(

@@ -41,15 +41,8 @@ def test_help_is_quick_to_load_and_lists_the_commands_in_working_order():
     "words",
     [
         *[[], ["demo"], ["dataset"], ["dataset", "check"], ["dataset", "make"], ["extract"]],
-        *[
-            ["cache"],
-            ["cache", "info"],
-            ["cache", "verify"],
-            ["weights"],
-            ["weights", "import"],
-            ["train-head"],
-            ["evaluate"],
-        ],
+        *[["cache", *command] for command in ([], ["info"], ["verify"], ["convert"], ["merge"])],
+        *[["weights"], ["weights", "import"], ["train-head"], ["evaluate"]],
     ],
     ids=" ".join,
 )
@@ -116,7 +109,32 @@ def test_cache_info_says_how_it_was_made_and_verify_names_a_flipped_bit(stvg, ow
     ran = stvg("cache", "verify", own_cache)
     assert ran.code == 1
     assert "1 problems" in ran.out
+    assert "--repair would remove 1" in ran.out
     assert "videos/" in ran.err
+    assert stvg("cache", "verify", own_cache, "--repair").code == 1
+    assert re.search(r"videos +7 of 8", stvg("cache", "info", own_cache).out)
+    ran = stvg("cache", "verify", own_cache)
+    assert ran.code == 1
+    assert "is missing: it is neither there nor listed as skipped" in ran.err
+
+
+def test_cache_info_gives_every_size_as_json_too(stvg, tiny_cache):
+    found = json.loads(stvg("cache", "info", tiny_cache, "--json").out)
+    assert found["videos"] == {"stored": 8, "skipped": 0, "annotated": 8}
+    assert set(found["arrays"]) == {"c5", "roi", "hidden"}
+    assert found["arrays"]["c5"]["rows"] == found["frames"]
+    assert found["bytes"] == sum(level["bytes"] for level in found["arrays"].values())
+    assert stvg("cache", "info", tiny_cache).out.count("float16") == 4
+
+
+def test_a_cache_is_converted_there_and_back_and_merged_of_itself(stvg, tiny_cache, tmp_path):
+    assert stvg("cache", "convert", tiny_cache, tmp_path / "b", "--store", "hdf5").code == 0
+    assert stvg("cache", "convert", tmp_path / "b", tmp_path / "c", "--store", "zarr").code == 0
+    ran = stvg("cache", "merge", tmp_path / "d", tiny_cache, tmp_path / "c")
+    assert ran.code == 0, ran.err
+    assert "9 units of 2 shards" in ran.out
+    assert stvg("cache", "verify", tmp_path / "d", "--jobs", "3").code == 0
+    says(stvg("cache", "merge", tmp_path / "e", tiny_cache, tmp_path / "b"), "CacheError", "stvg cache convert")
 
 
 def says(ran, *parts):

@@ -415,9 +415,10 @@ def test_no_flipped_bit_is_ever_returned_as_a_feature(store):
             path.write_bytes(flipped)
             told = outcome(fresh(store), arrays, attributes)
             noticed += told != "exact"
+            assert fresh(store).check(KEY), f"bit {at} of {path.name}"
             assert told == "exact" or "4kd0uB2X" in told
         path.write_bytes(whole)
-    assert noticed > 30
+    assert noticed > 20  # readers look at less than `check` does
     assert outcome(fresh(store), arrays, attributes) == "exact"
 
 

@@ -1,0 +1,59 @@
+"""A cache in the other backend, byte for byte the same features.
+
+Unit after unit, block after block, so memory stays flat; every checksum of the source is compared on the way. A
+conversion that was interrupted goes on when repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .errors import CacheError
+from .header import SAMPLES
+from .index import Cache, video_key
+from .objects import Location
+from .store import Store
+
+BLOCK_BYTES = 4 * 1024 * 1024
+
+
+def convert(source: Location, target: Location, store: str, progress: Callable[[int, int], None] | None = None) -> int:
+    """Write the cache at ``source`` to ``target`` as ``store``; returns the number of units that were not there yet.
+
+    Raises CacheError where the source is damaged (that unit is not written), or ``target`` holds another cache.
+    """
+    if source == target:
+        raise CacheError(f"{source} cannot be converted into itself", hint="name another folder")
+    cache = Cache.open(source)
+    table = (source / SAMPLES).read_bytes()
+    other = Cache.begin(target, cache.recipe, table, store, cache.header.counts, cache.header.versions)
+    keys = [key for room in ("text", "videos") for key in cache.store.keys(room)]
+    written = 0
+    for done, key in enumerate(keys, 1):
+        if not other.store.contains(key):
+            written += copy_unit(cache.store, other.store, key)
+        if progress:
+            progress(done, len(keys))
+    copy_skips(cache, other)
+    return written
+
+
+def copy_skips(source: Cache, target: Cache) -> None:
+    """List what the source skipped, unless it is listed already or the target has the video."""
+    listed = target.skip_list.read()
+    for video_id, reason in source.skipped().items():
+        if listed.get(video_id) != reason and not target.store.contains(video_key(video_id)):
+            target.skip(video_id, reason)
+
+
+def copy_unit(source: Store, target: Store, key: str) -> bool:
+    """Write a unit again, read with its checksums compared. False when the target had it meanwhile."""
+    with target.writer(key) as unit:
+        arrays = source.arrays(key)
+        for name, facts in arrays.items():
+            unit.add(name, facts.shape, facts.dtype)
+        for name, facts in arrays.items():
+            step = facts.rows_per_chunk * max(1, BLOCK_BYTES // facts.chunk_bytes) if facts.chunks else 1
+            for at in range(0, facts.shape[0], step):
+                unit.append(name, source.read(key, name, slice(at, at + step)))
+        return unit.commit(source.attributes(key))

@@ -1,0 +1,164 @@
+"""Several caches of one recipe as one: what an array of jobs wrote into folders of their own.
+
+On one file system units are linked, not copied; what is linked is stored once and never changed. Everything that could
+be in conflict is looked at before anything is written.
+"""
+
+from __future__ import annotations
+
+import errno
+import filecmp
+import os
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .atomic import make_folder, remove, temporary_name
+from .convert import copy_skips, copy_unit
+from .errors import CacheError, UsageError
+from .header import SAMPLES
+from .index import PART_ROWS, Cache, text_key
+from .schema import Sample
+from .store import Store
+from .table import to_parquet
+
+UNLINKABLE = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+def merge(out: Path, shards: Sequence[Path], progress: Callable[[int, int], None] | None = None) -> int:
+    """Make ``out`` of ``shards``, or go on with it; returns the number of units that were not there yet.
+
+    Samples come in the order of the shards, each once. Raises CacheError, before anything is written, for another recipe
+    (field by field), another store, and a unit or a sample that two shards hold differently.
+    """
+    if not all(isinstance(path, Path) for path in (out, *shards)):
+        raise UsageError("caches are merged in local folders", hint="extract into object storage directly: no merge")
+    if len({out.resolve(), *(path.resolve() for path in shards)}) != 1 + len(shards):
+        raise UsageError("a cache cannot be merged with itself", hint="name every folder once")
+    caches = [Cache.open(path) for path in shards]
+    first = caches[0]
+    for cache in caches[1:]:
+        cache.recipe.require_equal(first.recipe, cache.path)
+        if cache.header.store != first.header.store:
+            hint = f"stvg cache convert {cache.path} FOLDER --store {first.header.store}"
+            raise CacheError(f"{cache.path} holds {cache.header.store} units, {first.path} others", hint=hint)
+    one_table = len({cache.header.samples_file for cache in caches}) == 1
+    holders = _holders(caches, ("text", "videos") if one_table else ("videos",))
+    merged = _begin(out, caches, one_table)
+    if not one_table:
+        _write_text(merged, caches)
+    written = 0
+    for done, (key, holder) in enumerate(holders.items(), 1):
+        if not merged.store.contains(key):
+            written += link_unit(holder.store, merged.store, key)
+        else:
+            _require_same_unit(holder, merged, key)
+        if progress:
+            progress(done, len(holders))
+    for cache in caches:
+        copy_skips(cache, merged)
+    return written
+
+
+def link_unit(source: Store, target: Store, key: str) -> bool:
+    """Give a unit a second name below ``target``; across file systems, a checked copy. False if one was there."""
+    place, final = source.place(key), target.place(key)
+    assert isinstance(place, Path), place
+    assert isinstance(final, Path), final
+    make_folder(final.parent)
+    temporary = final.parent / temporary_name()
+    try:
+        if place.is_dir():
+            shutil.copytree(place, temporary, copy_function=os.link)
+        else:
+            os.link(place, temporary)
+        return target.publish(key, temporary)
+    except (OSError, shutil.Error) as error:
+        if isinstance(error, OSError) and error.errno not in (*UNLINKABLE, None):
+            raise
+        return copy_unit(source, target, key)
+    finally:
+        remove(temporary)
+
+
+def _holders(caches: Iterable[Cache], rooms: Sequence[str]) -> dict[str, Cache]:
+    """Every unit and the first cache that holds it. CacheError when a later one holds it with other bytes."""
+    found: dict[str, Cache] = {}
+    for cache in caches:
+        for key in (key for room in rooms for key in cache.store.keys(room)):
+            if key in found:
+                _require_same_unit(found[key], cache, key)
+            else:
+                found[key] = cache
+    return found
+
+
+def _require_same_unit(one: Cache, other: Cache, key: str) -> None:
+    a, b = (Path(str(cache.store.place(key))) for cache in (one, other))
+    names = [{p.relative_to(top).as_posix() for p in top.rglob("*") if p.is_file()} for top in (a, b)]
+    if names[0] != names[1] or not all(_same_file(a / name, b / name) for name in names[0] or {""}):
+        raise CacheError(
+            f"{key} is stored twice, with different bytes",
+            found=f"{a} and {b}",
+            effect="it is not known which is right",
+            hint="stvg cache verify each of them; remove one of the two units",
+        )
+
+
+def _same_file(a: Path, b: Path) -> bool:
+    return os.path.samefile(a, b) or filecmp.cmp(a, b, shallow=False)
+
+
+def _begin(out: Path, caches: Sequence[Cache], one_table: bool) -> Cache:
+    first = caches[0]
+    if one_table:
+        table, counts = (first.path / SAMPLES).read_bytes(), first.header.counts
+    else:
+        samples = _union(caches)
+        table = to_parquet(samples)
+        counts = {"samples": len(samples), "videos": len({s.video.video_id for s in samples})}
+    names = {name for cache in caches for name in cache.header.versions}
+    versions = {n: ", ".join(sorted({c.header.versions.get(n, "unknown") for c in caches})) for n in sorted(names)}
+    return Cache.begin(out, first.recipe, table, first.header.store, counts, versions)
+
+
+def _union(caches: Iterable[Cache]) -> list[Sample]:
+    """The samples of all caches, each once. CacheError when two differ under one id."""
+    found: dict[tuple[str, int | str], Sample] = {}
+    for cache in caches:
+        for sample in cache.samples:
+            known = found.setdefault((sample.split, sample.sample_id), sample)
+            if known is not sample and not _same_sample(known, sample):
+                raise CacheError(
+                    f"{cache.path}: sample {sample.sample_id} of {sample.split} differs from another shard's",
+                    effect="nothing was written",
+                    hint="merge caches of the same annotations",
+                )
+    return list(found.values())
+
+
+def _same_sample(a: Sample, b: Sample) -> bool:
+    mine, theirs = vars(a) | {"boxes": None}, vars(b) | {"boxes": None}
+    return mine == theirs and np.array_equal(a.boxes, b.boxes, equal_nan=True)
+
+
+def _write_text(merged: Cache, caches: Iterable[Cache]) -> None:
+    """Token features of the merged table's sentences, whose rows are others than in the shards."""
+    sources: dict[str, tuple[Cache, int]] = {}
+    for cache in caches:
+        for row in range(cache.samples.text_count):
+            sources.setdefault(cache.samples.sentence(row), (cache, row))
+    for part, start in enumerate(range(0, merged.samples.text_count, PART_ROWS)):
+        if merged.store.contains(text_key(part)):
+            continue
+        rows = range(start, min(start + PART_ROWS, merged.samples.text_count))
+        chosen = (sources[merged.samples.sentence(row)] for row in rows)
+        features = [cache.text(row) for cache, row in chosen]
+        offsets = np.cumsum([0, *map(len, features)])
+        with merged.store.writer(text_key(part)) as unit:
+            unit.add("hidden", (int(offsets[-1]), *features[0].shape[1:]), features[0].dtype)
+            for block in features:
+                unit.append("hidden", block)
+            unit.commit({"offsets": offsets.tolist(), **merged.text_attributes(part)})

@@ -1,0 +1,93 @@
+"""Caches with made-up features, for tests of what a cache promises as a whole: no video, no encoder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from stvg.cache.index import Cache, text_key, video_key
+from stvg.cache.schema import Recipe, Sample, Video, View
+
+RECIPE = Recipe(
+    dataset="json",
+    annotations_sha256="a",
+    backbone="tiny",
+    backbone_sha256="b",
+    text_encoder="tiny",
+    text_sha256="c",
+    channels=(8, 16, 600),
+    strides=(8, 16, 32),
+    text_width=64,
+    resolution=64,
+    max_side=107,
+    levels="c5",
+)
+FRAMES = np.arange(0, 60, 5)
+
+
+def make_samples(videos: range, sentences: int = 3) -> list[Sample]:
+    """``sentences`` about each video; the first sentence is the same for all of them."""
+    made = []
+    for v in videos:
+        video = Video(f"v{v}", f"v{v}.mp4", 64, 64, 25.0, 60)
+        for s in range(sentences):
+            boxes = np.tile(np.array([1.0, 2.0, 30.5, 40.0 + s]), (20, 1))
+            text = "who runs?" if s == 0 else f"sentence {s} about video {v}"
+            made.append(Sample(100 * v + s, video, text, "all", "train", (0, 60), (10, 30), boxes, target_id=str(s)))
+    return made
+
+
+def features(seed: int, rows: int = len(FRAMES)) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((rows, 4, 5, 600)).astype(np.float16)
+
+
+def write_video(cache: Cache, video_id: str, seed: int) -> None:
+    with cache.store.writer(video_key(video_id)) as unit:
+        values = features(seed)
+        unit.add("c5", values.shape, values.dtype)
+        unit.append("c5", values)
+        unit.commit(
+            {
+                "fingerprint": cache.recipe.fingerprint,
+                "frames": FRAMES.tolist(),
+                "views": [View(64, 64, 64, 64).to_json()],
+                "targets": [],
+                "roi_frames": [],
+                "roi_targets": [],
+            }
+        )
+
+
+def token_features(sentence: str) -> np.ndarray:
+    seed = int.from_bytes(sentence.encode()[-8:], "little")
+    return np.random.default_rng(seed).standard_normal((len(sentence.split()) + 2, 64)).astype(np.float16)
+
+
+def write_text(cache: Cache) -> None:
+    blocks = [token_features(cache.samples.sentence(row)) for row in range(cache.samples.text_count)]
+    with cache.store.writer(text_key(0)) as unit:
+        offsets = np.cumsum([0, *map(len, blocks)])
+        unit.add("hidden", (int(offsets[-1]), 64), np.dtype("float16"))
+        for block in blocks:
+            unit.append("hidden", block)
+        unit.commit({"offsets": offsets.tolist(), **cache.text_attributes(0)})
+
+
+def make_cache(path, videos: range = range(4), store: str = "zarr", samples: range | None = None, **recipe) -> Cache:
+    """A cache with the units of ``videos`` and the samples of ``samples`` (the same videos by default)."""
+    table = make_samples(videos if samples is None else samples)
+    cache = Cache.create(path, replace(RECIPE, **recipe), table, store, {"stvg": "0"})
+    write_text(cache)
+    for v in videos:
+        write_video(cache, f"v{v}", v)
+    return cache
+
+
+def contents(cache: Cache) -> dict[str, tuple[dict, dict[str, bytes]]]:
+    """Everything in the store, as attributes and bytes of arrays."""
+    return {
+        key: (cache.store.attributes(key), {n: cache.store.read(key, n).tobytes() for n in cache.store.arrays(key)})
+        for room in ("videos", "text")
+        for key in cache.store.keys(room)
+    }

@@ -1,0 +1,227 @@
+"""A cache in object storage: the same promises, over a network that fails."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import pickle
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from stvg.cache import objects
+from stvg.cache.convert import convert
+from stvg.cache.dataset import CachedDataset
+from stvg.cache.errors import CacheError, UsageError
+from stvg.cache.index import Cache
+from stvg.cache.objects import ObjectPath, location
+from stvg.cache.sampling import Sampling
+from stvg.cache.verify import repair, verify
+
+from .caches import contents, features, make_cache, token_features, write_video
+from .s3 import s3_server
+
+numbers = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def server():
+    with s3_server() as (door, address), pytest.MonkeyPatch.context() as patch:
+        settings = {"AWS_ENDPOINT_URL": address, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1"}
+        for name, value in (settings | {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}).items():
+            patch.setenv(name, value)
+        patch.setattr(objects, "SLOWEST_SECONDS", 1)
+        patch.setattr(objects, "SERVER_RETRIES", 3)
+        patch.setattr(objects, "PATIENCE_SECONDS", 20)
+        patch.setattr(objects, "PAUSE_SECONDS", 0.01)
+        objects._connect.cache_clear()
+        yield door
+        objects._connect.cache_clear()
+
+
+@pytest.fixture
+def door(server):
+    server.faults = {}
+    server.met = dict.fromkeys(server.met, 0)
+    yield server
+    server.faults = {}
+
+
+@pytest.fixture
+def place(door) -> ObjectPath:
+    """A new folder in the bucket."""
+    return location(f"s3://bucket/caches/{next(numbers)}")
+
+
+def test_a_url_is_a_place_in_storage_and_anything_else_a_path(tmp_path):
+    assert location("s3://b/x/y") == ObjectPath("s3://b", "x/y")
+    assert location("s3://b/x/") / "y" == ObjectPath("s3://b", "x/y")
+    assert location(f"file://{tmp_path}") == tmp_path
+    assert str(location("cache/x")) == "cache/x"
+    assert str(location("s3://b/x/y").parent) == "s3://b/x"
+
+
+@pytest.mark.parametrize("kind", ["s3", "memory"])
+def test_what_is_written_to_storage_is_what_is_written_to_a_folder(place, tmp_path, kind):
+    where = place if kind == "s3" else location("memory://one/two")
+    remote, local = make_cache(where, range(3)), make_cache(tmp_path / "local", range(3))
+    assert contents(remote) == contents(local)
+    stored = {path.key.removeprefix(where.key + "/"): path.read_bytes() for path, _ in where.below()}
+    assert stored == {
+        p.relative_to(local.path).as_posix(): p.read_bytes() for p in local.path.rglob("*") if p.is_file()
+    }
+    assert verify(where).problems == []
+    rows = np.array([11, 0, 3, 4, 5, 5])
+    assert remote.store.read("videos/v1", "c5", rows).tobytes() == features(1)[rows].tobytes()
+
+
+def test_zarr_opens_the_stored_units(place):
+    zarr = pytest.importorskip("zarr")
+    from obstore.store import from_url
+
+    make_cache(place, range(1))
+    opened = zarr.open_group(zarr.storage.ObjectStore(from_url(f"{place}/videos/v0"), read_only=True), mode="r")
+    assert opened["c5"][:].tobytes() == features(0).tobytes()
+
+
+FAULTS = {"500": 0.1, "dropped": 0.1, "cut": 0.05, "slow": 0.03}
+
+
+def test_nothing_is_lost_or_invented_while_the_server_fails_and_dawdles(place, door, tmp_path):
+    local = make_cache(tmp_path / "local", range(4))
+    door.faults = FAULTS
+    convert(tmp_path / "local", place, "zarr")
+    remote = Cache.open(place)
+    assert contents(remote) == contents(local)
+    dataset = CachedDataset(remote, "train", Sampling(5.0, 100), "none")
+    expected = CachedDataset(local, "train", Sampling(5.0, 100), "none")
+    for start in range(0, len(dataset), 6):
+        batches = [d.collate([d[i] for i in range(start, start + 6)]) for d in (dataset, expected)]
+        assert batches[0].inputs.c5.equal(batches[1].inputs.c5)
+        assert batches[0].inputs.tokens.equal(batches[1].inputs.tokens)
+    assert verify(place).problems == []
+    assert min(door.met[fault] for fault in FAULTS) >= 1, door.met
+
+
+def test_a_server_that_never_recovers_is_one_clear_error(place, door):
+    cache = make_cache(place, range(1))
+    door.faults = {"500": 1.0}
+    with pytest.raises(CacheError, match="object storage") as error:
+        cache.store.read("videos/v0", "c5")
+    assert str(place) in str(error.value)
+    with pytest.raises(CacheError, match="object storage"):
+        write_video(cache, "v1", 1)
+    door.faults = {}
+    assert cache.store.keys("videos") == ["videos/v0"]
+    write_video(cache, "v1", 1)
+    assert cache.store.read("videos/v1", "c5").tobytes() == features(1).tobytes()
+
+
+def test_an_upload_that_broke_off_is_invisible_and_replaced(place):
+    cache = make_cache(place, range(2))
+    record = place / "videos" / "v1" / "record.json"
+    record._ask("delete")
+    assert cache.store.keys("videos") == ["videos/v0"]
+    with pytest.raises(CacheError, match="not complete"):
+        cache.unit("v1")
+    told = "\n".join(problem.message for problem in verify(place).problems)
+    assert f"{place}/videos/v1 is an incomplete unit" in told
+    write_video(cache, "v1", 1)
+    assert verify(place).problems == []
+
+
+@pytest.mark.parametrize("victim", ["c.0.0.0.0", "zarr.json", "record.json", "samples.parquet", "cache.json"])
+def test_a_damaged_cut_or_deleted_object_is_named_and_never_read(place, victim):
+    make_cache(place, range(2))
+    places = (place / "videos" / "v0", place / "videos" / "v0" / "c5", place)
+    path = next(folder / victim for folder in places if (folder / victim).is_file())
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    for damage in (bytes(flipped), whole[:-3], None):
+        path._ask("delete") if damage is None else path.write_bytes(damage)
+        findings = verify(place)
+        assert findings.problems
+        assert findings.removable
+        if victim != "zarr.json":  # there for other readers only
+            with pytest.raises(CacheError):
+                Cache.open(place).store.read("videos/v0", "c5")
+    repair(verify(place))
+    if victim.endswith((".0", "zarr.json", "record.json")):
+        write_video(Cache.open(place), "v0", 0)
+    else:
+        make_cache(place, range(2))
+    assert verify(place).problems == []
+
+
+def test_skipped_videos_are_listed_in_storage(place):
+    cache = make_cache(place, range(1), samples=range(3))
+    cache.skip("v1", "cut off")
+    cache.skip("v2", "not there")
+    write_video(cache, "v1", 1)
+    assert Cache.open(place).skipped() == {"v2": "not there"}
+    assert verify(place).problems == []
+
+
+def _read(cache: Cache) -> bytes:
+    return cache.store.read("videos/v0", "c5").tobytes()
+
+
+def test_spawned_workers_read_and_forked_ones_are_told_why_not(place):
+    cache = make_cache(place, range(1))
+    code = (
+        "import sys, pickle; sys.stdout.buffer.write(pickle.load(sys.stdin.buffer).read('videos/v0', 'c5').tobytes())"
+    )
+    spawned = [sys.executable, "-c", code]
+    ran = subprocess.run(spawned, input=pickle.dumps(cache.store), capture_output=True, check=True, timeout=60)
+    assert ran.stdout == features(0).tobytes()
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        answer = pool.apply_async(_read, (cache,))
+        with pytest.raises(CacheError, match="forked process"):
+            answer.get(30)
+
+
+def test_a_cache_goes_to_storage_and_back(place, tmp_path):
+    local = make_cache(tmp_path / "a", range(3))
+    convert(tmp_path / "a", place, "zarr")
+    convert(place, tmp_path / "b", "hdf5")
+    assert contents(Cache.open(tmp_path / "b")) == contents(local)
+    assert pickle.loads(pickle.dumps(Cache.open(place))).text(0).tobytes() == token_features("who runs?").tobytes()
+
+
+def test_what_storage_cannot_do_is_said(place):
+    with pytest.raises(UsageError, match="cannot hold hdf5"):
+        make_cache(place, range(1), "hdf5")
+    with pytest.raises(CacheError, match="is not a cache"):
+        Cache.open(place)
+    with pytest.raises(UsageError, match="cannot be opened"):
+        Cache.open(location("nonsense://bucket/x"))
+
+
+def test_videos_are_extracted_to_storage_and_trained_from_it_while_it_fails(stvg, door, place, synthetic, tmp_path):
+    """The whole way, with the commands a user types: the first attempt dies with the server, the second goes on."""
+    data = shutil.copytree(synthetic, tmp_path / "data")
+    words = ["extract", "--dataset", "vidstg", "--annotations", data, "--split", "train", "--split", "test"]
+    words += ["--backbone", "tiny", "--resolution", "64", "--device", "cpu", "--out"]
+    assert stvg(*words, tmp_path / "local").code == 0
+    door.faults = {"500": 0.6}
+    for _ in range(8):
+        ran = stvg(*words, place)
+        if ran.code == 0:
+            break
+        assert ran.err.count("CacheError") == 1, ran.err
+        door.faults = {"500": door.faults["500"] / 2, "cut": 0.02}
+    assert ran.code == 0, ran.err
+    assert contents(Cache.open(place)) == contents(Cache.open(tmp_path / "local"))
+    shutil.rmtree(data)
+    door.faults = FAULTS | {"slow": 0}
+    small = ["--preset", "tiny", "--set", "train.epochs=1", "--set", "model.ffn=32", "--device", "cpu"]
+    for where, out in ((place, "remote"), (tmp_path / "local", "folder")):
+        ran = stvg("train-head", "--cache", where, "--out", tmp_path / out, *small)
+        assert ran.code == 0, ran.err
+    best = [(tmp_path / out / "best.safetensors").read_bytes() for out in ("remote", "folder")]
+    assert best[0] == best[1]
+    assert stvg("cache", "verify", place).code == 0

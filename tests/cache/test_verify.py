@@ -1,0 +1,191 @@
+"""Whatever happens to a cache's files, `verify` names it, no reader returns it, and `repair` lets it be extracted again."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stvg.cache.atomic import temporary_name
+from stvg.cache.errors import CacheError, StvgError
+from stvg.cache.header import HEADER, SAMPLES
+from stvg.cache.index import Cache, video_key
+from stvg.cache.verify import repair, verify
+
+from .caches import (
+    FRAMES,
+    RECIPE,
+    contents,
+    features,
+    make_cache,
+    make_samples,
+    token_features,
+    write_text,
+    write_video,
+)
+
+BACKENDS = ("zarr", "hdf5")
+
+
+@pytest.fixture(params=BACKENDS)
+def cache(request, tmp_path) -> Path:
+    """Four videos stored, a fifth skipped."""
+    opened = make_cache(tmp_path / "cache", range(4), request.param, samples=range(5))
+    opened.skip("v4", "it is not there")
+    return opened.path
+
+
+def messages(path: Path) -> str:
+    return "\n".join(problem.message for problem in verify(path).problems)
+
+
+def read_everything(path: Path) -> None:
+    """All a user could read: every value is what was written, or a CacheError is raised."""
+    errors = 0
+    try:
+        cache = Cache.open(path)
+    except CacheError:
+        return
+    expected = make_samples(range(5))
+    assert [s.sample_id for s in cache.samples] == [s.sample_id for s in expected]
+    assert all(np.array_equal(a.boxes, b.boxes) for a, b in zip(cache.samples, expected, strict=True))
+    for v in range(4):
+        try:
+            assert cache.unit(f"v{v}").frames.tolist() == FRAMES.tolist()
+            assert cache.store.read(video_key(f"v{v}"), "c5").tobytes() == features(v).tobytes()
+        except CacheError:
+            errors += 1
+    for row in range(cache.samples.text_count):
+        try:
+            assert cache.text(row).tobytes() == token_features(cache.samples.sentence(row)).tobytes()
+        except CacheError:
+            errors += 1
+    try:
+        assert cache.skipped().keys() <= {f"v{v}" for v in range(5)}
+    except CacheError:
+        errors += 1
+
+
+def test_a_whole_cache_has_no_problems(cache):
+    findings = verify(cache)
+    assert findings.problems == []
+    assert findings.units == 5
+    read_everything(cache)
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_one_flipped_bit_cut_deleted_or_foreign_file_anywhere_is_named_and_never_read(cache, seed):
+    rng = random.Random(seed)
+    files = sorted(path for path in cache.rglob("*") if path.is_file())
+    kind = ("bit", "bit", "cut", "gone", "foreign")[seed % 5]
+    victim = rng.choice(files)
+    whole = victim.read_bytes()
+    if kind == "bit":
+        flipped = bytearray(whole)
+        flipped[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+        victim.write_bytes(flipped)
+    elif kind == "cut":
+        victim.write_bytes(whole[: rng.randrange(len(whole))])
+    elif kind == "gone":
+        victim.unlink()
+    else:
+        victim = rng.choice([path for path in [cache, *cache.rglob("*")] if path.is_dir()]) / rng.choice(
+            ("x", "c.9", "v9.h5")
+        )
+        victim.write_bytes(whole)
+    told = messages(cache)
+    part = victim.relative_to(cache).parts
+    name = part[0] if len(part) == 1 else part[1].removesuffix(".h5")
+    if kind == "gone" and name == "skipped.jsonl":
+        name = "videos/v4 is missing"
+    assert name in told, (kind, victim, told)
+    read_everything(cache)
+
+
+def test_a_repaired_cache_is_filled_again_exactly_where_it_was_damaged(cache, tmp_path):
+    before = contents(Cache.open(cache))
+    victim = next(p for p in sorted((cache / "videos").rglob("*")) if p.is_file() and p.stat().st_size > 50_000)
+    content = bytearray(victim.read_bytes())
+    content[40_000] ^= 1
+    victim.write_bytes(content)
+    (cache / "videos" / "notes.txt").write_text("mine")
+    findings = verify(cache)
+    assert len(findings.problems) == 2
+    (removed,) = repair(findings)
+    assert removed.name.removesuffix(".h5") == "v0"
+    assert (cache / "videos" / "notes.txt").read_text() == "mine"
+    assert "videos/v0 is missing" in messages(cache)
+    write_video(Cache.open(cache), "v0", 0)
+    (cache / "videos" / "notes.txt").unlink()
+    assert verify(cache).problems == []
+    assert contents(Cache.open(cache)) == before
+
+
+@pytest.mark.parametrize("victim", [HEADER, SAMPLES])
+def test_a_damaged_header_or_table_is_written_again_by_the_next_extraction(cache, victim):
+    store = Cache.open(cache).header.store
+    before = contents(Cache.open(cache))
+    (cache / victim).write_bytes((cache / victim).read_bytes()[:-1] + b"?")
+    with pytest.raises(CacheError, match=f"{victim} is damaged"):
+        Cache.open(cache)
+    assert {path.name for path in repair(verify(cache))} == {HEADER, SAMPLES}
+    other = "hdf5" if store == "zarr" else "zarr"
+    for wrong in ({"recipe": replace(RECIPE, fps=2.0), "store": store}, {"recipe": RECIPE, "store": other}):
+        with pytest.raises(CacheError, match="units of another cache"):
+            Cache.create(cache, samples=make_samples(range(5)), versions={}, **wrong)
+    Cache.create(cache, RECIPE, make_samples(range(5)), store, {})
+    assert verify(cache).problems == []
+    assert contents(Cache.open(cache)) == before
+
+
+def test_damaged_lines_of_the_skip_list_are_named_and_repaired(cache):
+    opened = Cache.open(cache)
+    opened.skip("v4", "again")
+    path = cache / "skipped.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"not there", b"not hhere", 1))
+    with pytest.raises(CacheError, match="line 1 is damaged"):
+        opened.skipped()
+    repair(verify(cache))
+    assert opened.skipped() == {"v4": "again"}
+    assert verify(cache).problems == []
+
+
+def test_units_of_another_recipe_and_text_of_other_sentences_are_named(cache, tmp_path):
+    other = make_cache(tmp_path / "other", range(6), Cache.open(cache).header.store, fps=2.0)
+    for key in ("videos/v1", "text/00000"):
+        mine, theirs = (Cache.open(p).store.place(key) for p in (cache, other.path))
+        shutil.rmtree(mine) if mine.is_dir() else mine.unlink()
+        (shutil.copytree if theirs.is_dir() else shutil.copy)(theirs, mine)
+    told = messages(cache)
+    assert "videos/v1: written with another recipe" in told
+    assert "text/00000: of other sentences" in told
+    opened = Cache.open(cache)
+    with pytest.raises(CacheError, match="another recipe"):
+        opened.unit("v1")
+    with pytest.raises(CacheError, match="does not belong to this cache"):
+        opened.text(0)
+    assert len(repair(verify(cache))) == 2
+    write_text(opened)
+    write_video(opened, "v1", 1)
+    assert verify(cache).problems == []
+
+
+def test_leftovers_of_killed_writers_are_named_and_those_of_live_ones_are_not(cache):
+    live, dead = cache / "videos" / temporary_name(), cache / "videos" / ".tmp-999999999-00-nowhere"
+    live.mkdir()
+    dead.mkdir()
+    os.utime(dead, (0, 0))
+    findings = verify(cache)
+    assert [problem.remove for problem in findings.problems] == [(dead,)]
+    assert repair(findings) == [dead]
+    assert live.exists()
+
+
+def test_a_folder_that_is_not_there_is_an_error_and_not_a_finding(tmp_path):
+    with pytest.raises(StvgError, match="not there"):
+        verify(tmp_path / "nowhere")
