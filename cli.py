@@ -467,6 +467,8 @@ class unit_bar:
     def __call__(self, done: int, total: int) -> None:
         self.bar.total = total
         self.bar.update(done - self.bar.n)
+
+
 # --- weights -----------------------------------------------------------------------------------------------------------
 
 
