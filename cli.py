@@ -258,8 +258,19 @@ def dataset_make(out: Path, kind: str, videos: int, seed: int, jobs: int) -> Non
     help="Stored renditions of a training video: the evaluation's geometry, then random resizes and crops.",
 )
 @click.option("--views-seed", type=int, default=0, show_default=True, help="Seed of those.")
-@click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float16", "float32", "bfloat16", "uint8"]),
+    default="float16",
+    show_default=True,
+    help="How features are stored; uint8 with a scale for every channel and few frames.",
+)
 @click.option("--store", type=click.Choice(["zarr", "hdf5"]), default="zarr", show_default=True)
+@click.option(
+    "--compression",
+    type=click.Choice(["zstd", "gzip"]),
+    help="Pack for cold storage: zstd with --store zarr, gzip with hdf5. Slower to read.  [nothing is packed]",
+)
 @click.option("--batch-frames", type=int, default=32, show_default=True, help="Frames encoded at once.")
 @click.option(
     "--on-bad-record",

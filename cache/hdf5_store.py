@@ -1,8 +1,9 @@
 """Units as HDF5 files, one each: ``videos/<unit>.h5``.
 
-Every array is a contiguous, uncompressed dataset, with the checksums of its chunks of rows in a dataset beside it
-(``c5``, ``c5_crc32c``); the completion record is the root attribute ``record``, written last. The HDF5 library writes
-the files and finds the datasets in them. Rows are then read at their positions, without the library and its lock.
+Every array is a contiguous dataset, or a chunked one where it is packed, with the checksums of its chunks of rows in a
+dataset beside it (``c5``, ``c5_crc32c``); the completion record is the root attribute ``record``, written last. The HDF5
+library writes the files and finds the datasets in them. Rows are then read at their positions, without the library and
+its lock.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from .codecs import LEVEL
 from .errors import CacheError
+from .packed import PackedFile
+from .sampling import IntArray
 from .store import Store
 from .unit import CHECKSUMS, REPAIR, ArrayFacts, Record, UnitWriter
 from .zarr_store import ChunkFile
@@ -34,13 +38,24 @@ class Hdf5Writer(UnitWriter):
         self._chunk_sums: dict[str, list[int]] = {}
 
     def _create(self, name: str, facts: ArrayFacts) -> None:
-        self._file.create_dataset(name, shape=facts.shape, dtype=facts.dtype)
+        layout = {}
+        if facts.compression and facts.chunks:
+            chunks = (facts.rows_per_chunk, *facts.shape[1:])
+            layout = {"chunks": chunks, "compression": "gzip", "compression_opts": LEVEL}
+        dataset = self._file.create_dataset(name, shape=facts.shape, dtype=facts.dtype, **layout)
+        dataset.attrs.update(facts.attributes)
         self._chunk_sums[name] = []
 
     def _write(self, name: str, row: int, rows: NDArray[Any]) -> None:
         self._file[name][row : row + len(rows)] = rows
 
     def _end_chunk(self, name: str, checksum: int, missing: int) -> None:
+        self._chunk_sums[name].append(checksum)
+
+    def _write_packed(self, name: str, number: int, packed: bytes, checksum: int) -> None:
+        facts = self._facts[name]
+        corner = (number * facts.rows_per_chunk, *(0 for _ in facts.shape[1:]))
+        self._file[name].id.write_direct_chunk(corner, packed)
         self._chunk_sums[name].append(checksum)
 
     def _finish(self, record: Record) -> None:
@@ -58,6 +73,7 @@ class Hdf5Store(Store):
     """See `Store`."""
 
     suffix = ".h5"
+    codec = "gzip"
 
     def _new_writer(self, key: str, temporary: Path) -> Hdf5Writer:
         return Hdf5Writer(self, key, temporary)
@@ -73,14 +89,18 @@ class Hdf5Store(Store):
         return Record.from_bytes(stored, key, place)
 
     @classmethod
-    def _open_array(cls, place: Path, key: str, name: str) -> ChunkFile:
+    def _open_array(cls, place: Path, key: str, name: str) -> ChunkFile | PackedFile:
         facts, label = cls._read_record(place, key).arrays[name], f"{key}, array {name}"
         with _opened(place, label) as file:
             dataset, sums = file[name], file[name + CHECKSUMS][:]
-            found = (dataset.shape, dataset.dtype, len(sums))
+            found = (dataset.shape, dataset.dtype, len(sums), dataset.compression)
             start = dataset.id.get_offset()
-        if found != (facts.shape, facts.dtype, facts.chunks) or start is None:
-            raise CacheError(f"{label}: {place} contradicts its record", expected=facts, found=found, hint=REPAIR)
+            places = _chunk_places(dataset) if dataset.chunks else np.empty((0, 2), np.int64)
+        expected = (facts.shape, facts.dtype, facts.chunks, facts.compression)
+        if found != expected or (len(places) != facts.chunks if facts.compression else start is None):
+            raise CacheError(f"{label}: {place} contradicts its record", expected=expected, found=found, hint=REPAIR)
+        if facts.compression:
+            return PackedFile(place, label, facts, places[:, 0], places[:, 1], sums)
         offsets = start + np.arange(facts.chunks, dtype=np.int64) * facts.chunk_bytes
         return ChunkFile(place, label, facts, offsets, sums)
 
@@ -90,6 +110,13 @@ class Hdf5Store(Store):
             present = set(file)
         problems = [f"{record.key}: dataset {name} is missing" for name in sorted(expected - present)]
         return problems + [f"{record.key}: dataset {name} does not belong there" for name in sorted(present - expected)]
+
+
+def _chunk_places(dataset: h5py.Dataset) -> IntArray:
+    """(chunks, 2): where each stored chunk lies in the file, and its length."""
+    found: list[h5py.h5d.StoreInfo] = []
+    dataset.id.chunk_iter(found.append)
+    return np.array([(info.byte_offset, info.size) for info in sorted(found)], np.int64).reshape(-1, 2)
 
 
 @contextmanager

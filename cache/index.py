@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from .atomic import write_atomic
 from .errors import CacheError
+from .quantise import read_features
 from .sampling import IntArray
 from .schema import Recipe, Sample, View
 from .store import Store, open_store
@@ -88,7 +89,7 @@ class Cache:
     def __init__(self, path: Path, header: dict[str, Any]) -> None:
         self.path = path
         self.recipe = Recipe.from_json(header["recipe"])
-        self.store: Store = open_store(path, header["store"])
+        self.store: Store = open_store(path, header["store"], header.get("compression"))
         self.samples = SampleTable(path / "samples.parquet")
         self._units: dict[str, VideoUnit] = {}
         self._text_offsets: dict[int, IntArray] = {}
@@ -111,13 +112,21 @@ class Cache:
 
     @classmethod
     def create(
-        cls, path: Path, recipe: Recipe, samples: Sequence[Sample], store: str, versions: dict[str, str]
+        cls,
+        path: Path,
+        recipe: Recipe,
+        samples: Sequence[Sample],
+        store: str,
+        versions: dict[str, str],
+        compression: str | None = None,
     ) -> Cache:
-        """Make the folder, or open it if it was made with the same recipe. cache.json is written last."""
+        """Make the folder, or open it if it was made with the same recipe and packing. cache.json is written last."""
         if (path / "cache.json").exists():
             cache = cls.open(path)
             cache.recipe.require_equal(recipe, path)
+            cache.require_packing(compression)
             return cache
+        open_store(path, store, compression)  # refuses what this store cannot pack with, before anything is written
         if (
             path.exists()
             and any(p.name in ("videos", "samples.parquet") for p in path.iterdir()) is False
@@ -131,11 +140,23 @@ class Cache:
             "fingerprint": recipe.fingerprint,
             "recipe": recipe.to_json(),
             "store": store,
+            **({"compression": compression} if compression else {}),
             "counts": {"samples": len(samples), "videos": len({s.video.video_id for s in samples})},
             "versions": versions,
         }
         write_atomic(path / "cache.json", (json.dumps(header, indent=2) + "\n").encode())
         return cls(path, header)
+
+    def require_packing(self, compression: str | None) -> None:
+        """Refuse to write with another compression than the units that are there."""
+        if compression != self.store.compression:
+            raise CacheError(
+                f"{self.path} is packed otherwise",
+                expected=f"compression {self.store.compression or 'none'}, as it was made with",
+                found=f"{compression or 'none'} asked for",
+                effect="nothing was read or written",
+                hint="use the --compression the cache was made with, or another --out folder",
+            )
 
     def unit(self, video_id: str) -> VideoUnit:
         """The facts of a complete video; CacheError if it is not in the store or of another recipe."""
@@ -158,7 +179,7 @@ class Cache:
         return self._units[video_id]
 
     def text(self, row: int) -> NDArray[Any]:
-        """Token features of one distinct sentence: (M, text width). Recent ones are kept; do not write to them."""
+        """Token features of one distinct sentence: (M, text width) float32. Recent ones are kept; do not write to them."""
         found = self._texts.get(row)
         if found is None:
             found = self._read_text(row)
@@ -172,7 +193,8 @@ class Cache:
         if part not in self._text_offsets:
             self._text_offsets[part] = np.asarray(self.store.attributes(text_key(part))["offsets"], dtype=np.int64)
         start, end = self._text_offsets[part][local : local + 2]
-        return self.store.read(text_key(part), "hidden", slice(int(start), int(end)))
+        read = read_features(self.store, text_key(part), "hidden", slice(int(start), int(end)))
+        return read.float().numpy()
 
     def skipped(self) -> dict[str, str]:
         """Videos that could not be read, with the reason, unless a later attempt succeeded."""

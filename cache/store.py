@@ -41,16 +41,22 @@ class Store(ABC):
     """The units below a cache folder. Safe to share between threads, to fork with, and to pickle to a worker."""
 
     suffix = ""
+    codec = ""
+    """What chunks can be packed with in this format."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Path, compression: str | None = None) -> None:
+        if compression not in (None, self.codec):
+            raise UsageError(
+                f"{type(self).__name__} cannot pack with {compression}", expected=f"{self.codec}, or nothing"
+            )
+        self.path, self.compression = Path(path), compression
         self._swept: set[str] = set()
         # Caches of functions that know no store: nothing here refers back to it, so its open files close with it.
         self._opened = lru_cache(OPEN_ARRAYS)(self._open_array)
         self._known = lru_cache(32 * OPEN_ARRAYS)(self._read_facts)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.path,)
+        return type(self), (self.path, self.compression)
 
     def place(self, key: str) -> Path:
         """The file or folder of a unit. Raises ValueError for a key that is not ``room/name``."""
@@ -223,9 +229,10 @@ def _gather(chunks: Chunks, facts: ArrayFacts, rows: IntArray, out: NDArray[Any]
         out[positions[here]] = scratch[which[here] - first, rows[positions[here]] % per]
 
 
-def open_store(path: Path, backend: str | None = None) -> Store:
+def open_store(path: Path, backend: str | None = None, compression: str | None = None) -> Store:
     """The store of a cache folder: ``zarr``, ``hdf5``, or None for the one its units are in.
 
+    ``compression``: what new units are packed with, ``zstd`` in Zarr or ``gzip`` in HDF5; every unit says its own.
     Raises UsageError for another name, CacheError when None and the folder holds no units, or units of both.
     """
     if backend is None:
@@ -237,7 +244,7 @@ def open_store(path: Path, backend: str | None = None) -> Store:
         backend = present[0]
     if backend not in BACKENDS:
         raise UsageError(f"there is no store {backend!r}", expected=", ".join(BACKENDS))
-    return _store_kind(backend)(path)
+    return _store_kind(backend)(path, compression)
 
 
 def _store_kind(backend: str) -> type[Store]:
