@@ -19,17 +19,15 @@ def pack(compression: str, chunk: bytes) -> bytes:
 
 
 def unpack(compression: str, packed: NDArray[np.uint8], target: NDArray[np.uint8]) -> None:
-    """Fill ``target`` (chunk bytes,). Raises ValueError for what is not a packed chunk of this size."""
+    """Fill ``target`` (chunk bytes,). Raises ValueError for what is not a packed chunk of exactly this size."""
     try:
-        if compression == "zstd":
-            _zstd().decode(packed, out=target)
-            return
-        chunk = np.frombuffer(zlib.decompress(packed.data, bufsize=len(target)), np.uint8)
+        # Into memory of its own: a chunk too short would leave the rest of the target as it was, unnoticed.
+        chunk = _zstd().decode(packed) if compression == "zstd" else zlib.decompress(packed.data, bufsize=len(target))
     except (RuntimeError, zlib.error) as error:
         raise ValueError(str(error)) from None
     if len(chunk) != len(target):
         raise ValueError(f"{len(chunk)} bytes instead of {len(target)}")
-    target[:] = chunk
+    target[:] = np.frombuffer(chunk, np.uint8)
 
 
 def _zstd() -> Any:

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import h5py
 import numpy as np
@@ -36,6 +37,8 @@ class Hdf5Writer(UnitWriter):
         super().__init__(store, key, temporary)
         self._file = h5py.File(temporary, "x", libver=LIBRARY, locking=False)
         self._chunk_sums: dict[str, list[int]] = {}
+        self._packed: dict[str, IO[bytes]] = {}
+        self._lengths: dict[str, list[int]] = {}
 
     def _create(self, name: str, facts: ArrayFacts) -> None:
         layout = {}
@@ -53,13 +56,24 @@ class Hdf5Writer(UnitWriter):
         self._chunk_sums[name].append(checksum)
 
     def _write_packed(self, name: str, number: int, packed: bytes, checksum: int) -> None:
-        facts = self._facts[name]
-        corner = (number * facts.rows_per_chunk, *(0 for _ in facts.shape[1:]))
-        self._file[name].id.write_direct_chunk(corner, packed)
+        # Put aside until the end: HDF5 places chunks in the order they are written, and arrays are filled by turns.
+        if name not in self._packed:
+            self._packed[name], self._lengths[name] = TemporaryFile(dir=self.temporary.parent), []  # noqa: SIM115
+        self._packed[name].write(packed)
+        self._lengths[name].append(len(packed))
         self._chunk_sums[name].append(checksum)
+
+    def _place_packed(self, name: str) -> None:
+        facts, file = self._facts[name], self._packed[name]
+        file.seek(0)
+        for number, length in enumerate(self._lengths[name]):
+            corner = (number * facts.rows_per_chunk, *(0 for _ in facts.shape[1:]))
+            self._file[name].id.write_direct_chunk(corner, file.read(length))
 
     def _finish(self, record: Record) -> None:
         stored = record.to_bytes().decode()
+        for name in sorted(self._packed):
+            self._place_packed(name)
         for name, sums in self._chunk_sums.items():
             self._file.create_dataset(name + CHECKSUMS, data=np.array(sums, dtype="<u4"))
         self._file.attrs["record"] = stored
@@ -67,6 +81,8 @@ class Hdf5Writer(UnitWriter):
 
     def _close(self) -> None:
         self._file.close()
+        for file in self._packed.values():
+            file.close()
 
 
 class Hdf5Store(Store):

@@ -6,7 +6,7 @@
                        bytes: ``c5`` (rows, …, C) uint8 and ``c5_affine`` (blocks, 2, C) float32
 
 Every array says in its attributes how it is to be read, so other programs need nothing else. Quantised values are read as
-float16: they are off by up to half a step, which is more than that rounds away.
+float16, which rounds away less than the half step they are off by.
 
 A block holds about `BLOCK_CELLS` values of each channel, whatever a row is: a frame's map, a region or a token. So the
 scales cost under two per cent, and which rows share one depends on their numbers alone, not on how they were handed in.
