@@ -227,7 +227,7 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         padding = torch.ones(len(clips), M, dtype=torch.bool)
         for b, clip in enumerate(clips):
             text = texts[clip.text_row]
-            tokens[b, : len(text)], padding[b, : len(text)] = torch.from_numpy(text), False
+            tokens[b, : len(text)], padding[b, : len(text)] = text, False
         return tokens, padding
 
     def _targets(self, clips: Sequence[Clip], seen: Sequence[Rendition], T: int) -> Targets:

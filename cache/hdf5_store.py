@@ -55,7 +55,7 @@ class Hdf5Writer(UnitWriter):
     def _end_chunk(self, name: str, checksum: int, missing: int) -> None:
         self._chunk_sums[name].append(checksum)
 
-    def _write_packed(self, name: str, number: int, packed: bytes, checksum: int) -> None:
+    def _write_packed(self, name: str, packed: bytes, checksum: int) -> None:
         # Put aside until the end: HDF5 places chunks in the order they are written, and arrays are filled by turns.
         if name not in self._packed:
             self._packed[name], self._lengths[name] = TemporaryFile(dir=self.temporary.parent), []  # noqa: SIM115
@@ -124,7 +124,10 @@ class Hdf5Store(Store):
         expected = {part for name in record.arrays for part in (name, name + CHECKSUMS)}
         with _opened(place, record.key) as file:
             present = set(file)
+            attributes = {name: dict(file[name].attrs) for name in record.arrays if name in present}
         problems = [f"{record.key}: dataset {name} is missing" for name in sorted(expected - present)]
+        wrong = [name for name, found in attributes.items() if found != record.arrays[name].attributes]
+        problems += [f"{record.key}: the attributes of dataset {name} are not the record's" for name in wrong]
         return problems + [f"{record.key}: dataset {name} does not belong there" for name in sorted(present - expected)]
 
 

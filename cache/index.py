@@ -16,18 +16,19 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .atomic import write_atomic
 from .errors import CacheError
-from .quantise import read_features
 from .sampling import IntArray
 from .schema import Recipe, Sample, View
 from .store import Store, open_store
 from .table import SampleTable, write_samples
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PART_ROWS = 4096
 KEPT_TEXTS = 2048
@@ -93,7 +94,7 @@ class Cache:
         self.samples = SampleTable(path / "samples.parquet")
         self._units: dict[str, VideoUnit] = {}
         self._text_offsets: dict[int, IntArray] = {}
-        self._texts: dict[int, NDArray[Any]] = {}
+        self._texts: dict[int, Tensor] = {}
 
     @classmethod
     def open(cls, path: Path) -> Cache:
@@ -178,8 +179,8 @@ class Cache:
             self._units[video_id] = VideoUnit(frames, [View.from_json(v) for v in attributes["views"]], roi)
         return self._units[video_id]
 
-    def text(self, row: int) -> NDArray[Any]:
-        """Token features of one distinct sentence: (M, text width) float32. Recent ones are kept; do not write to them."""
+    def text(self, row: int) -> Tensor:
+        """Token features of one distinct sentence: (M, text width). Recent ones are kept; do not write to them."""
         found = self._texts.get(row)
         if found is None:
             found = self._read_text(row)
@@ -188,13 +189,14 @@ class Cache:
             self._texts[row] = found
         return found
 
-    def _read_text(self, row: int) -> NDArray[Any]:
+    def _read_text(self, row: int) -> Tensor:
+        from .quantise import read_features  # torch loads where features are read; listing a cache does without
+
         part, local = divmod(row, PART_ROWS)
         if part not in self._text_offsets:
             self._text_offsets[part] = np.asarray(self.store.attributes(text_key(part))["offsets"], dtype=np.int64)
         start, end = self._text_offsets[part][local : local + 2]
-        read = read_features(self.store, text_key(part), "hidden", slice(int(start), int(end)))
-        return read.float().numpy()
+        return read_features(self.store, text_key(part), "hidden", slice(int(start), int(end)))
 
     def skipped(self) -> dict[str, str]:
         """Videos that could not be read, with the reason, unless a later attempt succeeded."""

@@ -34,10 +34,13 @@ STORED = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16, "
 READ = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "uint8": torch.float16}
 """What a tensor of features has for its type, by the dtype of the cache."""
 DTYPES = tuple(STORED)
-
-
-LARGEST = {"float32": float(np.finfo(np.float32).max), "bfloat16": float(torch.finfo(torch.bfloat16).max)}
-"""Values are at most this; float16's limit holds for the others, since uint8 is read as float16."""
+LARGEST = {
+    "float32": float(np.finfo(np.float32).max),
+    "float16": float(np.finfo(np.float16).max),
+    "bfloat16": float(torch.finfo(torch.bfloat16).max),
+    "uint8": 65000.0,  # half a step more is still a float16
+}
+"""Magnitude above which a value is refused."""
 
 
 class FeatureWriter:
@@ -57,7 +60,11 @@ class FeatureWriter:
             self._unit.add(name + AFFINE, (-(-shape[0] // block_rows(shape)), 2, shape[-1]), np.float32)
 
     def append(self, name: str, values: NDArray[np.float32], what: str) -> None:
-        """Write the next rows. Raises CacheError, naming ``what`` they are, when one is not finite or does not fit."""
+        """Write the next rows, (any count, *shape[1:]).
+
+        Raises CacheError, naming ``what`` they are, when a value is not finite or does not fit, ValueError for rows that
+        were not declared.
+        """
         _require_fit(values, self._dtype, what)
         if self._dtype == "bfloat16":
             rounded = torch.from_numpy(np.ascontiguousarray(values)).to(torch.bfloat16)
@@ -65,11 +72,13 @@ class FeatureWriter:
         elif self._dtype == "uint8":
             self._append_quantised(name, values)
         else:
-            self._unit.append(name, values.astype(STORED[self._dtype]))
+            self._unit.append(name, values.astype(STORED[self._dtype], copy=False))
 
     def _append_quantised(self, name: str, values: NDArray[np.float32]) -> None:
         rows, per = self._shapes[name][0], block_rows(self._shapes[name])
         waiting = self._waiting[name]
+        if (given := self._written[name] + sum(map(len, waiting)) + len(values)) > rows:
+            raise ValueError(f"{name}: {rows} rows declared, {given} given")
         while len(values):
             wanted = min(per, rows - self._written[name]) - sum(map(len, waiting))
             waiting.append(values[:wanted].copy())
@@ -161,7 +170,7 @@ def _attributes(dtype: str, shape: tuple[int, ...]) -> dict[str, Any]:
 
 
 def _require_fit(values: NDArray[np.float32], dtype: str, what: str) -> None:
-    largest = LARGEST.get(dtype, float(np.finfo(np.float16).max))
+    largest = LARGEST[dtype]
     peak = float(np.abs(values).max(initial=0.0))  # nan and inf survive max
     if not peak <= largest:
         raise CacheError(

@@ -183,9 +183,7 @@ class UnitWriter(ABC):
         if facts.compression:
             packed = pack(facts.compression, bytes(self._waiting[name]) + bytes(missing * facts.row_bytes))
             self._waiting[name].clear()
-            self._write_packed(
-                name, (self._rows[name] - 1) // facts.rows_per_chunk, packed, google_crc32c.value(packed)
-            )
+            self._write_packed(name, packed, google_crc32c.value(packed))
         else:
             self._end_chunk(name, self._sums[name], missing)
             self._sums[name] = 0
@@ -234,8 +232,8 @@ class UnitWriter(ABC):
         """A chunk has all its rows, but for ``missing`` at the array's end."""
 
     @abstractmethod
-    def _write_packed(self, name: str, number: int, packed: bytes, checksum: int) -> None:
-        """Store a whole packed chunk, the next one, with its checksum."""
+    def _write_packed(self, name: str, packed: bytes, checksum: int) -> None:
+        """Store the next chunk, packed, with its checksum."""
 
     @abstractmethod
     def _finish(self, record: Record) -> None:

@@ -6,7 +6,7 @@
     videos/<unit>/c5/c.0.0.0.0     its only shard: chunks of rows, each followed by its crc32c, then the index
 
 Chunks lie at known places in a single uncompressed file, so some frames of a video are a few positioned reads, straight
-into the caller's memory.
+into the caller's memory. Packed chunks lie where the index says.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class ZarrWriter(UnitWriter):
         padding = bytes(missing * self._facts[name].row_bytes)
         self._files[name].write(padding + google_crc32c.extend(checksum, padding).to_bytes(SUM_BYTES, "little"))
 
-    def _write_packed(self, name: str, number: int, packed: bytes, checksum: int) -> None:
+    def _write_packed(self, name: str, packed: bytes, checksum: int) -> None:
         self._files[name].write(packed + checksum.to_bytes(SUM_BYTES, "little"))
         self._lengths[name].append(len(packed) + SUM_BYTES)
 

@@ -253,15 +253,15 @@ def train_all(folder: Path, seeds: int, jobs: int) -> None:
     for dtype in DTYPES:
         cache_of(folder, dtype)
 
-    def start(job: tuple[int, str]) -> None:
-        seed, dtype = job
+    def start(job: tuple[str, int]) -> None:
+        dtype, seed = job
         command = [sys.executable, __file__, "--out", str(folder), "--run", dtype, str(seed)]
         subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
         print(f"seed {seed}: {dtype}", file=sys.stderr, flush=True)
 
-    wanted = [(seed, dtype) for seed, dtype in product(range(seeds), DTYPES)]
+    wanted = [job for job in product(DTYPES, range(seeds)) if not (folder / "{}-{}.json".format(*job)).exists()]
     with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(start, (job for job in wanted if not (folder / f"{job[1]}-{job[0]}.json").exists())))
+        list(pool.map(start, wanted))
 
 
 def scores(folder: Path) -> str:

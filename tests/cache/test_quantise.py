@@ -19,7 +19,7 @@ from stvg.cache.quantise import AFFINE, DTYPES, READ, FeatureWriter, block_rows,
 from stvg.cache.store import Store, open_store
 
 KEY = "videos/4kd0uB2X.mp4"
-LIMIT = 65504.0
+LIMIT = 65000.0
 slow = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 values = st.floats(-LIMIT, LIMIT, width=32, allow_subnormal=True)
 blocks = st.tuples(st.integers(1, 9), st.integers(1, 4), st.integers(1, 5)).flatmap(
@@ -146,7 +146,7 @@ def test_blocks_hold_about_as_many_values_of_every_channel_whatever_a_row_is():
 
 @pytest.mark.parametrize(
     ("dtype", "value"),
-    [("float16", 7e4), ("uint8", 7e4), ("bfloat16", 3.4e38), *((d, v) for d in DTYPES for v in (np.nan, np.inf))],
+    [("float16", 7e4), ("uint8", 65001), ("bfloat16", 3.4e38), *((d, v) for d in DTYPES for v in (np.nan, np.inf))],
 )
 def test_a_value_that_does_not_fit_is_an_error_and_nothing_is_stored(store, dtype, value):
     array = np.zeros((4, 2, 3), np.float32)
@@ -156,6 +156,22 @@ def test_a_value_that_does_not_fit_is_an_error_and_nothing_is_stored(store, dtyp
     assert not store.contains(KEY)
     array[3, 1, 2] = -LIMIT
     fill(store, KEY, dtype, {"c5": array})
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_that_were_not_declared_are_refused_and_missing_ones_are_noticed(store, dtype):
+    def store_of_nine(rows: int) -> None:
+        with store.writer(KEY) as unit:
+            writer = FeatureWriter(unit, dtype)
+            writer.add("c5", (9, 2, 3))
+            writer.append("c5", np.ones((rows, 2, 3), np.float32), "c5")
+            unit.commit({})
+
+    with pytest.raises(ValueError, match="9 rows declared, 10 given"):
+        store_of_nine(10)
+    with pytest.raises(CacheError, match="lacks"):
+        store_of_nine(8)
+    assert not store.contains(KEY)
 
 
 def test_an_encoding_of_a_later_release_is_refused_not_read_as_values(store):
@@ -186,6 +202,20 @@ def test_a_flipped_bit_in_bytes_or_scales_is_found_and_never_decoded(store, vict
     assert f"array {victim}: chunk 0" in problem
     with pytest.raises(CacheError, match=f"array {victim}: chunk 0"):
         read_features(damaged, KEY, "c5")
+
+
+def test_an_encoding_other_readers_are_told_wrongly_is_found(store):
+    fill(store, KEY, "bfloat16", {"c5": np.ones((2, 3, 4), np.float32)})
+    place = store.place(KEY)
+    if place.is_file():
+        with h5py.File(place, "a") as file:
+            file["c5"].attrs["encoding"] = "bfloat17"
+    else:
+        path = place / "c5" / "zarr.json"
+        path.write_text(path.read_text().replace("bfloat16", "bfloat17"))
+    (problem,) = store.check(KEY)
+    assert "c5" in problem
+    assert (read_features(store, KEY, "c5") == 1).all()  # ours asks the record
 
 
 # ---- what other programs see
