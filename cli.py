@@ -133,6 +133,11 @@ encoder_options = options(
     tokenizer_option,
     click.option("--weights-seed", type=int, default=0, show_default=True, help="Seed of random weights."),
 )
+compression_option = click.option(
+    "--compression",
+    type=click.Choice(["zstd", "gzip"]),
+    help="Pack for cold storage: zstd with --store zarr, gzip with hdf5. Slower to read.  [nothing is packed]",
+)
 protocol_option = click.option(
     "--protocol",
     type=click.Choice(["tubedetr", "dense", "hcstvg_official"]),
@@ -277,8 +282,15 @@ def dataset_make(out: Path, kind: str, videos: int, seed: int, jobs: int) -> Non
     help="Stored renditions of a training video: the evaluation's geometry, then random resizes and crops.",
 )
 @click.option("--views-seed", type=int, default=0, show_default=True, help="Seed of those.")
-@click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float16", "float32", "bfloat16", "uint8"]),
+    default="float16",
+    show_default=True,
+    help="How features are stored; uint8 with a scale for every channel and few frames.",
+)
 @click.option("--store", type=click.Choice(["zarr", "hdf5"]), default="zarr", show_default=True)
+@compression_option
 @click.option("--batch-frames", type=int, default=32, show_default=True, help="Frames encoded at once.")
 @click.option(
     "--on-bad-record",
@@ -421,7 +433,8 @@ def cache_verify(path: Location, repair: bool, jobs: int) -> None:
 @click.argument("source", type=CACHE)
 @click.argument("target", type=CACHE)
 @click.option("--store", type=click.Choice(["zarr", "hdf5"]), required=True, help="How TARGET keeps its units.")
-def cache_convert(source: Location, target: Location, store: str) -> None:
+@compression_option
+def cache_convert(source: Location, target: Location, store: str, compression: str | None) -> None:
     """Copy a cache into another store or to another place: the same features, byte for byte.
 
     \b
@@ -430,7 +443,7 @@ def cache_convert(source: Location, target: Location, store: str) -> None:
     from .cache.convert import convert
 
     with unit_bar("convert") as bar:
-        written = convert(source, target, store, bar)
+        written = convert(source, target, store, compression, bar)
     click.echo(f"convert: {written:,} units written → {target}")
 
 

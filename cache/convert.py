@@ -17,8 +17,16 @@ from .store import Store
 BLOCK_BYTES = 4 * 1024 * 1024
 
 
-def convert(source: Location, target: Location, store: str, progress: Callable[[int, int], None] | None = None) -> int:
+def convert(
+    source: Location,
+    target: Location,
+    store: str,
+    compression: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> int:
     """Write the cache at ``source`` to ``target`` as ``store``; returns the number of units that were not there yet.
+
+    ``compression``: what chunks are packed with there, for cold storage.
 
     Raises CacheError where the source is damaged (that unit is not written), or ``target`` holds another cache.
     """
@@ -26,7 +34,8 @@ def convert(source: Location, target: Location, store: str, progress: Callable[[
         raise CacheError(f"{source} cannot be converted into itself", hint="name another folder")
     cache = Cache.open(source)
     table = (source / SAMPLES).read_bytes()
-    other = Cache.begin(target, cache.recipe, table, store, cache.header.counts, cache.header.versions)
+    how = (store, cache.header.counts, cache.header.versions, compression)
+    other = Cache.begin(target, cache.recipe, table, *how)
     keys = [key for room in ("text", "videos") for key in cache.store.keys(room)]
     written = 0
     for done, key in enumerate(keys, 1):
@@ -51,7 +60,7 @@ def copy_unit(source: Store, target: Store, key: str) -> bool:
     with target.writer(key) as unit:
         arrays = source.arrays(key)
         for name, facts in arrays.items():
-            unit.add(name, facts.shape, facts.dtype)
+            unit.add(name, facts.shape, facts.dtype, facts.attributes)
         for name, facts in arrays.items():
             step = facts.rows_per_chunk * max(1, BLOCK_BYTES // facts.chunk_bytes) if facts.chunks else 1
             for at in range(0, facts.shape[0], step):

@@ -6,16 +6,15 @@ import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from .batch import Batch, Inputs, LiveFrames, Targets
 from .errors import CacheError
 from .index import Cache, array_name, video_key
+from .quantise import READ, read_features
 from .sampling import FloatArray, IntArray, Sampling, moment_slots, sample_many, slots_in
 from .schema import Sample, Video, View, has_boxes
 
@@ -200,11 +199,11 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         """C5 of the batch's distinct frames, its padding, and what live encoders need instead (nothing here)."""
         return *self._maps("c5", parts), ()
 
-    def _read(self, level: str, part: Part, out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """One level of a part's frames (n, h, w, C), into ``out`` where given."""
+    def _read(self, level: str, part: Part, out: Tensor | None = None) -> Tensor:
+        """One level of a part's frames (n, h, w, C), into ``out`` where given; quantised values are decoded here."""
         video = part.rendition.video.video_id
         rows = self.cache.unit(video).rows(part.frames, f"{self.cache.path}, video {video}")
-        return self.cache.store.read(video_key(video), array_name(level, part.rendition.index), rows, out=out)
+        return read_features(self.cache.store, video_key(video), array_name(level, part.rendition.index), rows, out)
 
     def _shape(self, level: str, part: Part) -> tuple[int, ...]:
         """(rows, columns, channels) of one level of a part."""
@@ -217,8 +216,7 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         count = sum(len(part.frames) for part in parts)
         h, w, channels = max(s[0] for s in shapes), max(s[1] for s in shapes), shapes[0][2]
         equal = all(s[:2] == (h, w) for s in shapes)
-        dtype = np.dtype(self.cache.recipe.dtype)
-        maps = np.empty((count, h, w, channels), dtype) if equal else np.zeros((count, h, w, channels), dtype)
+        maps = (torch.empty if equal else torch.zeros)(count, h, w, channels, dtype=READ[self.cache.recipe.dtype])
         padding = np.zeros((count, h, w), dtype=bool)
         at = 0
         for part, shape in zip(parts, shapes, strict=True):
@@ -229,7 +227,7 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
                 maps[block, : shape[0], : shape[1]] = self._read(level, part)
                 padding[block, shape[0] :], padding[block, :, shape[1] :] = True, True
             at += len(part.frames)
-        return torch.from_numpy(maps), torch.from_numpy(padding)
+        return maps, torch.from_numpy(padding)
 
     def _tokens(self, clips: Sequence[Clip]) -> tuple[Tensor, Tensor]:
         texts = {c.text_row: self.cache.text(c.text_row) for c in clips}
@@ -238,7 +236,7 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         padding = torch.ones(len(clips), M, dtype=torch.bool)
         for b, clip in enumerate(clips):
             text = texts[clip.text_row]
-            tokens[b, : len(text)], padding[b, : len(text)] = torch.from_numpy(text.astype(np.float32)), False
+            tokens[b, : len(text)], padding[b, : len(text)] = text, False
         return tokens, padding
 
     def _targets(self, clips: Sequence[Clip], seen: Sequence[Rendition], T: int) -> Targets:
@@ -290,11 +288,11 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
             video = part.rendition.video.video_id
             where = f"{self.cache.path}, video {video}"
             rows.append(self.cache.unit(video).rows_of_target(clip.sample.target_id, part.frames, where))
-        found: dict[int, NDArray[Any]] = {}
+        found: dict[int, Tensor] = {}
         for rendition in {p.rendition for p in inside}:
             members = [i for i, p in enumerate(inside) if p.rendition == rendition]
             wanted, where_in = np.unique(np.concatenate([rows[i] for i in members]), return_inverse=True)
             name = array_name("roi", rendition.index)
-            read = self.cache.store.read(video_key(rendition.video.video_id), name, wanted)[where_in]
-            found |= zip(members, np.split(read, np.cumsum([len(rows[i]) for i in members])[:-1]), strict=True)
-        return torch.from_numpy(np.concatenate([found[i] for i in range(len(clips))]))
+            read = read_features(self.cache.store, video_key(rendition.video.video_id), name, wanted)
+            found |= zip(members, read[torch.from_numpy(where_in)].split([len(rows[i]) for i in members]), strict=True)
+        return torch.cat([found[i] for i in range(len(clips))])

@@ -1,8 +1,9 @@
 """Units as HDF5 files, one each: ``videos/<unit>.h5``.
 
-Every array is a contiguous, uncompressed dataset, with the checksums of its chunks of rows in a dataset beside it
-(``c5``, ``c5_crc32c``); the completion record is the root attribute ``record``, written last. The HDF5 library writes
-the files and finds the datasets in them. Rows are then read at their positions, without the library and its lock.
+Every array is a contiguous dataset, or a chunked one where it is packed, with the checksums of its chunks of rows in a
+dataset beside it (``c5``, ``c5_crc32c``); the completion record is the root attribute ``record``, written last. The HDF5
+library writes the files and finds the datasets in them. Rows are then read at their positions, without the library and
+its lock.
 
 Some bytes of such a file are guarded by no checksum of the format. The user block in front, which HDF5 leaves to
 applications, holds one of all the others; `Store.check` compares it.
@@ -13,15 +14,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from tempfile import TemporaryFile
+from typing import IO, Any, BinaryIO
 
 import google_crc32c
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from .codecs import LEVEL
 from .errors import CacheError
 from .objects import Location
+from .packed import PackedFile
+from .sampling import IntArray
 from .store import Store
 from .unit import CHECKSUMS, REPAIR, ArrayFacts, Record, UnitWriter
 from .zarr_store import ChunkFile
@@ -40,9 +45,16 @@ class Hdf5Writer(UnitWriter):
         super().__init__(store, key, temporary)
         self._file = h5py.File(temporary, "x", libver=LIBRARY, locking=False, userblock_size=USER_BLOCK)
         self._chunk_sums: dict[str, list[int]] = {}
+        self._packed: dict[str, IO[bytes]] = {}
+        self._lengths: dict[str, list[int]] = {}
 
     def _create(self, name: str, facts: ArrayFacts) -> None:
-        self._file.create_dataset(name, shape=facts.shape, dtype=facts.dtype)
+        layout = {}
+        if facts.compression and facts.chunks:
+            chunks = (facts.rows_per_chunk, *facts.shape[1:])
+            layout = {"chunks": chunks, "compression": "gzip", "compression_opts": LEVEL}
+        dataset = self._file.create_dataset(name, shape=facts.shape, dtype=facts.dtype, **layout)
+        dataset.attrs.update(facts.attributes)
         self._chunk_sums[name] = []
 
     def _write(self, name: str, row: int, rows: NDArray[Any]) -> None:
@@ -51,8 +63,25 @@ class Hdf5Writer(UnitWriter):
     def _end_chunk(self, name: str, checksum: int, missing: int) -> None:
         self._chunk_sums[name].append(checksum)
 
+    def _write_packed(self, name: str, packed: bytes, checksum: int) -> None:
+        # Put aside until the end: HDF5 places chunks in the order they are written, and arrays are filled by turns.
+        if name not in self._packed:
+            self._packed[name], self._lengths[name] = TemporaryFile(dir=self.temporary.parent), []  # noqa: SIM115
+        self._packed[name].write(packed)
+        self._lengths[name].append(len(packed))
+        self._chunk_sums[name].append(checksum)
+
+    def _place_packed(self, name: str) -> None:
+        facts, file = self._facts[name], self._packed[name]
+        file.seek(0)
+        for number, length in enumerate(self._lengths[name]):
+            corner = (number * facts.rows_per_chunk, *(0 for _ in facts.shape[1:]))
+            self._file[name].id.write_direct_chunk(corner, file.read(length))
+
     def _finish(self, record: Record) -> None:
         stored = record.to_bytes().decode()
+        for name in sorted(self._packed):
+            self._place_packed(name)
         for name, sums in self._chunk_sums.items():
             self._file.create_dataset(name + CHECKSUMS, data=np.array(sums, dtype="<u4"))
         self._file.attrs["record"] = stored
@@ -64,12 +93,15 @@ class Hdf5Writer(UnitWriter):
 
     def _close(self) -> None:
         self._file.close()
+        for file in self._packed.values():
+            file.close()
 
 
 class Hdf5Store(Store):
     """See `Store`."""
 
     suffix = ".h5"
+    codec = "gzip"
 
     def _new_writer(self, key: str, temporary: Path) -> Hdf5Writer:
         return Hdf5Writer(self, key, temporary)
@@ -85,14 +117,18 @@ class Hdf5Store(Store):
         return Record.from_bytes(stored, key, place)
 
     @classmethod
-    def _open_array(cls, place: Location, key: str, name: str) -> ChunkFile:
+    def _open_array(cls, place: Location, key: str, name: str) -> ChunkFile | PackedFile:
         facts, label = cls._read_record(place, key).arrays[name], f"{key}, array {name}"
         with _opened(place, label) as file:
             dataset, sums = file[name], file[name + CHECKSUMS][:]
-            found = (dataset.shape, dataset.dtype, len(sums))
+            found = (dataset.shape, dataset.dtype, len(sums), dataset.compression)
             start = dataset.id.get_offset()
-        if found != (facts.shape, facts.dtype, facts.chunks) or start is None:
-            raise CacheError(f"{label}: {place} contradicts its record", expected=facts, found=found, hint=REPAIR)
+            places = _chunk_places(dataset) if dataset.chunks else np.empty((0, 2), np.int64)
+        expected = (facts.shape, facts.dtype, facts.chunks, facts.compression)
+        if found != expected or (len(places) != facts.chunks if facts.compression else start is None):
+            raise CacheError(f"{label}: {place} contradicts its record", expected=expected, found=found, hint=REPAIR)
+        if facts.compression:
+            return PackedFile(Path(str(place)), label, facts, places[:, 0], places[:, 1], sums)
         offsets = start + np.arange(facts.chunks, dtype=np.int64) * facts.chunk_bytes
         return ChunkFile(Path(str(place)), label, facts, offsets, sums)
 
@@ -109,7 +145,10 @@ class Hdf5Store(Store):
         expected = {part for name in record.arrays for part in (name, name + CHECKSUMS)}
         with _opened(place, record.key) as file:
             present = set(file)
+            attributes = {name: dict(file[name].attrs) for name in record.arrays if name in present}
         problems = [f"{record.key}: dataset {name} is missing" for name in sorted(expected - present)]
+        wrong = [name for name, found in attributes.items() if found != record.arrays[name].attributes]
+        problems += [f"{record.key}: the attributes of dataset {name} are not the record's" for name in wrong]
         return problems + [f"{record.key}: dataset {name} does not belong there" for name in sorted(present - expected)]
 
 
@@ -120,6 +159,13 @@ def user_block(file: BinaryIO) -> bytes:
     while block := file.read(1 << 20):
         total = google_crc32c.extend(total, block)
     return f"stvg crc32c {total:08x}\n".encode().ljust(USER_BLOCK, b"\0")
+
+
+def _chunk_places(dataset: h5py.Dataset) -> IntArray:
+    """(chunks, 2): where each stored chunk lies in the file, and its length."""
+    found: list[h5py.h5d.StoreInfo] = []
+    dataset.id.chunk_iter(found.append)
+    return np.array([(info.byte_offset, info.size) for info in sorted(found)], np.int64).reshape(-1, 2)
 
 
 @contextmanager

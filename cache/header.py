@@ -23,6 +23,8 @@ class Header:
     counts: dict[str, int]
     versions: dict[str, str]
     samples_file: tuple[int, int]
+    compression: str | None = None
+    """What the units are packed with."""
 
     def to_bytes(self) -> bytes:
         content = {"format": "stvg feature cache", "fingerprint": self.recipe.fingerprint, **asdict(self)}
@@ -36,7 +38,8 @@ class Header:
             content: dict[str, Any] = json.loads(stored)
             recipe = Recipe.from_json(content["recipe"])
             samples_file = (content["samples_file"][0], content["samples_file"][1])
-            header = cls(recipe, content["store"], content["counts"], content["versions"], samples_file)
+            how = (content["store"], content["counts"], content["versions"])
+            header = cls(recipe, *how, samples_file, content["compression"])
             if header.to_bytes() != stored:
                 raise ValueError("its checksum does not fit")
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:

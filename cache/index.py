@@ -13,11 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import google_crc32c
 import numpy as np
-from numpy.typing import NDArray
 
 from .atomic import make_folder, write_atomic
 from .errors import CacheError
@@ -28,6 +27,9 @@ from .schema import Recipe, Sample, View
 from .skipped import SkipList
 from .store import Store, backends_of, open_store
 from .table import SampleTable, sentences_sha256, to_parquet
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PART_ROWS = 4096
 KEPT_TEXTS = 2048
@@ -88,12 +90,12 @@ class Cache:
 
     def __init__(self, path: Location, header: Header) -> None:
         self.path, self.header, self.recipe = path, header, header.recipe
-        self.store: Store = open_store(path, header.store)
+        self.store: Store = open_store(path, header.store, header.compression)
         self.samples = SampleTable(path / SAMPLES, header.samples_file)
         self.skip_list = SkipList(path)
         self._units: dict[str, VideoUnit] = {}
         self._text_offsets: dict[int, IntArray] = {}
-        self._texts: dict[int, NDArray[Any]] = {}
+        self._texts: dict[int, Tensor] = {}
 
     @classmethod
     def open(cls, path: Location) -> Cache:
@@ -102,36 +104,62 @@ class Cache:
 
     @classmethod
     def create(
-        cls, path: Location, recipe: Recipe, samples: Sequence[Sample], store: str, versions: dict[str, str]
+        cls,
+        path: Location,
+        recipe: Recipe,
+        samples: Sequence[Sample],
+        store: str,
+        versions: dict[str, str],
+        compression: str | None = None,
     ) -> Cache:
-        """Make the folder, or open it if it was made with the same recipe. cache.json is written last."""
+        """Make the folder, or open it if it was made with the same recipe and packing. cache.json is written last."""
         if (path / HEADER).exists():
             cache = cls.open(path)
             cache.recipe.require_equal(recipe, path)
+            cache.require_packing(compression)
             return cache
         counts = {"samples": len(samples), "videos": len({s.video.video_id for s in samples})}
-        return cls.begin(path, recipe, to_parquet(samples), store, counts, versions)
+        return cls.begin(path, recipe, to_parquet(samples), store, counts, versions, compression)
 
     @classmethod
     def begin(
-        cls, path: Location, recipe: Recipe, table: bytes, store: str, counts: dict[str, int], versions: dict[str, str]
+        cls,
+        path: Location,
+        recipe: Recipe,
+        table: bytes,
+        store: str,
+        counts: dict[str, int],
+        versions: dict[str, str],
+        compression: str | None = None,
     ) -> Cache:
         """A cache of exactly these samples (a file of `to_parquet`), without units; cache.json is written last.
 
         Opens the one that is there if it has the same recipe, store and samples, and raises CacheError if not.
         """
-        header = Header(recipe, store, counts, versions, (len(table), google_crc32c.value(table)))
+        header = Header(recipe, store, counts, versions, (len(table), google_crc32c.value(table)), compression)
         if (path / HEADER).exists():
             cache = cls.open(path)
             cache.recipe.require_equal(recipe, path)
+            cache.require_packing(compression)
             _require_same_samples(cache.header, header, path)
             return cache
         _require_room(path, recipe, store)
-        open_store(path, store)  # refuses what this place cannot hold
+        open_store(path, store, compression)  # refuses what this place cannot hold, or not packed so
         make_folder(path)
         write_atomic(path / SAMPLES, table)
         write_atomic(path / HEADER, header.to_bytes())
         return cls(path, header)
+
+    def require_packing(self, compression: str | None) -> None:
+        """Refuse to write with another compression than the units that are there."""
+        if compression != self.store.compression:
+            raise CacheError(
+                f"{self.path} is packed otherwise",
+                expected=f"compression {self.store.compression or 'none'}, as it was made with",
+                found=f"{compression or 'none'} asked for",
+                effect="nothing was read or written",
+                hint="use the --compression the cache was made with, or another --out folder",
+            )
 
     def unit(self, video_id: str) -> VideoUnit:
         """The facts of a complete video; CacheError if it is not in the store or of another recipe."""
@@ -153,7 +181,7 @@ class Cache:
             self._units[video_id] = VideoUnit(frames, [View.from_json(v) for v in attributes["views"]], roi)
         return self._units[video_id]
 
-    def text(self, row: int) -> NDArray[Any]:
+    def text(self, row: int) -> Tensor:
         """Token features of one distinct sentence: (M, text width). Recent ones are kept; do not write to them."""
         found = self._texts.get(row)
         if found is None:
@@ -163,12 +191,14 @@ class Cache:
             self._texts[row] = found
         return found
 
-    def _read_text(self, row: int) -> NDArray[Any]:
+    def _read_text(self, row: int) -> Tensor:
+        from .quantise import read_features  # torch loads where features are read; listing a cache does without
+
         part, local = divmod(row, PART_ROWS)
         if part not in self._text_offsets:
             self._text_offsets[part] = self._open_text(part)
         start, end = self._text_offsets[part][local : local + 2]
-        return self.store.read(text_key(part), "hidden", slice(int(start), int(end)))
+        return read_features(self.store, text_key(part), "hidden", slice(int(start), int(end)))
 
     def _open_text(self, part: int) -> IntArray:
         """Where each sentence's tokens start; CacheError when the unit holds other sentences or another recipe's."""

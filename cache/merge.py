@@ -20,6 +20,7 @@ from .convert import copy_skips, copy_unit
 from .errors import CacheError, UsageError
 from .header import SAMPLES
 from .index import PART_ROWS, Cache, text_key
+from .quantise import FeatureWriter
 from .schema import Sample
 from .store import Store
 from .table import to_parquet
@@ -41,10 +42,16 @@ def merge(out: Path, shards: Sequence[Path], progress: Callable[[int, int], None
     first = caches[0]
     for cache in caches[1:]:
         cache.recipe.require_equal(first.recipe, cache.path)
-        if cache.header.store != first.header.store:
+        if (cache.header.store, cache.header.compression) != (first.header.store, first.header.compression):
             hint = f"stvg cache convert {cache.path} FOLDER --store {first.header.store}"
             raise CacheError(f"{cache.path} holds {cache.header.store} units, {first.path} others", hint=hint)
     one_table = len({cache.header.samples_file for cache in caches}) == 1
+    if not one_table and first.recipe.dtype == "uint8":
+        raise CacheError(
+            "token features in uint8 cannot be put into another order without loss",
+            effect="nothing was written",
+            hint="extract every shard with all samples and --shard; its table is then the same",
+        )
     holders = _holders(caches, ("text", "videos") if one_table else ("videos",))
     merged = _begin(out, caches, one_table)
     if not one_table:
@@ -121,7 +128,8 @@ def _begin(out: Path, caches: Sequence[Cache], one_table: bool) -> Cache:
         counts = {"samples": len(samples), "videos": len({s.video.video_id for s in samples})}
     names = {name for cache in caches for name in cache.header.versions}
     versions = {n: ", ".join(sorted({c.header.versions.get(n, "unknown") for c in caches})) for n in sorted(names)}
-    return Cache.begin(out, first.recipe, table, first.header.store, counts, versions)
+    how = (first.header.store, counts, versions, first.header.compression)
+    return Cache.begin(out, first.recipe, table, *how)
 
 
 def _union(caches: Iterable[Cache]) -> list[Sample]:
@@ -155,10 +163,11 @@ def _write_text(merged: Cache, caches: Iterable[Cache]) -> None:
             continue
         rows = range(start, min(start + PART_ROWS, merged.samples.text_count))
         chosen = (sources[merged.samples.sentence(row)] for row in rows)
-        features = [cache.text(row) for cache, row in chosen]
+        features = [cache.text(row).float().numpy() for cache, row in chosen]
         offsets = np.cumsum([0, *map(len, features)])
         with merged.store.writer(text_key(part)) as unit:
-            unit.add("hidden", (int(offsets[-1]), *features[0].shape[1:]), features[0].dtype)
+            writer = FeatureWriter(unit, merged.recipe.dtype)
+            writer.add("hidden", (int(offsets[-1]), *features[0].shape[1:]))
             for block in features:
-                unit.append("hidden", block)
+                writer.append("hidden", block, f"text features of part {part}")
             unit.commit({"offsets": offsets.tolist(), **merged.text_attributes(part)})

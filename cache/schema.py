@@ -179,6 +179,7 @@ class Recipe:
     """``full``: C3, C4, C5 maps. ``roi``: C5 maps and RoI-aligned C3/C4 of annotated boxes. ``c5``: C5 maps only."""
     roi_size: int = 4
     dtype: str = "float16"
+    """How features are stored: see `quantise`."""
     decode: str = "exact"
     views: int = 1
     """Renditions of every training video: the evaluation geometry, then random resizes and crops. Others have one."""

@@ -42,16 +42,22 @@ class Store(ABC):
     """The units below a cache folder. Safe to share between threads, to fork with, and to pickle to a worker."""
 
     suffix = ""
+    codec = ""
+    """What chunks can be packed with in this format."""
 
-    def __init__(self, path: Location) -> None:
-        self.path = path
+    def __init__(self, path: Location, compression: str | None = None) -> None:
+        if compression not in (None, self.codec):
+            raise UsageError(
+                f"{type(self).__name__} cannot pack with {compression}", expected=f"{self.codec}, or nothing"
+            )
+        self.path, self.compression = path, compression
         self._swept: set[str] = set()
         # Caches of functions that know no store: nothing here refers back to it, so its open files close with it.
         self._opened = lru_cache(OPEN_ARRAYS)(self._open_array)
         self._known = lru_cache(32 * OPEN_ARRAYS)(self._read_facts)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.path,)
+        return type(self), (self.path, self.compression)
 
     def place(self, key: str) -> Location:
         """The file or folder of a unit. Raises ValueError for a key that is not ``room/name``."""
@@ -257,9 +263,10 @@ def backends_of(path: Location) -> tuple[str, ...]:
     return BACKENDS if isinstance(path, Path) else ("zarr",)
 
 
-def open_store(path: Location, backend: str | None = None) -> Store:
+def open_store(path: Location, backend: str | None = None, compression: str | None = None) -> Store:
     """The store of a cache: ``zarr``, ``hdf5``, or None for the one its units are in. Object storage holds Zarr.
 
+    ``compression``: what new units are packed with, ``zstd`` in Zarr or ``gzip`` in HDF5; every unit says its own.
     Raises UsageError for another name, CacheError when None and the folder holds no units, or units of both.
     """
     if backend is None:
@@ -276,8 +283,8 @@ def open_store(path: Location, backend: str | None = None) -> Store:
     if isinstance(path, ObjectPath):
         from .remote_store import RemoteStore
 
-        return RemoteStore(path)
-    return _store_kind(backend)(path)
+        return RemoteStore(path, compression)
+    return _store_kind(backend)(path, compression)
 
 
 def _store_kind(backend: str) -> type[Store]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from .atomic import remove
+from .codecs import pack
 from .errors import CacheError
 from .schema import FORMAT_VERSION
 
@@ -34,9 +35,19 @@ class ArrayFacts:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     rows_per_chunk: int
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    """What its elements mean where they are not the values themselves; see `quantise`."""
+    compression: str | None = None
+    """What its chunks are packed with: ``zstd`` in Zarr, ``gzip`` in HDF5."""
 
     @classmethod
-    def of(cls, shape: Sequence[int], dtype: DTypeLike) -> ArrayFacts:
+    def of(
+        cls,
+        shape: Sequence[int],
+        dtype: DTypeLike,
+        attributes: Mapping[str, Any] | None = None,
+        compression: str | None = None,
+    ) -> ArrayFacts:
         """Chunks of about 64 KiB, never less than one row. Raises ValueError for what cannot be stored."""
         shape, kind = tuple(int(n) for n in shape), np.dtype(dtype).newbyteorder("<")
         if not shape or shape[0] < 0 or min(shape[1:], default=1) < 1:
@@ -44,7 +55,7 @@ class ArrayFacts:
         if kind.kind not in "biuf" or kind.itemsize > 8:
             raise ValueError(f"{kind} cannot be stored: bool, whole numbers and floats up to 64 bits can")
         row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * kind.itemsize
-        return cls(shape, kind, max(1, min(CHUNK_BYTES // row_bytes, shape[0])))
+        return cls(shape, kind, max(1, min(CHUNK_BYTES // row_bytes, shape[0])), dict(attributes or {}), compression)
 
     @property
     def row_bytes(self) -> int:
@@ -76,6 +87,8 @@ class Record:
                 "dtype": facts.dtype.name,
                 "bytes": facts.shape[0] * facts.row_bytes,
                 "rows_per_chunk": facts.rows_per_chunk,
+                **({"attributes": facts.attributes} if facts.attributes else {}),
+                **({"compression": facts.compression} if facts.compression else {}),
             }
             for name, facts in self.arrays.items()
         }
@@ -99,7 +112,13 @@ class Record:
         if key is not None and content["key"] != key:
             raise CacheError(f"{where} holds another unit", expected=key, found=content["key"])
         arrays = {
-            name: ArrayFacts(tuple(a["shape"]), np.dtype(a["dtype"]).newbyteorder("<"), a["rows_per_chunk"])
+            name: ArrayFacts(
+                tuple(a["shape"]),
+                np.dtype(a["dtype"]).newbyteorder("<"),
+                a["rows_per_chunk"],
+                a.get("attributes", {}),
+                a.get("compression"),
+            )
             for name, a in content["arrays"].items()
         }
         return cls(content["key"], content["attributes"], arrays)
@@ -120,15 +139,22 @@ class UnitWriter(ABC):
         self._facts: dict[str, ArrayFacts] = {}
         self._rows: dict[str, int] = {}
         self._sums: dict[str, int] = {}
+        self._waiting: dict[str, bytearray] = {}
         self._open = True
 
-    def add(self, name: str, shape: Sequence[int], dtype: DTypeLike) -> None:
-        """Declare an array of ``shape[0]`` rows. Raises ValueError for a shape, type or name that cannot be stored."""
+    def add(
+        self, name: str, shape: Sequence[int], dtype: DTypeLike, attributes: Mapping[str, Any] | None = None
+    ) -> None:
+        """Declare an array of ``shape[0]`` rows, with what every reader is told about it.
+
+        Raises ValueError for a shape, type or name that cannot be stored.
+        """
         self._require_open()
         if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name) or name.endswith(CHECKSUMS) or name in self._facts:
             raise ValueError(f"{name!r} cannot name an array: lower-case letters, digits and _, each name once")
-        self._facts[name] = ArrayFacts.of(shape, dtype)
+        self._facts[name] = ArrayFacts.of(shape, dtype, attributes, self.store.compression)
         self._rows[name] = self._sums[name] = 0
+        self._waiting[name] = bytearray()
         self._create(name, self._facts[name])
 
     def append(self, name: str, block: NDArray[Any]) -> None:
@@ -142,13 +168,25 @@ class UnitWriter(ABC):
         at = 0
         while at < len(block):
             rows = np.ascontiguousarray(block[at : at + per - self._rows[name] % per], dtype=facts.dtype)
-            self._write(name, self._rows[name], rows)
-            self._sums[name] = google_crc32c.extend(self._sums[name], rows.reshape(-1).view(np.uint8))
+            if facts.compression:
+                self._waiting[name] += rows.reshape(-1).view(np.uint8).data
+            else:
+                self._write(name, self._rows[name], rows)
+                self._sums[name] = google_crc32c.extend(self._sums[name], rows.reshape(-1).view(np.uint8))
             self._rows[name] += len(rows)
             at += len(rows)
             if self._rows[name] % per == 0 or self._rows[name] == facts.shape[0]:
-                self._end_chunk(name, self._sums[name], -self._rows[name] % per)
-                self._sums[name] = 0
+                self._complete_chunk(name, missing=-self._rows[name] % per)
+
+    def _complete_chunk(self, name: str, missing: int) -> None:
+        facts = self._facts[name]
+        if facts.compression:
+            packed = pack(facts.compression, bytes(self._waiting[name]) + bytes(missing * facts.row_bytes))
+            self._waiting[name].clear()
+            self._write_packed(name, packed, google_crc32c.value(packed))
+        else:
+            self._end_chunk(name, self._sums[name], missing)
+            self._sums[name] = 0
 
     def commit(self, attributes: dict[str, Any]) -> bool:
         """Make the unit visible, on disk for good. False when another writer did so first: theirs stays, ours goes.
@@ -186,6 +224,10 @@ class UnitWriter(ABC):
     @abstractmethod
     def _end_chunk(self, name: str, checksum: int, missing: int) -> None:
         """A chunk has all its rows, but for ``missing`` at the array's end."""
+
+    @abstractmethod
+    def _write_packed(self, name: str, packed: bytes, checksum: int) -> None:
+        """Store the next chunk, packed, with its checksum."""
 
     @abstractmethod
     def _finish(self, record: Record) -> None:

@@ -6,7 +6,7 @@
     videos/<unit>/c5/c.0.0.0.0     its only shard: chunks of rows, each followed by its crc32c, then the index
 
 Chunks lie at known places in a single uncompressed file, so some frames of a video are a few positioned reads, straight
-into the caller's memory.
+into the caller's memory. Packed chunks lie where the index says.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from .codecs import LEVEL
 from .errors import CacheError
 from .objects import Location
+from .packed import PackedFile
 from .sampling import IntArray
 from .store import Chunks, Store
 from .unit import REPAIR, ArrayFacts, Record, UnitWriter
@@ -41,12 +43,14 @@ class ZarrWriter(UnitWriter):
     def __init__(self, store: Store, key: str, temporary: Path) -> None:
         super().__init__(store, key, temporary)
         self._files: dict[str, BinaryIO] = {}
+        self._lengths: dict[str, list[int]] = {}
         temporary.mkdir()
 
     def _create(self, name: str, facts: ArrayFacts) -> None:
         folder = self.temporary / name
         folder.mkdir()
         (folder / "zarr.json").write_bytes(_json(array_metadata(facts)))
+        self._lengths[name] = []
         if facts.chunks:
             self._files[name] = open(folder / shard_name(facts), "xb")  # noqa: SIM115  # stays open until committed
 
@@ -57,10 +61,15 @@ class ZarrWriter(UnitWriter):
         padding = bytes(missing * self._facts[name].row_bytes)
         self._files[name].write(padding + google_crc32c.extend(checksum, padding).to_bytes(SUM_BYTES, "little"))
 
+    def _write_packed(self, name: str, packed: bytes, checksum: int) -> None:
+        self._files[name].write(packed + checksum.to_bytes(SUM_BYTES, "little"))
+        self._lengths[name].append(len(packed) + SUM_BYTES)
+
     def _finish(self, record: Record) -> None:
         stored = record.to_bytes()
         for name, file in self._files.items():
-            index = shard_index(self._facts[name]).tobytes()
+            facts, lengths = self._facts[name], np.array(self._lengths[name], dtype="<u8")
+            index = (index_of(lengths) if facts.compression else shard_index(facts)).tobytes()
             file.write(index + google_crc32c.value(index).to_bytes(SUM_BYTES, "little"))
         self._close()
         (self.temporary / "zarr.json").write_bytes(_json(group_metadata(record)))
@@ -73,6 +82,8 @@ class ZarrWriter(UnitWriter):
 
 class ZarrStore(Store):
     """See `Store`."""
+
+    codec = "zstd"
 
     def _new_writer(self, key: str, temporary: Path) -> ZarrWriter:
         return ZarrWriter(self, key, temporary)
@@ -96,6 +107,8 @@ class ZarrStore(Store):
         facts = cls._read_record(place, key).arrays[name]
         path, label = place / name / shard_name(facts), f"{key}, array {name}"
         assert isinstance(path, Path), f"{path} is read by another class"
+        if facts.compression:
+            return open_packed(path, label, facts)
         expected = shard_index(facts)
         size = facts.chunks * (facts.chunk_bytes + SUM_BYTES) + expected.nbytes + SUM_BYTES
         try:
@@ -226,9 +239,34 @@ def shard_name(facts: ArrayFacts) -> str:
 
 def shard_index(facts: ArrayFacts) -> NDArray[np.uint64]:
     """Offset and length of every chunk with its checksum, in order: (chunks, 2), little-endian."""
-    length = facts.chunk_bytes + SUM_BYTES
-    offsets = np.arange(facts.chunks, dtype="<u8") * np.uint64(length)
-    return np.stack([offsets, np.full(facts.chunks, length, dtype="<u8")], axis=1)
+    return index_of(np.full(facts.chunks, facts.chunk_bytes + SUM_BYTES, dtype="<u8"))
+
+
+def index_of(lengths: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The index of chunks that lie one behind the other."""
+    return np.stack([np.cumsum(lengths, dtype="<u8") - lengths, lengths], axis=1)
+
+
+def open_packed(path: Path, label: str, facts: ArrayFacts) -> PackedFile:
+    """A shard of packed chunks, whose lengths only its index tells."""
+    index_bytes = facts.chunks * 16
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(0, size - index_bytes - SUM_BYTES))
+            tail = file.read()
+    except OSError as error:
+        raise CacheError(f"{label}: {path} cannot be read", found=error, hint=REPAIR) from None
+    stored, checksum = tail[:-SUM_BYTES], int.from_bytes(tail[-SUM_BYTES:], "little")
+    if len(stored) != index_bytes or google_crc32c.value(stored) != checksum:
+        raise CacheError(f"{label}: the chunk index of {path} is damaged, or the file is cut off", hint=REPAIR)
+    lengths = np.frombuffer(stored, "<u8").reshape(-1, 2)[:, 1]
+    expected = index_of(lengths)
+    if stored != expected.tobytes() or int(lengths.sum()) + len(tail) != size:
+        raise CacheError(
+            f"{label}: the chunk index of {path} does not fit the file", found=f"{size} bytes", hint=REPAIR
+        )
+    return PackedFile(path, label, facts, expected[:, 0].astype(np.int64), lengths.astype(np.int64) - SUM_BYTES)
 
 
 def array_metadata(facts: ArrayFacts) -> dict[str, Any]:
@@ -236,9 +274,10 @@ def array_metadata(facts: ArrayFacts) -> dict[str, Any]:
     plain = {"name": "bytes", "configuration": {"endian": "little"}}
     inner = (facts.rows_per_chunk, *facts.shape[1:])
     shard = (max(1, facts.chunks) * facts.rows_per_chunk, *facts.shape[1:])
+    packing = [{"name": "zstd", "configuration": {"level": LEVEL, "checksum": False}}] if facts.compression else []
     sharding = {
         "chunk_shape": inner,
-        "codecs": [plain, {"name": "crc32c"}],
+        "codecs": [plain, *packing, {"name": "crc32c"}],
         "index_codecs": [plain, {"name": "crc32c"}],
         "index_location": "end",
     }
@@ -251,7 +290,7 @@ def array_metadata(facts: ArrayFacts) -> dict[str, Any]:
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
         "fill_value": np.zeros((), facts.dtype).item(),
         "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
-        "attributes": {},
+        "attributes": facts.attributes,
     }
 
 

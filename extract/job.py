@@ -49,6 +49,7 @@ class ExtractJob:
     views: int = 1
     views_seed: int = 0
     store: str = "zarr"
+    compression: str | None = None
     batch_frames: int = 32
     on_bad_record: str = "raise"
     strict: bool = False
@@ -93,6 +94,15 @@ def run_job(job: ExtractJob, progress: Bar | None = None) -> tuple[Report, list[
         progress.total(len(files))
     options = Options(job.device, batch_frames=job.batch_frames, strict=job.strict, retry_skipped=job.retry_skipped)
     report = extract(
-        samples, files, job.out, recipe, backbone, text, store=job.store, options=options, progress=progress
+        samples,
+        files,
+        job.out,
+        recipe,
+        backbone,
+        text,
+        store=job.store,
+        compression=job.compression,
+        options=options,
+        progress=progress,
     )
     return report, dropped

@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from ..cache.errors import CacheError, VideoError
+from ..cache.errors import VideoError
 from ..cache.index import PART_ROWS, Cache, array_name, text_key, video_key
 from ..cache.objects import Location
+from ..cache.quantise import FeatureWriter
 from ..cache.sampling import IntArray, Sampling, slots_in, video_grid
 from ..cache.schema import Recipe, Sample, Video, View
 from ..cache.table import distinct_sentences
@@ -92,6 +93,7 @@ def extract(
     text: TextEncoder,
     *,
     store: str = "zarr",
+    compression: str | None = None,
     options: Options | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -99,10 +101,10 @@ def extract(
 
     ``files``: the video file of every video id, None where there is none. Videos that cannot be read are listed in
     skipped.jsonl and in the report; with ``options.strict`` the first one raises its VideoError. Raises CacheError when
-    the cache was made with another recipe, or a feature does not fit its dtype.
+    the cache was made with another recipe or compression, or a feature does not fit its dtype.
     """
     options = options or Options()
-    cache = Cache.create(out, recipe, samples, store, library_versions())
+    cache = Cache.create(out, recipe, samples, store, library_versions(), compression)
     report = Report()
     write_text(cache, samples, text, options, report)
     by_video: dict[str, list[Sample]] = {}
@@ -146,9 +148,10 @@ def write_text(cache: Cache, samples: Sequence[Sample], text: TextEncoder, optio
         lengths = [len(f) for f in features]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         with report.timed("write"), cache.store.writer(text_key(part)) as unit:
-            unit.add("hidden", (int(offsets[-1]), text.width), np.dtype(cache.recipe.dtype))
+            writer = FeatureWriter(unit, cache.recipe.dtype)
+            writer.add("hidden", (int(offsets[-1]), text.width))
             for f in features:
-                unit.append("hidden", narrow(f, cache.recipe.dtype, f"text features of part {part}"))
+                writer.append("hidden", f, f"text features of part {part}")
             unit.commit({"offsets": offsets.tolist(), **cache.text_attributes(part)})
 
 
@@ -165,6 +168,7 @@ def write_video(
     views = stored_views(samples, recipe)
     regions = [Regions.of(samples, grid, recipe, view) for view in views]
     with cache.store.writer(video_key(video.video_id)) as unit:
+        writer = FeatureWriter(unit, recipe.dtype)
         declared = False
         at = 0
         for renditions in read_blocks(file, grid, video, views, backbone, options, report):
@@ -177,10 +181,10 @@ def write_video(
                     stored |= {array_name(level, k): block for level, block in chosen.items()}
             with report.timed("write"):
                 if not declared:
-                    declare(unit, stored, len(grid), len(regions[0].frames), recipe.dtype)
+                    declare(writer, stored, len(grid), len(regions[0].frames))
                     declared = True
                 for name, block in stored.items():
-                    unit.append(name, narrow(block, recipe.dtype, f"{name} of video {video.video_id}"))
+                    writer.append(name, block, f"{name} of video {video.video_id}")
             at += count
         with report.timed("write"):
             unit.commit(
@@ -276,24 +280,10 @@ class Regions:
         )
 
 
-def declare(unit: Any, stored: dict[str, NDArray[Any]], frames: int, regions: int, dtype: str) -> None:
+def declare(writer: FeatureWriter, stored: dict[str, NDArray[Any]], frames: int, regions: int) -> None:
     """Announce a unit's arrays once the first block shows their shapes."""
     for name, block in stored.items():
-        unit.add(name, (regions if name.endswith("roi") else frames, *block.shape[1:]), np.dtype(dtype))
-
-
-def narrow(values: NDArray[Any], dtype: str, what: str) -> NDArray[Any]:
-    """``values`` in the stored dtype; CacheError when one is not finite or does not fit."""
-    peak = float(np.abs(values).max(initial=0.0))  # nan and inf survive max
-    if not peak <= float(np.finfo(dtype).max):
-        raise CacheError(
-            f"{what} do not fit {dtype}",
-            expected=f"finite values up to {np.finfo(dtype).max:g}",
-            found=f"{peak:g}",
-            effect="this video was not written",
-            hint="--dtype float32, or check the encoder's weights",
-        )
-    return values.astype(dtype)
+        writer.add(name, (regions if name.endswith("roi") else frames, *block.shape[1:]))
 
 
 def make_recipe(

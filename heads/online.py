@@ -56,7 +56,7 @@ class LiveLastStage(CachedDataset):
             )
 
     def _frames(self, parts: Sequence[Part]) -> tuple[Tensor, Tensor, tuple[LiveFrames, ...]]:
-        blocks = [torch.from_numpy(self._read("c4", part)) for part in parts]
+        blocks = [self._read("c4", part) for part in parts]
         return live_frames(blocks, [self._shape("c5", part)[:2] for part in parts])
 
 

@@ -85,13 +85,18 @@ ROWS = [
 ]
 
 
-def prepare(folder: Path) -> None:
-    """The videos, and one cache for each level of detail."""
+def make_videos(folder: Path) -> None:
+    """The synthetic videos in ``data``, unless they are there."""
     if not (folder / "data").exists():
         world = replace(WORLD, train=TRAIN_VIDEOS, val=0, test=TEST_VIDEOS, jobs=os.cpu_count() or 1)
         shutil.rmtree(folder / "drawing", ignore_errors=True)
         write_vidstg(folder / "drawing", world)
         (folder / "drawing").rename(folder / "data")
+
+
+def prepare(folder: Path) -> None:
+    """The videos, and one cache for each level of detail."""
+    make_videos(folder)
     for row in {row.cache: row for row in ROWS}.values():
         run_job(
             ExtractJob(

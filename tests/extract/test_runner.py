@@ -21,7 +21,6 @@ from stvg.cache.index import Cache, video_key
 from stvg.cache.sampling import Sampling, slots_in
 from stvg.extract.backbone import build_backbone
 from stvg.extract.decode import read_frames
-from stvg.extract.runner import narrow
 from stvg.extract.transforms import apply_view
 
 from ..conftest import extract_synthetic
@@ -129,13 +128,6 @@ def test_a_video_that_cannot_be_read_is_listed_and_retried_only_when_asked(synth
     assert set(Cache.open(tmp_path / "cache").skipped()) == {missing.stem}
     with pytest.raises(VideoError):
         extract_synthetic(data, tmp_path / "strict", splits=["train"], strict=True)
-
-
-def test_a_value_that_does_not_fit_float16_is_an_error_not_infinity():
-    with pytest.raises(CacheError, match="do not fit float16"):
-        narrow(np.array([1.0, 7e4], dtype=np.float32), "float16", "c5 of video 3")
-    with pytest.raises(CacheError, match="nan"):
-        narrow(np.array([1.0, np.nan], dtype=np.float32), "float32", "c5 of video 3")
 
 
 def test_sentences_are_encoded_once_and_found_again(tiny_cache):

@@ -1,0 +1,105 @@
+"""A cache of any dtype, packed or not, trains and scores a head; its bytes do not depend on how they were written."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from stvg.cache.dataset import CachedDataset
+from stvg.cache.errors import CacheError, UsageError
+from stvg.cache.index import Cache, video_key
+from stvg.cache.quantise import DTYPES, READ, read_features
+from stvg.cache.sampling import Sampling
+
+from ..conftest import extract_synthetic
+from .test_runner import digests
+
+SMALL = ["--set", "train.epochs=1", "--set", "train.batch_size=8", "--set", "model.ffn=32", "--device", "cpu"]
+PACKED = [("zarr", None), ("zarr", "zstd"), ("hdf5", None), ("hdf5", "gzip")]
+
+
+@pytest.fixture(scope="module")
+def exact(synthetic, tmp_path_factory) -> Cache:
+    """The features of ``synthetic`` as the encoders gave them."""
+    return Cache.open(extract_synthetic(synthetic, tmp_path_factory.mktemp("exact") / "cache", dtype="float32"))
+
+
+@pytest.mark.parametrize(("dtype", "error"), [("float16", 2**-11), ("bfloat16", 2**-8), ("uint8", 0.5 / 255 + 2**-11)])
+def test_every_array_of_a_cache_is_as_near_as_its_dtype_allows(synthetic, exact, tmp_path, dtype, error):
+    cache = Cache.open(extract_synthetic(synthetic, tmp_path / "cache", dtype=dtype, views=2))
+    for key in exact.store.keys("videos") + exact.store.keys("text"):
+        for name in exact.store.arrays(key):
+            whole, read = exact.store.read(key, name), read_features(cache.store, key, name).float().numpy()
+            if whole.size:
+                assert np.abs(read - whole).max() <= error * (np.ptp(whole) + np.abs(whole).max() * (dtype != "uint8"))
+    text = exact.text(0)
+    assert cache.text(0).dtype == READ[dtype]
+    assert (cache.text(0).float() - text).abs().max() <= error * 2 * text.abs().max()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "uint8"])
+@pytest.mark.parametrize("levels", ["roi", "full"])
+def test_a_batch_of_any_dtype_is_the_exact_one_within_its_precision(synthetic, tmp_path, dtype, levels):
+    batches = []
+    for kind in ("float32", dtype):
+        cache = Cache.open(extract_synthetic(synthetic, tmp_path / kind, dtype=kind, levels=levels))
+        data = CachedDataset(cache, "train", Sampling(5.0, 40), levels)
+        batches.append(data.collate([data[i] for i in range(len(data))]))
+    whole, near = batches
+    assert near.inputs.c5.dtype == READ[dtype]
+    pairs = [(whole.inputs.c5, near.inputs.c5), (whole.inputs.tokens, near.inputs.tokens)]
+    pairs += [(getattr(whole.targets, k), getattr(near.targets, k)) for k in ("roi", "c3", "c4")]
+    for a, b in pairs:
+        if a is not None:
+            assert (a - b.float()).abs().max() <= 2**-8 * (a.max() - a.min())
+    assert torch.equal(whole.inputs.frame_index, near.inputs.frame_index)
+
+
+@pytest.mark.parametrize(("store", "compression"), PACKED)
+def test_quantised_bytes_do_not_depend_on_blocks_or_interruptions(synthetic, tmp_path, store, compression):
+    options = {"dtype": "uint8", "store": store, "compression": compression}
+    whole = extract_synthetic(synthetic, tmp_path / "whole", **options)
+    other = extract_synthetic(synthetic, tmp_path / "other", **options, batch_frames=5)
+    assert digests(other) == digests(whole)
+    for key in Cache.open(other).store.keys("videos")[::2]:
+        place = Cache.open(other).store.place(key)
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+    extract_synthetic(synthetic, other, **options, batch_frames=7)
+    assert digests(other) == digests(whole)
+
+
+@pytest.mark.parametrize(("store", "compression"), [PACKED[1], PACKED[3]])
+def test_a_packed_cache_holds_the_same_features_and_says_so(synthetic, tiny_cache, tmp_path, stvg, store, compression):
+    plain = Cache.open(tiny_cache)
+    packed = Cache.open(extract_synthetic(synthetic, tmp_path / "cache", store=store, compression=compression))
+    assert packed.recipe.fingerprint == plain.recipe.fingerprint
+    for key in plain.store.keys("videos") + plain.store.keys("text"):
+        for name in plain.store.arrays(key):
+            np.testing.assert_array_equal(packed.store.read(key, name), plain.store.read(key, name))
+    assert stvg("cache", "verify", packed.path).code == 0
+    with pytest.raises(CacheError, match=f"compression {compression}, as it was made with"):
+        extract_synthetic(synthetic, packed.path, store=store)
+
+
+def test_a_store_refuses_what_its_readers_could_not_unpack(synthetic, tmp_path):
+    with pytest.raises(UsageError, match="zstd"):
+        extract_synthetic(synthetic, tmp_path / "cache", store="hdf5", compression="zstd")
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("dtype", [d for d in DTYPES if d != "float16"])
+def test_a_head_trains_on_and_is_scored_from_a_cache_of_any_dtype(stvg, synthetic, tmp_path, dtype):
+    cache, run = tmp_path / "cache", tmp_path / "run"
+    words = ["--dataset", "vidstg", "--annotations", synthetic, "--split", "train", "--split", "test", "--out", cache]
+    words += ["--backbone", "tiny", "--resolution", "64", "--device", "cpu", "--dtype", dtype]
+    assert stvg("extract", *words, *(["--compression", "zstd"] if dtype == "uint8" else [])).code == 0
+    assert stvg("train-head", "--cache", cache, "--out", run, "--preset", "tiny", *SMALL).code == 0
+    words = ["--checkpoint", run / "best.safetensors", "--cache", cache, "--split", "test", "--device", "cpu"]
+    ran = stvg("evaluate", *words)
+    assert ran.code == 0, ran.err
+    assert "declarative" in ran.out
+    unit = Cache.open(cache).store.arrays(video_key(Cache.open(cache).samples.video_ids[0]))["c5"]
+    assert unit.compression == ("zstd" if dtype == "uint8" else None)
