@@ -62,7 +62,7 @@ def read_everything(path: Path) -> None:
             errors += 1
     for row in range(cache.samples.text_count):
         try:
-            assert cache.text(row).tobytes() == token_features(cache.samples.sentence(row)).tobytes()
+            assert cache.text(row).numpy().tobytes() == token_features(cache.samples.sentence(row)).tobytes()
         except CacheError:
             errors += 1
     try:
