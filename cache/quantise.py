@@ -115,15 +115,12 @@ def quantise(values: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np
     return q.reshape(values.shape), np.stack([scale, offset])
 
 
-def dequantise(
-    stored: NDArray[np.uint8], affine: NDArray[np.float32], blocks: IntArray, out: NDArray[np.floating[Any]]
-) -> None:
+def dequantise(stored: NDArray[np.uint8], affine: NDArray[np.float32], blocks: IntArray, out: Tensor) -> None:
     """Fill ``out`` (n, …, C) with bytes (n, …, C) whose scales are ``affine[blocks]``: (b, 2, C) and (n,)."""
-    borders = np.flatnonzero(np.diff(blocks, prepend=-1, append=-1))
-    for start, end in pairwise(borders):
-        scale, offset = affine[blocks[start]]
-        product = np.multiply(stored[start:end], scale, dtype=np.float32)
-        np.add(product, offset, out=out[start:end], casting="same_kind")
+    q, scales = torch.from_numpy(stored), torch.from_numpy(affine)
+    for start, end in pairwise(np.flatnonzero(np.diff(blocks, prepend=-1, append=-1)).tolist()):
+        scale, offset = scales[blocks[start]]
+        out[start:end].copy_(q[start:end].float().mul_(scale).add_(offset))
 
 
 def read_features(
@@ -156,7 +153,7 @@ def _read_quantised(store: Store, key: str, name: str, rows: IntArray | slice | 
     numbers = np.arange(facts.shape[0])[slice(None) if rows is None else rows]
     wanted, blocks = np.unique(numbers // facts.attributes["rows_per_block"], return_inverse=True)
     out = torch.empty(stored.shape, dtype=READ["uint8"]) if out is None else out
-    dequantise(stored, store.read(key, name + AFFINE, wanted), blocks, out.numpy())
+    dequantise(stored, store.read(key, name + AFFINE, wanted), blocks, out)
     return out
 
 

@@ -152,7 +152,7 @@ def packing(exact: Store, folder: Path) -> str:
     return "\n".join(lines) + f"\n\nPlain float16 in Zarr: {rate:.2f} GB/s, warm, one thread, checksums compared."
 
 
-def reading(store: Store, keys: list[str], repeat: int = 5) -> float:
+def reading(store: Store, keys: list[str], repeat: int = 3) -> float:
     """CPU seconds to read and decode the C5 of some units, warm: the least of some runs."""
     times = []
     for _ in range(repeat + 1):

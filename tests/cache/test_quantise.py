@@ -46,9 +46,9 @@ def fill(store: Store, key: str, dtype: str, arrays: dict[str, np.ndarray], step
 def decoded(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """One block there and back, and its scales."""
     q, affine = quantise(array)
-    out = np.empty_like(array)
+    out = torch.empty(array.shape)
     dequantise(q, affine[None], np.zeros(len(array), np.int64), out)
-    return out, affine[0]
+    return out.numpy(), affine[0]
 
 
 # ---- how far off
