@@ -36,6 +36,8 @@ class Reused:
 
     def __call__(self, purpose: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        if not size:
+            return torch.empty(shape, dtype=dtype)
         free = self._free.setdefault(purpose, [])
         try:
             block = free.pop()

@@ -26,8 +26,10 @@ from .schema import View
 Request = TypeVar("Request")
 Item = TypeVar("Item")
 
-POOL = 64
+POOL = 256
 """Batches whose samples are sorted by size together: what may meet in a batch, and how equal it is."""
+ALIKE = 1.25
+"""Largest ratio of lengths in a group of one video: the sentences of a video share its features, not their segments."""
 READERS = min(4, os.cpu_count() or 1)
 CPU = torch.device("cpu")
 
@@ -72,15 +74,20 @@ def crop_draws(seed: int, epoch: int, position: int) -> np.random.Generator:
 
 
 def video_groups(dataset: CachedDataset, per_video: int, slots: IntArray, rng: np.random.Generator) -> list[list[int]]:
-    """Positions in groups of one video, those of like length together."""
+    """Positions in groups of one video, none in a group more than `ALIKE` times as long as another."""
     by_video: dict[str, list[int]] = {}
     for position, row in enumerate(dataset.rows):
         by_video.setdefault(dataset.cache.samples.video_ids[row], []).append(position)
     groups = []
     for positions in by_video.values():
         shuffled = rng.permutation(positions)
-        shuffled = shuffled[np.argsort(slots[shuffled], kind="stable")].tolist()
-        groups += [shuffled[i : i + per_video] for i in range(0, len(shuffled), per_video)]
+        group: list[int] = []
+        for p in shuffled[np.argsort(slots[shuffled], kind="stable")].tolist():
+            if len(group) == per_video or (group and slots[p] > ALIKE * slots[group[0]]):
+                groups.append(group)
+                group = []
+            group.append(p)
+        groups.append(group)
     return groups
 
 
