@@ -206,16 +206,15 @@ def _row_numbers(rows: IntArray | slice | None, count: int, where: str) -> IntAr
 
 def _gather(chunks: Chunks, facts: ArrayFacts, rows: IntArray, out: NDArray[Any]) -> None:
     """Fill ``out`` (n, …) with rows: chunks wanted whole and in order go straight into it, others through scratch."""
-    per, whole = facts.rows_per_chunk, np.empty(0, np.int64)
-    rest = np.ones(len(rows), dtype=bool)
+    per, rest = facts.rows_per_chunk, np.ones(len(rows), dtype=bool)
     if out[:per].flags.c_contiguous:
         starts = np.flatnonzero(rows % per == 0)
         starts = starts[starts + per <= len(rows)]
         inside = starts[:, None] + np.arange(per)
         in_order = (rows[inside] - rows[starts][:, None] == np.arange(per)).all(1)
         whole, rest[inside[in_order]] = starts[in_order], False
-    straight = [out[i : i + per].reshape(-1).view(np.uint8) for i in whole.tolist()]
-    chunks.read((rows[whole] // per).tolist(), straight)
+        data = out.reshape(len(out), -1).view(np.uint8)
+        chunks.read((rows[whole] // per).tolist(), [data[i : i + per].reshape(-1) for i in whole.tolist()])
 
     positions = np.flatnonzero(rest)
     numbers, which = np.unique(rows[positions] // per, return_inverse=True)
