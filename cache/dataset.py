@@ -5,13 +5,18 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .batch import Batch, Inputs, LiveFrames, Targets
+from .buffers import Allocate, fresh
 from .errors import CacheError
 from .index import Cache, array_name, video_key
 from .quantise import READ, read_features
@@ -59,6 +64,9 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
     ``targets``: None for inference; else where the second stream's C3 and C4 come from: ``roi``, ``full`` or ``none``.
     ``missing``: sample ids whose video is not in the cache. ``excluded``: with targets, ids without a slot in the moment.
     """
+
+    allocate: Allocate = staticmethod(fresh)
+    """Where the maps and regions of a batch are read into."""
 
     def __init__(self, cache: Cache, split: str, sampling: Sampling, targets: str | None = None) -> None:
         self.cache, self.split, self.sampling, self.targets = cache, split, sampling, targets
@@ -140,15 +148,31 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         """The annotation of every position, in order."""
         return (self.cache.samples[row] for row in self.rows)
 
+    def reading_into(self, allocate: Allocate) -> Self:
+        """The same samples, read into other memory."""
+        other = copy(self)
+        other.allocate = allocate
+        return other
+
+    @cached_property
+    def extents(self) -> IntArray:
+        """(N, 5) of every position: slots, first and last slot in the moment, width and height of the video.
+
+        Where no slot is in the moment, all are taken to be.
+        """
+        facts = []
+        for clip in (self[i] for i in range(len(self))):
+            slots, video = len(clip.frames), clip.sample.video
+            first, last = moment_slots(clip.frames, clip.sample.moment) or (0, slots - 1)
+            facts.append((slots, first, last, video.width, video.height))
+        return np.array(facts, dtype=np.int64)
+
     def crop(self, clip: Clip, rng: np.random.Generator) -> Clip:
         """The paper's temporal crop, half of the time: drop slots before and after the moment, never inside it."""
         inside = moment_slots(clip.frames, clip.sample.moment)
-        if rng.random() >= 0.5 or inside is None:
+        if inside is None:
             return clip
-        first, last = inside
-        start = int(rng.integers(0, first)) if first else 0
-        end = int(rng.integers(last + 1, len(clip.frames))) if last + 1 < len(clip.frames) else last
-        return replace(clip, frames=clip.frames[start : end + 1])
+        return replace(clip, frames=clip.frames[draw_crop(len(clip.frames), *inside, rng)])
 
     def redraw(self, clip: Clip, seed: int, epoch: int, position: int) -> Clip:
         """The clip seen through one of its video's stored views, the same for all sentences of a video in an epoch."""
@@ -215,19 +239,19 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         shapes = [self._shape(level, part) for part in parts]
         count = sum(len(part.frames) for part in parts)
         h, w, channels = max(s[0] for s in shapes), max(s[1] for s in shapes), shapes[0][2]
-        equal = all(s[:2] == (h, w) for s in shapes)
-        maps = (torch.empty if equal else torch.zeros)(count, h, w, channels, dtype=READ[self.cache.recipe.dtype])
-        padding = np.zeros((count, h, w), dtype=bool)
+        maps, padding = self._empty(level, (count, h, w, channels)), torch.zeros(count, h, w, dtype=torch.bool)
         at = 0
-        for part, shape in zip(parts, shapes, strict=True):
+        for part, (rows, columns, _) in zip(parts, shapes, strict=True):
             block = slice(at, at + len(part.frames))
-            if shape[:2] == (h, w):
-                self._read(level, part, out=maps[block])
-            else:
-                maps[block, : shape[0], : shape[1]] = self._read(level, part)
-                padding[block, shape[0] :], padding[block, :, shape[1] :] = True, True
+            self._read(level, part, out=maps[block, :rows, :columns])
+            for tensor, value in ((maps, 0), (padding, True)):
+                tensor[block, rows:], tensor[block, :, columns:] = value, value
             at += len(part.frames)
-        return maps, torch.from_numpy(padding)
+        return maps, padding
+
+    def _empty(self, level: str, shape: tuple[int, ...]) -> Tensor:
+        """Memory for stored features."""
+        return self.allocate(level, shape, READ[self.cache.recipe.dtype])
 
     def _tokens(self, clips: Sequence[Clip]) -> tuple[Tensor, Tensor]:
         texts = {c.text_row: self.cache.text(c.text_row) for c in clips}
@@ -282,17 +306,23 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         return None, None, None
 
     def _regions(self, clips: Sequence[Clip], inside: Sequence[Part]) -> Tensor:
-        """Stored regions of every clip's moment, clip after clip; one read per rendition."""
-        rows = []
-        for clip, part in zip(clips, inside, strict=True):
-            video = part.rendition.video.video_id
-            where = f"{self.cache.path}, video {video}"
-            rows.append(self.cache.unit(video).rows_of_target(clip.sample.target_id, part.frames, where))
-        found: dict[int, Tensor] = {}
-        for rendition in {p.rendition for p in inside}:
-            members = [i for i, p in enumerate(inside) if p.rendition == rendition]
-            wanted, where_in = np.unique(np.concatenate([rows[i] for i in members]), return_inverse=True)
-            name = array_name("roi", rendition.index)
-            read = read_features(self.cache.store, video_key(rendition.video.video_id), name, wanted)
-            found |= zip(members, read[torch.from_numpy(where_in)].split([len(rows[i]) for i in members]), strict=True)
-        return torch.cat([found[i] for i in range(len(clips))])
+        """Stored regions of every clip's moment, clip after clip; one read for neighbours of one rendition."""
+        regions = self._empty("roi", (sum(len(p.frames) for p in inside), *self._shape("roi", inside[0])))
+        at = 0
+        for rendition, members in groupby(zip(clips, inside, strict=True), key=lambda pair: pair[1].rendition):
+            video = rendition.video.video_id
+            unit, where = self.cache.unit(video), f"{self.cache.path}, video {video}"
+            rows = np.concatenate([unit.rows_of_target(c.sample.target_id, p.frames, where) for c, p in members])
+            block = regions[at : at + len(rows)]
+            read_features(self.cache.store, video_key(video), array_name("roi", rendition.index), rows, block)
+            at += len(rows)
+        return regions
+
+
+def draw_crop(slots: int, first: int, last: int, rng: np.random.Generator) -> slice:
+    """Which slots the temporal crop leaves of a clip whose moment is from slot ``first`` to slot ``last``."""
+    if rng.random() >= 0.5:
+        return slice(0, slots)
+    start = int(rng.integers(0, first)) if first else 0
+    end = int(rng.integers(last + 1, slots)) if last + 1 < slots else last
+    return slice(start, end + 1)

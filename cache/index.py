@@ -187,7 +187,7 @@ class Cache:
         if found is None:
             found = self._read_text(row)
             while len(self._texts) >= KEPT_TEXTS:
-                self._texts.pop(next(iter(self._texts)), None)
+                self._texts.pop(next(iter(tuple(self._texts))), None)  # a copy: other threads change it meanwhile
             self._texts[row] = found
         return found
 

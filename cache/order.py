@@ -6,6 +6,7 @@ unbroken one would have seen.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,30 +15,92 @@ from itertools import islice
 from typing import TypeVar
 
 import numpy as np
+import torch
 
 from .batch import Batch
-from .dataset import CachedDataset
-from .sampling import windows
+from .buffers import memory_for
+from .dataset import CachedDataset, draw_crop
+from .sampling import IntArray, windows
+from .schema import View
 
 Request = TypeVar("Request")
 Item = TypeVar("Item")
 
+POOL = 256
+"""Batches whose samples are sorted by size together: what may meet in a batch, and how equal it is."""
+ALIKE = 1.25
+"""Largest ratio of lengths in a group of one video: the sentences of a video share its features, not their segments."""
+READERS = min(4, os.cpu_count() or 1)
+CPU = torch.device("cpu")
 
-def epoch_order(dataset: CachedDataset, batch_size: int, per_video: int, seed: int, epoch: int) -> list[list[int]]:
+
+def epoch_order(
+    dataset: CachedDataset, batch_size: int, per_video: int, seed: int, epoch: int, crop: bool = True
+) -> list[list[int]]:
     """The batches of one epoch, as lists of positions in the dataset; the last one may be short.
 
     Sentences of one video come in groups of at most ``per_video``, so that their features are read and projected once.
+    Groups are drawn into pools of `POOL` batches. Within a pool, clips of like size come together, so that little of a
+    batch is padding; a pool's batches, like all others, then come in any order. ``crop`` as in `training_batches`.
     """
     rng = np.random.default_rng([seed, epoch])
+    shapes, slots = clip_sizes(dataset, seed, epoch, crop)
+    groups = video_groups(dataset, per_video, slots, rng)
+    groups = [groups[g] for g in rng.permutation(len(groups))]
+    sizes = [(*shapes[g[0]].tolist(), int(slots[g].max())) for g in groups]
+    pool = np.cumsum([len(g) for g in groups]) // (POOL * batch_size)
+    order = [p for k in range(pool[-1] + 1) for g in by_size(np.flatnonzero(pool == k), sizes, k) for p in groups[g]]
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    whole = len(order) // batch_size
+    return [batches[i] for i in rng.permutation(whole)] + batches[whole:]
+
+
+def clip_sizes(dataset: CachedDataset, seed: int, epoch: int, crop: bool) -> tuple[IntArray, IntArray]:
+    """Rows and columns of C5 as evaluated (N, 2), and slots after this epoch's crop (N,), of every position."""
+    recipe, extents = dataset.cache.recipe, dataset.extents
+    sizes, which = np.unique(extents[:, 3:], axis=0, return_inverse=True)
+    views = [View.evaluation(width, height, recipe.resolution, recipe.max_side) for width, height in sizes.tolist()]
+    stride = recipe.strides[-1]
+    shapes = np.array([(-(-view.height // stride), -(-view.width // stride)) for view in views])[which.reshape(-1)]
+    if not crop:
+        return shapes, extents[:, 0]
+    left = (draw_crop(n, a, b, crop_draws(seed, epoch, p)) for p, (n, a, b) in enumerate(extents[:, :3].tolist()))
+    return shapes, np.array([kept.stop - kept.start for kept in left], dtype=np.int64)
+
+
+def crop_draws(seed: int, epoch: int, position: int) -> np.random.Generator:
+    """What decides the crop of a position in an epoch."""
+    return np.random.default_rng([seed, epoch, position])
+
+
+def video_groups(dataset: CachedDataset, per_video: int, slots: IntArray, rng: np.random.Generator) -> list[list[int]]:
+    """Positions in groups of one video, none in a group more than `ALIKE` times as long as another."""
     by_video: dict[str, list[int]] = {}
     for position, row in enumerate(dataset.rows):
         by_video.setdefault(dataset.cache.samples.video_ids[row], []).append(position)
     groups = []
     for positions in by_video.values():
-        shuffled = rng.permutation(positions).tolist()
-        groups += [shuffled[i : i + per_video] for i in range(0, len(shuffled), per_video)]
-    order = [p for g in rng.permutation(len(groups)) for p in groups[g]]
-    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+        shuffled = rng.permutation(positions)
+        group: list[int] = []
+        for p in shuffled[np.argsort(slots[shuffled], kind="stable")].tolist():
+            if len(group) == per_video or (group and slots[p] > ALIKE * slots[group[0]]):
+                groups.append(group)
+                group = []
+            group.append(p)
+        groups.append(group)
+    return groups
+
+
+def by_size(groups: IntArray, sizes: list[tuple[int, int, int]], pool: int) -> list[int]:
+    """Groups sorted by shape, then length: up and down by turns, so that neighbours stay alike where both change."""
+    shapes = sorted({sizes[g][:2] for g in groups}, reverse=bool(pool % 2))
+    rank = {shape: i for i, shape in enumerate(shapes)}
+
+    def place(g: int) -> tuple[int, int]:
+        k = rank[sizes[g][:2]]
+        return k, sizes[g][2] if (k + pool) % 2 else -sizes[g][2]
+
+    return sorted(groups.tolist(), key=place)
 
 
 def training_batches(
@@ -48,23 +111,28 @@ def training_batches(
     start: int = 0,
     crop: bool = True,
     views: bool = True,
+    device: torch.device = CPU,
 ) -> Iterator[Batch]:
-    """Batches ``start`` and on of one epoch's order, read ahead of the step by a thread."""
+    """Batches ``start`` and on of one epoch's order, read ahead of the step, into memory a ``device`` copies fast from.
+
+    That memory is used again for a later batch once nothing refers to the earlier one any more.
+    """
+    source = dataset.reading_into(memory_for(device))
 
     def load(i: int) -> Batch:
-        clips = [dataset[p] for p in order[i]]
+        clips = [source[p] for p in order[i]]
         if views:
-            clips = [dataset.redraw(c, seed, epoch, p) for c, p in zip(clips, order[i], strict=True)]
+            clips = [source.redraw(c, seed, epoch, p) for c, p in zip(clips, order[i], strict=True)]
         if crop:
-            clips = [
-                dataset.crop(c, np.random.default_rng([seed, epoch, p])) for c, p in zip(clips, order[i], strict=True)
-            ]
-        return dataset.collate(clips)
+            clips = [source.crop(c, crop_draws(seed, epoch, p)) for c, p in zip(clips, order[i], strict=True)]
+        return source.collate(clips)
 
     yield from read_ahead(load, range(start, len(order)))
 
 
-def inference_batches(dataset: CachedDataset, batch_size: int, window: int) -> Iterator[Batch]:
+def inference_batches(
+    dataset: CachedDataset, batch_size: int, window: int, device: torch.device = CPU
+) -> Iterator[Batch]:
     """Every sample once, in the order of the table; a clip of more than ``window`` slots as clips that follow each other.
 
     Each is read and padded on its own, and clips of several samples share a batch: however long a video is, at most
@@ -72,16 +140,25 @@ def inference_batches(dataset: CachedDataset, batch_size: int, window: int) -> I
     """
     whole = (dataset[i] for i in range(len(dataset)))
     clips = (replace(clip, frames=frames) for clip in whole for frames in windows(clip.frames, window))
-    yield from read_ahead(dataset.collate, iter(lambda: list(islice(clips, batch_size)), []))
+    collate = dataset.reading_into(memory_for(device)).collate
+    yield from read_ahead(collate, iter(lambda: list(islice(clips, batch_size)), []))
 
 
-def read_ahead(load: Callable[[Request], Item], requests: Iterable[Request], depth: int = 2) -> Iterator[Item]:
-    """``load(request)`` for every request, in order, at most ``depth`` of them loading ahead in a thread."""
-    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as pool:
-        pending: deque[Future[Item]] = deque()
+def read_ahead(
+    load: Callable[[Request], Item], requests: Iterable[Request], depth: int = 2, readers: int = READERS
+) -> Iterator[Item]:
+    """``load(request)`` for every request, in order, by threads that are at most ``depth`` items ahead.
+
+    What a request raises is raised in its turn. The threads end with the iterator, also when it is left early.
+    """
+    pool = ThreadPoolExecutor(readers, thread_name_prefix="read-ahead")
+    pending: deque[Future[Item]] = deque()
+    try:
         for request in requests:
             pending.append(pool.submit(load, request))
             if len(pending) > depth:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

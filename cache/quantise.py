@@ -128,7 +128,7 @@ def read_features(
 ) -> Tensor:
     """Rows of an array as a tensor (n, …, C) of the type its dtype is read as; see `Store.read` for rows and errors.
 
-    ``out``: contiguous, of exactly that shape and type; filled and returned.
+    ``out``: of exactly that shape and type, its last axis without gaps; filled and returned.
     """
     facts = store.arrays(key).get(name)
     encoding = facts.attributes.get("encoding") if facts else None

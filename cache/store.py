@@ -26,7 +26,10 @@ from .objects import Location, ObjectPath
 from .sampling import IntArray
 from .unit import ArrayFacts, Record, UnitWriter
 
-SCRATCH_CHUNKS = 64
+SCRATCH_BYTES = 2 * 1024 * 1024
+"""Rows that cannot be read straight to where they belong pass through this much, which the processor's cache holds."""
+CHECKED_TOGETHER = 64
+"""Chunks that `Store.check` reads at once."""
 BACKENDS = ("zarr", "hdf5")
 OPEN_ARRAYS = 128
 
@@ -124,17 +127,20 @@ class Store(ABC):
     ) -> NDArray[Any]:
         """Rows of an array: all, a slice, or a list of numbers in any order, repeats allowed: (n, *shape[1:]).
 
-        ``out``: C-contiguous, of exactly that shape and type; filled and returned. After an error its content is
-        undefined. Raises CacheError for a missing unit or array and for damage (unit, array, chunk), IndexError for a
-        row that is not there, ValueError for an ``out`` that does not fit.
+        ``out``: of exactly that shape and type, filled and returned; it may have gaps, as the upper left part of padded
+        maps has, but not between the elements of its last axis. After an error its content is undefined.
+
+        Raises CacheError for a missing unit or array and for damage (unit, array, chunk), IndexError for a row that is
+        not there, ValueError for an ``out`` that does not fit.
         """
         facts = self._find(key, name)
         numbers = _row_numbers(rows, facts.shape[0], f"{key}, {name}")
         shape = (len(numbers), *facts.shape[1:])
         if out is None:
             out = np.empty(shape, facts.dtype)
-        elif out.shape != shape or out.dtype != facts.dtype or not out.flags.c_contiguous:
-            raise ValueError(f"out must be C-contiguous {shape} {facts.dtype}, got {out.shape} {out.dtype}")
+        elif out.shape != shape or out.dtype != facts.dtype or out.strides[-1] != out.itemsize:
+            found = f"{out.shape} {out.dtype}, strides {out.strides}"
+            raise ValueError(f"out must be {shape} {facts.dtype}, its last axis without gaps, got {found}")
         if len(numbers):
             _gather(self._opened(self.place(key), key, name), facts, numbers, out)
         return out
@@ -157,10 +163,10 @@ class Store(ABC):
             chunks = self._open_array(place, key, name)
         except CacheError as error:
             return [error.message]
-        scratch = list(np.empty((SCRATCH_CHUNKS, facts.chunk_bytes), np.uint8))
+        scratch = list(np.empty((CHECKED_TOGETHER, facts.chunk_bytes), np.uint8))
         problems = []
-        for first in range(0, facts.chunks, SCRATCH_CHUNKS):
-            numbers = range(first, min(first + SCRATCH_CHUNKS, facts.chunks))
+        for first in range(0, facts.chunks, CHECKED_TOGETHER):
+            numbers = range(first, min(first + CHECKED_TOGETHER, facts.chunks))
             for some in (numbers, *([number] for number in numbers)):  # all at once, and singly where one is damaged
                 try:
                     chunks.read(some, scratch[: len(some)])
@@ -237,23 +243,23 @@ def _row_numbers(rows: IntArray | slice | None, count: int, where: str) -> IntAr
 
 def _gather(chunks: Chunks, facts: ArrayFacts, rows: IntArray, out: NDArray[Any]) -> None:
     """Fill ``out`` (n, …) with rows: chunks wanted whole and in order go straight into it, others through scratch."""
-    per = facts.rows_per_chunk
-    flat = out.reshape(-1).view(np.uint8)
-    starts = np.flatnonzero(rows % per == 0)
-    starts = starts[starts + per <= len(rows)]
-    inside = starts[:, None] + np.arange(per)
-    whole = (rows[inside] - rows[starts][:, None] == np.arange(per)).all(1)
-    begin = (starts[whole] * facts.row_bytes).tolist()
-    chunks.read((rows[starts[whole]] // per).tolist(), [flat[b : b + facts.chunk_bytes] for b in begin])
+    per, rest = facts.rows_per_chunk, np.ones(len(rows), dtype=bool)
+    if out[:per].flags.c_contiguous:
+        starts = np.flatnonzero(rows % per == 0)
+        starts = starts[starts + per <= len(rows)]
+        inside = starts[:, None] + np.arange(per)
+        in_order = (rows[inside] - rows[starts][:, None] == np.arange(per)).all(1)
+        whole, rest[inside[in_order]] = starts[in_order], False
+        data = out.reshape(len(out), -1).view(np.uint8)
+        chunks.read((rows[whole] // per).tolist(), [data[i : i + per].reshape(-1) for i in whole.tolist()])
 
-    rest = np.ones(len(rows), dtype=bool)
-    rest[inside[whole]] = False
     positions = np.flatnonzero(rest)
     numbers, which = np.unique(rows[positions] // per, return_inverse=True)
-    for first in range(0, len(numbers), SCRATCH_CHUNKS):
-        some = numbers[first : first + SCRATCH_CHUNKS]
-        scratch = np.empty((len(some), per, *facts.shape[1:]), facts.dtype)
-        chunks.read(some.tolist(), list(scratch.reshape(len(some), -1).view(np.uint8)))
+    step = max(1, SCRATCH_BYTES // facts.chunk_bytes)
+    scratch = np.empty((min(step, len(numbers)), per, *facts.shape[1:]), facts.dtype)
+    for first in range(0, len(numbers), step):
+        some = numbers[first : first + step]
+        chunks.read(some.tolist(), list(scratch.reshape(len(scratch), -1).view(np.uint8)[: len(some)]))
         here = (which >= first) & (which < first + len(some))
         out[positions[here]] = scratch[which[here] - first, rows[positions[here]] % per]
 

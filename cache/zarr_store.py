@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 import google_crc32c
 import numpy as np
+from awscrt.checksums import crc32c
 from numpy.typing import NDArray
 
 from .codecs import LEVEL
@@ -197,7 +198,7 @@ class ChunkFile:
             raise CacheError(f"{self._where(numbers[0])} or one after it is cut off", hint=REPAIR)
         sums = inline.tolist() if self._sums is None else [self._sums[number] for number in numbers]
         for number, target, expected in zip(numbers, targets, sums, strict=True):
-            if (found := google_crc32c.value(target)) != expected:
+            if (found := crc32c(target)) != expected:  # twice as fast, and other threads go on meanwhile
                 raise CacheError(
                     f"{self._where(number)} is damaged",
                     expected=f"crc32c {expected:08x}",

@@ -103,7 +103,8 @@ def tubes_of(
 ) -> dict[int | str, Tube]:
     """One tube per sample of a dataset. Clips longer than the head was trained for are read in windows it knows."""
     found: dict[int | str, Tube] = {}
-    for tube in predict(model, inference_batches(dataset, batch_size, model.head.config.max_frames), device):
+    batches = inference_batches(dataset, batch_size, model.head.config.max_frames, device)
+    for tube in predict(model, batches, device):
         found[tube.sample_id] = tube
         if tick:
             tick()

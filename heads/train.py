@@ -252,8 +252,9 @@ def train_epoch(run: Run, metrics: MetricsFile) -> None:
     """The rest of the epoch the run stands in."""
     t = run.experiment.train
     epoch, done = divmod(run.step, run.steps_per_epoch)
-    order = epoch_order(run.dataset, t.batch_size, t.per_video, t.seed, epoch)
-    batches = training_batches(run.dataset, order, t.seed, epoch, done * t.accumulate, t.temporal_crop, t.views)
+    order = epoch_order(run.dataset, t.batch_size, t.per_video, t.seed, epoch, t.temporal_crop)
+    start = done * t.accumulate
+    batches = training_batches(run.dataset, order, t.seed, epoch, start, t.temporal_crop, t.views, run.device)
     while group := list(islice(batches, t.accumulate)):
         for parameters in run.optimizer.param_groups:
             name = parameters["name"]

@@ -190,7 +190,9 @@ def test_a_cache_goes_to_storage_and_back(place, tmp_path):
     convert(tmp_path / "a", place, "zarr")
     convert(place, tmp_path / "b", "hdf5")
     assert contents(Cache.open(tmp_path / "b")) == contents(local)
-    assert pickle.loads(pickle.dumps(Cache.open(place))).text(0).numpy().tobytes() == token_features("who runs?").tobytes()
+    assert (
+        pickle.loads(pickle.dumps(Cache.open(place))).text(0).numpy().tobytes() == token_features("who runs?").tobytes()
+    )
 
 
 def test_what_storage_cannot_do_is_said(place):

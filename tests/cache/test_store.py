@@ -97,7 +97,7 @@ def test_store_returns_exactly_what_was_written(store, array, step, chunk_bytes,
     key = f"videos/{next(counter)}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(unit_module, "CHUNK_BYTES", chunk_bytes)
-        patch.setattr(store_module, "SCRATCH_CHUNKS", 3)
+        patch.setattr(store_module, "SCRATCH_BYTES", 50)
         fill(store, key, {"x": array}, step=step)
         assert same(store.read(key, "x"), array)
         if len(array):
