@@ -129,6 +129,7 @@ def errors(exact: Store, folder: Path) -> str:
 
 def packing(exact: Store, folder: Path) -> str:
     """Bytes of the videos' C5 and the time to read them, by dtype, store and packing; ratios to plain float16 Zarr."""
+    torch.set_num_threads(1)
     measured = {}
     videos = [(key, arrays["c5"]) for key, arrays in units(exact) if "c5" in arrays]
     for dtype in DTYPES:
