@@ -21,7 +21,7 @@ from stvg.cache.index import Cache, video_key
 from stvg.cache.sampling import Sampling, slots_in
 from stvg.extract.backbone import build_backbone
 from stvg.extract.decode import read_frames
-from stvg.extract.runner import narrow
+from stvg.extract.features import narrow
 from stvg.extract.transforms import apply_view
 
 from ..conftest import extract_synthetic
