@@ -48,6 +48,20 @@ def open_atomic(path: Path, text: bool = False) -> Iterator[IO[Any]]:
     _sync_one(path.parent)
 
 
+def write_once(path: Path, data: bytes) -> bool:
+    """Write a whole file unless there is one; of several writers exactly one gets True, and its content stands."""
+    temporary = path.parent / temporary_name()
+    try:
+        write_atomic(temporary, data)
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_one(path.parent)
+    return True
+
+
 def publish(temporary: Path, final: Path) -> None:
     """Make a finished file or folder of the same parent folder visible under its name, in one step.
 

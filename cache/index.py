@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .atomic import write_atomic
+from .atomic import TEMPORARY, write_once
 from .errors import CacheError
 from .sampling import IntArray
 from .schema import Recipe, Sample, View
@@ -118,11 +118,9 @@ class Cache:
             cache = cls.open(path)
             cache.recipe.require_equal(recipe, path)
             return cache
-        if (
-            path.exists()
-            and any(p.name in ("videos", "samples.parquet") for p in path.iterdir()) is False
-            and any(path.iterdir())
-        ):
+        # What others write aside at this moment is no reason: several extractors may begin at once.
+        names = [p.name for p in path.iterdir() if not p.name.startswith(TEMPORARY)] if path.exists() else []
+        if names and not {"videos", "samples.parquet", "cache.json"} & set(names):
             raise CacheError(f"{path} is not empty and not a cache", hint="choose another --out folder")
         path.mkdir(parents=True, exist_ok=True)
         write_samples(path / "samples.parquet", samples)
@@ -134,7 +132,10 @@ class Cache:
             "counts": {"samples": len(samples), "videos": len({s.video.video_id for s in samples})},
             "versions": versions,
         }
-        write_atomic(path / "cache.json", (json.dumps(header, indent=2) + "\n").encode())
+        if not write_once(path / "cache.json", (json.dumps(header, indent=2) + "\n").encode()):
+            cache = cls.open(path)  # somebody else was first
+            cache.recipe.require_equal(recipe, path)
+            return cache
         return cls(path, header)
 
     def unit(self, video_id: str) -> VideoUnit:

@@ -16,14 +16,15 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..cache.errors import StvgError, VideoError
-from .worker import DecodeJob, Slots, renditions
+from ..cache.schema import Recipe
+from .worker import BLOCK_FRAMES, DecodeJob, Slots, renditions
 
 PROGRAM = (sys.executable, "-m", "stvg.extract.worker")
 
@@ -43,6 +44,11 @@ class Settings:
     """Blocks a decoder may be ahead of the encoder."""
     slot_bytes: int = 8 * 2**20
     program: tuple[str, ...] = PROGRAM
+
+    def fitting(self, recipe: Recipe) -> Settings:
+        """With slots that hold a block of the largest frames of a recipe."""
+        frame = recipe.resolution * recipe.max_side * 3 * 4 * recipe.views
+        return replace(self, slot_bytes=BLOCK_FRAMES * frame)
 
 
 @dataclass(frozen=True)

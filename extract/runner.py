@@ -10,7 +10,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from queue import Empty
@@ -25,11 +25,12 @@ from ..cache.schema import Recipe, Sample
 from ..cache.table import distinct_sentences
 from .backbone import Backbone
 from .batches import FrameBatch, Mixer
+from .clip import Clip
 from .decoders import Decoders, End, Settings
 from .features import encode, narrow
 from .text import TextEncoder
-from .worker import BLOCK_FRAMES, DecodeJob
-from .writer import Clip, Encoded, Writer, naming_write_errors
+from .worker import DecodeJob
+from .writer import Encoded, Writer, naming_write_errors
 
 STAGES = ("decode", "encode", "write")
 
@@ -171,7 +172,7 @@ class Extraction:
 
     def run(self) -> Report:
         mixer = Mixer(self.options.batch_frames)
-        with Decoders(self.decoding()) as decoders, Writer(self.cache) as writer:
+        with Decoders(self.options.decoding.fitting(self.cache.recipe)) as decoders, Writer(self.cache) as writer:
             self.began = time.perf_counter()
             for event in decoders.decode(self.jobs()):
                 if isinstance(event, End):
@@ -189,12 +190,6 @@ class Extraction:
         self.settle(writer)
         return self.report
 
-    def decoding(self) -> Settings:
-        """With slots that hold a block of the largest frames the recipe knows."""
-        recipe = self.cache.recipe
-        frame = recipe.resolution * recipe.max_side * 3 * 4 * recipe.views
-        return replace(self.options.decoding, slot_bytes=BLOCK_FRAMES * frame)
-
     def jobs(self) -> Iterator[DecodeJob]:
         """What there is to decode; videos that are done, or known to be bad, are settled on the way."""
         known_bad = {} if self.options.retry_skipped else self.cache.skipped()
@@ -209,8 +204,7 @@ class Extraction:
                 self.skip(video_id, VideoError(f"video {video_id} is not there", expected=video.path, effect=effect))
             else:
                 clip = self.clips[video_id] = Clip.of(samples, self.cache.recipe)
-                facts = (video.width, video.height, clip.views, self.backbone.mean, self.backbone.std)
-                yield DecodeJob(video_id, file, clip.grid, *facts)
+                yield clip.decode_job(file, self.backbone)
 
     def encode(self, batch: FrameBatch, writer: Writer) -> None:
         start = time.perf_counter()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from queue import Queue
 from threading import Thread
 
@@ -14,52 +14,13 @@ from torch import Tensor
 
 from ..cache.errors import CacheError
 from ..cache.index import Cache, array_name, video_key
-from ..cache.sampling import IntArray, video_grid
-from ..cache.schema import Recipe, Sample, View
 from ..cache.unit import UnitWriter
-from .augment import stored_views
 from .batches import Piece
-from .features import Regions, layout, narrow, select_levels
+from .clip import Clip
+from .features import narrow, select_levels
 
 AHEAD = 2
 """Encoded batches that may wait to be written."""
-
-
-@dataclass
-class Clip:
-    """One video on its way into the cache."""
-
-    video_id: str
-    grid: IntArray
-    """(F,) ascending source frames."""
-    views: list[View]
-    regions: list[Regions]
-    """Per view."""
-    missing: int
-    """Frames of all views that are not written yet."""
-    failed: bool = False
-    unit: UnitWriter | None = None
-    opened: ExitStack = field(default_factory=ExitStack)
-
-    @classmethod
-    def of(cls, samples: list[Sample], recipe: Recipe) -> Clip:
-        video = samples[0].video
-        grid = video_grid([s.segment for s in samples], video.fps, recipe.fps)
-        views = stored_views(samples, recipe)
-        regions = [Regions.of(samples, grid, recipe, view) for view in views]
-        return cls(video.video_id, grid, views, regions, len(grid) * len(views))
-
-    def attributes(self, fingerprint: str) -> dict[str, object]:
-        """What its unit says of itself."""
-        regions = self.regions[0]
-        return {
-            "fingerprint": fingerprint,
-            "frames": self.grid.tolist(),
-            "views": [view.to_json() for view in self.views],
-            "targets": regions.targets,
-            "roi_frames": regions.frames.tolist(),
-            "roi_targets": regions.target_index.tolist(),
-        }
 
 
 @dataclass(frozen=True)
@@ -152,9 +113,8 @@ class Writer:
         unit = clip.opened.enter_context(self.cache.store.writer(video_key(clip.video_id)))
         clip.unit = unit
         self._open.append(clip)
-        recipe = self.cache.recipe
-        for name, shape in layout(recipe, clip.views, len(clip.grid), len(clip.regions[0].frames)).items():
-            unit.add(name, shape, np.dtype(recipe.dtype))
+        for name, shape in clip.layout(self.cache.recipe).items():
+            unit.add(name, shape, np.dtype(self.cache.recipe.dtype))
         return unit
 
     def _close(self, clip: Clip) -> None:
