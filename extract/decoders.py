@@ -88,9 +88,9 @@ class Decoder:
         theirs.close()
         os.close(memory)
         self.channel = Connection(ours.detach())
-        self.ready = False
+        self.ready, self.given_up = False, False
         self.job: DecodeJob | None = None
-        self.at = self.received = self.waiting = 0
+        self.at = self.received = 0
         self.since = time.monotonic()
 
     def start(self, job: DecodeJob) -> None:
@@ -141,9 +141,10 @@ class Decoder:
             )
 
     def late(self) -> Iterator[End]:
-        """Give the video up when the process has been silent for too long. It is stopped; True to its name it may hang."""
+        """Give the video up, and the process with it, when it has been silent for too long."""
         if self.job is None or time.monotonic() - self.since < self.settings.timeout:
             return
+        self.given_up = True
         self.process.kill()
         yield from self.finish(
             VideoError(
@@ -161,7 +162,7 @@ class Decoder:
             yield End(job, error)
 
     def alive(self) -> bool:
-        return self.process.poll() is None
+        return not self.given_up and self.process.poll() is None
 
     def close(self) -> None:
         self.channel.close()

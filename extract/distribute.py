@@ -6,6 +6,7 @@ dies leaves complete videos behind, and repeating the command does the rest.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -142,18 +143,24 @@ def gather(messages: Iterator[Any], progress: Bar | None) -> Outcome:
 def run_ray(jobs: Sequence[ExtractJob], progress: Bar | None = None) -> Outcome:
     """One Ray task for each job: on the cluster of RAY_ADDRESS, or on this machine.
 
-    The cache folder, annotations and videos must be at the same place on every machine. A task whose worker dies is
-    started again, and goes on from what is in the cache.
+    stvg must be installed, and cache folder, annotations and videos be at the same place, on every machine. A task whose
+    worker dies is started again, and goes on from what is in the cache.
     """
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else it copies the working folder to every worker
     try:
         import ray
     except ImportError:
         raise UsageError("--launcher ray needs Ray", hint="pip install 'stvg[ray]'") from None
-    ray.init(ignore_reinit_error=True, log_to_driver=False)
+    ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.WARNING)
     cpus = max(1, int(ray.cluster_resources().get("CPU", 1)) // len(jobs))
     gpus = 1 if jobs[0].device.type == "cuda" else 0
-    task = ray.remote(attempt).options(num_cpus=1 if gpus else cpus, num_gpus=gpus, max_retries=3)
-    return gather(_results(ray, [task.remote(job) for job in jobs]), progress)
+    task = ray.remote(_attempt_at).options(num_cpus=1 if gpus else cpus, num_gpus=gpus, max_retries=3)
+    return gather(_results(ray, [task.remote(os.getcwd(), job) for job in jobs]), progress)
+
+
+def _attempt_at(folder: str, job: ExtractJob) -> Outcome | StvgError:
+    os.chdir(folder)  # relative paths mean what they meant to the user
+    return attempt(job)
 
 
 def _results(ray: Any, pending: list[Any]) -> Iterator[Any]:

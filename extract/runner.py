@@ -125,13 +125,14 @@ def extract(
     options = options or Options()
     with naming_write_errors(out):
         cache = Cache.create(out, recipe, samples, store, library_versions())
+        cache.store.sweep()
         write_text(cache, samples, text, options)
-        by_video: dict[str, list[Sample]] = {}
-        for sample in samples:
-            by_video.setdefault(sample.video.video_id, []).append(sample)
-        mine = {video_id: by_video[video_id] for video_id in options.part.of(list(by_video))}
-        backbone = backbone.to(options.device).to(memory_format=torch.channels_last)
-        return Extraction(cache, mine, files, backbone, options, progress).run()
+    by_video: dict[str, list[Sample]] = {}
+    for sample in samples:
+        by_video.setdefault(sample.video.video_id, []).append(sample)
+    mine = {video_id: by_video[video_id] for video_id in options.part.of(list(by_video))}
+    backbone = backbone.to(options.device).to(memory_format=torch.channels_last)
+    return Extraction(cache, mine, files, backbone, options, progress).run()
 
 
 def write_text(cache: Cache, samples: Sequence[Sample], text: TextEncoder, options: Options) -> None:
@@ -233,7 +234,8 @@ class Extraction:
         """List a video that cannot be read."""
         if self.options.strict:
             raise error
-        self.cache.skip(video_id, str(error))
+        with naming_write_errors(self.cache.path):
+            self.cache.skip(video_id, str(error))
         self.note(video_id, 0, str(error))
 
     def note(self, video_id: str, frames: int, skipped: str | None) -> None:

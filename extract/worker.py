@@ -6,7 +6,9 @@ file does to it, be it a crash, a hang or all memory it may take, the extractor 
 
 from __future__ import annotations
 
+import errno
 import mmap
+import os
 import resource
 import sys
 import time
@@ -103,8 +105,8 @@ class Worker:
         try:
             self.decode(job)
         except VideoError as error:
-            return error
-        except MemoryError:
+            return out_of_memory(job) if os.strerror(errno.ENOMEM) in str(error) else error
+        except (MemoryError, BlockingIOError):  # the second: no room for another thread
             return out_of_memory(job)
         return None
 
