@@ -158,6 +158,5 @@ def test_a_process_that_dies_is_an_error_that_says_what_to_do(synthetic, tmp_pat
         def __reduce__(self):
             return os._exit, (9,)
 
-    jobs = divide(job_of(synthetic, tmp_path / "c"), [CPU], 2)
     with pytest.raises(StvgError, match="died"):
-        run_processes([jobs[0], replace(jobs[1], weights_seed=Deadly())])
+        run_processes([replace(job_of(synthetic, tmp_path / "c"), weights_seed=Deadly())])
