@@ -301,18 +301,52 @@ def dataset_make(out: Path, kind: str, videos: int, seed: int, jobs: int) -> Non
 )
 @click.option("--strict", is_flag=True, help="Stop at the first video that cannot be read.")
 @click.option("--retry-skipped", is_flag=True, help="Try the videos again that could not be read last time.")
-@device_option
+@click.option("--dry-run", is_flag=True, help="Say what it will cost, after a short probe; write nothing.")
+@click.option(
+    "--device",
+    "--devices",
+    "devices",
+    metavar="NAMES",
+    help="cpu, cuda, cuda:1 …, or several: cuda:0,cuda:1.  [cuda if there is one]",
+)
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default="one for each device",
+    help="Extractors at work; devices are given to them in turn.",
+)
+@click.option(
+    "--launcher",
+    type=click.Choice(["local", "torchrun", "ray"]),
+    default="local",
+    show_default=True,
+    help="Who starts them: this command, torchrun, or a Ray cluster.",
+)
+@click.option("--shard", metavar="I/N", default="1/1", show_default=True, help="Only this share of the videos.")
+@click.option(
+    "--decoders",
+    type=click.IntRange(min=1),
+    default=None,
+    show_default="1 on a cpu, 4 on a gpu",
+    help="Decoding processes of each extractor.",
+)
+@click.option(
+    "--decode-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=120.0,
+    show_default=True,
+    help="Seconds without a new frame after which a video is given up.",
+)
+@click.option(
+    "--decoder-memory",
+    type=click.FloatRange(min=0, min_open=True),
+    default=4.0,
+    show_default=True,
+    help="GiB of address space a decoding process may take.",
+)
 def extract(
-    dataset: str,
-    annotations: Path,
-    vidor: Path | None,
-    videos: Path | None,
-    splits: tuple[str, ...],
-    out: Location,
-    fps: float,
-    max_frames: int,
-    on_bad_record: str,
-    **chosen: Any,
+    out: Path, fps: float, max_frames: int, splits: tuple[str, ...], processes: int, launcher: str, **chosen: Any
 ) -> None:
     """Run the frozen encoders once and fill a cache. Interrupt it freely: finished videos are kept.
 
@@ -320,26 +354,40 @@ def extract(
     Example: stvg extract --dataset vidstg --annotations vidstg --videos vidor/video --out cache/vidstg
     """
     from .cache.sampling import Sampling
-    from .extract.job import ExtractJob, run_job
+    from .extract.decoders import Settings
+    from .extract.distribute import launch, parse_shard
+    from .extract.estimate import estimate
+    from .extract.job import ExtractJob
 
+    devices = [choose_device(name) for name in (chosen.pop("devices") or "").split(",")]
+    decoding = Settings(
+        processes=chosen.pop("decoders") or (1 if devices[0].type == "cpu" else 4),
+        timeout=chosen.pop("decode_timeout"),
+        memory=int(chosen.pop("decoder_memory") * 2**30),
+    )
+    dry_run, part = chosen.pop("dry_run"), parse_shard(chosen.pop("shard"))
     job = ExtractJob(
-        dataset=dataset,
-        annotations=annotations,
-        vidor=vidor,
-        videos=videos,
-        splits=list(splits) or None,
         out=out,
         sampling=Sampling(fps, max_frames),
-        on_bad_record=on_bad_record,
-        device=choose_device(chosen.pop("device")),
+        splits=list(splits) or None,
+        device=devices[0],
+        part=part,
+        decoding=decoding,
         **chosen,
     )
+    if dry_run:
+        click.echo("\n".join(estimate(job, max(processes, len(devices))).lines()))
+        return
     with progress_bar("extract", "videos") as bar:
-        report, dropped = run_job(job, bar)
+        report, dropped = launch(job, launcher, devices, processes, bar)
     click.echo(
         f"extract: {report.videos:,} videos done ({report.frames:,} frames), {report.already:,} were there already, "
         f"{len(report.skipped):,} skipped, {len(dropped):,} records dropped → {out}"
     )
+    if report.frames:
+        shares = report.shares()
+        busy = ", ".join(f"{stage} {share:.0%}" for stage, share in shares.items())
+        click.echo(f"busy: {busy}; {max(shares, key=lambda s: shares[s])} is the limit")
     for line in [str(e) for e in dropped] + list(report.skipped.values()):
         click.echo(f"  {line}", err=True)
     if report.skipped:
@@ -350,7 +398,7 @@ def extract(
 
 
 class progress_bar:
-    """A tqdm bar that also names the share of each stage, and with it the bottleneck."""
+    """A tqdm bar that also says how busy each stage is, and which one limits."""
 
     def __init__(self, name: str, unit: str) -> None:
         from tqdm import tqdm
@@ -371,7 +419,8 @@ class progress_bar:
     def __call__(self, video_id: str, frames: int, skipped: str | None, stages: dict[str, float]) -> None:
         self.frames += frames
         self.skipped += skipped is not None
-        shares = " ".join(f"{k} {v:.0%}" for k, v in stages.items())
+        limit = max(stages, key=lambda stage: stages[stage])
+        shares = " ".join(f"{k} {v:.0%}{' (the limit)' if k == limit else ''}" for k, v in stages.items())
         rate = self.frames / max(time.monotonic() - self.start, 1e-9)
         self.bar.set_postfix_str(f"{self.skipped} skipped  {rate:.0f} frames/s  {shares}", refresh=False)
         self.bar.update(1)

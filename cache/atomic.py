@@ -54,6 +54,26 @@ def open_atomic(path: Path, text: bool = False) -> Iterator[IO[Any]]:
     _sync_one(path.parent)
 
 
+def write_once(path: Location, data: bytes) -> bool:
+    """Write a whole file unless there is one. In a local folder exactly one of several writers gets True, and its content
+    stands; in object storage two that write at the very same instant may both."""
+    if isinstance(path, ObjectPath):
+        if path.exists():
+            return False
+        path.write_bytes(data)
+        return True
+    temporary = path.parent / temporary_name()
+    try:
+        write_atomic(temporary, data)
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_one(path.parent)
+    return True
+
+
 def publish(temporary: Path, final: Path) -> None:
     """Make a finished file or folder of the same parent folder visible under its name, in one step.
 

@@ -11,8 +11,9 @@ applications, holds one of all the others; `Store.check` compares it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any, BinaryIO
@@ -31,7 +32,7 @@ from .store import Store
 from .unit import CHECKSUMS, REPAIR, ArrayFacts, Record, UnitWriter
 from .zarr_store import ChunkFile
 
-LIBRARY = ("v108", "v110")
+LIBRARY = (h5py.h5f.LIBVER_V18, h5py.h5f.LIBVER_V110)
 """Checksummed metadata, readable by every HDF5 since 1.10."""
 
 USER_BLOCK = 512
@@ -43,7 +44,7 @@ class Hdf5Writer(UnitWriter):
 
     def __init__(self, store: Store, key: str, temporary: Path) -> None:
         super().__init__(store, key, temporary)
-        self._file = h5py.File(temporary, "x", libver=LIBRARY, locking=False, userblock_size=USER_BLOCK)
+        self._file = _created(temporary)
         self._chunk_sums: dict[str, list[int]] = {}
         self._packed: dict[str, IO[bytes]] = {}
         self._lengths: dict[str, list[int]] = {}
@@ -95,6 +96,24 @@ class Hdf5Writer(UnitWriter):
         self._file.close()
         for file in self._packed.values():
             file.close()
+
+    def discard(self) -> None:
+        if self._file:  # the library ends the whole process when it finds no room for what it still holds back
+            with suppress(OSError):
+                os.truncate(self.temporary, 0)
+        super().discard()
+
+
+def _created(path: Path) -> h5py.File:
+    """A new file in which rows are written at once, so that a disk's refusal is an error of the write it refuses."""
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_libver_bounds(*LIBRARY)
+    access.set_file_locking(False, False)
+    access.set_sieve_buf_size(0)
+    timeless = h5py.h5p.create(h5py.h5p.FILE_CREATE)  # equal units are equal files
+    timeless.set_obj_track_times(False)
+    timeless.set_userblock(USER_BLOCK)
+    return h5py.File(h5py.h5f.create(os.fsencode(path), h5py.h5f.ACC_EXCL, timeless, access))
 
 
 class Hdf5Store(Store):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import google_crc32c
 import numpy as np
 
-from .atomic import make_folder, write_atomic
+from .atomic import TEMPORARY, make_folder, write_atomic, write_once
 from .errors import CacheError
 from .header import HEADER, SAMPLES, Header
 from .objects import Location
@@ -147,7 +147,8 @@ class Cache:
         open_store(path, store, compression)  # refuses what this place cannot hold, or not packed so
         make_folder(path)
         write_atomic(path / SAMPLES, table)
-        write_atomic(path / HEADER, header.to_bytes())
+        if not write_once(path / HEADER, header.to_bytes()):  # another extractor was first
+            return cls.begin(path, recipe, table, store, counts, versions, compression)
         return cls(path, header)
 
     def require_packing(self, compression: str | None) -> None:
@@ -254,8 +255,10 @@ def _require_same_samples(found: Header, wanted: Header, path: Location) -> None
 
 def _require_room(path: Location, recipe: Recipe, store: str) -> None:
     """A new cache needs an empty folder, or units whose header was lost: these must be of this recipe and store."""
-    present = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
-    if present and not present & {"videos", SAMPLES}:
+    found_names = (entry.name for entry in path.iterdir()) if path.is_dir() else ()
+    # What others write aside at this moment is no reason: several extractors may begin at once.
+    present = {name for name in found_names if not name.startswith(TEMPORARY)}
+    if present and not present & {"videos", SAMPLES, HEADER}:
         raise CacheError(f"{path} is not empty and not a cache", hint="choose another --out folder")
     for kind in backends_of(path) if "videos" in present else ():
         units = open_store(path, kind)

@@ -47,7 +47,7 @@ class FeatureWriter:
     """Writes float32 features into a unit in the dtype of the cache. Memory: one block of rows per array."""
 
     def __init__(self, unit: UnitWriter, dtype: str) -> None:
-        self._unit, self._dtype = unit, dtype
+        self.unit, self._dtype = unit, dtype
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._written: dict[str, int] = {}
         self._waiting: dict[str, list[NDArray[np.float32]]] = {}
@@ -55,9 +55,9 @@ class FeatureWriter:
     def add(self, name: str, shape: tuple[int, ...]) -> None:
         """Declare an array of ``shape[0]`` rows, channels last."""
         self._shapes[name], self._written[name], self._waiting[name] = shape, 0, []
-        self._unit.add(name, shape, STORED[self._dtype], _attributes(self._dtype, shape))
+        self.unit.add(name, shape, STORED[self._dtype], _attributes(self._dtype, shape))
         if self._dtype == "uint8":
-            self._unit.add(name + AFFINE, (-(-shape[0] // block_rows(shape)), 2, shape[-1]), np.float32)
+            self.unit.add(name + AFFINE, (-(-shape[0] // block_rows(shape)), 2, shape[-1]), np.float32)
 
     def append(self, name: str, values: NDArray[np.float32], what: str) -> None:
         """Write the next rows, (any count, *shape[1:]).
@@ -68,11 +68,11 @@ class FeatureWriter:
         _require_fit(values, self._dtype, what)
         if self._dtype == "bfloat16":
             rounded = torch.from_numpy(np.ascontiguousarray(values)).to(torch.bfloat16)
-            self._unit.append(name, rounded.view(torch.uint16).numpy())
+            self.unit.append(name, rounded.view(torch.uint16).numpy())
         elif self._dtype == "uint8":
             self._append_quantised(name, values)
         else:
-            self._unit.append(name, values.astype(STORED[self._dtype], copy=False))
+            self.unit.append(name, values.astype(STORED[self._dtype], copy=False))
 
     def _append_quantised(self, name: str, values: NDArray[np.float32]) -> None:
         rows, per = self._shapes[name][0], block_rows(self._shapes[name])
@@ -87,9 +87,15 @@ class FeatureWriter:
             values = values[wanted:]
             block, affine = quantise(np.concatenate(waiting))
             waiting.clear()
-            self._unit.append(name, block)
-            self._unit.append(name + AFFINE, affine[None])
+            self.unit.append(name, block)
+            self.unit.append(name + AFFINE, affine[None])
             self._written[name] += len(block)
+
+
+def stored_bytes(shape: tuple[int, ...], dtype: str) -> int:
+    """What an array of features takes, its scales included, without checksums."""
+    affine = -(-shape[0] // block_rows(shape)) * 2 * shape[-1] * 4 if dtype == "uint8" else 0
+    return int(np.prod(shape, dtype=np.int64)) * np.dtype(STORED[dtype]).itemsize + affine
 
 
 def block_rows(shape: tuple[int, ...]) -> int:

@@ -1,9 +1,10 @@
-"""What `stvg extract` asks for, put together: annotations, encoders, recipe, then the runner."""
+"""What `stvg extract` asks for, put together: annotations, encoders, recipe, then the runner on one device."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -12,11 +13,12 @@ import torch
 from ..cache.errors import AnnotationError, UsageError
 from ..cache.objects import Location
 from ..cache.sampling import Sampling
-from ..cache.schema import MAX_SIDE
-from .backbone import build_backbone
+from ..cache.schema import MAX_SIDE, Recipe, Sample
+from .backbone import Backbone, build_backbone
+from .decoders import Settings
 from .readers import default_video_folder, find_splits, find_video_files, read_annotations
-from .runner import Options, Progress, Report, extract, make_recipe
-from .text import build_text_encoder
+from .runner import Options, Part, Progress, Report, extract, make_recipe
+from .text import TextEncoder, build_text_encoder
 
 
 class Bar(Progress, Protocol):
@@ -54,10 +56,57 @@ class ExtractJob:
     on_bad_record: str = "raise"
     strict: bool = False
     retry_skipped: bool = False
+    part: Part = field(default_factory=Part)
+    """The share of the videos that is extracted."""
+    decoding: Settings = field(default_factory=Settings)
+
+    def options(self) -> Options:
+        """What the runner is told of it."""
+        return Options(
+            self.device,
+            batch_frames=self.batch_frames,
+            strict=self.strict,
+            retry_skipped=self.retry_skipped,
+            part=self.part,
+            decoding=self.decoding,
+        )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything an extraction needs, read and checked."""
+
+    samples: Sequence[Sample]
+    dropped: list[AnnotationError]
+    recipe: Recipe
+    files: dict[str, Path | None]
+    """The file of every video, None where there is none."""
+    backbone: Backbone
+    text: TextEncoder
 
 
 def run_job(job: ExtractJob, progress: Bar | None = None) -> tuple[Report, list[AnnotationError]]:
-    """Read the annotations, build the encoders and extract. Returns the report and the records that were dropped."""
+    """Extract in this process. Returns the report and the records that were dropped."""
+    ready = prepare(job)
+    if progress:
+        progress.total(len(job.part.of(list(ready.files))))
+    report = extract(
+        ready.samples,
+        ready.files,
+        job.out,
+        ready.recipe,
+        ready.backbone,
+        ready.text,
+        store=job.store,
+        compression=job.compression,
+        options=job.options(),
+        progress=progress,
+    )
+    return report, ready.dropped
+
+
+def prepare(job: ExtractJob) -> Prepared:
+    """Read the annotations, find the videos, build the encoders. Nothing is written."""
     if job.resolution not in MAX_SIDE:
         raise UsageError(f"no geometry for resolution {job.resolution}", expected=f"one of {sorted(MAX_SIDE)}")
     splits = job.splits or find_splits(job.dataset, job.annotations)
@@ -90,19 +139,4 @@ def run_job(job: ExtractJob, progress: Bar | None = None) -> tuple[Report, list[
     )
     folder = job.videos or default_video_folder(job.dataset, job.annotations)
     files = find_video_files({s.video.video_id: s.video for s in samples}.values(), folder)
-    if progress:
-        progress.total(len(files))
-    options = Options(job.device, batch_frames=job.batch_frames, strict=job.strict, retry_skipped=job.retry_skipped)
-    report = extract(
-        samples,
-        files,
-        job.out,
-        recipe,
-        backbone,
-        text,
-        store=job.store,
-        compression=job.compression,
-        options=options,
-        progress=progress,
-    )
-    return report, dropped
+    return Prepared(samples, dropped, recipe, files, backbone, text)

@@ -19,7 +19,7 @@ from stvg.cache.schema import MAX_SIDE, Crop, Video, View
 from stvg.extract.augment import RANGES, draw_view, ranges
 from stvg.extract.backbone import build_backbone
 from stvg.extract.decode import read_frames
-from stvg.extract.runner import Regions, encode, select_levels
+from stvg.extract.features import Regions, encode, select_levels
 from stvg.extract.transforms import apply_view
 
 from ..conftest import extract_synthetic

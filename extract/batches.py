@@ -1,0 +1,87 @@
+"""Frames of many videos mixed to batches of one shape and one size, in bounded memory.
+
+Every batch has the same number of frames, the last ones filled up with black where there are too few: the last bits of a
+feature may depend on how many frames are encoded at once, and never on which ones, or in what order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+WAITING_BATCHES = 4
+"""About as many batches' worth of frames may wait for others of their shape."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive frames of one rendition of a clip, within a batch."""
+
+    clip: Any
+    view: int
+    start: int
+    """Position of the first among the clip's frames."""
+    at: int
+    """Position of the first in the batch."""
+    count: int
+
+
+@dataclass
+class FrameBatch:
+    """Frames of one shape, and whose they are. ``pixels`` (size, height, width, 3) float32."""
+
+    pixels: NDArray[np.float32]
+    pieces: list[Piece] = field(default_factory=list)
+    filled: int = 0
+
+    @classmethod
+    def empty(cls, size: int, height: int, width: int) -> FrameBatch:
+        return cls(np.zeros((size, height, width, 3), dtype=np.float32))
+
+    @property
+    def room(self) -> int:
+        return len(self.pixels) - self.filled
+
+    def add(self, clip: Any, view: int, start: int, frames: NDArray[np.float32]) -> None:
+        self.pieces.append(Piece(clip, view, start, self.filled, len(frames)))
+        self.pixels[self.filled : self.filled + len(frames)] = frames
+        self.filled += len(frames)
+
+    def tensor(self) -> Tensor:
+        """As the encoders want it: (size, 3, height, width), channels last in memory."""
+        return torch.from_numpy(self.pixels).permute(0, 3, 1, 2)
+
+
+class Mixer:
+    """Collects frames, ``size`` of one shape to a batch. The frames of a rendition leave in the order they came."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._open: dict[tuple[int, int], FrameBatch] = {}  # the one that waits longest first
+
+    def add(self, clip: Any, view: int, start: int, frames: NDArray[np.float32]) -> Iterator[FrameBatch]:
+        """Copy frames (n, height, width, 3) in; yields the batches that are to be encoded now."""
+        shape = (frames.shape[1], frames.shape[2])
+        at = 0
+        while at < len(frames):
+            if shape not in self._open:
+                self._open[shape] = FrameBatch.empty(self.size, *shape)
+            batch = self._open[shape]
+            taken = frames[at : at + batch.room]
+            batch.add(clip, view, start + at, taken)
+            at += len(taken)
+            if not batch.room:
+                yield self._open.pop(shape)
+        while sum(batch.filled for batch in self._open.values()) > WAITING_BATCHES * self.size:
+            yield self._open.pop(next(iter(self._open)))
+
+    def rest(self) -> Iterator[FrameBatch]:
+        """The batches that nothing more comes for."""
+        while self._open:
+            yield self._open.pop(next(iter(self._open)))

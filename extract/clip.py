@@ -1,0 +1,65 @@
+"""A video on its way into the cache: what is wanted of it, and how much of that is done."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..cache.quantise import FeatureWriter
+from ..cache.sampling import IntArray, video_grid
+from ..cache.schema import Recipe, Sample, Video, View
+from .augment import stored_views
+from .backbone import Backbone
+from .features import Regions, layout
+from .worker import DecodeJob
+
+
+@dataclass
+class Clip:
+    """One video on its way into the cache."""
+
+    video: Video
+    grid: IntArray
+    """(F,) ascending source frames."""
+    views: list[View]
+    regions: list[Regions]
+    """Per view."""
+    missing: int
+    """Frames of all views that are not written yet."""
+    failed: bool = False
+    features: FeatureWriter | None = None
+    opened: ExitStack = field(default_factory=ExitStack)
+
+    @classmethod
+    def of(cls, samples: list[Sample], recipe: Recipe) -> Clip:
+        video = samples[0].video
+        grid = video_grid([s.segment for s in samples], video.fps, recipe.fps)
+        views = stored_views(samples, recipe)
+        regions = [Regions.of(samples, grid, recipe, view) for view in views]
+        return cls(video, grid, views, regions, len(grid) * len(views))
+
+    @property
+    def video_id(self) -> str:
+        return self.video.video_id
+
+    def decode_job(self, file: Path, backbone: Backbone) -> DecodeJob:
+        """What is to be decoded of its file."""
+        size = (self.video.width, self.video.height)
+        return DecodeJob(self.video_id, file, self.grid, *size, self.views, backbone.mean, backbone.std)
+
+    def layout(self, recipe: Recipe) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every array of its unit."""
+        return layout(recipe, self.views, len(self.grid), len(self.regions[0].frames))
+
+    def attributes(self, fingerprint: str) -> dict[str, object]:
+        """What its unit says of itself."""
+        regions = self.regions[0]
+        return {
+            "fingerprint": fingerprint,
+            "frames": self.grid.tolist(),
+            "views": [view.to_json() for view in self.views],
+            "targets": regions.targets,
+            "roi_frames": regions.frames.tolist(),
+            "roi_targets": regions.target_index.tolist(),
+        }

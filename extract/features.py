@@ -1,0 +1,103 @@
+"""What is stored of a video, and how it is computed: maps of its frames, regions of its targets, in the stored dtype."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.ops import roi_align
+
+from ..cache.index import array_name
+from ..cache.sampling import IntArray, Sampling, slots_in
+from ..cache.schema import Recipe, Sample, View
+from .backbone import Backbone
+
+LEVELS = ("c3", "c4", "c5")
+
+
+def stored_maps(recipe: Recipe) -> tuple[str, ...]:
+    """The levels whose maps are stored."""
+    return LEVELS if recipe.levels == "full" else ("c5",)
+
+
+@torch.inference_mode()
+def encode(backbone: Backbone, pixels: Tensor, device: torch.device) -> dict[str, Tensor]:
+    """C3, C4, C5 of a batch: (n, C, h, w) each."""
+    return backbone(pixels.to(device, non_blocking=True, memory_format=torch.channels_last))
+
+
+@torch.inference_mode()
+def select_levels(levels: dict[str, Tensor], recipe: Recipe, regions: Regions) -> dict[str, NDArray[Any]]:
+    """What the recipe stores of a block, channels last: maps (n, h, w, C), regions (r, S², C3 + C4)."""
+    stored = {name: to_host(levels[name].permute(0, 2, 3, 1)) for name in stored_maps(recipe)}
+    if recipe.levels == "roi":
+        boxes = torch.from_numpy(np.concatenate([regions.slots[:, None], regions.corners], axis=1)).float()
+        crops = [
+            roi_align(levels[name], boxes.to(levels[name]), recipe.roi_size, 1 / stride, 2, aligned=True)
+            for name, stride in zip(LEVELS[:2], recipe.strides, strict=False)
+        ]
+        stored["roi"] = to_host(torch.cat(crops, dim=1).flatten(2).transpose(1, 2))
+    return stored
+
+
+def to_host(values: Tensor) -> NDArray[Any]:
+    """As a contiguous float32 array."""
+    return values.contiguous().float().cpu().numpy()
+
+
+@dataclass(frozen=True)
+class Regions:
+    """The annotated boxes of one video whose C3 and C4 are stored, ordered by frame, then target. R regions."""
+
+    targets: list[str]
+    target_index: IntArray
+    """(R,) into ``targets``."""
+    frames: IntArray
+    """(R,) source frames."""
+    slots: IntArray
+    """(R,) positions in the video's grid, or in the block at hand."""
+    corners: NDArray[np.float64]
+    """(R, 4) xyxy in pixels of the rendition."""
+
+    @classmethod
+    def of(cls, samples: list[Sample], grid: IntArray, recipe: Recipe, view: View) -> Regions:
+        """Every distinct (target, grid frame inside one of its moments and segments) of a video."""
+        targets = sorted({s.target_id for s in samples}) if recipe.levels == "roi" else []
+        found: dict[tuple[int, int], NDArray[np.float64]] = {}
+        for sample in samples if targets else []:
+            frames = sample.frames(Sampling(recipe.fps, max_frames=len(grid)))
+            frames = frames[slots_in(frames, sample.moment)]
+            index = targets.index(sample.target_id)
+            boxes = sample.boxes_at(frames)
+            found |= {(int(f), index): box for f, box in zip(frames, boxes, strict=True) if np.isfinite(box).all()}
+        keys = sorted(found)
+        frames = np.array([k[0] for k in keys], dtype=np.int64)
+        fractions = view.to_fractions(np.array([found[k] for k in keys]).reshape(-1, 4))
+        half = fractions[:, 2:] / 2
+        corners = np.concatenate([fractions[:, :2] - half, fractions[:, :2] + half], axis=1)
+        corners *= [view.width, view.height] * 2
+        slots = np.searchsorted(grid, frames)
+        return cls(targets, np.array([k[1] for k in keys], dtype=np.int64), frames, slots, corners)
+
+    def within(self, start: int, count: int) -> Regions:
+        """The regions of grid positions ``start`` … ``start + count - 1``, with slots counted from ``start``."""
+        keep = (self.slots >= start) & (self.slots < start + count)
+        return Regions(
+            self.targets, self.target_index[keep], self.frames[keep], self.slots[keep] - start, self.corners[keep]
+        )
+
+
+def layout(recipe: Recipe, views: list[View], frames: int, regions: int) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every array of a unit, rows first, in the order they are declared."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for k, view in enumerate(views):
+        for level, channels, stride in zip(LEVELS, recipe.channels, recipe.strides, strict=True):
+            if level in stored_maps(recipe):
+                shapes[array_name(level, k)] = (frames, -(-view.height // stride), -(-view.width // stride), channels)
+        if recipe.levels == "roi":
+            shapes[array_name("roi", k)] = (regions, recipe.roi_size**2, sum(recipe.channels[:2]))
+    return shapes

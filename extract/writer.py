@@ -1,0 +1,136 @@
+"""The writing thread: what is encoded goes to the store while the next frames are encoded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from queue import Queue
+from threading import Thread
+
+from torch import Tensor
+
+from ..cache.errors import CacheError
+from ..cache.index import Cache, array_name, video_key
+from ..cache.quantise import FeatureWriter
+from .batches import Piece
+from .clip import Clip
+from .features import select_levels
+
+AHEAD = 2
+"""Encoded batches that may wait to be written."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A batch's levels, (n, C, h, w) each, and whose frames they are of."""
+
+    pieces: list[Piece]
+    levels: dict[str, Tensor]
+
+
+class Writer:
+    """Stores batches in the order they are given, and commits every clip whose last frame was stored.
+
+    An error of the thread is raised by the next call. On leaving, what is not committed is given up.
+    """
+
+    def __init__(self, cache: Cache) -> None:
+        self.cache = cache
+        self.finished: Queue[Clip] = Queue()
+        """Clips that are in the cache for good."""
+        self.fetching = self.writing = 0.0
+        """Seconds spent waiting for features, and on writing them."""
+        self._given: Queue[Encoded | Clip | None] = Queue(AHEAD)
+        self._open: list[Clip] = []
+        self._error: Exception | None = None
+        self._thread = Thread(target=self._work, name="write", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._given.put(None)
+        self._thread.join()
+        if self._error is not None and kind is None:
+            raise self._error
+
+    def write(self, encoded: Encoded) -> None:
+        """Returns at once, or once there is room."""
+        self._hand_over(encoded)
+
+    def give_up(self, clip: Clip) -> None:
+        """Nothing of this clip shall remain."""
+        clip.failed = True
+        self._hand_over(clip)
+
+    def _hand_over(self, item: Encoded | Clip) -> None:
+        if self._error is not None:
+            raise self._error
+        self._given.put(item)
+
+    def _work(self) -> None:
+        while (item := self._given.get()) is not None:
+            if self._error is None:
+                self._attempt(item)
+        for clip in list(self._open):
+            self._attempt(clip)
+
+    def _attempt(self, item: Encoded | Clip) -> None:
+        try:
+            with naming_write_errors(self.cache.path):
+                if isinstance(item, Clip):
+                    self._close(item)
+                else:
+                    for piece in item.pieces:
+                        if not piece.clip.failed:
+                            self._store(piece, item.levels)
+        except Exception as error:  # raised again where the extractor sees it
+            self._error = self._error or error
+
+    def _store(self, piece: Piece, levels: dict[str, Tensor]) -> None:
+        clip, recipe = piece.clip, self.cache.recipe
+        start = time.perf_counter()
+        part = {name: level[piece.at : piece.at + piece.count] for name, level in levels.items()}
+        stored = select_levels(part, recipe, clip.regions[piece.view].within(piece.start, piece.count))
+        fetched = time.perf_counter()
+        features = clip.features or self._declare(clip)
+        for level, block in stored.items():
+            name = array_name(level, piece.view)
+            features.append(name, block, f"{name} of video {clip.video_id}")
+        clip.missing -= piece.count
+        if not clip.missing:
+            features.unit.commit(clip.attributes(recipe.fingerprint))
+            self._close(clip)
+            self.finished.put(clip)
+        self.fetching += fetched - start
+        self.writing += time.perf_counter() - fetched
+
+    def _declare(self, clip: Clip) -> FeatureWriter:
+        unit = clip.opened.enter_context(self.cache.store.writer(video_key(clip.video_id)))
+        features = clip.features = FeatureWriter(unit, self.cache.recipe.dtype)
+        self._open.append(clip)
+        for name, shape in clip.layout(self.cache.recipe).items():
+            features.add(name, shape)
+        return features
+
+    def _close(self, clip: Clip) -> None:
+        if clip in self._open:
+            self._open.remove(clip)
+            clip.opened.close()
+
+
+@contextmanager
+def naming_write_errors(place: object) -> Iterator[None]:
+    """What the operating system says against writing below ``place``, as a CacheError."""
+    try:
+        yield
+    except OSError as error:
+        raise CacheError(
+            f"{place} cannot be written",
+            found=error,
+            effect="what was being written is not there; what was finished before stays",
+            hint="make room or mend the disk, then repeat the command",
+        ) from error

@@ -1,0 +1,271 @@
+"""Extractors killed at random points and disks that fail at every write: what is left, and what a repetition makes of it.
+
+    uv run python tests/benchmarks/faults.py [--kills 200] [--store zarr|hdf5] [--writes all|N] [--seed 0]
+
+Two extractors work on one cache, and both are killed (SIGKILL) at a random moment; all the while a reader opens the cache
+and reads everything it shows. Then one extractor goes on undisturbed, and the cache must equal, byte for byte, one that
+was never disturbed. With --writes, every single write, rename and sync of an extraction fails in turn with ENOSPC, EIO and
+EROFS. Exits with 1 if anything is wrong. Everything is forked from this process, which has its imports loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import builtins
+import errno
+import hashlib
+import io
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stvg.cache.errors import CacheError, StvgError
+from stvg.cache.index import Cache
+from stvg.cache.sampling import Sampling
+from stvg.extract.job import ExtractJob, run_job
+from stvg.extract.synthetic import SyntheticConfig, write_vidstg
+
+ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS)
+
+
+def job(data: Path, out: Path, store: str) -> ExtractJob:
+    options: dict[str, Any] = {"backbone": "tiny", "resolution": 64, "splits": ["train"], "store": store}
+    return ExtractJob("vidstg", data, out, Sampling(5.0, 40), torch.device("cpu"), batch_frames=8, **options)
+
+
+def forked(work: Callable[[], int]) -> int:
+    """The process number of a copy of this process that does some work and exits with what it returns."""
+    if pid := os.fork():
+        return pid
+    try:
+        torch.set_num_threads(1)  # in the copy: this process itself never computes
+        os._exit(work())
+    except StvgError as error:
+        print(error, file=sys.stderr)
+        os._exit(1)
+    finally:
+        os._exit(70)
+
+
+def extract(todo: ExtractJob) -> int:
+    run_job(todo)
+    return 0
+
+
+def exit_status(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def digests(cache: Path) -> dict[str, str]:
+    files = sorted(p for p in cache.rglob("*") if p.is_file())
+    return {str(p.relative_to(cache)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def read_all(out: Path) -> int:
+    """Read every unit the cache shows, checksums compared: their number. CacheError for anything but whole units."""
+    if not (out / "cache.json").exists():
+        return 0
+    cache = Cache.open(out)
+    keys = cache.store.keys("videos") + cache.store.keys("text")
+    for key in keys:
+        if problems := cache.store.check(key):
+            raise CacheError(problems[0])
+    return len(keys)
+
+
+def kill_once(todo: ExtractJob, delay: float) -> int:
+    """Two extractors, killed after ``delay`` seconds. Returns how often a reader looked meanwhile."""
+    start, looks = time.perf_counter(), 0
+    team = [forked(lambda: extract(todo)) for _ in range(2)]
+    while (left := delay - (time.perf_counter() - start)) > 0:
+        read_all(todo.out)
+        looks += 1
+        time.sleep(min(left, 0.01))
+    for pid in team:
+        os.kill(pid, signal.SIGKILL)
+    for pid in team:
+        exit_status(pid)
+    return looks
+
+
+def kills(data: Path, scratch: Path, store: str, count: int, seed: int) -> tuple[list[int], int, list[str]]:
+    """Units complete at each kill, how often a reader looked, and what went wrong."""
+    whole = scratch / "whole"
+    start = time.perf_counter()
+    team = [forked(lambda: extract(job(data, whole, store))) for _ in range(2)]
+    assert [exit_status(pid) for pid in team] == [0, 0]
+    duration, expected = time.perf_counter() - start, digests(whole)
+    rng, found, looks, problems = random.Random(seed), [], 0, []
+    for i in range(count):
+        out = scratch / f"kill{i}"
+        todo = job(data, out, store)
+        delay = rng.uniform(0, 1.2 * duration)
+        try:
+            looks += kill_once(todo, delay)
+            found.append(read_all(out))
+        except CacheError as error:
+            problems.append(f"kill {i} after {delay:.3f} s: a reader met {error}")
+        code = exit_status(forked(lambda todo=todo: extract(todo)))
+        if code or digests(out) != expected:
+            problems.append(f"kill {i} after {delay:.3f} s: resumed with status {code} to other bytes")
+        else:
+            os.system(f"rm -rf '{out}'")
+    return found, looks, problems
+
+
+@contextmanager
+def failing(folder: Path, at: int, number: int) -> Iterator[list[str]]:
+    """Let the ``at``-th step that writes below ``folder`` fail with error ``number``. Yields the steps that were taken."""
+    steps: list[str] = []
+    prefix = str(folder)
+
+    def step(name: str) -> None:
+        steps.append(name)
+        if len(steps) - 1 == at:
+            raise OSError(number, os.strerror(number), name)
+
+    class File:
+        """An open file whose writes count."""
+
+        def __init__(self, file: Any) -> None:
+            self.file = file
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.file, name)
+
+        def write(self, data: Any) -> Any:
+            step("write")
+            return self.file.write(data)
+
+        def __enter__(self) -> File:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.file.close()
+
+    def opened(original: Callable[..., Any]) -> Callable[..., Any]:
+        def patched(file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
+            if not set(mode) & set("wxa+") or not str(file).startswith(prefix):
+                return original(file, mode, *args, **options)
+            step("open")
+            return File(original(file, mode, *args, **options))
+
+        return patched
+
+    def counted(name: str) -> Callable[..., Any]:
+        original = getattr(os, name)
+
+        def patched(first: Any, *args: Any, **options: Any) -> Any:
+            if isinstance(first, int) or str(first).startswith(prefix):
+                step(name)
+            return original(first, *args, **options)
+
+        return patched
+
+    kept = {name: getattr(os, name) for name in ("rename", "replace", "link", "mkdir", "fsync")}
+    opens = builtins.open, io.open
+    try:
+        for name in kept:
+            setattr(os, name, counted(name))
+        builtins.open, io.open = opened(opens[0]), opened(opens[1])
+        yield steps
+    finally:
+        builtins.open, io.open = opens
+        for name, original in kept.items():
+            setattr(os, name, original)
+
+
+def one_failure(data: Path, out: Path, store: str, at: int, number: int) -> int:
+    """In a copy of this process: 0 when the extraction ended with a CacheError, 2 when the step was never reached."""
+    with failing(out, at, number) as steps:
+        try:
+            run_job(job(data, out, store))
+        except CacheError as error:
+            return 0 if os.strerror(number) in str(error) else 3
+        return 2 if len(steps) <= at else 4
+
+
+def count_writes(data: Path, out: Path, store: str) -> int:
+    """Steps of an extraction that write, counted in a copy of this process."""
+    ours, theirs = os.pipe()
+
+    def work() -> int:
+        with failing(out, -1, 0) as steps:
+            run_job(job(data, out, store))
+        os.write(theirs, str(len(steps)).encode())
+        return 0
+
+    assert exit_status(forked(work)) == 0
+    os.close(theirs)
+    with os.fdopen(ours) as pipe:
+        return int(pipe.read())
+
+
+def writes(data: Path, scratch: Path, store: str, chosen: int | None, seed: int) -> tuple[int, int, list[str]]:
+    """Steps that write, failures tried, and what went wrong. ``chosen``: as many random ones, None for all."""
+    whole = scratch / f"whole-writes-{store}"
+    total, problems = count_writes(data, whole, store), []
+    expected = digests(whole)
+    points = [(at, number) for at in range(total) for number in ERRORS]
+    if chosen is not None:
+        points = random.Random(seed).sample(points, min(chosen, len(points)))
+    for at, number in points:
+        out, name = scratch / f"write{at}-{number}", errno.errorcode[number]
+        code = exit_status(forked(lambda out=out, at=at, number=number: one_failure(data, out, store, at, number)))
+        try:
+            read_all(out)
+        except CacheError as error:
+            problems.append(f"{name} at write {at}: a reader met {error}")
+        again = exit_status(forked(lambda out=out: extract(job(data, out, store))))
+        if code not in (0, 2) or again or digests(out) != expected:
+            problems.append(f"{name} at write {at}: ended with {code}, then {again}; or other bytes")
+        else:
+            os.system(f"rm -rf '{out}'")
+    return total, len(points), problems
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--writes", default="all", help="all, or how many")
+    parser.add_argument("--store", choices=["zarr", "hdf5"], default="zarr")
+    parser.add_argument("--videos", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=0)
+    chosen = parser.parse_args()
+    print("| what | tried | wrong |\n| --- | --- | --- |")
+    problems = []
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        data = scratch / "data"
+        assert exit_status(forked(lambda: make_videos(data, chosen.videos))) == 0
+        if chosen.kills:
+            found, looks, wrong = kills(data, scratch, chosen.store, chosen.kills, chosen.seed)
+            spread = f"{min(found)} to {max(found)} units complete then" if found else ""
+            print(f"| SIGKILL of two extractors at a random point, {spread} | {chosen.kills} | {len(wrong)} |")
+            print(f"| reading everything while they work | {looks} | {sum('reader' in w for w in wrong)} |")
+            problems += wrong
+        if chosen.writes != "0":
+            some = None if chosen.writes == "all" else int(chosen.writes)
+            total, tried, wrong = writes(data, scratch, chosen.store, some, chosen.seed)
+            print(f"| ENOSPC, EIO, EROFS at each of {total} writes, renames and syncs | {tried} | {len(wrong)} |")
+            problems += wrong
+    print("\n".join(problems))
+    raise SystemExit(1 if problems else 0)
+
+
+def make_videos(folder: Path, count: int) -> int:
+    write_vidstg(folder, SyntheticConfig(train=count, val=0, test=0, seed=1, frames=(48, 50)))
+    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Decoding in other processes: the pixels are those decoded here, and a process that dies, hangs or swells harms nobody."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from stvg.cache.errors import StvgError, VideoError
+from stvg.cache.schema import Crop, View
+from stvg.extract.decode import read_frames
+from stvg.extract.decoders import Block, Decoders, End, Settings
+from stvg.extract.drawing import write_video
+from stvg.extract.transforms import apply_view
+from stvg.extract.worker import DecodeJob
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
+SIZE = (96, 64)
+ONE_SLOT = Settings(slots=1, slot_bytes=2**18)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """Three short videos of noise."""
+    folder, rng = tmp_path_factory.mktemp("videos"), np.random.default_rng(0)
+    for i in range(3):
+        pictures = rng.integers(0, 256, (40, SIZE[1], SIZE[0], 3), dtype=np.uint8)
+        write_video(folder / f"{i}.mp4", pictures, Fraction(25))
+    return [folder / f"{i}.mp4" for i in range(3)]
+
+
+def job(file, views=None, size=SIZE, frames=40):
+    return DecodeJob(file.stem, file, np.arange(0, frames, 2), *size, views or [View(*SIZE, 60, 40)], MEAN, STD)
+
+
+def run(settings, jobs, upon=lambda decoders, event: None):
+    """What comes of some jobs: per video its frames, and its error."""
+    pixels, errors = {}, {}
+    with Decoders(settings) as decoders:
+        for event in decoders.decode(iter(jobs)):
+            name = event.job.video_id
+            if isinstance(event, Block):
+                found = pixels.setdefault(name, [[] for _ in event.pixels])
+                assert event.start == sum(map(len, found[0]))
+                for k, block in enumerate(event.pixels):
+                    found[k].append(block.copy())
+            else:
+                assert name not in errors
+                errors[name] = event.error
+            upon(decoders, event)
+    return {v: [np.concatenate(view) for view in found] for v, found in pixels.items()}, errors
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_pixels_are_those_decoded_in_this_process_through_every_view(videos, processes):
+    views = [View(*SIZE, 60, 40), View(*SIZE, 33, 50, Crop(80, 70, 5, 6, 40, 60))]
+    settings = Settings(processes=processes, slots=2, slot_bytes=200_000)
+    pixels, errors = run(settings, [job(v, views) for v in videos])
+    assert errors == dict.fromkeys(["0", "1", "2"])
+    for file in videos:
+        frames = np.concatenate(list(read_frames(file, np.arange(0, 40, 2), width=SIZE[0], height=SIZE[1])))
+        for k, view in enumerate(views):
+            expected = apply_view(frames, view, MEAN, STD).permute(0, 2, 3, 1).numpy()
+            assert np.array_equal(pixels[file.stem][k], expected)
+
+
+def upon_first_block_of_zero(harm):
+    """Do something to the process while it waits for room for the next block."""
+
+    def act(decoders, event):
+        if isinstance(event, Block) and event.job.video_id == "0" and event.start == 0:
+            harm(decoders.team[0].process.pid)
+
+    return act
+
+
+@pytest.mark.parametrize("deadly", [signal.SIGSEGV, signal.SIGKILL], ids=["SIGSEGV", "SIGKILL"])
+def test_a_decoder_that_dies_costs_its_video_only_and_is_replaced(videos, deadly):
+    act = upon_first_block_of_zero(lambda pid: os.kill(pid, deadly))
+    pixels, errors = run(ONE_SLOT, [job(v) for v in videos], act)
+    assert isinstance(errors["0"], VideoError)
+    assert videos[0].name in str(errors["0"])
+    assert deadly.name in str(errors["0"])
+    assert "8 frames decode" in str(errors["0"])
+    assert errors["1"] is None
+    assert [len(pixels[v][0]) for v in "12"] == [20, 20]
+
+
+def test_a_decoder_that_hangs_costs_its_video_only_and_is_replaced(videos):
+    settings = Settings(slots=1, slot_bytes=2**18, timeout=3)
+    act = upon_first_block_of_zero(lambda pid: os.kill(pid, signal.SIGSTOP))
+    pixels, errors = run(settings, [job(v) for v in videos[:2]], act)
+    assert "takes too long" in str(errors["0"])
+    assert "--decode-timeout" in str(errors["0"])
+    assert errors["1"] is None
+    assert len(pixels["1"][0]) == 20
+
+
+def test_a_video_that_needs_more_memory_than_a_decoder_may_take_says_so(videos, tmp_path):
+    size = (3000, 2000)  # 18 MB a frame
+    huge = tmp_path / "huge.mp4"
+    write_video(huge, np.zeros((16, size[1], size[0], 3), np.uint8), Fraction(5))
+    settings = Settings(memory=3 * 2**27, slot_bytes=2**18)
+    pixels, errors = run(settings, [job(huge, [View(*size, 60, 40)], size, 16), job(videos[1])])
+    assert "memory" in str(errors["huge"])
+    assert "huge" not in pixels
+    assert errors["1"] is None
+    assert len(pixels["1"][0]) == 20
+
+
+def test_a_damaged_video_is_the_error_it_would_be_in_this_process(videos, tmp_path):
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(videos[0].read_bytes()[:5000])
+    with pytest.raises(VideoError) as here:
+        list(read_frames(cut, np.arange(0, 40, 2), width=SIZE[0], height=SIZE[1]))
+    _, errors = run(ONE_SLOT, [job(cut), job(videos[1])])
+    assert str(errors["cut"]) == str(here.value)
+    assert errors["1"] is None
+
+
+def test_a_process_that_never_starts_is_no_fault_of_any_video(videos):
+    with pytest.raises(StvgError, match="does not start"):
+        run(Settings(program=(sys.executable, "-c", "raise SystemExit(3)")), [job(videos[0])])
+
+
+def test_decoders_end_with_their_extractor(videos):
+    with Decoders(Settings(processes=2)) as decoders:
+        first = next(decoders.decode(iter([job(v) for v in videos])))
+        assert isinstance(first, Block | End)
+        processes = [d.process for d in decoders.team]
+    assert all(p.returncode is not None for p in processes)
