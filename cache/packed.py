@@ -7,8 +7,10 @@ that of the bytes on disk.
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -16,18 +18,67 @@ from numpy.typing import NDArray
 
 from .codecs import unpack
 from .errors import CacheError
+from .objects import Location
 from .sampling import IntArray
 from .unit import REPAIR, ArrayFacts
 
 SUM_BYTES = 4
 
 
-class PackedFile:
-    """The packed chunks of one array inside a file, each checked when read. Shared and closed as `ChunkFile` is.
+class PackedChunks(ABC):
+    """The packed chunks of one array, each checked when read.
 
     ``offsets``, ``lengths``: (chunks,) where each lies. ``sums``: (chunks,) crc32c of its packed bytes; None when each
-    follows its chunk in the file, little-endian.
+    follows its chunk, little-endian.
     """
+
+    def __init__(
+        self,
+        path: Location,
+        label: str,
+        facts: ArrayFacts,
+        offsets: IntArray,
+        lengths: IntArray,
+        sums: NDArray[np.uint32] | None = None,
+    ) -> None:
+        self._path, self._label, self._facts = path, label, facts
+        self._offsets, self._lengths = offsets.tolist(), lengths.tolist()
+        self._sums = None if sums is None else sums.tolist()
+
+    @abstractmethod
+    def _fetch(self, starts: list[int], ends: list[int]) -> list[Any]:
+        """Half-open ranges of bytes, short where there are no more. CacheError when they cannot be had."""
+
+    def read(self, numbers: Sequence[int], targets: Sequence[NDArray[np.uint8]]) -> None:
+        """See `Chunks`."""
+        behind = SUM_BYTES if self._sums is None else 0
+        starts = [self._offsets[number] for number in numbers]
+        ends = [start + self._lengths[number] + behind for start, number in zip(starts, numbers, strict=True)]
+        for number, stored, target in zip(numbers, self._fetch(starts, ends), targets, strict=True):
+            try:
+                unpack(self._facts.compression or "", self._checked(number, np.frombuffer(stored, np.uint8)), target)
+            except ValueError as error:
+                raise self._damaged(number, "cannot be unpacked", found=error) from None
+
+    def _checked(self, number: int, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        length = self._lengths[number]
+        packed, behind = stored[:length], stored[length:]
+        if len(packed) != length or (self._sums is None and len(behind) != SUM_BYTES):
+            raise self._damaged(number, "is cut off")
+        expected = int.from_bytes(behind.tobytes(), "little") if self._sums is None else self._sums[number]
+        if (found := google_crc32c.value(packed)) != expected:
+            raise self._damaged(number, "is damaged", expected=f"crc32c {expected:08x}", found=f"{found:08x}")
+        return packed
+
+    def _damaged(self, number: int, what: str, **facts: object) -> CacheError:
+        per = self._facts.rows_per_chunk
+        last = min((number + 1) * per, self._facts.shape[0]) - 1
+        where = f"{self._label}: chunk {number} (rows {number * per} to {last}) of {self._path}"
+        return CacheError(f"{where} {what}", **facts, hint=REPAIR)
+
+
+class PackedFile(PackedChunks):
+    """Packed chunks inside a file, shared and closed as those of `ChunkFile` are."""
 
     def __init__(
         self,
@@ -38,9 +89,7 @@ class PackedFile:
         lengths: IntArray,
         sums: NDArray[np.uint32] | None = None,
     ) -> None:
-        self._path, self._label, self._facts = path, label, facts
-        self._offsets, self._lengths = offsets.tolist(), lengths.tolist()
-        self._sums = None if sums is None else sums.tolist()
+        super().__init__(path, label, facts, offsets, lengths, sums)
         self._descriptor = -1
         try:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -51,33 +100,8 @@ class PackedFile:
         if self._descriptor >= 0:
             os.close(self._descriptor)
 
-    def read(self, numbers: Sequence[int], targets: Sequence[NDArray[np.uint8]]) -> None:
-        """See `Chunks`."""
-        for number, target in zip(numbers, targets, strict=True):
-            packed = self._packed(number)
-            try:
-                unpack(self._facts.compression or "", packed, target)
-            except ValueError as error:
-                raise self._damaged(number, "cannot be unpacked", found=error) from None
-
-    def _packed(self, number: int) -> NDArray[np.uint8]:
-        length = self._lengths[number]
+    def _fetch(self, starts: list[int], ends: list[int]) -> list[bytes]:
         try:
-            stored = os.pread(
-                self._descriptor, length + (SUM_BYTES if self._sums is None else 0), self._offsets[number]
-            )
+            return [os.pread(self._descriptor, end - start, start) for start, end in zip(starts, ends, strict=True)]
         except OSError as error:
-            raise self._damaged(number, "cannot be read", found=error) from None
-        packed, behind = np.frombuffer(stored[:length], np.uint8), stored[length:]
-        if len(packed) != length or (self._sums is None and len(behind) != SUM_BYTES):
-            raise self._damaged(number, "is cut off")
-        expected = int.from_bytes(behind, "little") if self._sums is None else self._sums[number]
-        if (found := google_crc32c.value(packed)) != expected:
-            raise self._damaged(number, "is damaged", expected=f"crc32c {expected:08x}", found=f"{found:08x}")
-        return packed
-
-    def _damaged(self, number: int, what: str, **facts: object) -> CacheError:
-        per = self._facts.rows_per_chunk
-        last = min((number + 1) * per, self._facts.shape[0]) - 1
-        where = f"{self._label}: chunk {number} (rows {number * per} to {last}) of {self._path}"
-        return CacheError(f"{where} {what}", **facts, hint=REPAIR)
+            raise CacheError(f"{self._label}: {self._path} cannot be read", found=error, hint=REPAIR) from None

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from .atomic import original_name
 from .errors import CacheError
 from .objects import Location, ObjectPath
+from .packed import PackedChunks
 from .store import Chunks
 from .unit import REPAIR, ArrayFacts, UnitWriter
-from .zarr_store import RECORD, SUM_BYTES, ZarrStore, ZarrWriter, shard_index, shard_name
+from .zarr_store import RECORD, SUM_BYTES, ZarrStore, ZarrWriter, packed_places, packed_tail, shard_index, shard_name
 
 REQUEST_BYTES = 4 * 1024 * 1024
 """Longer runs of chunks are asked for in pieces, several of them in flight."""
@@ -79,6 +80,10 @@ class RemoteStore(ZarrStore):
         size = facts.chunks * (facts.chunk_bytes + SUM_BYTES) + shard_index(facts).nbytes + SUM_BYTES
         try:
             found = path.size()
+            if facts.compression:
+                tail = bytes(path.read_ranges([max(0, found - packed_tail(facts))], [found])[0])
+                where = f"{label}: the chunk index of {path}"
+                return RemotePacked(path, label, facts, *packed_places(tail, found, facts, where))
         except FileNotFoundError:
             raise CacheError(f"{label}: {path} is missing", hint=REPAIR) from None
         if found != size:
@@ -87,6 +92,8 @@ class RemoteStore(ZarrStore):
 
     def _check_chunks(self, place: Location, key: str, name: str, facts: ArrayFacts) -> list[str]:
         problems = super()._check_chunks(place, key, name, facts)
+        if facts.compression:  # the index was read to find the chunks
+            return problems
         path = place / name / shard_name(facts)
         assert isinstance(path, ObjectPath)
         index = shard_index(facts).tobytes()
@@ -132,6 +139,17 @@ class RemoteChunks:
                         hint=REPAIR,
                     )
                 targets[i][:] = values
+
+
+class RemotePacked(PackedChunks):
+    """Packed chunks inside an object."""
+
+    def _fetch(self, starts: list[int], ends: list[int]) -> list[Any]:
+        assert isinstance(self._path, ObjectPath)
+        try:
+            return self._path.read_ranges(starts, ends)
+        except FileNotFoundError:
+            raise CacheError(f"{self._label}: {self._path} is missing", hint=REPAIR) from None
 
 
 def _runs(numbers: Sequence[int], longest: int) -> list[range]:

@@ -4,18 +4,19 @@ A *unit* is one video's features, or one part of the text features: named arrays
 tokens, regions), and attributes. Its key is ``room/name``: ``videos/<video id>``, ``text/00000``. A unit is visible
 only when it is complete, and is never changed afterwards.
 
-Rows are stored in chunks, each with a checksum that every read compares. Damage is an error with its name, never zeros.
+Rows are stored in chunks, each with a checksum. It is compared when a chunk of a local file is first read through a store,
+and at every read of one that is packed or comes over a network. Damage is an error with its name, never zeros.
 """
 
 from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,15 @@ class Chunks(Protocol):
         """Fill ``targets[i]``, (chunk bytes,), with chunk ``numbers[i]``. CacheError names the first damaged one."""
 
 
+@runtime_checkable
+class Remembering(Chunks, Protocol):
+    """Chunks that know which of them were checked, and when what they are read from is another file."""
+
+    verified: bytearray
+
+    def identity(self) -> tuple[object, ...]: ...
+
+
 class Store(ABC):
     """The units below a cache folder. Safe to share between threads, to fork with, and to pickle to a worker."""
 
@@ -56,7 +66,7 @@ class Store(ABC):
         self.path, self.compression = path, compression
         self._swept: set[str] = set()
         # Caches of functions that know no store: nothing here refers back to it, so its open files close with it.
-        self._opened = lru_cache(OPEN_ARRAYS)(self._open_array)
+        self._opened = lru_cache(OPEN_ARRAYS)(partial(_open_verified, self._open_array, {}))
         self._known = lru_cache(32 * OPEN_ARRAYS)(self._read_facts)
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -227,6 +237,20 @@ class Store(ABC):
     @abstractmethod
     def _check_layout(self, place: Location, record: Record) -> list[str]:
         """What is missing, foreign or contradicts the record, chunks aside."""
+
+
+def _open_verified(
+    open_array: Callable[[Location, str, str], Chunks],
+    verified: dict[tuple[object, ...], bytearray],
+    place: Location,
+    key: str,
+    name: str,
+) -> Chunks:
+    """An array whose chunks are not checked again when they were before the file was last closed."""
+    chunks = open_array(place, key, name)
+    if isinstance(chunks, Remembering):
+        chunks.verified = verified.setdefault(chunks.identity(), chunks.verified)
+    return chunks
 
 
 def _row_numbers(rows: IntArray | slice | None, count: int, where: str) -> IntArray:

@@ -34,6 +34,8 @@ RECORD = "record.json"
 SUM_BYTES = 4
 READ_BYTES = 2 * 1024 * 1024
 """About this much is asked for in one call, so that checksums are computed while it is in the processor's cache."""
+WRITE_BYTES = 4 * 1024 * 1024
+"""Written at once: the system then keeps the file in larger pieces, which are faster to read."""
 READ_CHUNKS = 500
 """Each chunk and each checksum is one of the at most 1024 buffers a positioned read takes."""
 
@@ -53,7 +55,8 @@ class ZarrWriter(UnitWriter):
         (folder / "zarr.json").write_bytes(_json(array_metadata(facts)))
         self._lengths[name] = []
         if facts.chunks:
-            self._files[name] = open(folder / shard_name(facts), "xb")  # noqa: SIM115  # stays open until committed
+            place = folder / shard_name(facts)
+            self._files[name] = open(place, "xb", WRITE_BYTES)  # noqa: SIM115  # stays open until committed
 
     def _write(self, name: str, row: int, rows: NDArray[Any]) -> None:
         self._files[name].write(rows.reshape(-1).view(np.uint8).data)
@@ -148,7 +151,7 @@ class ZarrStore(Store):
 
 
 class ChunkFile:
-    """The chunks of one array inside a file, at known places, each checked when read.
+    """The chunks of one array inside a file, at known places, each checked when it is first read.
 
     ``offsets``: (chunks,) where each starts. ``sums``: (chunks,) their crc32c; None when each follows its chunk in the
     file, little-endian. With ``sums`` given the last chunk ends with the array; the rest of its target is left alone.
@@ -162,6 +165,8 @@ class ChunkFile:
         self._offsets, self._sums = offsets.tolist(), None if sums is None else sums.tolist()
         self._gap = SUM_BYTES if sums is None else 0
         self._batch = max(1, min(READ_CHUNKS, READ_BYTES // facts.chunk_bytes))
+        self.verified = bytearray(facts.chunks)
+        """1 for every chunk whose checksum was compared. A store keeps it as long as the file stays what it is."""
         self._descriptor = -1
         try:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -171,6 +176,11 @@ class ChunkFile:
     def __del__(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
+
+    def identity(self) -> tuple[object, ...]:
+        """What changes when the file is replaced or written to."""
+        status = os.fstat(self._descriptor)
+        return self._label, self._path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
     def read(self, numbers: Sequence[int], targets: Sequence[NDArray[np.uint8]]) -> None:
         """See `Chunks`. Neighbours in the file are read together."""
@@ -198,6 +208,8 @@ class ChunkFile:
             raise CacheError(f"{self._where(numbers[0])} or one after it is cut off", hint=REPAIR)
         sums = inline.tolist() if self._sums is None else [self._sums[number] for number in numbers]
         for number, target, expected in zip(numbers, targets, sums, strict=True):
+            if self.verified[number]:
+                continue
             if (found := crc32c(target)) != expected:  # twice as fast, and other threads go on meanwhile
                 raise CacheError(
                     f"{self._where(number)} is damaged",
@@ -205,6 +217,7 @@ class ChunkFile:
                     found=f"{found:08x}",
                     hint=REPAIR,
                 )
+            self.verified[number] = 1
 
     def _length(self, number: int) -> int:
         per = self._facts.rows_per_chunk
@@ -250,24 +263,34 @@ def index_of(lengths: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 def open_packed(path: Path, label: str, facts: ArrayFacts) -> PackedFile:
     """A shard of packed chunks, whose lengths only its index tells."""
-    index_bytes = facts.chunks * 16
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
-            file.seek(max(0, size - index_bytes - SUM_BYTES))
+            file.seek(max(0, size - packed_tail(facts)))
             tail = file.read()
     except OSError as error:
         raise CacheError(f"{label}: {path} cannot be read", found=error, hint=REPAIR) from None
+    return PackedFile(path, label, facts, *packed_places(tail, size, facts, f"{label}: the chunk index of {path}"))
+
+
+def packed_tail(facts: ArrayFacts) -> int:
+    """Bytes of the index at the end of a shard of packed chunks, its checksum included."""
+    return facts.chunks * 16 + SUM_BYTES
+
+
+def packed_places(tail: bytes, size: int, facts: ArrayFacts, where: str) -> tuple[IntArray, IntArray]:
+    """Offsets and lengths (chunks,) of packed chunks, checksums left out, from a shard's last bytes.
+
+    Raises CacheError when they are damaged, or do not fit a shard of ``size`` bytes.
+    """
     stored, checksum = tail[:-SUM_BYTES], int.from_bytes(tail[-SUM_BYTES:], "little")
-    if len(stored) != index_bytes or google_crc32c.value(stored) != checksum:
-        raise CacheError(f"{label}: the chunk index of {path} is damaged, or the file is cut off", hint=REPAIR)
+    if len(tail) != packed_tail(facts) or google_crc32c.value(stored) != checksum:
+        raise CacheError(f"{where} is damaged, or the file is cut off", hint=REPAIR)
     lengths = np.frombuffer(stored, "<u8").reshape(-1, 2)[:, 1]
     expected = index_of(lengths)
     if stored != expected.tobytes() or int(lengths.sum()) + len(tail) != size:
-        raise CacheError(
-            f"{label}: the chunk index of {path} does not fit the file", found=f"{size} bytes", hint=REPAIR
-        )
-    return PackedFile(path, label, facts, expected[:, 0].astype(np.int64), lengths.astype(np.int64) - SUM_BYTES)
+        raise CacheError(f"{where} does not fit the file", found=f"{size} bytes", hint=REPAIR)
+    return expected[:, 0].astype(np.int64), lengths.astype(np.int64) - SUM_BYTES
 
 
 def array_metadata(facts: ArrayFacts) -> dict[str, Any]:

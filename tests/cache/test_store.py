@@ -710,3 +710,26 @@ def test_reading_zarr_units_loads_no_storage_library():
         "assert not {'zarr', 'h5py', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_chunk_is_checked_when_first_read_and_again_once_its_file_was_touched(tmp_path):
+    """Within one store: rows read before are taken on trust, new rows are not, and neither is a file that changed."""
+    store = open_store(tmp_path, "zarr")
+    values = np.arange(40, dtype=np.float32).reshape(4, 10).repeat(3000, axis=1)
+    with store.writer("videos/v") as unit:
+        unit.add("c5", values.shape, values.dtype)
+        unit.append("c5", values)
+        unit.commit({})
+    (shard,) = (tmp_path / "videos").rglob("c.0.0")
+    assert np.array_equal(store.read("videos/v", "c5", slice(0, 2)), values[:2])
+    whole = bytearray(shard.read_bytes())
+    whole[len(whole) * 3 // 4] ^= 1
+    shard.write_bytes(whole)
+    with pytest.raises(CacheError, match="chunk"):
+        store.read("videos/v", "c5")
+    whole[100] ^= 1
+    shard.write_bytes(whole)
+    os.utime(shard, ns=(1, 1))
+    store._opened.cache_clear()  # as when many other arrays were read meanwhile
+    with pytest.raises(CacheError, match="chunk 0"):
+        store.read("videos/v", "c5", slice(0, 1))
