@@ -289,6 +289,13 @@ def dataset_make(out: Path, kind: str, videos: int, seed: int, jobs: int) -> Non
     show_default=True,
     help="How features are stored; uint8 with a scale for every channel and few frames.",
 )
+@click.option(
+    "--amp",
+    type=click.Choice(["none", "bf16"]),
+    default="none",
+    show_default=True,
+    help="bf16: run the backbone in bfloat16, where the machine is faster at it. Features differ by its rounding.",
+)
 @click.option("--store", type=click.Choice(["zarr", "hdf5"]), default="zarr", show_default=True)
 @compression_option
 @click.option("--batch-frames", type=int, default=32, show_default=True, help="Frames encoded at once.")

@@ -181,6 +181,8 @@ class Recipe:
     dtype: str = "float16"
     """How features are stored: see `quantise`."""
     decode: str = "exact"
+    amp: str = "none"
+    """``bf16``: the backbone ran under autocast."""
     views: int = 1
     """Renditions of every training video: the evaluation geometry, then random resizes and crops. Others have one."""
     views_seed: int = 0

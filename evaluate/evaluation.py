@@ -31,6 +31,7 @@ READ_AS_TRAINED = (
     "resolution",
     "max_side",
     "decode",
+    "amp",
 )
 """What a head's features must have in common with those it was trained on."""
 

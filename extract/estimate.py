@@ -155,6 +155,6 @@ def _encode_seconds(backbone: Backbone, batch: FrameBatch, job: ExtractJob) -> f
     seconds = 0.0
     for _ in range(2):
         start = time.perf_counter()
-        encode(backbone, batch.tensor(), job.device)["c5"].cpu()
+        encode(backbone, batch.tensor(), job.device, job.amp)["c5"].cpu()
         seconds = time.perf_counter() - start
     return seconds

@@ -25,9 +25,11 @@ def stored_maps(recipe: Recipe) -> tuple[str, ...]:
 
 
 @torch.inference_mode()
-def encode(backbone: Backbone, pixels: Tensor, device: torch.device) -> dict[str, Tensor]:
-    """C3, C4, C5 of a batch: (n, C, h, w) each."""
-    return backbone(pixels.to(device, non_blocking=True, memory_format=torch.channels_last))
+def encode(backbone: Backbone, pixels: Tensor, device: torch.device, amp: str = "none") -> dict[str, Tensor]:
+    """C3, C4, C5 of a batch: (n, C, h, w) float32 each. ``amp``: ``bf16`` runs the convolutions in bfloat16."""
+    with torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16"):
+        levels = backbone(pixels.to(device, non_blocking=True, memory_format=torch.channels_last))
+    return {name: level.float() for name, level in levels.items()}  # regions are cut with boxes of the maps' own type
 
 
 @torch.inference_mode()

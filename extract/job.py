@@ -48,6 +48,7 @@ class ExtractJob:
     resolution: int = 224
     levels: str = "roi"
     dtype: str = "float16"
+    amp: str = "none"
     views: int = 1
     views_seed: int = 0
     store: str = "zarr"
@@ -133,6 +134,7 @@ def prepare(job: ExtractJob) -> Prepared:
             "max_side": MAX_SIDE[job.resolution],
             "levels": job.levels,
             "dtype": job.dtype,
+            "amp": job.amp,
             "views": job.views,
             "views_seed": job.views_seed,
         },

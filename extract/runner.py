@@ -213,7 +213,7 @@ class Extraction:
 
     def encode(self, batch: FrameBatch, writer: Writer) -> None:
         start = time.perf_counter()
-        levels = encode(self.backbone, batch.tensor(), self.options.device)
+        levels = encode(self.backbone, batch.tensor(), self.options.device, self.cache.recipe.amp)
         if self.cache.recipe.levels == "c5":
             levels = {"c5": levels["c5"]}
         self.encoding += time.perf_counter() - start
@@ -252,7 +252,7 @@ class Extraction:
 def make_recipe(
     dataset: str, annotations_sha256: str, backbone: Backbone, text: TextEncoder, chosen: dict[str, Any]
 ) -> Recipe:
-    """The recipe of an extraction; ``chosen`` holds fps, resolution, max_side, levels, dtype, views and views_seed."""
+    """The recipe of an extraction; ``chosen`` holds the other fields."""
     return Recipe(
         dataset=dataset,
         annotations_sha256=annotations_sha256,

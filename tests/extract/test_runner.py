@@ -151,3 +151,15 @@ def test_samples_come_back_from_the_table_as_they_were_read(synthetic, tiny_cach
     for stored, sample in zip(cache.samples, read, strict=True):
         assert replace(stored, boxes=None).__dict__ == replace(sample, boxes=None).__dict__
         np.testing.assert_array_equal(stored.boxes, sample.boxes)
+
+
+def test_autocast_features_are_near_the_exact_ones_and_another_recipe(synthetic, tmp_path):
+    exact, cast = (
+        Cache.open(extract_synthetic(synthetic, tmp_path / amp, splits=["test"], amp=amp)) for amp in ("none", "bf16")
+    )
+    assert exact.recipe.fingerprint != cast.recipe.fingerprint
+    key = exact.store.keys("videos")[0]
+    for name in ("c5", "roi"):
+        ours, theirs = cast.store.read(key, name), exact.store.read(key, name)
+        assert not np.array_equal(ours, theirs)
+        np.testing.assert_allclose(ours.astype(np.float32), theirs, atol=0.05, rtol=0.03)
