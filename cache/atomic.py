@@ -25,6 +25,8 @@ from .objects import Location, ObjectPath
 TEMPORARY = ".tmp-"
 ABANDONED_SECONDS = 24 * 3600
 """After this long without a change, a leftover of another machine counts as abandoned."""
+UNLINKABLE = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What a file system says that cannot give a file a second name, or not there."""
 LONGEST_NAME = 200
 """Bytes of a unit's file name; file systems allow 255, and suffixes need some."""
 
@@ -56,7 +58,7 @@ def open_atomic(path: Path, text: bool = False) -> Iterator[IO[Any]]:
 
 def write_once(path: Location, data: bytes) -> bool:
     """Write a whole file unless there is one. In a local folder exactly one of several writers gets True, and its content
-    stands; in object storage two that write at the very same instant may both."""
+    stands; in object storage, and where files have no second names, two that write at the very same instant may both."""
     if isinstance(path, ObjectPath):
         if path.exists():
             return False
@@ -68,6 +70,12 @@ def write_once(path: Location, data: bytes) -> bool:
         os.link(temporary, path)
     except FileExistsError:
         return False
+    except OSError as error:
+        if error.errno not in UNLINKABLE:
+            raise
+        if path.exists():
+            return False
+        os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     _sync_one(path.parent)

@@ -6,7 +6,6 @@ be in conflict is looked at before anything is written.
 
 from __future__ import annotations
 
-import errno
 import filecmp
 import os
 import shutil
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .atomic import make_folder, remove, temporary_name
+from .atomic import UNLINKABLE, make_folder, remove, temporary_name
 from .convert import copy_skips, copy_unit
 from .errors import CacheError, UsageError
 from .header import SAMPLES
@@ -24,8 +23,6 @@ from .quantise import FeatureWriter
 from .schema import Sample
 from .store import Store
 from .table import to_parquet
-
-UNLINKABLE = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 def merge(out: Path, shards: Sequence[Path], progress: Callable[[int, int], None] | None = None) -> int:

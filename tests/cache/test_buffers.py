@@ -91,7 +91,7 @@ def test_threads_may_take_and_drop_at_once():
     for thread in threads:
         thread.join()
     assert wrong == []
-    assert len(memory._free["c5"]) <= 4
+    assert len(memory._free["c5"]) <= 2 * len(threads), "a thread lets go of one tensor once it has the next"
 
 
 def test_an_empty_tensor_can_be_had():
