@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -17,6 +17,7 @@ from .cache.errors import StvgError, UsageError
 if TYPE_CHECKING:
     import torch
 
+    from .cache.schema import Sample, Tube
     from .evaluate.metrics import Scores
 
 DATASETS = ("vidstg", "hcstvg-v1", "hcstvg-v2", "json")
@@ -551,28 +552,84 @@ class training_bar:
 @click.option("--out", type=FOLDER, metavar="FILE", help="Write the head's predictions here (.jsonl).")
 @click.option("--json", "json_path", type=FOLDER, metavar="FILE", help="Write scores here, per group and per sample.")
 @click.option(
+    "--export",
+    "exports",
+    type=(click.Choice(["challenge", "coco", "csv"]), FOLDER),
+    multiple=True,
+    metavar="KIND FILE",
+    help="Write predictions as HC-STVG's challenge or COCO-style video boxes, or scores as csv. May be repeated.",
+)
+@click.option(
+    "--compare",
+    type=(FOLDER, FOLDER),
+    metavar="A B",
+    help="Compare two files of --json instead: paired differences, and the samples that changed most.",
+)
+@click.option(
     "--style", type=click.Choice(["terminal", "markdown", "csv", "latex"]), default="terminal", show_default=True
 )
 @device_option
-def evaluate(json_path: Path | None, style: str, **chosen: Any) -> None:
-    """Score a head, or anyone's predictions, as the field counts.
+def evaluate(
+    json_path: Path | None,
+    exports: tuple[tuple[str, Path], ...],
+    compare: tuple[Path, Path] | None,
+    style: str,
+    **chosen: Any,
+) -> None:
+    """Score a head, or anyone's predictions, as the field counts; 95 % intervals are over other draws of the videos.
 
     \b
     Examples:
-      stvg evaluate --checkpoint runs/fsm/best.safetensors --cache cache/vidstg --split test
-      stvg evaluate --predictions tubes.jsonl --dataset vidstg --annotations vidstg --split test --json scores.json
+      stvg evaluate --checkpoint runs/fsm/best.safetensors --cache cache/vidstg --split test --json fsm.json
+      stvg evaluate --predictions tubes.jsonl --dataset vidstg --annotations vidstg --split test --json theirs.json
+      stvg evaluate --compare theirs.json fsm.json
     """
-    from .cache.atomic import write_atomic
-    from .evaluate.tables import format_table
+    from .evaluate.tables import format_comparison, format_table
 
+    if compare:
+        if (
+            json_path
+            or exports
+            or any(chosen[k] for k in ("checkpoint", "predictions", "cache_path", "dataset", "out"))
+        ):
+            raise click.UsageError("--compare takes two files of scores and nothing else")
+        from .evaluate.compare import compare as compare_runs
+        from .evaluate.compare import read_scores
+
+        first, second = compare
+        names = [p.stem if first.stem != second.stem else str(p) for p in compare]
+        found = compare_runs(read_scores(first), read_scores(second))
+        click.echo(format_comparison(found, names[0], names[1]), nl=False)
+        return
     if (chosen["checkpoint"] is None) == (chosen["predictions"] is None):
         raise click.UsageError(
             "give either --checkpoint with --cache, or --predictions with --dataset and --annotations"
         )
-    scores, name = (score_head if chosen["checkpoint"] else score_predictions)(**chosen)
-    click.echo(format_table(scores, dataset=name, split=chosen["split"], style=style))
+    scored = (score_head if chosen["checkpoint"] else score_predictions)(**chosen)
+    click.echo(format_table(scored.scores, dataset=scored.dataset, split=chosen["split"], style=style), nl=False)
+    write_results(scored, json_path, exports)
+
+
+class Scored(NamedTuple):
+    """What there is to write after scoring."""
+
+    scores: Scores
+    dataset: str
+    samples: Iterable[Sample]
+    tubes: dict[int | str, Tube]
+
+
+def write_results(found: Scored, json_path: Path | None, exports: tuple[tuple[str, Path], ...]) -> None:
+    from .cache.atomic import write_atomic
+    from .evaluate.exports import write_challenge, write_coco, write_csv
+
     if json_path:
-        write_atomic(json_path, (json.dumps(scores.to_json(), indent=1) + "\n").encode())
+        write_atomic(json_path, json.dumps(found.scores.to_json(), indent=1) + "\n")
+    for kind, path in exports:
+        if kind == "csv":
+            write_csv(path, found.samples, found.tubes, found.scores)
+        else:
+            (write_challenge if kind == "challenge" else write_coco)(path, found.samples, found.tubes)
 
 
 def score_head(
@@ -587,7 +644,7 @@ def score_head(
     out: Path | None,
     device: str | None,
     **unused: Any,
-) -> tuple[Scores, str]:
+) -> Scored:
     from dataclasses import replace
 
     from tqdm import tqdm
@@ -613,7 +670,7 @@ def score_head(
         tubes = tubes_of(head.model, data, head.batch_size, target, lambda: _tick(bar))
     if out:
         write_predictions(out, tubes.values(), {s.sample_id: s for s in data.samples()})
-    return score_split(data, tubes, protocol), opened.recipe.dataset
+    return Scored(score_split(data, tubes, protocol), opened.recipe.dataset, list(data.samples()), tubes)
 
 
 def score_predictions(
@@ -627,7 +684,7 @@ def score_predictions(
     max_frames: int | None,
     allow_missing: bool,
     **unused: Any,
-) -> tuple[Scores, str]:
+) -> Scored:
     from .cache.sampling import Sampling
     from .evaluate.metrics import score
     from .evaluate.predictions import read_predictions
@@ -642,7 +699,7 @@ def score_predictions(
     read = read_annotations(dataset, annotations, split, sampling=sampling, for_scoring=True, vidor=vidor)
     tubes = read_predictions(predictions)
     scores = score(read.samples, tubes, protocol=protocol, sampling=sampling, allow_missing=allow_missing)
-    return scores, dataset
+    return Scored(scores, dataset, read.samples, tubes)
 
 
 if __name__ == "__main__":
