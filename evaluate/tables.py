@@ -187,10 +187,10 @@ def _csv(scores: Scores, rows: list[Row], notes: list[str]) -> str:
 
 
 def _latex(scores: Scores, rows: list[Row], notes: list[str]) -> str:
-    header, *body = ["    " + " & ".join(map(_escaped, c)) + r" \\" for c in (COLUMNS, *(r.cells() for r in rows))]
+    header, *body = ["    " + " & ".join(map(escaped, c)) + r" \\" for c in (COLUMNS, *(r.cells() for r in rows))]
     lines = [
         r"\begin{table}",
-        rf"  \caption{{{_escaped(' '.join(notes))}}}",
+        rf"  \caption{{{escaped(' '.join(notes))}}}",
         rf"  \begin{{tabular}}{{ll{'r' * len(METRICS)}}}",
         r"    \hline",
         header,
@@ -203,7 +203,7 @@ def _latex(scores: Scores, rows: list[Row], notes: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--"}
     special |= {mark: "\\" + mark for mark in "&%$#_{}"}
     return "".join(special.get(mark, mark) for mark in text)
