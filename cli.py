@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from .cache.objects import Location
+    from .cache.schema import Sample, Tube
     from .evaluate.metrics import Scores
 
 DATASETS = ("vidstg", "hcstvg-v1", "hcstvg-v2", "json")
@@ -702,28 +703,84 @@ class training_bar:
 @click.option("--out", type=FOLDER, metavar="FILE", help="Write the head's predictions here (.jsonl).")
 @click.option("--json", "json_path", type=FOLDER, metavar="FILE", help="Write scores here, per group and per sample.")
 @click.option(
+    "--export",
+    "exports",
+    type=(click.Choice(["challenge", "coco", "csv"]), FOLDER),
+    multiple=True,
+    metavar="KIND FILE",
+    help="Write predictions as HC-STVG's challenge or COCO-style video boxes, or scores as csv. May be repeated.",
+)
+@click.option(
+    "--compare",
+    type=(FOLDER, FOLDER),
+    metavar="A B",
+    help="Compare two files of --json instead: paired differences, and the samples that changed most.",
+)
+@click.option(
     "--style", type=click.Choice(["terminal", "markdown", "csv", "latex"]), default="terminal", show_default=True
 )
 @device_option
-def evaluate(json_path: Path | None, style: str, **chosen: Any) -> None:
-    """Score a head, or anyone's predictions, as the field counts.
+def evaluate(
+    json_path: Path | None,
+    exports: tuple[tuple[str, Path], ...],
+    compare: tuple[Path, Path] | None,
+    style: str,
+    **chosen: Any,
+) -> None:
+    """Score a head, or anyone's predictions, as the field counts; 95 % intervals are over other draws of the videos.
 
     \b
     Examples:
-      stvg evaluate --checkpoint runs/fsm/best.safetensors --cache cache/vidstg --split test
-      stvg evaluate --predictions tubes.jsonl --dataset vidstg --annotations vidstg --split test --json scores.json
+      stvg evaluate --checkpoint runs/fsm/best.safetensors --cache cache/vidstg --split test --json fsm.json
+      stvg evaluate --predictions tubes.jsonl --dataset vidstg --annotations vidstg --split test --json theirs.json
+      stvg evaluate --compare theirs.json fsm.json
     """
-    from .cache.atomic import write_atomic
-    from .evaluate.tables import format_table
+    from .evaluate.tables import format_comparison, format_table
 
+    if compare:
+        if (
+            json_path
+            or exports
+            or any(chosen[k] for k in ("checkpoint", "predictions", "cache_path", "dataset", "out"))
+        ):
+            raise click.UsageError("--compare takes two files of scores and nothing else")
+        from .evaluate.compare import compare as compare_runs
+        from .evaluate.compare import read_scores
+
+        first, second = compare
+        names = [p.stem if first.stem != second.stem else str(p) for p in compare]
+        found = compare_runs(read_scores(first), read_scores(second))
+        click.echo(format_comparison(found, names[0], names[1]), nl=False)
+        return
     if (chosen["checkpoint"] is None) == (chosen["predictions"] is None):
         raise click.UsageError(
             "give either --checkpoint with --cache, or --predictions with --dataset and --annotations"
         )
-    scores, name = (score_head if chosen["checkpoint"] else score_predictions)(**chosen)
-    click.echo(format_table(scores, dataset=name, split=chosen["split"], style=style))
+    scored = (score_head if chosen["checkpoint"] else score_predictions)(**chosen)
+    click.echo(format_table(scored.scores, dataset=scored.dataset, split=chosen["split"], style=style), nl=False)
+    write_results(scored, json_path, exports)
+
+
+class Scored(NamedTuple):
+    """What there is to write after scoring."""
+
+    scores: Scores
+    dataset: str
+    samples: Iterable[Sample]
+    tubes: dict[int | str, Tube]
+
+
+def write_results(found: Scored, json_path: Path | None, exports: tuple[tuple[str, Path], ...]) -> None:
+    from .cache.atomic import write_atomic
+    from .evaluate.exports import write_challenge, write_coco, write_csv
+
     if json_path:
-        write_atomic(json_path, (json.dumps(scores.to_json(), indent=1) + "\n").encode())
+        write_atomic(json_path, json.dumps(found.scores.to_json(), indent=1) + "\n")
+    for kind, path in exports:
+        if kind == "csv":
+            write_csv(path, found.samples, found.tubes, found.scores)
+        else:
+            (write_challenge if kind == "challenge" else write_coco)(path, found.samples, found.tubes)
 
 
 def score_head(
@@ -738,7 +795,7 @@ def score_head(
     out: Path | None,
     device: str | None,
     **unused: Any,
-) -> tuple[Scores, str]:
+) -> Scored:
     from dataclasses import replace
 
     from tqdm import tqdm
@@ -764,7 +821,7 @@ def score_head(
         tubes = tubes_of(head.model, data, head.batch_size, target, lambda: _tick(bar))
     if out:
         write_predictions(out, tubes.values(), {s.sample_id: s for s in data.samples()})
-    return score_split(data, tubes, protocol), opened.recipe.dataset
+    return Scored(score_split(data, tubes, protocol), opened.recipe.dataset, list(data.samples()), tubes)
 
 
 def score_predictions(
@@ -778,7 +835,7 @@ def score_predictions(
     max_frames: int | None,
     allow_missing: bool,
     **unused: Any,
-) -> tuple[Scores, str]:
+) -> Scored:
     from .cache.sampling import Sampling
     from .evaluate.metrics import score
     from .evaluate.predictions import read_predictions
@@ -793,7 +850,90 @@ def score_predictions(
     read = read_annotations(dataset, annotations, split, sampling=sampling, for_scoring=True, vidor=vidor)
     tubes = read_predictions(predictions)
     scores = score(read.samples, tubes, protocol=protocol, sampling=sampling, allow_missing=allow_missing)
-    return scores, dataset
+    return Scored(scores, dataset, read.samples, tubes)
+
+
+# --- ablate ------------------------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.option("--cache", "cache_path", type=CACHE, required=True, metavar="DIR", help="The cache all cells share.")
+@click.option(
+    "--cache-at",
+    "others",
+    type=(int, CACHE),
+    multiple=True,
+    metavar="RESOLUTION DIR",
+    help="The cache of another resolution, for table X.",
+)
+@click.option(
+    "--table", "names", multiple=True, help="III, IV, V, VI, VII, VIII, IX or X; may be repeated.  [all but X]"
+)
+@click.option("--grid", type=FOLDER, metavar="FILE", help="A YAML file with rows of your own instead.")
+@click.option("--preset", default="paper-hcstvg", show_default=True, help="What every cell starts from.")
+@click.option("--set", "assignments", multiple=True, metavar="A.B=C", help="Override a setting in every cell.")
+@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of every row.")
+@click.option("--split", default="train", show_default=True, help="Split to train on.")
+@click.option("--test-split", default="test", show_default=True, help="Split to score.")
+@protocol_option
+@click.option("--out", type=FOLDER, default=Path("runs/ablation"), show_default=True, help="Cells and tables.")
+@click.option(
+    "--devices",
+    default=None,
+    metavar="NAMES",
+    help="cpu,cpu or cuda:0,cuda:1 …: one cell at a time on each.  [the best one]",
+)
+def ablate(
+    cache_path: Location,
+    others: tuple[tuple[int, Location], ...],
+    names: tuple[str, ...],
+    grid: Path | None,
+    assignments: tuple[str, ...],
+    out: Path,
+    devices: str | None,
+    **chosen: Any,
+) -> None:
+    """Re-run the paper's ablations from one cache, or a grid of your own; finished cells never run again.
+
+    Exits with 1 when a cell failed; the others are completed.
+
+    \b
+    Examples:
+      stvg ablate --cache cache/hc1 --table III --seeds 3
+      stvg ablate --cache cache/hc1 --grid dropout.yaml --devices cuda:0,cuda:1
+    """
+    from tqdm import tqdm
+
+    from .cache.config import nearest
+    from .evaluate.ablation import TABLES, Plan, cells_of, read_grid, run_cells
+    from .evaluate.ablation_table import lines_of, terminal, write_all
+
+    unknown = [n for n in names if n not in TABLES]
+    if unknown or (grid and names):
+        raise click.UsageError(
+            f"no table {unknown[0]!r}; {nearest(unknown[0], TABLES)}" if unknown else "--grid or --table"
+        )
+    tables = [read_grid(grid)] if grid else [TABLES[n] for n in names or (n for n in TABLES if n != "X")]
+    plan = Plan(out=out, caches={None: cache_path, **dict(others)}, settings=assignments, **chosen)
+    cells = cells_of(tables, plan)
+    finished = sum(cell.result is not None for cell in cells)
+    on = [str(choose_device(name)) for name in devices.split(",")] if devices else [str(choose_device(None))]
+    with tqdm(total=len(cells), initial=finished, desc="ablate", unit=" cells", disable=None) as bar:
+
+        def ended(cell: Any, error: str | None) -> None:
+            bar.update(1)
+            if error:
+                bar.write(f"{cell.row.label}, seed {cell.seed}, failed: {error}\n  see {cell.folder / 'log.txt'}")
+
+        failed = run_cells(cells, plan, on, ended)
+    found = {table.name: (table, lines_of(table, plan)) for table in tables}
+    write_all(out, found, plan)
+    for table, lines in found.values():
+        click.echo(terminal(table, lines, plan))
+    counts = f"{len(cells)} cells, {finished} finished before, {len(failed)} failed"
+    click.echo(f"{counts} → {out}/tables.md, tables.csv, tables.tex, plot.png")
+    if failed:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ import numpy as np
 from ..cache.errors import AnnotationError, PredictionError, UsageError
 from ..cache.sampling import FloatArray, IntArray, Sampling, interpolate_boxes, slots_in
 from ..cache.schema import Sample, has_boxes
+from .bootstrap import intervals
 from .predictions import Prediction
 
 PROTOCOLS = ("tubedetr", "dense", "hcstvg_official")
@@ -38,6 +39,8 @@ class SampleScore:
     """The three overlaps of one sample, fractions in [0, 1]."""
 
     sample_id: Id
+    video_id: str
+    sentence: str
     qtype: str
     tIoU: float
     vIoU: float
@@ -59,15 +62,36 @@ class Scores:
     """Per qtype: ``METRICS``, and ``gt_vIoU@0.3`` and ``gt_vIoU@0.5`` besides."""
     samples: list[SampleScore]
 
+    def intervals(self) -> dict[str, dict[str, tuple[float, float]]]:
+        """Per group and metric, the 95 % interval of the mean over other draws of videos; see `bootstrap`."""
+        found = {}
+        for name in self.groups:
+            rows = [s for s in self.samples if s.qtype == name]
+            found[name] = dict(zip(METRICS, intervals(counted(rows), [s.video_id for s in rows]), strict=True))
+        return found
+
     def to_json(self) -> dict[str, Any]:
-        keys = ("sample_id", "tIoU", "vIoU", "gt_vIoU")
+        keys = ("sample_id", "video_id", "sentence", "qtype", "tIoU", "vIoU", "gt_vIoU")
         return {
             "protocol": self.protocol,
+            "fps": self.sampling.fps,
+            "max_frames": self.sampling.max_frames,
             "scored": self.scored,
             "missing": len(self.missing),
             "groups": {name: {metric: means[metric] for metric in METRICS} for name, means in self.groups.items()},
+            "intervals": {
+                name: {metric: None if math.isnan(found[0]) else found for metric, found in of_group.items()}
+                for name, of_group in self.intervals().items()
+            },
             "samples": [{key: row[key] for key in keys} for row in map(asdict, self.samples)],
         }
+
+
+def counted(rows: Sequence[SampleScore]) -> FloatArray:
+    """What the columns of METRICS are means of: (n, 5)."""
+    table = np.array([(s.tIoU, s.vIoU, s.gt_vIoU) for s in rows]).reshape(-1, 3)
+    above = [(table[:, 1] > limit).astype(float) for limit in THRESHOLDS]
+    return np.stack([table[:, 0], table[:, 1], *above, table[:, 2]], axis=1)
 
 
 def score_sample(sample: Sample, prediction: Prediction, protocol: str, sampling: Sampling) -> SampleScore:
@@ -108,12 +132,15 @@ def score_sample(sample: Sample, prediction: Prediction, protocol: str, sampling
     iou = box_iou(interpolate_boxes(prediction.frames, given, frames), target)
     in_both = slots_in(frames, (start, end))
     return SampleScore(
-        sample.sample_id,
-        sample.qtype,
+        *_names(sample),
         tIoU=span_iou(moment, (start, end)),
         vIoU=float(iou[in_both].sum()) / max(1, hull),
         gt_vIoU=float(iou.mean()) if len(iou) else 0.0,
     )
+
+
+def _names(sample: Sample) -> tuple[Id, str, str, str]:
+    return sample.sample_id, sample.video.video_id, sample.sentence, sample.qtype
 
 
 def score(
@@ -140,7 +167,7 @@ def score(
             continue
         missing.append(sample.sample_id)
         if protocol == "hcstvg_official":
-            scores.append(SampleScore(sample.sample_id, sample.qtype, tIoU=0.0, vIoU=0.0, gt_vIoU=0.0))
+            scores.append(SampleScore(*_names(sample), tIoU=0.0, vIoU=0.0, gt_vIoU=0.0))
     _refuse_unknown(predictions, known)
     scored = len(known) - len(missing)
     if missing and not (allow_missing and scored):

@@ -1,18 +1,23 @@
 """Scores as a table for the terminal, Markdown, CSV or LaTeX, beside the published figures if wanted.
 
-Figures are percent with two decimals. Every table says how it was scored: protocol, frames, and how many samples.
+Figures are percent with two decimals, 95 % intervals with one. Every table says how it was scored: protocol, frames, and
+how many samples.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ..cache.errors import UsageError
+from .bootstrap import Interval
+from .compare import Comparison
 from .metrics import METRICS, Scores
 
+BIDI = frozenset(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
 COLUMNS = ("group", "source", *METRICS)
 
 # Percent, in the order of METRICS without gt_vIoU, which none of them reports.
@@ -50,9 +55,21 @@ class Row(NamedTuple):
     source: str
     figures: tuple[float | None, ...]
     published: bool = False
+    intervals: tuple[Interval, ...] | None = None
+    """95 %, in the order of figures; None where there are none."""
 
-    def cells(self, absent: str = "–") -> list[str]:
-        return [self.group, self.source, *(absent if x is None else f"{x:.2f}" for x in self.figures)]
+    def cells(self, absent: str = "–", join: str = " ") -> list[str]:
+        """Figures as text, each with its interval behind it."""
+        texts = [absent if x is None else f"{x:.2f}" for x in self.figures]
+        if self.intervals:
+            texts = [f"{t}{join}{spread(i)}" if spread(i) else t for t, i in zip(texts, self.intervals, strict=True)]
+        return [self.group, self.source, *texts]
+
+
+def spread(interval: Interval) -> str:
+    """An interval in percent; nothing for one that could not be had."""
+    low, high = interval
+    return "" if low != low else f"{100 * low:.1f}–{100 * high:.1f}"
 
 
 def format_table(
@@ -73,9 +90,10 @@ def format_table(
     if style not in STYLES:
         raise UsageError(f"there is no table style {style!r}", expected=", ".join(STYLES))
     beside = PUBLISHED.get((dataset or "", split or ""), {})
-    rows = []
+    rows, sure = [], scores.intervals()
     for group, means in scores.groups.items():
-        rows.append(Row(group, run, tuple(100 * means[metric] for metric in METRICS)))
+        figures = tuple(100 * means[metric] for metric in METRICS)
+        rows.append(Row(group, run, figures, intervals=tuple(sure[group][metric] for metric in METRICS)))
         rows += [Row(group, source, (*figures, None), True) for source, figures in beside.get(group, {}).items()]
     notes = [describe(scores, dataset, split)]
     if any(row.published for row in rows):
@@ -98,12 +116,52 @@ def describe(scores: Scores, dataset: str | None = None, split: str | None = Non
 
 
 def _terminal(scores: Scores, rows: list[Row], notes: list[str]) -> str:
-    table = [list(COLUMNS), *(row.cells() for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    align = [str.ljust, str.ljust, *[str.rjust] * len(METRICS)]
-    lines = ["  ".join(a(cell, w) for a, cell, w in zip(align, cells, widths, strict=True)) for cells in table]
-    rule = "─" * len(lines[0])
-    return "\n".join([lines[0], rule, *lines[1:], rule, *notes]) + "\n"
+    table = [row.cells(join="\n") for row in rows]
+    return render(COLUMNS, table, "ll" + "r" * len(METRICS)) + "".join(f"{note}\n" for note in notes)
+
+
+def render(columns: Sequence[str], rows: Sequence[Sequence[str]], align: str, widest: int | None = None) -> str:
+    """A table for the terminal; ``align`` a letter a column, l or r. Cells are text, whatever marks are in them.
+
+    ``widest``: more characters of a cell are cut off, with an ellipsis.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name, side in zip(columns, align, strict=True):
+        table.add_column(name, justify="left" if side == "l" else "right", no_wrap=True)
+    for cells in rows:
+        shown = map(harmless, cells)
+        table.add_row(*(Text(c if widest is None or len(c) <= widest else c[: widest - 1] + "…") for c in shown))
+    text = io.StringIO()
+    Console(file=text, width=400, color_system=None).print(table)
+    return "".join(line.rstrip() + "\n" for line in text.getvalue().splitlines()) + "\n"
+
+
+def harmless(text: str) -> str:
+    """Text without what would steer a terminal: control characters, and marks that turn the direction of reading."""
+    return "".join("�" if (unicodedata.category(c) == "Cc" and c != "\n") or c in BIDI else c for c in text)
+
+
+def format_comparison(comparison: Comparison, a: str, b: str, most: int = 10) -> str:
+    """Paired differences, marked where their interval leaves zero out, and the samples that changed most."""
+    rows = []
+    for d in comparison.differences:
+        figures = [f"{100 * d.a:.2f}", f"{100 * d.b:.2f}", f"{100 * (d.b - d.a):+.2f}"]
+        rows.append([d.group, d.metric, *figures, spread(d.interval) or "–", "*" if d.sure else ""])
+    text = render(("group", "metric", a, b, "difference", "95 %", ""), rows, "llrrrrl")
+    text += (
+        f"* zero lies outside the 95 % interval of the paired difference; {len(comparison.changed):,} samples in both"
+    )
+    text += f", {comparison.only_a:,} only in the first and {comparison.only_b:,} only in the second\n\n"
+    changed = []
+    for x, y in comparison.changed[:most]:
+        figures = [f"{100 * x.vIoU:.1f}", f"{100 * y.vIoU:.1f}", f"{100 * (y.vIoU - x.vIoU):+.1f}"]
+        changed.append([str(x.sample_id), x.video_id, *figures, x.sentence])
+    return text + render(("sample", "video", a, b, "vIoU", "sentence"), changed, "llrrrl", widest=72)
 
 
 def _markdown(scores: Scores, rows: list[Row], notes: list[str]) -> str:
@@ -117,16 +175,22 @@ def _csv(scores: Scores, rows: list[Row], notes: list[str]) -> str:
     how = [scores.protocol, *sampling, scores.scored, scores.scored + len(scores.missing)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*COLUMNS, "protocol", "fps", "max_frames", "scored", "total"])
-    writer.writerows([*row.cells(absent=""), *([""] * len(how) if row.published else how)] for row in rows)
+    ends = [f"{metric} {end}" for metric in METRICS for end in ("low", "high")]
+    writer.writerow([*COLUMNS, *ends, "protocol", "fps", "max_frames", "scored", "total"])
+    for row in rows:
+        pairs = row.intervals or ((float("nan"),) * 2,) * len(METRICS)
+        limits = ["" if x != x else f"{100 * x:.2f}" for pair in pairs for x in pair]
+        writer.writerow(
+            [*row._replace(intervals=None).cells(""), *limits, *([""] * len(how) if row.published else how)]
+        )
     return text.getvalue()
 
 
 def _latex(scores: Scores, rows: list[Row], notes: list[str]) -> str:
-    header, *body = ["    " + " & ".join(map(_escaped, c)) + r" \\" for c in (COLUMNS, *(r.cells() for r in rows))]
+    header, *body = ["    " + " & ".join(map(escaped, c)) + r" \\" for c in (COLUMNS, *(r.cells() for r in rows))]
     lines = [
         r"\begin{table}",
-        rf"  \caption{{{_escaped(' '.join(notes))}}}",
+        rf"  \caption{{{escaped(' '.join(notes))}}}",
         rf"  \begin{{tabular}}{{ll{'r' * len(METRICS)}}}",
         r"    \hline",
         header,
@@ -139,7 +203,7 @@ def _latex(scores: Scores, rows: list[Row], notes: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--"}
     special |= {mark: "\\" + mark for mark in "&%$#_{}"}
     return "".join(special.get(mark, mark) for mark in text)

@@ -73,11 +73,14 @@ def test_train_evaluate_and_score_the_written_predictions_agree(stvg, synthetic,
     ran = stvg("evaluate", *words, "--max-frames", "40", "--json", theirs)
     assert ran.code == 0, ran.err
     a, b = json.loads(ours.read_text()), json.loads(theirs.read_text())
+    ran = stvg("evaluate", "--compare", ours, theirs)
+    assert ran.code == 0, ran.err
+    assert "+0.00" in ran.out
     assert a == b
-    assert set(a) == {"protocol", "scored", "missing", "groups", "samples"}
+    assert set(a) == {"protocol", "fps", "max_frames", "scored", "missing", "groups", "intervals", "samples"}
     assert set(a["groups"]) == {"declarative", "interrogative"}
     assert set(a["groups"]["declarative"]) == {"m_tIoU", "m_vIoU", "vIoU@0.3", "vIoU@0.5", "gt_vIoU"}
-    assert set(a["samples"][0]) == {"sample_id", "tIoU", "vIoU", "gt_vIoU"}
+    assert set(a["samples"][0]) == {"sample_id", "video_id", "sentence", "qtype", "tIoU", "vIoU", "gt_vIoU"}
 
 
 def test_a_cache_trains_and_scores_with_videos_and_annotations_deleted(stvg, synthetic, tmp_path):

@@ -213,13 +213,19 @@ def test_means_are_taken_per_group_and_groups_are_never_pooled() -> None:
 
 
 def test_json_holds_these_keys_and_no_others() -> None:
-    stored = json.loads(json.dumps(score([a_sample()], {0: a_tube(4, 12)}).to_json()))
+    samples = [a_sample(), a_sample(sample_id=1)]
+    stored = json.loads(json.dumps(score(samples, {0: a_tube(4, 12), 1: a_tube(4, 12, sample_id=1)}).to_json()))
+    row = {"video_id": "v", "sentence": "a sentence", "qtype": "all", "tIoU": 1.0, "vIoU": 1.0, "gt_vIoU": 1.0}
+    intervals = stored.pop("intervals")["all"]
+    assert intervals == dict.fromkeys(METRICS), "one video says nothing of others"
     assert stored == {
         "protocol": "tubedetr",
-        "scored": 1,
+        "fps": 5.0,
+        "max_frames": 100,
+        "scored": 2,
         "missing": 0,
         "groups": {"all": dict.fromkeys(METRICS, 1.0)},
-        "samples": [{"sample_id": 0, "tIoU": 1.0, "vIoU": 1.0, "gt_vIoU": 1.0}],
+        "samples": [{"sample_id": 0, **row}, {"sample_id": 1, **row}],
     }
 
 
@@ -359,7 +365,7 @@ def test_hcstvg_official_counts_an_allowed_missing_video_as_0() -> None:
         score(samples, tubes, protocol="hcstvg_official")
     scores = score(samples, tubes, protocol="hcstvg_official", allow_missing=True)
     assert (scores.scored, scores.missing) == (1, ["a.mp4"])
-    assert scores.samples[0] == SampleScore("a.mp4", "all", 0.0, 0.0, 0.0)
+    assert scores.samples[0] == SampleScore("a.mp4", "v", "a sentence", "all", 0.0, 0.0, 0.0)
     assert scores.groups["all"]["m_tIoU"] == 0.5
 
 

@@ -10,24 +10,29 @@ import pytest
 
 from stvg.cache.errors import UsageError
 from stvg.cache.sampling import Sampling
-from stvg.evaluate.metrics import METRICS, Scores
-from stvg.evaluate.tables import COLUMNS, PUBLISHED, STYLES, format_table
+from stvg.evaluate.metrics import METRICS, SampleScore, Scores
+from stvg.evaluate.tables import COLUMNS, PUBLISHED, STYLES, format_table, render
 
+LIMITS = ("50.00", "25.00", "0.00", "0.00", "12.50")
 MEANS = dict(zip(METRICS, (0.47156, 0.34, 1.0, 0.0, 0.123449), strict=True))
 
 
 def some_scores(
     *groups: str, protocol: str = "tubedetr", scored: int = 1158, missing: Any = ("a.mp4", "b.mp4")
 ) -> Scores:
-    return Scores(protocol, Sampling(5, 100), scored, list(missing), dict.fromkeys(groups or ("all",), MEANS), [])
+    """Means that were made up, over two samples; their intervals follow from the samples alone."""
+    groups = groups or ("all",)
+    samples = [SampleScore(i, f"v{i}", "a sentence", g, 0.5, 0.25, 0.125) for g in groups for i in range(2)]
+    return Scores(protocol, Sampling(5, 100), scored, list(missing), dict.fromkeys(groups, MEANS), samples)
 
 
 def test_the_terminal_table_is_this() -> None:
     assert format_table(some_scores(), dataset="hcstvg-v2", split="val") == (
-        "group  source    m_tIoU  m_vIoU  vIoU@0.3  vIoU@0.5  gt_vIoU\n"
-        "────────────────────────────────────────────────────────────\n"
-        "all    this run   47.16   34.00    100.00      0.00    12.34\n"
-        "────────────────────────────────────────────────────────────\n"
+        "group   source        m_tIoU      m_vIoU   vIoU@0.3   vIoU@0.5     gt_vIoU\n"
+        "──────────────────────────────────────────────────────────────────────────\n"
+        "all     this run       47.16       34.00     100.00       0.00       12.34\n"
+        "                   50.0–50.0   25.0–25.0    0.0–0.0    0.0–0.0   12.5–12.5\n"
+        "\n"
         "hcstvg-v2 val; protocol tubedetr; frames sampled at 5 fps, at most 100; "
         "1,158 of 1,160 samples scored (2 without a prediction left out).\n"
     )
@@ -37,7 +42,7 @@ def test_the_markdown_table_is_this() -> None:
     assert format_table(some_scores(missing=()), style="markdown", run="a|b") == (
         "| group | source | m_tIoU | m_vIoU | vIoU@0.3 | vIoU@0.5 | gt_vIoU |\n"
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |\n"
-        "| all | a\\|b | 47.16 | 34.00 | 100.00 | 0.00 | 12.34 |\n"
+        "| all | a\\|b | 47.16 50.0–50.0 | 34.00 25.0–25.0 | 100.00 0.0–0.0 | 0.00 0.0–0.0 | 12.34 12.5–12.5 |\n"
         "\n"
         "protocol tubedetr; frames sampled at 5 fps, at most 100; 1,158 of 1,158 samples scored.\n"
     )
@@ -49,6 +54,7 @@ def test_every_csv_line_is_data() -> None:
     assert [row["source"] for row in rows] == ["mine, the second", "FSM, paper, 224", "TubeDETR@352", "STCAT@224"]
     assert rows[0] == dict(
         zip(COLUMNS, ("all", "mine, the second", "47.16", "34.00", "100.00", "0.00", "12.34"), strict=True),
+        **{f"{metric} {end}": x for metric, x in zip(METRICS, LIMITS, strict=True) for end in ("low", "high")},
         protocol="tubedetr",
         fps="5",
         max_frames="100",
@@ -62,7 +68,8 @@ def test_every_csv_line_is_data() -> None:
 def test_the_latex_table_escapes_what_latex_would_read() -> None:
     text = format_table(some_scores(), dataset="hcstvg-v1", split="test", style="latex", run=r"50%_of\all")
     assert r"    group & source & m\_tIoU & m\_vIoU & vIoU@0.3 & vIoU@0.5 & gt\_vIoU \\" in text
-    assert r"    all & 50\%\_of\textbackslash{}all & 47.16 & 34.00 & 100.00 & 0.00 & 12.34 \\" in text
+    figures = "47.16 50.0--50.0 & 34.00 25.0--25.0 & 100.00 0.0--0.0 & 0.00 0.0--0.0 & 12.34 12.5--12.5"
+    assert rf"    all & 50\%\_of\textbackslash{{}}all & {figures} \\" in text
     assert r"    all & TubeDETR@352 & 43.70 & 32.40 & 49.80 & 23.50 & -- \\" in text
     assert text.count("{") == text.count("}")
     assert r"\caption{hcstvg-v1 test; protocol tubedetr;" in text
@@ -72,7 +79,7 @@ def test_the_latex_table_escapes_what_latex_would_read() -> None:
 def test_published_rows_stand_beside_their_group_of_their_dataset_and_split_only(style: str) -> None:
     both = some_scores("declarative", "interrogative")
     text = format_table(both, dataset="vidstg", split="test", style=style)
-    lines = text.splitlines()
+    lines = [line for line in text.splitlines() if line.strip()[:1].isalpha() or "|" in line]  # not those of intervals
     mine = [i for i, line in enumerate(lines) if "this run" in line]
     assert len(mine) == 2
     for i, group, fsm in zip(mine, ("declarative", "interrogative"), ("49.09", "47.56"), strict=True):
@@ -114,3 +121,8 @@ def test_protocols_that_score_every_frame_say_so_and_name_no_sampling() -> None:
 def test_an_unknown_style_is_refused_with_those_there_are() -> None:
     with pytest.raises(UsageError, match="terminal, markdown, csv, latex"):
         format_table(some_scores(), style="html")
+
+
+def test_text_cannot_steer_the_terminal_or_be_read_as_markup() -> None:
+    hostile = "\x1b[2J[bold]\u202egnihton\u2069 💃 {x}"
+    assert render(("a",), [[hostile]], "l").splitlines()[2] == "�[2J[bold]�gnihton� 💃 {x}"

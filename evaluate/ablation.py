@@ -1,0 +1,260 @@
+"""Many heads from one cache: the paper's tables III to X, or a grid of one's own, each cell trained and scored once.
+
+A cell is one row with one seed. It is a folder of its own, found again by its settings, so rows that several tables share
+run once, what is finished never runs again, and what was interrupted goes on. Cells are processes; several run at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import torch
+
+from ..cache.atomic import write_atomic
+from ..cache.config import load_yaml, nearest
+from ..cache.errors import UsageError
+from ..cache.index import Cache
+from ..cache.objects import Location
+from ..heads.experiment import load_experiment
+from ..heads.model import build_model
+from ..heads.train import feature_facts
+
+Figures = tuple[float, float, float, float]
+NO_FRAME, NO_VIDEO = "model.fusion.frame_level=false", "model.fusion.video_level=false"
+FULL: Figures = (47.15, 34.00, 54.14, 29.74)
+"""The paper's full model, HC-STVG v1 at 224: m_tIoU, m_vIoU, vIoU@0.3, vIoU@0.5."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table."""
+
+    label: str
+    settings: tuple[str, ...] = ()
+    """On top of the preset and of what the command line sets."""
+    paper: Figures | None = None
+    resolution: int | None = None
+    """Of the cache this row needs; None: the one of --cache."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One ablation. ``counts``: only parameters are compared, nothing is trained."""
+
+    name: str
+    title: str
+    rows: tuple[Row, ...]
+    note: str = ""
+    counts: bool = False
+
+
+TABLES = {
+    table.name: table
+    for table in (
+        Table("III", "levels of feature matching", (
+            Row("neither", (NO_FRAME, NO_VIDEO), (44.52, 31.43, 50.60, 27.07)),
+            Row("frame level", (NO_VIDEO,), (45.84, 32.59, 53.62, 27.93)),
+            Row("video level", (NO_FRAME,), (46.10, 32.72, 51.64, 27.67)),
+            Row("both", (), FULL),
+        )),
+        Table("IV", "gates of frame-level matching", (
+            Row("with gates", (), FULL),
+            Row("without", ("model.fusion.gate=false",), (44.59, 31.14, 48.02, 27.50)),
+        )),
+        Table("V", "query matching", (
+            Row("without", ("model.qmm=false",), (43.17, 31.35, 48.97, 24.14)),
+            Row("with", (), FULL),
+        ), note="The paper's two labels are swapped here: its text gives the gains that only this order has."),
+        Table("VI", "number of queries", (
+            Row("1", ("model.num_queries=1",), (45.39, 32.67, 53.17, 28.36)),
+            Row("5", ("model.num_queries=5",), FULL),
+            Row("10", ("model.num_queries=10",), (46.54, 33.41, 53.36, 29.14)),
+            Row("15", ("model.num_queries=15",), (46.89, 33.59, 53.79, 28.62)),
+            Row("25", ("model.num_queries=25",), (46.18, 32.91, 52.41, 28.45)),
+        )),
+        Table("VII", "parameters of each part", (
+            Row("without either level", (NO_FRAME, NO_VIDEO)),
+            Row("frame level", (NO_VIDEO,)),
+            Row("video level", (NO_FRAME,)),
+            Row("contrast (MRCL)", (NO_FRAME, NO_VIDEO, "loss.mrcl=2")),
+        ), note="The paper prints 185.63, 187.21, 186.03 and 185.63 M; its video level holds 0.39 M that are never used. "
+                "These are the head's own; ResNet-101 adds 42.39 M, RoBERTa 124.65 M.", counts=True),
+        Table("VIII", "decoders of the two streams", (
+            Row("shared", (), FULL),
+            Row("of their own", ("model.shared_decoder=false",), (46.46, 33.37, 52.67, 26.64)),
+        )),
+        Table("IX", "learned weights of frames", (
+            Row("with scaling", (), FULL),
+            Row("without", ("model.fusion.scale=false",), (46.25, 33.52, 53.22, 27.67)),
+        )),
+        Table("X", "resolution", (
+            Row("224", (), FULL, 224),
+            Row("320", (), (47.92, 34.69, 55.12, 30.17), 320),
+            Row("352", (), (48.63, 35.06, 55.48, 30.61), 352),
+        ), note="Every resolution is a cache of its own: name them with --cache-at."),
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the cells have in common."""
+
+    out: Path
+    caches: Mapping[int | None, Location]
+    """By resolution; None is the one of --cache."""
+    preset: str = "paper-hcstvg"
+    settings: tuple[str, ...] = ()
+    seeds: int = 1
+    split: str = "train"
+    test_split: str = "test"
+    protocol: str = "tubedetr"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row with one seed."""
+
+    row: Row
+    seed: int
+    cache: Location
+    fingerprint: str
+    folder: Path
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What it came to; None while it is not finished."""
+        path = self.folder / "result.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def read_grid(path: Path) -> Table:
+    """A table of one's own. Raises UsageError for anything but rows with a label and settings.
+
+    title: dropout
+    rows:
+      - {label: none, set: [model.dropout=0]}
+      - {label: a fifth, set: [model.dropout=0.2]}
+    """
+    found = load_yaml(path)
+    unknown = sorted(found.keys() - {"title", "rows"})
+    if unknown:
+        raise UsageError(f"{path} has no entry {unknown[0]!r}", hint=nearest(unknown[0], ("title", "rows")))
+    rows = found.get("rows")
+    if not isinstance(rows, list) or not rows or not all(map(_is_row, rows)):
+        raise UsageError(f"{path} is no grid", expected="rows: [{label: …, set: [group.setting=value, …]}, …]")
+    made = tuple(Row(str(row["label"]), tuple(map(str, row.get("set", [])))) for row in rows)
+    return Table(path.stem, str(found.get("title", path.stem)), made)
+
+
+def _is_row(found: object) -> bool:
+    return (
+        isinstance(found, dict)
+        and "label" in found
+        and found.keys() <= {"label", "set"}
+        and isinstance(found.get("set", []), list)
+    )
+
+
+def cells_of(tables: Sequence[Table], plan: Plan) -> list[Cell]:
+    """Every distinct cell of some tables, seed by seed. Raises UsageError for a cache or a setting that is not there."""
+    opened = {resolution: Cache.open(path) for resolution, path in plan.caches.items()}
+    found: dict[Path, Cell] = {}
+    for seed in range(plan.seeds):
+        for row in (row for table in tables if not table.counts for row in table.rows):
+            cell = cell_of(row, seed, plan, opened)
+            found.setdefault(cell.folder, cell)
+    return list(found.values())
+
+
+def cell_of(row: Row, seed: int, plan: Plan, opened: Mapping[int | None, Cache]) -> Cell:
+    """The cell of one row and seed; its folder is named after everything that makes a difference."""
+    resolution = row.resolution
+    if resolution is not None and resolution == opened[None].recipe.resolution:
+        resolution = None
+    if resolution not in opened:
+        hint = f"--cache-at {resolution} DIR, a cache extracted with --resolution {resolution}"
+        raise UsageError(f"there is no cache at resolution {resolution}", hint=hint)
+    cache = opened[resolution]
+    experiment = load_experiment(plan.preset, settings_of(row, seed, plan))
+    identity = [asdict(experiment), cache.recipe.fingerprint, plan.split, plan.test_split, plan.protocol]
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+    return Cell(row, seed, cache.path, cache.recipe.fingerprint, plan.out / "cells" / f"{digest}-seed{seed}")
+
+
+def settings_of(row: Row, seed: int, plan: Plan) -> list[str]:
+    return [*plan.settings, *row.settings, f"train.seed={seed}"]
+
+
+def run_cells(
+    cells: Sequence[Cell], plan: Plan, devices: Sequence[str], report: Callable[[Cell, str | None], None]
+) -> list[Cell]:
+    """Run what is not finished, one cell a device at a time; returns the cells that failed.
+
+    ``devices``: a name may stand there several times; cells on a CPU share its cores. ``report`` is told of every cell
+    that ended, with the last words of one that failed; the others go on.
+    """
+    free: SimpleQueue[str] = SimpleQueue()
+    for device in devices:
+        free.put(device)
+    threads = max(1, (os.cpu_count() or 1) // len(devices))
+
+    def work(cell: Cell) -> str | None:
+        device = free.get()
+        try:
+            return run_cell(cell, plan, device, threads)
+        finally:
+            free.put(device)
+
+    failed = []
+    todo = [cell for cell in cells if cell.result is None]
+    with ThreadPoolExecutor(len(devices), thread_name_prefix="cell") as pool:
+        for cell, error in zip(todo, pool.map(work, todo), strict=True):
+            report(cell, error)
+            if error is not None:
+                failed.append(cell)
+    return failed
+
+
+def run_cell(cell: Cell, plan: Plan, device: str, threads: int) -> str | None:
+    """Train and score a cell in a process of its own; None, or what it said when it failed."""
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    job = {
+        "cache": str(cell.cache),
+        "preset": plan.preset,
+        "settings": settings_of(cell.row, cell.seed, plan),
+        "split": plan.split,
+        "test_split": plan.test_split,
+        "protocol": plan.protocol,
+    }
+    write_atomic(cell.folder / "cell.json", json.dumps(job, indent=1) + "\n")
+    words = [sys.executable, "-m", "stvg.evaluate.cell", str(cell.folder), device]
+    done = subprocess.run(
+        words,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+    )
+    write_atomic(cell.folder / "log.txt", done.stdout + done.stderr)
+    return (
+        None if done.returncode == 0 else (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+    )
+
+
+def parameters(row: Row, plan: Plan) -> int:
+    """How many parameters the head of a row has."""
+    experiment = load_experiment(plan.preset, [*plan.settings, *row.settings])
+    with torch.device("meta"):
+        model = build_model(experiment.model, feature_facts(Cache.open(plan.caches[None])))
+    return sum(p.numel() for p in model.parameters())

@@ -1,0 +1,93 @@
+"""Two runs, sample by sample: paired differences with their intervals, and what changed most."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..cache.errors import PredictionError
+from .bootstrap import Interval, intervals
+from .metrics import METRICS, Id, SampleScore, counted
+
+
+@dataclass(frozen=True)
+class ScoresFile:
+    """What `stvg evaluate --json` wrote."""
+
+    path: Path
+    how: dict[str, object]
+    """Protocol and sampling: figures of two files can only be compared when these are equal."""
+    samples: dict[Id, SampleScore]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One metric of one group in both runs, fractions; ``interval`` is that of the mean of the paired differences."""
+
+    group: str
+    metric: str
+    a: float
+    b: float
+    interval: Interval
+
+    @property
+    def sure(self) -> bool:
+        """Whether the interval leaves zero out."""
+        return self.interval[0] > 0 or self.interval[1] < 0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything two runs have in common, and how much they have not."""
+
+    differences: list[Difference]
+    changed: list[tuple[SampleScore, SampleScore]]
+    """Samples in both runs, the largest change of vIoU first."""
+    only_a: int
+    only_b: int
+
+
+def read_scores(path: Path) -> ScoresFile:
+    """A file of `stvg evaluate --json`. Raises PredictionError for anything else."""
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        samples = [SampleScore(**row) for row in stored["samples"]]
+        how = {key: stored[key] for key in ("protocol", "fps", "max_frames")}
+    except OSError as error:
+        raise PredictionError(f"{path} cannot be read", found=error.strerror) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise PredictionError(
+            f"{path} holds no scores", expected="a file that stvg evaluate --json wrote", found=f"{error}"
+        ) from None
+    return ScoresFile(path, how, {s.sample_id: s for s in samples})
+
+
+def compare(a: ScoresFile, b: ScoresFile) -> Comparison:
+    """Differences b - a over the samples both have. Raises PredictionError when they were scored in different ways."""
+    differing = {k: f"{a.path} {a.how[k]!r}, {b.path} {b.how[k]!r}" for k in a.how if a.how[k] != b.how[k]}
+    if differing:
+        raise PredictionError("the two runs were not scored alike", **differing, effect="nothing was compared")
+    common = [i for i in a.samples if i in b.samples]
+    for i in common:
+        if (a.samples[i].video_id, a.samples[i].sentence) != (b.samples[i].video_id, b.samples[i].sentence):
+            raise PredictionError(
+                f"sample {i!r} is another one in each file",
+                found=f"{a.samples[i].sentence!r} and {b.samples[i].sentence!r}",
+                hint="compare runs on the same dataset and split",
+            )
+    if not common:
+        raise PredictionError("the two runs have no sample in common", effect="nothing was compared")
+    differences = []
+    for group in sorted({a.samples[i].qtype for i in common}):
+        ids = [i for i in common if a.samples[i].qtype == group]
+        ours, theirs = (counted([f.samples[i] for i in ids]) for f in (a, b))
+        spread = intervals(theirs - ours, [a.samples[i].video_id for i in ids])
+        for column, metric in enumerate(METRICS):
+            means = float(ours[:, column].mean()), float(theirs[:, column].mean())
+            differences.append(Difference(group, metric, *means, spread[column]))
+    change = np.array([abs(b.samples[i].vIoU - a.samples[i].vIoU) for i in common])
+    changed = [(a.samples[common[k]], b.samples[common[k]]) for k in np.argsort(-change, kind="stable")]
+    return Comparison(differences, changed, len(a.samples) - len(common), len(b.samples) - len(common))

@@ -1,0 +1,107 @@
+"""Predictions in other people's formats: HC-STVG's challenge, COCO-style video boxes, and a spreadsheet of scores."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..cache.atomic import open_atomic, write_atomic
+from ..cache.errors import PredictionError
+from ..cache.sampling import FloatArray, IntArray, interpolate_boxes
+from ..cache.schema import Sample, Tube
+from .metrics import Id, Scores
+
+Tubes = Mapping[Id, Tube]
+
+
+def frames_of(tube: Tube, sample: Sample) -> tuple[IntArray, FloatArray]:
+    """Every source frame of a tube inside its video (n,), and the boxes there (n, 4) xyxy, interpolated."""
+    frames = np.arange(max(0, int(np.ceil(tube.start))), min(sample.video.frame_count, int(np.ceil(tube.end))))
+    return frames, interpolate_boxes(tube.frames, tube.boxes, frames)
+
+
+def write_challenge(path: Path, samples: Iterable[Sample], tubes: Tubes) -> None:
+    """HC-STVG's: per video first and last frame (inclusive) and a box xyxy for each between, frames counted from 1.
+
+    Raises PredictionError when a video has several sentences: the format has room for one.
+    """
+    found: dict[str, Any] = {}
+    for sample in samples:
+        if (tube := tubes.get(sample.sample_id)) is None:
+            continue
+        if sample.video.video_id in found:
+            raise PredictionError(
+                f"video {sample.video.video_id} has several sentences",
+                expected="one a video, as in HC-STVG",
+                effect=f"{path} was not written",
+                hint="--export coco holds any number",
+            )
+        frames, boxes = frames_of(tube, sample)
+        if len(frames):
+            per_frame = dict(zip(map(str, (frames + 1).tolist()), boxes.round(2).tolist(), strict=True))
+            found[sample.video.video_id] = {
+                "st_frame": int(frames[0]) + 1,
+                "ed_frame": int(frames[-1]) + 1,
+                "bbox": per_frame,
+            }
+    write_atomic(path, json.dumps(found, ensure_ascii=False) + "\n")
+
+
+def write_coco(path: Path, samples: Iterable[Sample], tubes: Tubes) -> None:
+    """Videos, and per sentence a track: boxes [x, y, w, h] for every source frame of the video, null outside the tube."""
+    videos: dict[str, dict[str, Any]] = {}
+    tracks: list[dict[str, Any]] = []
+    for sample in samples:
+        if (tube := tubes.get(sample.sample_id)) is None:
+            continue
+        v = sample.video
+        facts = {"name": v.video_id, "file_name": v.path, "width": v.width, "height": v.height, "length": v.frame_count}
+        video = videos.setdefault(v.video_id, {"id": len(videos) + 1, **facts})
+        frames, boxes = frames_of(tube, sample)
+        boxes[:, 2:] -= boxes[:, :2]
+        track: list[list[float] | None] = [None] * v.frame_count
+        for frame, box in zip(frames.tolist(), boxes.round(2).tolist(), strict=True):
+            track[frame] = box
+        tracks.append(
+            {
+                "id": len(tracks) + 1,
+                "video_id": video["id"],
+                "category_id": 1,
+                "sample_id": sample.sample_id,
+                "caption": sample.sentence,
+                "score": 1.0 if tube.score is None else float(tube.score),
+                "bboxes": track,
+            }
+        )
+    content = {"videos": list(videos.values()), "categories": [{"id": 1, "name": "target"}], "annotations": tracks}
+    write_atomic(path, json.dumps(content, ensure_ascii=False) + "\n")
+
+
+def write_csv(path: Path, samples: Iterable[Sample], tubes: Tubes, scores: Scores) -> None:
+    """One line a sample: what was asked, what was annotated and predicted, and the overlaps, empty where nothing was."""
+    by_id = {s.sample_id: s for s in scores.samples}
+    with open_atomic(path, text=True) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        names = (
+            "sample_id",
+            "video_id",
+            "qtype",
+            "sentence",
+            "start",
+            "end",
+            "predicted_start",
+            "predicted_end",
+            "score",
+        )
+        writer.writerow([*names, "tIoU", "vIoU", "gt_vIoU"])
+        for sample in samples:
+            tube, scored = tubes.get(sample.sample_id), by_id.get(sample.sample_id)
+            row: list[object] = [sample.sample_id, sample.video.video_id, sample.qtype, sample.sentence, *sample.moment]
+            row += ["", "", ""] if tube is None else [tube.start, tube.end, "" if tube.score is None else tube.score]
+            row += ["", "", ""] if scored is None else [scored.tIoU, scored.vIoU, scored.gt_vIoU]
+            writer.writerow(row)
