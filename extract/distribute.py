@@ -151,7 +151,11 @@ def run_ray(jobs: Sequence[ExtractJob], progress: Bar | None = None) -> Outcome:
         import ray
     except ImportError:
         raise UsageError("--launcher ray needs Ray", hint="pip install 'stvg[ray]'") from None
-    ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.WARNING)
+    # A cluster of this machine alone has no business with the network.
+    alone: dict[str, Any] = (
+        {} if "RAY_ADDRESS" in os.environ else {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    )
+    ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.WARNING, **alone)
     cpus = max(1, int(ray.cluster_resources().get("CPU", 1)) // len(jobs))
     gpus = 1 if jobs[0].device.type == "cuda" else 0
     task = ray.remote(_attempt_at).options(num_cpus=1 if gpus else cpus, num_gpus=gpus, max_retries=3)
