@@ -276,6 +276,8 @@ def _gather(chunks: Chunks, facts: ArrayFacts, rows: IntArray, out: NDArray[Any]
         whole, rest[inside[in_order]] = starts[in_order], False
         data = out.reshape(len(out), -1).view(np.uint8)
         chunks.read((rows[whole] // per).tolist(), [data[i : i + per].reshape(-1) for i in whole.tolist()])
+        if not rest.any():
+            return
 
     positions = np.flatnonzero(rest)
     numbers, which = np.unique(rows[positions] // per, return_inverse=True)

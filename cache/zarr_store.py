@@ -162,7 +162,7 @@ class ChunkFile:
         self, path: Path, label: str, facts: ArrayFacts, offsets: IntArray, sums: NDArray[np.uint32] | None = None
     ) -> None:
         self._path, self._label, self._facts = path, label, facts
-        self._offsets, self._sums = offsets.tolist(), None if sums is None else sums.tolist()
+        self._places, self._sums = offsets, None if sums is None else sums.tolist()
         self._gap = SUM_BYTES if sums is None else 0
         self._batch = max(1, min(READ_CHUNKS, READ_BYTES // facts.chunk_bytes))
         self.verified = bytearray(facts.chunks)
@@ -185,31 +185,37 @@ class ChunkFile:
     def read(self, numbers: Sequence[int], targets: Sequence[NDArray[np.uint8]]) -> None:
         """See `Chunks`. Neighbours in the file are read together."""
         step = self._facts.chunk_bytes + self._gap
+        places = self._places[np.asarray(numbers, dtype=np.int64)]
+        ends = [*(np.flatnonzero(np.diff(places) != step) + 1).tolist(), len(numbers)]
         first = 0
-        for i in range(1, len(numbers) + 1):
-            full = i == len(numbers) or i - first == self._batch
-            if full or self._offsets[numbers[i]] != self._offsets[numbers[i - 1]] + step:
-                self._read_run(numbers[first:i], targets[first:i])
-                first = i
+        for end in ends:
+            while first < end:
+                known = all(self.verified[number] for number in numbers[first:end])
+                some = slice(first, min(end, first + (READ_CHUNKS if known else self._batch)))
+                self._read_run(numbers[some], targets[some], int(places[first]), known)
+                first = some.stop
 
-    def _read_run(self, numbers: Sequence[int], targets: Sequence[NDArray[np.uint8]]) -> None:
-        inline = np.empty(len(numbers), "<u4")
-        if self._sums is None:
-            behind = inline.view(np.uint8).reshape(-1, SUM_BYTES)
-            buffers = [part.data for pair in zip(targets, behind, strict=True) for part in pair]
-        else:
+    def _read_run(self, numbers: Sequence[int], targets: Sequence[NDArray[np.uint8]], offset: int, known: bool) -> None:
+        """Chunks that follow each other in the file; checksums are passed over when they are ``known`` to be right."""
+        if self._sums is not None:
             targets = [target[: self._length(number)] for number, target in zip(numbers, targets, strict=True)]
-            buffers = [target.data for target in targets]
+        inline = np.empty(len(numbers), "<u4")
+        buffers = [target.data for target in targets]
+        if self._gap:
+            behind = inline.view(np.uint8).reshape(-1, SUM_BYTES)
+            sums = [behind.data.cast("B")[:SUM_BYTES]] * len(numbers) if known else [row.data for row in behind]
+            buffers = [part for pair in zip(buffers, sums, strict=True) for part in pair]
         try:
-            complete = _read_fully(self._descriptor, buffers, self._offsets[numbers[0]])
+            complete = _read_fully(self._descriptor, buffers, offset)
         except OSError as error:
             raise CacheError(f"{self._where(numbers[0])} cannot be read", found=error, hint=REPAIR) from None
         if not complete:
             raise CacheError(f"{self._where(numbers[0])} or one after it is cut off", hint=REPAIR)
-        sums = inline.tolist() if self._sums is None else [self._sums[number] for number in numbers]
+        if not known:
+            self._verify(numbers, targets, inline.tolist() if self._sums is None else [self._sums[n] for n in numbers])
+
+    def _verify(self, numbers: Sequence[int], targets: Sequence[NDArray[np.uint8]], sums: list[int]) -> None:
         for number, target, expected in zip(numbers, targets, sums, strict=True):
-            if self.verified[number]:
-                continue
             if (found := crc32c(target)) != expected:  # twice as fast, and other threads go on meanwhile
                 raise CacheError(
                     f"{self._where(number)} is damaged",
@@ -231,18 +237,17 @@ class ChunkFile:
 
 def _read_fully(descriptor: int, buffers: list[memoryview], offset: int) -> bool:
     """Fill the buffers from a place in a file. False when the file ends before."""
-    while buffers:
-        got = os.preadv(descriptor, buffers, offset)
+    missing = sum(map(len, buffers))
+    while (got := os.preadv(descriptor, buffers, offset)) != missing:
         if not got:
             return False
-        offset += got
+        offset, missing = offset + got, missing - got
         filled = 0
-        while filled < len(buffers) and got >= len(buffers[filled]):
+        while got >= len(buffers[filled]):
             got -= len(buffers[filled])
             filled += 1
         buffers = buffers[filled:]
-        if got:
-            buffers[0] = buffers[0][got:]
+        buffers[0] = buffers[0][got:]
     return True
 
 
