@@ -205,11 +205,11 @@ class Cache:
         """Where each sentence's tokens start; CacheError when the unit holds other sentences or another recipe's."""
         attributes = self.store.attributes(text_key(part))
         for name, expected in self.text_attributes(part).items():
-            if attributes[name] != expected:
+            if attributes.get(name) != expected:
                 raise CacheError(
                     f"{self.path}: {text_key(part)} does not belong to this cache",
                     expected=f"{name} {expected}",
-                    found=attributes[name],
+                    found=attributes.get(name),
                     hint="stvg cache verify --repair",
                 )
         return np.asarray(attributes["offsets"], dtype=np.int64)

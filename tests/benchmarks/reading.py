@@ -86,7 +86,7 @@ def write_cache(path: Path, store: str, videos: int) -> Cache:
         write_unit(cache, video_key(f"{i:04d}"), attributes, c5=clip(i), roi=regions)
     offsets = [TOKENS * i for i in range(videos + 1)]
     hidden = np.random.default_rng(0).standard_normal((offsets[-1], TEXT_WIDTH)).astype(np.float16)
-    write_unit(cache, text_key(0), {"offsets": offsets}, hidden=hidden)
+    write_unit(cache, text_key(0), {"offsets": offsets, **cache.text_attributes(0)}, hidden=hidden)
     return cache
 
 
