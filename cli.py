@@ -164,7 +164,7 @@ def choose_device(name: str | None) -> torch.device:
 # --- demo --------------------------------------------------------------------------------------------------------------
 
 
-@cli.command()
+@cli.command(short_help="Do it all on synthetic videos, from pixels to scores.")
 @click.option("--out", type=FOLDER, default=Path("stvg-demo"), show_default=True, help="Where everything is written.")
 @click.option("--quick", is_flag=True, help="A smaller run that shows the plumbing works; its scores mean little.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of videos, encoders and head.")
@@ -454,7 +454,7 @@ def cache_info(path: Location, as_json: bool) -> None:
     click.echo(json.dumps(found, indent=1) if as_json else "\n".join(summary_lines(found)))
 
 
-@cache.command("verify")
+@cache.command("verify", short_help="Compare every checksum, and name all that is wrong.")
 @click.argument("path", type=CACHE)
 @click.option(
     "--repair", is_flag=True, help="Remove what is damaged or left over, so that stvg extract writes it again."
@@ -486,7 +486,7 @@ def cache_verify(path: Location, repair: bool, jobs: int) -> None:
         raise SystemExit(1)
 
 
-@cache.command("convert")
+@cache.command("convert", short_help="Copy a cache into another store, place or packing.")
 @click.argument("source", type=CACHE)
 @click.argument("target", type=CACHE)
 @click.option("--store", type=click.Choice(["zarr", "hdf5"]), required=True, help="How TARGET keeps its units.")
@@ -566,7 +566,7 @@ def weights_import(source: Path, out: Path) -> None:
 # --- train -------------------------------------------------------------------------------------------------------------
 
 
-@cli.command("train-head")
+@cli.command("train-head", short_help="Train the grounding head, and encoders if asked.")
 @click.option("--cache", "cache_path", type=CACHE, required=True, metavar="DIR|URL", help="The cache to train from.")
 @click.option(
     "--out", type=FOLDER, default=Path("runs/head"), show_default=True, help="Run folder; repeat the command to go on."
@@ -677,7 +677,7 @@ class training_bar:
 # --- evaluate ----------------------------------------------------------------------------------------------------------
 
 
-@cli.command()
+@cli.command(short_help="Score a head, or anyone's predictions, as the field counts.")
 @click.option("--checkpoint", type=FOLDER, metavar="FILE", help="A head of stvg train-head; needs --cache.")
 @click.option("--cache", "cache_path", type=CACHE, metavar="DIR|URL", help="The cache to read features from.")
 @click.option(
@@ -856,7 +856,7 @@ def score_predictions(
 # --- ablate ------------------------------------------------------------------------------------------------------------
 
 
-@cli.command()
+@cli.command(short_help="Re-run the paper's ablations from one cache.")
 @click.option("--cache", "cache_path", type=CACHE, required=True, metavar="DIR", help="The cache all cells share.")
 @click.option(
     "--cache-at",
