@@ -123,8 +123,8 @@ def _begin(out: Path, caches: Sequence[Cache], one_table: bool) -> Cache:
         samples = _union(caches)
         table = to_parquet(samples)
         counts = {"samples": len(samples), "videos": len({s.video.video_id for s in samples})}
-    names = {name for cache in caches for name in cache.header.versions}
-    versions = {n: ", ".join(sorted({c.header.versions.get(n, "unknown") for c in caches})) for n in sorted(names)}
+    names = dict.fromkeys(name for cache in caches for name in cache.header.versions)
+    versions = {n: ", ".join(sorted({c.header.versions.get(n, "unknown") for c in caches})) for n in names}
     how = (first.header.store, counts, versions, first.header.compression)
     return Cache.begin(out, first.recipe, table, *how)
 

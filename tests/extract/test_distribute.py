@@ -87,6 +87,16 @@ def test_two_shards_into_one_folder_write_the_same_bytes(stvg, synthetic, tiny_c
     assert digests(tmp_path / "c") == digests(tiny_cache)
 
 
+def test_shards_in_folders_of_their_own_are_merged_to_the_same_bytes(stvg, synthetic, tiny_cache, tmp_path):
+    for shard in ("1/2", "2/2"):
+        ran = stvg(*words(synthetic, tmp_path / shard[0]), "--shard", shard)
+        assert ran.code == 0, ran.err
+    merged = stvg("cache", "merge", tmp_path / "c", tmp_path / "2", tmp_path / "1")
+    assert merged.code == 0, merged.err
+    assert digests(tmp_path / "c") == digests(tiny_cache)
+    assert stvg("cache", "verify", tmp_path / "c").code == 0
+
+
 def test_two_uncoordinated_extractors_write_the_same_bytes(synthetic, tiny_cache, tmp_path):
     command = [STVG, *words(synthetic, tmp_path / "c")]
     team = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(2)]
