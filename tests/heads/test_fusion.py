@@ -10,20 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from stvg.heads.fusion import Fusion, FusionConfig, GatedMatching
+from stvg.heads.published import MATCHING
 
-LINEARS = {
-    "query": "query",
-    "f_key": "self_key",
-    "f_value": "self_value",
-    "t_key": "cross_key",
-    "t_value": "cross_value",
-    "s_value": "self_out",
-    "x_value": "cross_out",
-    "s_score": "gates.cross",
-    "x_score": "gates.self",
-    "output": "out",
-}
-"""Published name → ours. A score is named after what it is computed from, our gates after what they gate."""
+LINEARS = {theirs: ours for theirs, ours in MATCHING.items() if theirs != "outputs"} | {"output": "out"}
+"""Published name → ours, up to the projection that was recorded; the published code mixes once more behind it."""
 
 
 @pytest.fixture(scope="module")
