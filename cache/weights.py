@@ -52,10 +52,14 @@ def read_container(path: Path) -> tuple[StateDict, str | None]:
         with torch.serialization.safe_globals([argparse.Namespace]):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        # Torch answers with advice on how to run what the file holds.
+        why = (
+            "no pickle, or one of more than tensors" if isinstance(error, pickle.UnpicklingError) else first_line(error)
+        )
         raise CheckpointError(
             f"{path} cannot be read as weights",
             expected="a whole .safetensors file, or a torch file of tensors only",
-            found=f"{path.stat().st_size:,} bytes; {first_line(error)}",
+            found=f"{path.stat().st_size:,} bytes; {why}",
             hint="download it again, or convert it to safetensors",
         ) from None
     entry = next((c for c in CONTAINERS if isinstance(loaded, Mapping) and isinstance(loaded.get(c), Mapping)), None)
