@@ -14,7 +14,7 @@ from ..cache.errors import UsageError
 from ..cache.index import Cache
 from ..cache.sampling import Sampling
 from ..extract.job import ExtractJob, run_job
-from ..extract.synthetic import SyntheticConfig, write_hcstvg, write_vidstg
+from ..extract.synthetic import SyntheticConfig, write_vidstg
 from ..heads.experiment import load_experiment
 from ..heads.train import Run, train
 from .evaluation import load_head, open_split, overall, score_split, shuffle_sentences, tubes_of
@@ -48,16 +48,6 @@ WORLD = SyntheticConfig(
     scale=1.3,
     paraphrase=False,
 )
-
-
-def make_dataset(folder: Path, kind: str, videos: int, seed: int, jobs: int) -> None:
-    """A synthetic dataset in a real one's format, with an eighth of ``videos`` more in every held-out split."""
-    held_out = max(1, videos // 8)
-    config = SyntheticConfig(train=videos, val=held_out, test=held_out, seed=seed, jobs=jobs)
-    if kind == "vidstg":
-        write_vidstg(folder, config)
-    else:
-        write_hcstvg(folder, config, version=int(kind[-1]))
 
 
 def run_demo(out: Path, *, quick: bool, seed: int, say: Say) -> dict[str, float]:

@@ -208,3 +208,13 @@ def _as_version_2(record: dict[str, Any]) -> dict[str, Any]:
 def _write_json(path: Path, content: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def make_dataset(folder: Path, kind: str, videos: int, seed: int, jobs: int) -> None:
+    """A synthetic dataset in a real one's format, with an eighth of ``videos`` more in every held-out split."""
+    held_out = max(1, videos // 8)
+    config = SyntheticConfig(train=videos, val=held_out, test=held_out, seed=seed, jobs=jobs)
+    if kind == "vidstg":
+        write_vidstg(folder, config)
+    else:
+        write_hcstvg(folder, config, version=int(kind[-1]))

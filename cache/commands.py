@@ -1,0 +1,116 @@
+"""``stvg cache``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .options import CACHE, FOLDER, Commands, compression_option
+
+if TYPE_CHECKING:
+    from .objects import Location
+
+
+@click.group(cls=Commands)
+def cache() -> None:
+    """Look into a cache, check it, and bring it into another form."""
+
+
+@cache.command("info")
+@click.argument("path", type=CACHE)
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def cache_info(path: Location, as_json: bool) -> None:
+    """What a cache holds and exactly how it was made."""
+    from .index import Cache
+    from .summary import summarise, summary_lines
+
+    found = summarise(Cache.open(path))
+    click.echo(json.dumps(found, indent=1) if as_json else "\n".join(summary_lines(found)))
+
+
+@cache.command("verify", short_help="Compare every checksum, and name all that is wrong.")
+@click.argument("path", type=CACHE)
+@click.option(
+    "--repair", is_flag=True, help="Remove what is damaged or left over, so that stvg extract writes it again."
+)
+@click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Units read at once.")
+def cache_verify(path: Location, repair: bool, jobs: int) -> None:
+    """Read everything, compare every checksum, and name all that is missing, damaged or foreign.
+
+    Exits with 1 if anything is wrong, repaired or not: after a repair, stvg extract has to fill the gaps. Files that are
+    not the cache's own are named and left alone.
+    """
+    from ..cache import verify as check
+
+    with unit_bar("verify") as bar:
+        findings = check.verify(path, jobs, bar)
+    for problem in findings.problems:
+        click.echo(problem.message, err=True)
+    click.echo(f"{findings.units:,} units read, {len(findings.problems):,} problems")
+    if repair:
+        removed = check.repair(findings)
+        click.echo(f"removed {len(removed):,}; the next stvg extract writes again what belongs there")
+        for place in removed:
+            click.echo(f"  {place}")
+    elif findings.removable:
+        click.echo(
+            f"--repair would remove {len(findings.removable):,} files and folders, for stvg extract to write again"
+        )
+    if findings.problems:
+        raise SystemExit(1)
+
+
+@cache.command("convert", short_help="Copy a cache into another store, place or packing.")
+@click.argument("source", type=CACHE)
+@click.argument("target", type=CACHE)
+@click.option("--store", type=click.Choice(["zarr", "hdf5"]), required=True, help="How TARGET keeps its units.")
+@compression_option
+def cache_convert(source: Location, target: Location, store: str, compression: str | None) -> None:
+    """Copy a cache into another store or to another place: the same features, byte for byte.
+
+    \b
+    Example: stvg cache convert cache/vidstg s3://bucket/vidstg --store zarr
+    """
+    from .convert import convert
+
+    with unit_bar("convert") as bar:
+        written = convert(source, target, store, compression, bar)
+    click.echo(f"convert: {written:,} units written → {target}")
+
+
+@cache.command("merge")
+@click.argument("out", type=FOLDER)
+@click.argument("shards", type=FOLDER, nargs=-1, required=True)
+def cache_merge(out: Path, shards: tuple[Path, ...]) -> None:
+    """Make one cache of SHARDS of the same recipe. On one file system nothing is copied: units are linked.
+
+    \b
+    Example: stvg cache merge cache/vidstg shards/0 shards/1 shards/2
+    """
+    from .merge import merge
+
+    with unit_bar("merge") as bar:
+        written = merge(out, shards, bar)
+    click.echo(f"merge: {written:,} units of {len(shards):,} shards → {out}")
+
+
+class unit_bar:
+    """A tqdm bar over the units of a cache, whose number is known with the first."""
+
+    def __init__(self, name: str) -> None:
+        from tqdm import tqdm
+
+        self.bar = tqdm(desc=name, unit=" units", disable=None)
+
+    def __enter__(self) -> unit_bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def __call__(self, done: int, total: int) -> None:
+        self.bar.total = total
+        self.bar.update(done - self.bar.n)

@@ -1,0 +1,121 @@
+"""Options that several commands share, and how a group of commands behaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from .objects import Location
+
+DATASETS = ("vidstg", "hcstvg-v1", "hcstvg-v2", "json")
+FOLDER = click.Path(path_type=Path)
+
+
+class CachePlace(click.ParamType):
+    """Where a cache lies: a local folder, or a URL of object storage."""
+
+    name = "place"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Location:
+        from .objects import location
+
+        return location(value) if isinstance(value, str) else value
+
+
+CACHE = CachePlace()
+
+
+class Commands(click.Group):
+    """Lists commands in working order, and prints our errors without a traceback."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        from .config import nearest
+
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            ctx.fail(f"no command {args[0]!r}; {nearest(args[0], self.commands)}")
+        return super().resolve_command(ctx, args)
+
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def options(*decorators: Decorator) -> Decorator:
+    def apply(function: Callable[..., Any]) -> Callable[..., Any]:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+dataset_option = click.option("--dataset", type=click.Choice(DATASETS), required=True, help="Annotation format.")
+annotations_option = click.option(
+    "--annotations", type=FOLDER, required=True, metavar="PATH", help="Dataset folder, or one annotation file."
+)
+vidor_option = click.option(
+    "--vidor", type=FOLDER, metavar="DIR", help="VidOR folder, if not inside the dataset folder."
+)
+sampling_options = options(
+    click.option("--fps", type=float, default=5.0, show_default=True, help="Frames looked at per second of video."),
+    click.option(
+        "--max-frames", type=int, default=100, show_default=True, help="Longer clips are thinned to this many."
+    ),
+)
+device_option = click.option(
+    "--device", default=None, metavar="NAME", help="cpu, cuda, cuda:1 …  [cuda if there is one]"
+)
+tokenizer_option = click.option(
+    "--tokenizer", metavar="DIR", help="Folder with vocab.json and merges.txt.  [that of the text weights]"
+)
+encoder_options = options(
+    click.option(
+        "--backbone-weights", metavar="PATH", help="A .pth or .safetensors file, or 'random'.  [local torch hub cache]"
+    ),
+    click.option(
+        "--text-weights",
+        metavar="PATH",
+        help="A folder or file of weights, or 'random'.  [local Hugging Face cache]",
+    ),
+    tokenizer_option,
+    click.option("--weights-seed", type=int, default=0, show_default=True, help="Seed of random weights."),
+)
+compression_option = click.option(
+    "--compression",
+    type=click.Choice(["zstd", "gzip"]),
+    help="Pack for cold storage: zstd with --store zarr, gzip with hdf5. Slower to read.  [nothing is packed]",
+)
+protocol_option = click.option(
+    "--protocol",
+    type=click.Choice(["tubedetr", "dense", "hcstvg_official"]),
+    default="tubedetr",
+    show_default=True,
+    help="How the field's metrics are counted: on sampled frames as published numbers are, or on every frame.",
+)
+
+
+def choose_device(name: str | None) -> torch.device:
+    import torch
+
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            f"device {name!r} cannot be used", found=str(error).splitlines()[0], hint="--device cpu"
+        ) from None
+    return device
+
+
+def tick(bar: Any) -> None:
+    bar.update(1)

@@ -1,0 +1,294 @@
+"""``stvg demo``, ``stvg evaluate`` and ``stvg ablate``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from ..cache.options import (
+    CACHE,
+    DATASETS,
+    FOLDER,
+    choose_device,
+    device_option,
+    protocol_option,
+    tick,
+    tokenizer_option,
+    vidor_option,
+)
+
+if TYPE_CHECKING:
+    from ..cache.objects import Location
+    from ..cache.schema import Sample, Tube
+    from .metrics import Scores
+
+
+@click.command(short_help="Do it all on synthetic videos, from pixels to scores.")
+@click.option("--out", type=FOLDER, default=Path("stvg-demo"), show_default=True, help="Where everything is written.")
+@click.option("--quick", is_flag=True, help="A smaller run that shows the plumbing works; its scores mean little.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of videos, encoders and head.")
+def demo(out: Path, quick: bool, seed: int) -> None:
+    """Do it all on synthetic videos: make them, extract, train, evaluate, and draw one grounding."""
+    from .demo import run_demo
+
+    run_demo(out, quick=quick, seed=seed, say=click.echo)
+
+
+@click.command(short_help="Score a head, or anyone's predictions, as the field counts.")
+@click.option("--checkpoint", type=FOLDER, metavar="FILE", help="A head of stvg train-head; needs --cache.")
+@click.option("--cache", "cache_path", type=CACHE, metavar="DIR|URL", help="The cache to read features from.")
+@click.option(
+    "--predictions", type=FOLDER, metavar="FILE", help="Anyone's predictions (.jsonl); needs --dataset, --annotations."
+)
+@click.option("--dataset", type=click.Choice(DATASETS), help="Annotation format, with --predictions.")
+@click.option(
+    "--annotations", type=FOLDER, metavar="PATH", help="Dataset folder or annotation file, with --predictions."
+)
+@vidor_option
+@click.option("--split", default="test", show_default=True)
+@protocol_option
+@click.option("--fps", type=float, default=None, help="Sampling rate scored at.  [5, or the cache's]")
+@click.option("--max-frames", type=int, default=None, help="Slots of a clip.  [100, or the head's]")
+@click.option("--allow-missing", is_flag=True, help="Score what is there; missing samples are counted, not fatal.")
+@click.option(
+    "--videos", type=FOLDER, metavar="DIR", help="Folder of the videos, for a head that was trained end to end."
+)
+@tokenizer_option
+@click.option(
+    "--shuffle-sentences", type=int, metavar="SEED", help="Control: give every sample another one's sentence."
+)
+@click.option("--out", type=FOLDER, metavar="FILE", help="Write the head's predictions here (.jsonl).")
+@click.option("--json", "json_path", type=FOLDER, metavar="FILE", help="Write scores here, per group and per sample.")
+@click.option(
+    "--export",
+    "exports",
+    type=(click.Choice(["challenge", "coco", "csv"]), FOLDER),
+    multiple=True,
+    metavar="KIND FILE",
+    help="Write predictions as HC-STVG's challenge or COCO-style video boxes, or scores as csv. May be repeated.",
+)
+@click.option(
+    "--compare",
+    type=(FOLDER, FOLDER),
+    metavar="A B",
+    help="Compare two files of --json instead: paired differences, and the samples that changed most.",
+)
+@click.option(
+    "--style", type=click.Choice(["terminal", "markdown", "csv", "latex"]), default="terminal", show_default=True
+)
+@device_option
+def evaluate(
+    json_path: Path | None,
+    exports: tuple[tuple[str, Path], ...],
+    compare: tuple[Path, Path] | None,
+    style: str,
+    **chosen: Any,
+) -> None:
+    """Score a head, or anyone's predictions, as the field counts; 95 % intervals are over other draws of the videos.
+
+    \b
+    Examples:
+      stvg evaluate --checkpoint runs/fsm/best.safetensors --cache cache/vidstg --split test --json fsm.json
+      stvg evaluate --predictions tubes.jsonl --dataset vidstg --annotations vidstg --split test --json theirs.json
+      stvg evaluate --compare theirs.json fsm.json
+    """
+    from .tables import format_comparison, format_table
+
+    if compare:
+        if (
+            json_path
+            or exports
+            or any(chosen[k] for k in ("checkpoint", "predictions", "cache_path", "dataset", "out"))
+        ):
+            raise click.UsageError("--compare takes two files of scores and nothing else")
+        from .compare import compare as compare_runs
+        from .compare import read_scores
+
+        first, second = compare
+        names = [p.stem if first.stem != second.stem else str(p) for p in compare]
+        found = compare_runs(read_scores(first), read_scores(second))
+        click.echo(format_comparison(found, names[0], names[1]), nl=False)
+        return
+    if (chosen["checkpoint"] is None) == (chosen["predictions"] is None):
+        raise click.UsageError(
+            "give either --checkpoint with --cache, or --predictions with --dataset and --annotations"
+        )
+    scored = (score_head if chosen["checkpoint"] else score_predictions)(**chosen)
+    click.echo(format_table(scored.scores, dataset=scored.dataset, split=chosen["split"], style=style), nl=False)
+    write_results(scored, json_path, exports)
+
+
+class Scored(NamedTuple):
+    """What there is to write after scoring."""
+
+    scores: Scores
+    dataset: str
+    samples: Iterable[Sample]
+    tubes: dict[int | str, Tube]
+
+
+def write_results(found: Scored, json_path: Path | None, exports: tuple[tuple[str, Path], ...]) -> None:
+    from ..cache.atomic import write_atomic
+    from .exports import write_challenge, write_coco, write_csv
+
+    if json_path:
+        write_atomic(json_path, json.dumps(found.scores.to_json(), indent=1) + "\n")
+    for kind, path in exports:
+        if kind == "csv":
+            write_csv(path, found.samples, found.tubes, found.scores)
+        else:
+            (write_challenge if kind == "challenge" else write_coco)(path, found.samples, found.tubes)
+
+
+def score_head(
+    checkpoint: Path,
+    cache_path: Location | None,
+    split: str,
+    protocol: str,
+    max_frames: int | None,
+    shuffle_sentences: int | None,
+    videos: Path | None,
+    tokenizer: str | None,
+    out: Path | None,
+    device: str | None,
+    **unused: Any,
+) -> Scored:
+    from dataclasses import replace
+
+    from tqdm import tqdm
+
+    from ..cache.index import Cache
+    from .evaluation import load_head, open_split, score_split, tubes_of
+    from .evaluation import shuffle_sentences as shuffle
+    from .predictions import write_predictions
+
+    given = [k for k in ("dataset", "annotations", "vidor", "fps") if unused.get(k) is not None]
+    if cache_path is None or given:
+        wrong = f"does not go with --{given[0]}: the cache says" if given else "needs --cache:"
+        raise click.UsageError(f"--checkpoint {wrong} where the features are")
+    target = choose_device(device)
+    head = load_head(checkpoint, target, tokenizer)
+    opened = Cache.open(cache_path)
+    if max_frames:
+        head = replace(head, sampling=replace(head.sampling, max_frames=max_frames))
+    data = open_split(head, opened, split, videos)
+    if shuffle_sentences is not None:
+        shuffle(data, shuffle_sentences)
+    with tqdm(total=len(data), desc="evaluate", unit=" sentences", disable=None) as bar:
+        tubes = tubes_of(head.model, data, head.batch_size, target, lambda: tick(bar))
+    if out:
+        write_predictions(out, tubes.values(), {s.sample_id: s for s in data.samples()})
+    return Scored(score_split(data, tubes, protocol), opened.recipe.dataset, list(data.samples()), tubes)
+
+
+def score_predictions(
+    predictions: Path,
+    dataset: str | None,
+    annotations: Path | None,
+    vidor: Path | None,
+    split: str,
+    protocol: str,
+    fps: float | None,
+    max_frames: int | None,
+    allow_missing: bool,
+    **unused: Any,
+) -> Scored:
+    from ..cache.sampling import Sampling
+    from ..extract.readers import read_annotations
+    from .metrics import score
+    from .predictions import read_predictions
+
+    if dataset is None or annotations is None:
+        raise click.UsageError("--predictions needs --dataset and --annotations")
+    given = [k for k in ("cache_path", "shuffle_sentences", "videos", "tokenizer", "out") if unused.get(k) is not None]
+    if given:
+        raise click.UsageError(f"--predictions does not go with --{given[0].replace('_path', '').replace('_', '-')}")
+    sampling = Sampling(fps or 5.0, max_frames or 100)
+    read = read_annotations(dataset, annotations, split, sampling=sampling, for_scoring=True, vidor=vidor)
+    tubes = read_predictions(predictions)
+    scores = score(read.samples, tubes, protocol=protocol, sampling=sampling, allow_missing=allow_missing)
+    return Scored(scores, dataset, read.samples, tubes)
+
+
+@click.command(short_help="Re-run the paper's ablations from one cache.")
+@click.option("--cache", "cache_path", type=CACHE, required=True, metavar="DIR", help="The cache all cells share.")
+@click.option(
+    "--cache-at",
+    "others",
+    type=(int, CACHE),
+    multiple=True,
+    metavar="RESOLUTION DIR",
+    help="The cache of another resolution, for table X.",
+)
+@click.option(
+    "--table", "names", multiple=True, help="III, IV, V, VI, VII, VIII, IX or X; may be repeated.  [all but X]"
+)
+@click.option("--grid", type=FOLDER, metavar="FILE", help="A YAML file with rows of your own instead.")
+@click.option("--preset", default="paper-hcstvg", show_default=True, help="What every cell starts from.")
+@click.option("--set", "assignments", multiple=True, metavar="A.B=C", help="Override a setting in every cell.")
+@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of every row.")
+@click.option("--split", default="train", show_default=True, help="Split to train on.")
+@click.option("--test-split", default="test", show_default=True, help="Split to score.")
+@protocol_option
+@click.option("--out", type=FOLDER, default=Path("runs/ablation"), show_default=True, help="Cells and tables.")
+@click.option(
+    "--devices",
+    default=None,
+    metavar="NAMES",
+    help="cpu,cpu or cuda:0,cuda:1 …: one cell at a time on each.  [the best one]",
+)
+def ablate(
+    cache_path: Location,
+    others: tuple[tuple[int, Location], ...],
+    names: tuple[str, ...],
+    grid: Path | None,
+    assignments: tuple[str, ...],
+    out: Path,
+    devices: str | None,
+    **chosen: Any,
+) -> None:
+    """Re-run the paper's ablations from one cache, or a grid of your own; finished cells never run again.
+
+    Exits with 1 when a cell failed; the others are completed.
+
+    \b
+    Examples:
+      stvg ablate --cache cache/hc1 --table III --seeds 3
+      stvg ablate --cache cache/hc1 --grid dropout.yaml --devices cuda:0,cuda:1
+    """
+    from tqdm import tqdm
+
+    from ..cache.config import nearest
+    from .ablation import TABLES, Plan, cells_of, read_grid, run_cells
+    from .ablation_table import lines_of, terminal, write_all
+
+    unknown = [n for n in names if n not in TABLES]
+    if unknown or (grid and names):
+        raise click.UsageError(
+            f"no table {unknown[0]!r}; {nearest(unknown[0], TABLES)}" if unknown else "--grid or --table"
+        )
+    tables = [read_grid(grid)] if grid else [TABLES[n] for n in names or (n for n in TABLES if n != "X")]
+    plan = Plan(out=out, caches={None: cache_path, **dict(others)}, settings=assignments, **chosen)
+    cells = cells_of(tables, plan)
+    finished = sum(cell.result is not None for cell in cells)
+    on = [str(choose_device(name)) for name in devices.split(",")] if devices else [str(choose_device(None))]
+    with tqdm(total=len(cells), initial=finished, desc="ablate", unit=" cells", disable=None) as bar:
+
+        def ended(cell: Any, error: str | None) -> None:
+            bar.update(1)
+            if error:
+                bar.write(f"{cell.row.label}, seed {cell.seed}, failed: {error}\n  see {cell.folder / 'log.txt'}")
+
+        failed = run_cells(cells, plan, on, ended)
+    found = {table.name: (table, lines_of(table, plan)) for table in tables}
+    write_all(out, found, plan)
+    for table, lines in found.values():
+        click.echo(terminal(table, lines, plan))
+    counts = f"{len(cells)} cells, {finished} finished before, {len(failed)} failed"
+    click.echo(f"{counts} → {out}/tables.md, tables.csv, tables.tex, plot.png")
+    if failed:
+        raise SystemExit(1)

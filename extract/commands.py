@@ -1,0 +1,276 @@
+"""``stvg dataset`` and ``stvg extract``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..cache.options import (
+    CACHE,
+    FOLDER,
+    Commands,
+    annotations_option,
+    choose_device,
+    compression_option,
+    dataset_option,
+    encoder_options,
+    sampling_options,
+    tick,
+    vidor_option,
+)
+
+
+@click.group(cls=Commands)
+def dataset() -> None:
+    """Look at annotations and videos before spending hours on them."""
+
+
+@dataset.command("check")
+@dataset_option
+@annotations_option
+@vidor_option
+@click.option("--split", "splits", multiple=True, help="May be repeated.  [every split found]")
+@click.option("--videos", type=FOLDER, metavar="DIR", help="Also open every video: frames, size, rate.")
+@sampling_options
+@click.option("--jobs", type=int, default=2, show_default=True, help="Videos opened at once.")
+def dataset_check(
+    dataset: str,
+    annotations: Path,
+    vidor: Path | None,
+    splits: tuple[str, ...],
+    videos: Path | None,
+    fps: float,
+    max_frames: int,
+    jobs: int,
+) -> None:
+    """Validate a dataset: counts, and a list of every fault. Exits with 1 if there is any.
+
+    \b
+    Example: stvg dataset check --dataset hcstvg-v1 --annotations hcstvg --videos hcstvg/videos
+    """
+    from tqdm import tqdm
+
+    from ..cache.sampling import Sampling
+    from .check import check_dataset
+
+    with tqdm(desc="check", unit=" videos", disable=None if videos else True) as bar:
+        report = check_dataset(
+            dataset,
+            annotations,
+            list(splits) or None,
+            sampling=Sampling(fps, max_frames),
+            videos=videos,
+            vidor=vidor,
+            jobs=jobs,
+            progress=lambda: tick(bar),
+        )
+    click.echo("\n".join(report.lines()))
+    if report.faults:
+        raise SystemExit(1)
+
+
+@dataset.command("make")
+@click.argument("out", type=FOLDER)
+@click.option(
+    "--format", "kind", type=click.Choice(["vidstg", "hcstvg-v1", "hcstvg-v2"]), default="vidstg", show_default=True
+)
+@click.option(
+    "--videos", type=int, default=100, show_default=True, help="Training videos; a quarter more are held out."
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--jobs", type=int, default=2, show_default=True, help="Processes that draw videos.")
+def dataset_make(out: Path, kind: str, videos: int, seed: int, jobs: int) -> None:
+    """Write a synthetic dataset with exact ground truth, in a real dataset's format."""
+    from .synthetic import make_dataset
+
+    make_dataset(out, kind, videos, seed, jobs)
+    click.echo(f"wrote {out}")
+
+
+@click.command()
+@dataset_option
+@annotations_option
+@vidor_option
+@click.option("--videos", type=FOLDER, metavar="DIR", help="Folder of the videos.  [the dataset's usual place]")
+@click.option("--split", "splits", multiple=True, help="May be repeated.  [every split found]")
+@click.option(
+    "--out",
+    type=CACHE,
+    required=True,
+    metavar="DIR|URL",
+    help="The cache to fill: a folder, or s3://bucket/folder. Repeat the command to go on.",
+)
+@click.option("--backbone", type=click.Choice(["resnet101", "tiny"]), default="resnet101", show_default=True)
+@click.option(
+    "--text-encoder", type=click.Choice(["roberta-base", "tiny"]), help="[tiny with --backbone tiny, else roberta-base]"
+)
+@encoder_options
+@click.option("--resolution", type=int, default=224, show_default=True, help="Short side of the frames, in pixels.")
+@sampling_options
+@click.option(
+    "--levels",
+    type=click.Choice(["roi", "full", "c5"]),
+    default="roi",
+    show_default=True,
+    help="What is kept of C3, C4: regions of targets, maps, nothing.",
+)
+@click.option(
+    "--views",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Stored renditions of a training video: the evaluation's geometry, then random resizes and crops.",
+)
+@click.option("--views-seed", type=int, default=0, show_default=True, help="Seed of those.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float16", "float32", "bfloat16", "uint8"]),
+    default="float16",
+    show_default=True,
+    help="How features are stored; uint8 with a scale for every channel and few frames.",
+)
+@click.option(
+    "--amp",
+    type=click.Choice(["none", "bf16"]),
+    default="none",
+    show_default=True,
+    help="bf16: run the backbone in bfloat16, where the machine is faster at it. Features differ by its rounding.",
+)
+@click.option("--store", type=click.Choice(["zarr", "hdf5"]), default="zarr", show_default=True)
+@compression_option
+@click.option("--batch-frames", type=int, default=32, show_default=True, help="Frames encoded at once.")
+@click.option(
+    "--on-bad-record",
+    type=click.Choice(["raise", "skip"]),
+    default="raise",
+    show_default=True,
+    help="What to do about faults in the annotation.",
+)
+@click.option("--strict", is_flag=True, help="Stop at the first video that cannot be read.")
+@click.option("--retry-skipped", is_flag=True, help="Try the videos again that could not be read last time.")
+@click.option("--dry-run", is_flag=True, help="Say what it will cost, after a short probe; write nothing.")
+@click.option(
+    "--device",
+    "--devices",
+    "devices",
+    metavar="NAMES",
+    help="cpu, cuda, cuda:1 …, or several: cuda:0,cuda:1.  [cuda if there is one]",
+)
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default="one for each device",
+    help="Extractors at work; devices are given to them in turn.",
+)
+@click.option(
+    "--launcher",
+    type=click.Choice(["local", "torchrun", "ray"]),
+    default="local",
+    show_default=True,
+    help="Who starts them: this command, torchrun, or a Ray cluster.",
+)
+@click.option("--shard", metavar="I/N", default="1/1", show_default=True, help="Only this share of the videos.")
+@click.option(
+    "--decoders",
+    type=click.IntRange(min=1),
+    default=None,
+    show_default="1 on a cpu, 4 on a gpu",
+    help="Decoding processes of each extractor.",
+)
+@click.option(
+    "--decode-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=120.0,
+    show_default=True,
+    help="Seconds without a new frame after which a video is given up.",
+)
+@click.option(
+    "--decoder-memory",
+    type=click.FloatRange(min=0, min_open=True),
+    default=4.0,
+    show_default=True,
+    help="GiB of address space a decoding process may take.",
+)
+def extract(
+    out: Path, fps: float, max_frames: int, splits: tuple[str, ...], processes: int, launcher: str, **chosen: Any
+) -> None:
+    """Run the frozen encoders once and fill a cache. Interrupt it freely: finished videos are kept.
+
+    \b
+    Example: stvg extract --dataset vidstg --annotations vidstg --videos vidor/video --out cache/vidstg
+    """
+    from ..cache.sampling import Sampling
+    from .decoders import Settings
+    from .distribute import launch, parse_shard
+    from .estimate import estimate
+    from .job import ExtractJob
+
+    devices = [choose_device(name) for name in (chosen.pop("devices") or "").split(",")]
+    decoding = Settings(
+        processes=chosen.pop("decoders") or (1 if devices[0].type == "cpu" else 4),
+        timeout=chosen.pop("decode_timeout"),
+        memory=int(chosen.pop("decoder_memory") * 2**30),
+    )
+    dry_run, part = chosen.pop("dry_run"), parse_shard(chosen.pop("shard"))
+    job = ExtractJob(
+        out=out,
+        sampling=Sampling(fps, max_frames),
+        splits=list(splits) or None,
+        device=devices[0],
+        part=part,
+        decoding=decoding,
+        **chosen,
+    )
+    if dry_run:
+        click.echo("\n".join(estimate(job, max(processes, len(devices))).lines()))
+        return
+    with progress_bar("extract", "videos") as bar:
+        report, dropped = launch(job, launcher, devices, processes, bar)
+    click.echo(
+        f"extract: {report.videos:,} videos done ({report.frames:,} frames), {report.already:,} were there already, "
+        f"{len(report.skipped):,} skipped, {len(dropped):,} records dropped → {out}"
+    )
+    if report.frames:
+        shares = report.shares()
+        busy = ", ".join(f"{stage} {share:.0%}" for stage, share in shares.items())
+        click.echo(f"busy: {busy}; {max(shares, key=lambda s: shares[s])} is the limit")
+    for line in [str(e) for e in dropped] + list(report.skipped.values()):
+        click.echo(f"  {line}", err=True)
+    if report.skipped:
+        click.echo(
+            f"skipped videos are listed in {out / 'skipped.jsonl'}; try them again with --retry-skipped", err=True
+        )
+        raise SystemExit(3)
+
+
+class progress_bar:
+    """A tqdm bar that also says how busy each stage is, and which one limits."""
+
+    def __init__(self, name: str, unit: str) -> None:
+        from tqdm import tqdm
+
+        self.bar = tqdm(desc=name, unit=f" {unit}", disable=None)
+        self.skipped = self.frames = 0
+        self.start = time.monotonic()
+
+    def __enter__(self) -> progress_bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def total(self, count: int) -> None:
+        self.bar.reset(total=count)
+
+    def __call__(self, video_id: str, frames: int, skipped: str | None, stages: dict[str, float]) -> None:
+        self.frames += frames
+        self.skipped += skipped is not None
+        limit = max(stages, key=lambda stage: stages[stage])
+        shares = " ".join(f"{k} {v:.0%}{' (the limit)' if k == limit else ''}" for k, v in stages.items())
+        rate = self.frames / max(time.monotonic() - self.start, 1e-9)
+        self.bar.set_postfix_str(f"{self.skipped} skipped  {rate:.0f} frames/s  {shares}", refresh=False)
+        self.bar.update(1)
