@@ -68,16 +68,14 @@ class Store(ABC):
         # Caches of functions that know no store: nothing here refers back to it, so its open files close with it.
         self._opened = lru_cache(OPEN_ARRAYS)(partial(_open_verified, self._open_array, {}))
         self._known = lru_cache(32 * OPEN_ARRAYS)(self._read_facts)
+        self._place = lru_cache(32 * OPEN_ARRAYS)(partial(_place, path, self.suffix))
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.path, self.compression)
 
     def place(self, key: str) -> Location:
         """The file or folder of a unit. Raises ValueError for a key that is not ``room/name``."""
-        room, _, name = key.partition("/")
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", room) or not name:
-            raise ValueError(f"{key!r} is not a key like 'videos/<name>'")
-        return self.path / room / (unit_name(name) + self.suffix)
+        return self._place(key)
 
     @contextmanager
     def writer(self, key: str) -> Iterator[UnitWriter]:
@@ -237,6 +235,13 @@ class Store(ABC):
     @abstractmethod
     def _check_layout(self, place: Location, record: Record) -> list[str]:
         """What is missing, foreign or contradicts the record, chunks aside."""
+
+
+def _place(path: Location, suffix: str, key: str) -> Location:
+    room, _, name = key.partition("/")
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", room) or not name:
+        raise ValueError(f"{key!r} is not a key like 'videos/<name>'")
+    return path / room / (unit_name(name) + suffix)
 
 
 def _open_verified(
