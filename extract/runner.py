@@ -135,7 +135,7 @@ def extract(
     for sample in samples:
         by_video.setdefault(sample.video.video_id, []).append(sample)
     mine = {video_id: by_video[video_id] for video_id in options.part.of(list(by_video))}
-    backbone = backbone.to(options.device).to(memory_format=torch.channels_last)
+    backbone = backbone.folded().to(options.device).to(memory_format=torch.channels_last)
     return Extraction(cache, mine, files, backbone, options, progress).run()
 
 
