@@ -4,10 +4,11 @@ tube from its own regions. Both may use the same layers."""
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import Attention
+from .attention import Attention
+from .dropout import Dropout
+from .feed_forward import feed_forward
 
 
 class DecoderLayer(nn.Module):
@@ -22,7 +23,7 @@ class DecoderLayer(nn.Module):
         self.cross_attn_image = Attention(d, heads, dropout)
         self.linear1, self.linear2 = nn.Linear(d, ffn), nn.Linear(ffn, d)
         self.norm1, self.norm3, self.norm4 = nn.LayerNorm(d), nn.LayerNorm(d), nn.LayerNorm(d)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self,
@@ -50,7 +51,7 @@ class DecoderLayer(nn.Module):
             per_frame, keys, values, None if memory_padding is None else memory_padding.flatten(0, 1)
         )
         x = self.norm3(x + self.dropout(update.unflatten(0, (B, T)).transpose(1, 2)))
-        x = self.norm4(x + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(x))))))
+        x = self.norm4(x + self.dropout(feed_forward(x, self.linear1, self.linear2, self.dropout.p, self.training)))
         return x, weights.unflatten(0, (B, N))
 
 

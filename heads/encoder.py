@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import Attention
+from .attention import Attention
+from .dropout import Dropout
+from .feed_forward import feed_forward
 
 
 class EncoderLayer(nn.Module):
@@ -16,13 +17,13 @@ class EncoderLayer(nn.Module):
         self.self_attn = Attention(d, heads, dropout)
         self.linear1, self.linear2 = nn.Linear(d, ffn), nn.Linear(ffn, d)
         self.norm1, self.norm2 = nn.LayerNorm(d), nn.LayerNorm(d)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, position: Tensor, padding: Tensor) -> Tensor:
         """x, position (R, L, d), padding (R, L) bool → (R, L, d)."""
         placed = x + position
         x = self.norm1(x + self.dropout(self.self_attn(placed, placed, x, padding)))
-        return self.norm2(x + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(x))))))
+        return self.norm2(x + self.dropout(feed_forward(x, self.linear1, self.linear2, self.dropout.p, self.training)))
 
 
 class Encoder(nn.Module):

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import attend, merge_heads, split_heads
+from .attention import attend, merge_heads, split_heads
+from .dropout import dropout
 
 FUSION_HEADS = 2
 
@@ -56,20 +57,20 @@ class GatedMatching(nn.Module):
         if self.gates:
             mixed = self.gates["score"](mixed).sigmoid() * self.gates["value"](mixed)  # eq 3
         x = x.index_select(0, x_row)
-        fused = x + F.dropout(self.out(mixed), self.dropout, self.training)
+        fused = x + dropout(self.out(mixed), self.dropout, self.training)
         return torch.where(x_padding[x_row][..., None], x, fused)
 
     def gated(self, x: Tensor, y: Tensor, x_padding: Tensor, y_padding: Tensor, x_row: Tensor, y_row: Tensor) -> Tensor:
         """Eqs 1 and 2, of normalised tokens: self- and cross-attended, each gated by the other: (R, Lx, d)."""
-        dropout = self.dropout if self.training else 0.0
+        p = self.dropout if self.training else 0.0
         query = self.query(x)
         q = split_heads(query, FUSION_HEADS)
         k, v = (split_heads(f(x), FUSION_HEADS) for f in (self.self_key, self.self_value))
-        own = self.self_out(merge_heads(attend(q, k, v, x_padding, dropout))).index_select(0, x_row)  # eq 1a
+        own = self.self_out(merge_heads(attend(q, k, v, x_padding, p))).index_select(0, x_row)  # eq 1a
         q = split_heads(query.index_select(0, x_row), FUSION_HEADS)
         keys, values = self.cross_key(y), self.cross_value(y)
         k, v = (split_heads(f.index_select(0, y_row), FUSION_HEADS) for f in (keys, values))
-        other = self.cross_out(merge_heads(attend(q, k, v, y_padding[y_row], dropout)))  # eq 1b
+        other = self.cross_out(merge_heads(attend(q, k, v, y_padding[y_row], p)))  # eq 1b
         if not self.gates:
             return own + other
         return self.gates["self"](other).sigmoid() * own + self.gates["cross"](own).sigmoid() * other  # eq 2

@@ -1,7 +1,4 @@
-"""Building blocks: attention, position codes, the MLP, group norm that ignores padding, RoIAlign that ignores padding.
-
-Parameter names of `Attention` follow torch's MultiheadAttention, so that published weights load by name.
-"""
+"""Building blocks: position codes, the MLP, group norm that ignores padding, RoIAlign that ignores padding."""
 
 from __future__ import annotations
 
@@ -9,68 +6,10 @@ import math
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-class Attention(nn.Module):
-    """Multi-head attention over the second-to-last axis; any number of leading batch axes is flattened to R.
-
-    Shapes: query (R, Lq, d), key and value (R, Lk, d), key_padding (R, Lk) bool, True = ignored. Every row must have at
-    least one key that is not padding.
-    """
-
-    def __init__(self, d: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.heads, self.dropout = heads, dropout
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * d, d))
-        self.in_proj_bias = nn.Parameter(torch.zeros(3 * d))
-        self.out_proj = nn.Linear(d, d)
-        nn.init.xavier_uniform_(self.in_proj_weight)
-        nn.init.zeros_(self.out_proj.bias)
-
-    def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
-        inputs = (query, key, value)
-        q, k, v = (split_heads(F.linear(x, w, b), self.heads) for x, w, b in zip(inputs, weights, biases, strict=True))
-        return q, k, v
-
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, key_padding: Tensor | None) -> Tensor:
-        """Attended values (R, Lq, d)."""
-        q, k, v = self._project(query, key, value)
-        return self.out_proj(merge_heads(attend(q, k, v, key_padding, self.dropout if self.training else 0.0)))
-
-    def with_weights(self, query: Tensor, key: Tensor, value: Tensor, key_padding: Tensor) -> tuple[Tensor, Tensor]:
-        """Attended values (R, Lq, d) and the weights (R, Lq, Lk), averaged over heads *before* dropout.
-
-        Weights after dropout can exceed 1, and log(1 - weight) of the guided attention loss would not be a number.
-        """
-        q, k, v = self._project(query, key, value)
-        scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-        weights = at_least_float32(scores).masked_fill(key_padding[:, None, None], -torch.inf).softmax(-1)
-        mixed = F.dropout(weights, self.dropout, self.training).to(v.dtype) @ v
-        return self.out_proj(merge_heads(mixed)), weights.mean(1)
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Half precision raised to float32, for softmax over time and for statistics; wider types stay."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def split_heads(x: Tensor, heads: int) -> Tensor:
-    """(R, L, d) → (R, heads, L, d / heads)."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
-
-
-def merge_heads(x: Tensor) -> Tensor:
-    """(R, heads, L, d / heads) → (R, L, d)."""
-    return x.transpose(1, 2).flatten(2)
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, key_padding: Tensor | None, dropout: float) -> Tensor:
-    """Scaled dot-product attention of (R, heads, L, dh) tensors; padded keys (R, Lk) are ignored."""
-    keep = None if key_padding is None else ~key_padding[:, None, None]
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=keep, dropout_p=dropout)
+from .attention import at_least_float32
+from .dropout import Dropout
 
 
 class MLP(nn.Module):
@@ -82,7 +21,7 @@ class MLP(nn.Module):
     def __init__(self, sizes: list[int], dropout: float = 0.0) -> None:
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         for i, layer in enumerate(self.layers):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..cache.batch import Batch, Inputs, Targets
 from .boxes import to_corners
 from .decoder import Decoder
+from .dropout import Dropout
 from .encoder import Encoder
 from .fusion import Fusion, FusionConfig
 from .layers import MLP, MaskedGroupNorm, roi_align, roi_sine, sine_2d, time_code
@@ -120,7 +121,7 @@ class Resizer(nn.Module):
         super().__init__()
         self.fc = nn.Linear(text_width, d)
         self.layer_norm = nn.LayerNorm(d, eps=1e-12)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, tokens: Tensor) -> Tensor:
         with torch.autocast(tokens.device.type, enabled=False):

@@ -1,0 +1,330 @@
+"""What a training step costs: beside the plain formulation of plain.py, beside what the machine can multiply, in memory.
+
+    uv run python tests/benchmarks/step.py [--batch 4] [--rounds 5] [--device cpu] [--cells 7 12] [--only plain rate …]
+
+Steps are whole ones: forward, losses, backward, clipping, AdamW, averaged weights, dropout on. Sizes are the paper's: 100
+frames, d = 256, 6 + 6 layers, 20 tokens. Ways take turns; the median of the rounds counts. Prints Markdown tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from plain import PlainTubeDETR
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from stvg.cache.batch import Inputs, Targets
+from stvg.heads.checkpoint import EMA
+from stvg.heads.experiment import load_experiment
+from stvg.heads.losses import Criterion
+from stvg.heads.model import FSM, FeatureFacts, Output, build_model
+
+FRAMES, CELLS, TOKENS = 100, (7, 12), 20
+FACTS = FeatureFacts((512, 1024, 2048), (8, 16, 32), 768)
+MOMENT = (30, 70)
+PRESETS = {"TubeDETR": "tubedetr", "FSM": "paper"}
+
+Step = Callable[[], Tensor]
+
+
+# ---- what is trained on
+
+
+def clips(
+    count: int, frames: int = FRAMES, cells: tuple[int, int] = CELLS, sentences: int = 1
+) -> tuple[Inputs, Targets]:
+    """Samples of one size; every ``sentences`` of them share a video."""
+    h, w = cells
+    draws = torch.Generator().manual_seed(0)
+    videos = count // sentences
+    c5 = torch.randn(videos * frames, h, w, FACTS.channels[-1], generator=draws).relu().half()
+    index = torch.arange(videos * frames).view(videos, frames).repeat_interleave(sentences, 0)
+    first, last = (m * frames // FRAMES for m in MOMENT)
+    inside = torch.zeros(count, frames, dtype=torch.bool)
+    inside[:, first:last] = True
+    centre = 0.3 + 0.4 * torch.rand(count, frames, 2, generator=draws)
+    boxes = torch.cat([centre, 0.1 + 0.3 * torch.rand(count, frames, 2, generator=draws)], dim=-1)
+    inputs = Inputs(
+        c5=c5,
+        cell_padding=torch.zeros(len(c5), h, w, dtype=torch.bool),
+        frame_index=index,
+        frame_padding=torch.zeros(count, frames, dtype=torch.bool),
+        tokens=torch.randn(count, TOKENS, FACTS.text_width, generator=draws),
+        token_padding=torch.zeros(count, TOKENS, dtype=torch.bool),
+    )
+    targets = Targets(
+        boxes=boxes * inside[..., None],
+        in_moment=inside,
+        span=torch.tensor([[first, last - 1]] * count),
+        size=torch.tensor([[w * 32, h * 32]] * count),
+        roi=torch.randn(count * (last - first), 16, 1536, generator=draws).relu().half(),
+    )
+    return inputs, targets
+
+
+def one_of(targets: Targets, b: int) -> Targets:
+    """The annotation of one sample."""
+    return replace(
+        targets,
+        boxes=targets.boxes[b : b + 1],
+        in_moment=targets.in_moment[b : b + 1],
+        span=targets.span[b : b + 1],
+        size=targets.size[b : b + 1],
+        roi=None,
+    )
+
+
+# ---- steps
+
+
+class Trainer:
+    """A model with all that a step needs."""
+
+    def __init__(self, model: nn.Module, preset: str, amp: bool, fused: bool) -> None:
+        self.model, self.amp = model, amp
+        self.criterion = Criterion(load_experiment(preset).loss)
+        self.optimizer = torch.optim.AdamW(model.parameters(), 5e-5, weight_decay=1e-4, fused=fused)
+        self.ema = EMA(model, 0.9998)  # type: ignore[arg-type]
+
+    def step(self, forward: Callable[[], Output], targets: Targets) -> Tensor:
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(targets.boxes.device.type, torch.bfloat16, enabled=self.amp):
+            output = forward()
+        padding = torch.zeros_like(targets.in_moment)
+        total = torch.stack(list(self.criterion(output, targets, padding).values())).sum()
+        total.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 0.1)
+        self.optimizer.step()
+        self.ema.update(self.model)  # type: ignore[arg-type]
+        return total.detach()
+
+
+def head(preset: str, settings: Sequence[str] = ()) -> FSM:
+    return build_model(load_experiment(preset, settings).model, FACTS)
+
+
+def ours(preset: str, inputs: Inputs, targets: Targets, amp: bool, device: str, settings: Sequence[str] = ()) -> Step:
+    """One step over the whole batch."""
+    model = head(preset, settings).to(device).train()
+    trainer = Trainer(model, preset, amp, fused=True)
+    inputs, targets = inputs.to(torch.device(device)), targets.to(torch.device(device))
+    return lambda: trainer.step(lambda: model(inputs, targets), targets)
+
+
+def plain(inputs: Inputs, targets: Targets, amp: bool, device: str) -> Step:
+    """A step of its own for every sample; the mean of their losses."""
+    model = plain_model().to(device).train()
+    trainer = Trainer(model, "tubedetr", amp, fused=False)
+    inputs, targets = inputs.to(torch.device(device)), targets.to(torch.device(device))
+
+    def step() -> Tensor:
+        losses = []
+        for b in range(len(inputs.tokens)):
+            c5, words = inputs.c5[inputs.frame_index[b]].float(), inputs.tokens[b]
+            losses.append(trainer.step(lambda: model(c5, words), one_of(targets, b)))  # noqa: B023  # called at once
+        return torch.stack(losses).mean()
+
+    return step
+
+
+def plain_model() -> PlainTubeDETR:
+    reference = head("tubedetr")
+    c = reference.config
+    model = PlainTubeDETR(FACTS.channels[-1], FACTS.text_width, c.stride, c.d, c.heads, c.ffn, c.encoder_layers)
+    model.load_state_dict(reference.state_dict())
+    return model
+
+
+# ---- tables
+
+
+def plain_table(inputs: Inputs, targets: Targets, rounds: int, device: str) -> None:
+    """Whole steps of the TubeDETR preset; and that both formulations say the same."""
+    count = len(inputs.tokens)
+    with torch.no_grad():
+        there, here = plain_model().eval().to(device), head("tubedetr").eval().to(device)
+        moved, wanted = inputs.to(torch.device(device)), targets.to(torch.device(device))
+        criterion = Criterion(load_experiment("tubedetr").loss)
+        mine = criterion(here(moved, wanted), wanted, moved.frame_padding)
+        theirs = [
+            criterion(
+                there(moved.c5[moved.frame_index[b]].float(), moved.tokens[b]),
+                one_of(wanted, b),
+                moved.frame_padding[:1],
+            )
+            for b in range(count)
+        ]
+    apart = max(abs(mine[k] - torch.stack([t[k] for t in theirs]).mean()).item() / abs(mine[k].item()) for k in mine)
+    print(f"Losses without dropout, float32: {len(mine)} terms, at most {apart:.1e} of a term apart.\n")
+    ways = {
+        "plain, one sample at a time, float32": plain(inputs, targets, False, device),
+        "plain, bf16 autocast": plain(inputs, targets, True, device),
+        "ours, float32": ours("tubedetr", inputs, targets, False, device),
+        "ours, bf16": ours("tubedetr", inputs, targets, True, device),
+    }
+    times = race(ways, rounds, device)
+    base = times["plain, one sample at a time, float32"]
+    table(
+        [f"TubeDETR preset, {count} samples of {FRAMES} frames", "a sample", "x plain"],
+        [[name, f"{t / count:.3f} s", f"{base / t:.2f}"] for name, t in times.items()],
+    )
+
+
+def rate_table(inputs: Inputs, targets: Targets, rounds: int, device: str) -> None:
+    """What the machine multiplies in large square products, and in steps."""
+    rows = []
+    for amp in (False, True):
+        best = multiply_rate(torch.bfloat16 if amp else torch.float32, device)
+        for name, preset in PRESETS.items():
+            step = ours(preset, inputs, targets, amp, device)
+            with FlopCounterMode(display=False) as counter:
+                step()
+            seconds = race({name: step}, rounds, device)[name]
+            rate = counter.get_total_flops() / seconds
+            cells = [
+                f"{seconds / len(inputs.tokens):.3f} s",
+                f"{counter.get_total_flops() / len(inputs.tokens) / 1e9:.0f}",
+            ]
+            rows.append([f"{name}, {'bf16' if amp else 'float32'}", *cells, f"{rate / 1e9:.0f}", f"{rate / best:.0%}"])
+    table(["step", "a sample", "GFLOP a sample", "GFLOP/s", "of the machine's"], rows)
+
+
+def multiply_rate(dtype: torch.dtype, device: str) -> float:
+    """Operations per second in products of (4096, 2048) and (2048, 2048), the best of many."""
+    a, b = torch.randn(4096, 2048, dtype=dtype, device=device), torch.randn(2048, 2048, dtype=dtype, device=device)
+    out = torch.empty(4096, 2048, dtype=dtype, device=device)
+
+    def product() -> Tensor:
+        return torch.mm(a, b, out=out)
+
+    return 2 * 4096 * 2048 * 2048 / min(once(product, device) for _ in range(20))
+
+
+def memory_table(batch: int, device: str, cells: Sequence[int]) -> None:
+    """What a step takes at its peak beyond what is there before it: each in a process of its own."""
+    rows = []
+    for name, amp, count in (
+        ("plain", 0, 1),
+        ("plain", 1, 1),
+        ("ours", 0, 1),
+        ("ours", 1, 1),
+        ("ours", 0, batch),
+        ("ours", 1, batch),
+    ):
+        words = ["--peak", name, str(amp), str(count), "--device", device, "--cells", *map(str, cells)]
+        ran = subprocess.run([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True, check=True)
+        rows.append([name, "bf16" if amp else "float32", count, json.loads(ran.stdout)])
+    base = rows[0][-1]
+    table(
+        ["TubeDETR preset, a step's memory", "", "samples at once", "MB a sample", "x plain"],
+        [[n, d, str(c), f"{m / c / 1e6:.0f}", f"{m / c / base:.2f}"] for n, d, c, m in rows],
+    )
+
+
+def peak(name: str, amp: bool, count: int, device: str, cells: tuple[int, int]) -> float:
+    """Bytes a step needs beyond model, optimiser and data."""
+    inputs, targets = clips(count, cells=cells)
+    step = plain(inputs, targets, amp, device) if name == "plain" else ours("tubedetr", inputs, targets, amp, device)
+    if device != "cpu":
+        step()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        return torch.cuda.max_memory_allocated() - before
+    before = resident()
+    step()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+
+
+def resident() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+def scaling_table(rounds: int, device: str, cells: tuple[int, int]) -> None:
+    """FSM in bf16: over samples in a batch, frames, candidates, and sentences that share a video."""
+    rows = []
+    for count, frames, queries, sentences in (
+        *((b, FRAMES, 5, 1) for b in (1, 2, 4, 8)),
+        *((2, t, 5, 1) for t in (25, 50, 200)),
+        *((2, FRAMES, n, 1) for n in (1, 10)),
+        *((8, FRAMES, 5, s) for s in (2, 4, 8)),
+    ):
+        inputs, targets = clips(count, frames, cells, sentences)
+        settings = [f"model.num_queries={queries}", f"model.max_frames={frames}"]
+        seconds = race({"": ours("paper", inputs, targets, True, device, settings)}, rounds, device)[""]
+        rows.append([str(v) for v in (count, frames, queries, sentences)] + [f"{seconds / count:.3f} s"])
+    table(["samples", "frames", "candidates", "sentences a video", "a sample"], rows)
+
+
+# ---- measuring and printing
+
+
+def race(ways: dict[str, Step], rounds: int, device: str) -> dict[str, float]:
+    """Median seconds of each, taking turns after a round that does not count."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(rounds + 1):
+        for name, way in ways.items():
+            seconds = once(way, device)
+            if turn:
+                times[name].append(seconds)
+            assert math.isfinite(seconds)
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def once(work: Step, device: str) -> float:
+    start = time.perf_counter()
+    work()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    print("| " + " | ".join(names) + " |\n|" + " --- |" + " ---: |" * (len(names) - 1))
+    for row in rows:
+        print("| " + " | ".join(row) + " |")
+    print(flush=True)
+
+
+def main() -> None:
+    parts = ["plain", "rate", "memory", "scaling"]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--cells", type=int, nargs=2, default=CELLS, help="rows and columns of C5")
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts)
+    parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    cells = tuple(chosen.cells)
+    if chosen.peak:
+        name, amp, count = chosen.peak
+        print(json.dumps(peak(name, bool(int(amp)), int(count), chosen.device, cells)))
+        return
+    where = torch.cuda.get_device_name() if chosen.device != "cpu" else f"{torch.get_num_threads()} threads"
+    print(f"{FRAMES} frames, {cells[0]} x {cells[1]} cells, {TOKENS} tokens; {where}, torch {torch.__version__}\n")
+    inputs, targets = clips(chosen.batch, cells=cells)
+    if "plain" in chosen.only:
+        plain_table(inputs, targets, chosen.rounds, chosen.device)
+    if "rate" in chosen.only:
+        rate_table(inputs, targets, chosen.rounds, chosen.device)
+    if "memory" in chosen.only:
+        memory_table(chosen.batch, chosen.device, cells)
+    if "scaling" in chosen.only:
+        scaling_table(max(1, chosen.rounds // 2), chosen.device, cells)
+
+
+if __name__ == "__main__":
+    main()
