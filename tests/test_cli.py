@@ -34,7 +34,17 @@ def test_help_is_quick_to_load_and_lists_the_commands_in_working_order():
     assert ran.stdout.strip() == ""
     from stvg.cli import cli
 
-    assert list(cli.commands) == ["demo", "dataset", "extract", "cache", "weights", "train-head", "evaluate", "ablate"]
+    assert list(cli.commands) == [
+        "demo",
+        "dataset",
+        "extract",
+        "cache",
+        "weights",
+        "train-head",
+        "evaluate",
+        "report",
+        "ablate",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -42,7 +52,7 @@ def test_help_is_quick_to_load_and_lists_the_commands_in_working_order():
     [
         *[[], ["demo"], ["dataset"], ["dataset", "check"], ["dataset", "make"], ["extract"]],
         *[["cache", *command] for command in ([], ["info"], ["verify"], ["convert"], ["merge"])],
-        *[["weights"], ["weights", "import"], ["train-head"], ["evaluate"], ["ablate"]],
+        *[["weights"], ["weights", "import"], ["train-head"], ["evaluate"], ["report"], ["ablate"]],
     ],
     ids=" ".join,
 )
