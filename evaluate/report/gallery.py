@@ -57,7 +57,7 @@ def index(findings: Findings, rows: Shown, chosen: Sequence[Id]) -> dict[str, An
         "kind": [kinds.index(sample.qtype) for sample, _, _ in rows],
         "segment": [sample.segment for sample, _, _ in rows],
         "moment": [sample.moment for sample, _, _ in rows],
-        "tube": [(round(tube.start, 2), round(tube.end, 2)) for _, tube, _ in rows],
+        "tube": [(round(float(tube.start), 2), round(float(tube.end), 2)) for _, tube, _ in rows],
         "tIoU": [round(score.tIoU, 4) for _, _, score in rows],
         "vIoU": [round(score.vIoU, 4) for _, _, score in rows],
         "outcome": [outcome(score) for _, _, score in rows],
