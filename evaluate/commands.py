@@ -314,7 +314,7 @@ def report(
     with tqdm(desc="pictures", unit=" videos", disable=None) as bar:
         written = write_report(out, findings, videos, pictures, lambda: tick(bar))
     click.echo(f"{written.path}  {written.bytes / 1e6:.1f} MB, {written.pictured} samples with frames")
-    for fault in written.faults:
+    for fault in written.faults.values():
         click.echo(f"{type(fault).__name__}: {fault}", err=True)
     if written.faults:
         raise SystemExit(3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ...cache.errors import VideoError
-from ...cache.sampling import IntArray, thin
+from ...cache.sampling import IntArray, slots_in, thin
 from ...cache.schema import Sample, Video
 from ...extract.decode import Pixels, read_frames
 from ...extract.readers import find_video_files
@@ -20,8 +20,8 @@ from ..metrics import Id, SampleScore
 
 WIDTH = 320
 QUALITY = 70
-PER_SAMPLE = 24
-"""Frames of a sample that get a picture, evenly spread over its clip."""
+HALF = 12
+"""A sample gets this many pictures evenly spread over its clip, and as many over where something is boxed."""
 
 Pictures = dict[str, dict[int, bytes]]
 """Per video, WebP by source frame."""
@@ -39,30 +39,30 @@ def choose(scores: Sequence[SampleScore], count: int, against: Comparison | None
     return list(dict.fromkeys(turns))[:count]
 
 
-def pictured_frames(frames: IntArray) -> IntArray:
-    """Those of a clip's frames (T,) that get a picture."""
-    return thin(frames, PER_SAMPLE)
+def pictured_frames(frames: IntArray, *spans: tuple[float, float]) -> IntArray:
+    """Those of a clip's frames (T,) that get a picture. ``spans``: the moments, annotated and predicted."""
+    inside = np.logical_or.reduce([slots_in(frames, span) for span in spans])
+    return np.union1d(thin(frames, HALF), thin(frames[inside], HALF))
 
 
 def take_pictures(
-    chosen: Sequence[Sample],
-    clips: Mapping[Id, IntArray],
+    chosen: Sequence[tuple[Sample, IntArray]],
     videos: Path,
     tick: Callable[[], None] | None = None,
-) -> tuple[Pictures, list[VideoError]]:
-    """Pictures of some samples, and what could not be read; a frame that several samples show is stored once.
+) -> tuple[Pictures, dict[str, VideoError]]:
+    """Pictures of some samples' source frames, and what could not be read; a frame that several show is stored once.
 
-    ``clips``: the source frames of every sample's clip. A video that cannot be read has no picture at all.
-    Raises UsageError when ``videos`` is not a folder, or holds several files of one name.
+    Faults go by video; such a video has no picture at all. Raises UsageError when ``videos`` is not a folder, or
+    holds several files of one name.
     """
     wanted: dict[str, list[IntArray]] = {}
     known: dict[str, Video] = {}
-    for sample in chosen:
+    for sample, frames in chosen:
         known[sample.video.video_id] = sample.video
-        wanted.setdefault(sample.video.video_id, []).append(pictured_frames(clips[sample.sample_id]))
+        wanted.setdefault(sample.video.video_id, []).append(frames)
     files = find_video_files(known.values(), videos)
     pictures: Pictures = {}
-    faults: list[VideoError] = []
+    faults: dict[str, VideoError] = {}
     for video_id, video in known.items():
         frames = np.unique(np.concatenate(wanted[video_id]))
         try:
@@ -72,7 +72,7 @@ def take_pictures(
             small = [shrink(pixels) for block in blocks for pixels in block]
             pictures[video_id] = dict(zip(frames.tolist(), small, strict=True))
         except VideoError as fault:
-            faults.append(fault)
+            faults[video_id] = fault
         if tick:
             tick()
     return pictures, faults

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from ..metrics import METRICS
 from ..tables import FOOTNOTE, describe, spread
 from . import breakdown, gallery
 from .findings import Findings
-from .frames import Pictures, choose, take_pictures
+from .frames import Pictures, choose, pictured_frames, take_pictures
 from .training import charts_of
 
 HERE = Path(__file__).parent
@@ -43,8 +43,8 @@ class Written:
     bytes: int
     pictured: int
     """Samples with frames."""
-    faults: list[VideoError]
-    """Videos that were asked for and could not be read."""
+    faults: dict[str, VideoError]
+    """Videos that were asked for and could not be read; the page names them, without the folders of this machine."""
 
 
 def write_report(
@@ -63,13 +63,13 @@ def write_report(
     rows = gallery.shown(findings)
     chosen = choose([score for _, _, score in rows], pictures, findings.against)
     frames: Pictures = {}
-    faults: list[VideoError] = []
+    faults: dict[str, VideoError] = {}
     if videos is not None and chosen:
-        samples = {sample.sample_id: sample for sample, _, _ in rows}
-        picked = [samples[i] for i in chosen]
-        clips = {s.sample_id: gallery.clip_frames(findings, s) for s in picked}
-        frames, faults = take_pictures(picked, clips, videos, tick)
-        chosen = [s.sample_id for s in picked if s.video.video_id in frames]
+        known = {sample.sample_id: (sample, tube) for sample, tube, _ in rows}
+        picked = [(s, gallery.clip_frames(findings, s), (t.start, t.end)) for s, t in map(known.__getitem__, chosen)]
+        wanted = [(s, pictured_frames(clip, s.moment, span)) for s, clip, span in picked]
+        frames, faults = take_pictures(wanted, videos, tick)
+        chosen = [s.sample_id for s, _ in wanted if s.video.video_id in frames]
     page = render(findings, rows, chosen, frames, faults)
     # A name of a file or a sentence may hold half a character, which no encoding has: it becomes a question mark.
     content = page.encode("utf-8", "replace")
@@ -82,7 +82,7 @@ def render(
     rows: gallery.Shown,
     chosen: Sequence[int | str],
     pictures: Pictures,
-    faults: Sequence[VideoError] = (),
+    faults: Collection[str] = (),
 ) -> str:
     """The page as text."""
     scores = findings.scores
@@ -117,6 +117,7 @@ def render(
         charts=charts_of(findings.training),
         faults=faults,
         pictured=len(chosen) if pictures else 0,
+        total=len(rows),
         data={
             "index": json_block(index),
             **{f"details-{i}": json_block(block) for i, block in enumerate(gallery.details(findings, rows, chosen))},

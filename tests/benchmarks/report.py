@@ -90,7 +90,7 @@ def write(path: Path, findings: Findings) -> None:
     pictures: dict[str, dict[int, bytes]] = {}
     for i in chosen:
         sample = findings.samples[int(i)]
-        for frame in pictured_frames(clip_frames(findings, sample)).tolist():
+        for frame in pictured_frames(clip_frames(findings, sample), sample.moment).tolist():
             noise = rng.integers(0, 256, (30, 40, 3), np.uint8).repeat(8, axis=0).repeat(8, axis=1)
             pictures.setdefault(sample.video.video_id, {})[frame] = shrink(noise)
     path.write_text(render(findings, rows, chosen, pictures), encoding="utf-8")

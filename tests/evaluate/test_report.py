@@ -72,6 +72,16 @@ def test_pictures_go_to_the_best_the_median_and_the_worst_by_turns_and_to_none_t
     assert {value[i] for i in chosen[:3]} <= set(expected) or len(samples) < 3
 
 
+@given(st.integers(1, 100), st.integers(0, 99), st.integers(0, 99))
+def test_half_of_the_pictures_are_of_what_is_boxed_and_half_of_all_the_clip(T, start, length):
+    clip = np.arange(T)
+    found = pictured_frames(clip, (start, start + length), (0, 0))
+    assert set(found) <= set(clip)
+    assert len(found) <= 24
+    assert len(found) >= min(12, T)
+    assert ((found >= start) & (found < start + length)).sum() >= min(12, max(0, min(T - start, length)))
+
+
 @given(st.lists(scores, min_size=1))
 def test_every_sample_has_one_outcome_and_one_place_in_each_distribution(samples):
     for s in samples:
@@ -123,21 +133,22 @@ def test_equal_findings_give_equal_bytes(tmp_path):
 def test_frames_that_samples_share_are_stored_once_and_an_absent_video_is_a_fault_of_its_samples(synthetic):
     folder = synthetic / "vidor/video"
     samples = read_annotations("vidstg", synthetic, "test").samples
-    clips = {s.sample_id: s.frames(Sampling(5, 100)) for s in samples}
+    wanted = [(s, pictured_frames(s.frames(Sampling(5, 100)), s.moment)) for s in samples]
     gone = replace(samples[-1], sample_id="gone", video=replace(samples[-1].video, video_id="gone", path="0/gone.mp4"))
-    clips["gone"] = clips[samples[-1].sample_id]
-    pictures, faults = take_pictures([*samples, gone], clips, folder)
-    assert [fault.message for fault in faults] == ["0/gone.mp4 is not in the folder of videos"]
+    pictures, faults = take_pictures([*wanted, (gone, wanted[-1][1])], folder)
+    assert {video: fault.message for video, fault in faults.items()} == {
+        "gone": "0/gone.mp4 is not in the folder of videos"
+    }
     assert set(pictures) == {s.video.video_id for s in samples}
-    for s in samples:
-        assert set(pictured_frames(clips[s.sample_id]).tolist()) <= set(pictures[s.video.video_id])
-    assert sum(map(len, pictures.values())) < sum(len(pictured_frames(clips[s.sample_id])) for s in samples)
+    for s, frames in wanted:
+        assert set(frames.tolist()) <= set(pictures[s.video.video_id])
+    assert sum(map(len, pictures.values())) < sum(len(frames) for _, frames in wanted)
     video = samples[0].video
     frame = next(iter(pictures[video.video_id]))
     (pixels,) = read_frames(folder / video.path, np.array([frame]), width=video.width, height=video.height)
     assert pictures[video.video_id][frame] == shrink(pixels[0])
     with pytest.raises(UsageError, match="not a folder of videos"):
-        take_pictures(samples, clips, folder / "none")
+        take_pictures(wanted, folder / "none")
 
 
 # In the browser ------------------------------------------------------------------------------------------------------
@@ -444,6 +455,8 @@ def test_a_page_is_whole_without_a_video_that_cannot_be_read_and_says_so(opened,
     assert "is not in the folder of videos" in ran.err
     page = opened(tmp_path / "report.html")
     assert page.locator(".faults summary").text_content() == "2 videos could not be read"
+    assert page.locator(".faults li").count() == 2
+    assert str(tmp_path) not in (tmp_path / "report.html").read_text()
     assert page.locator(".card .box.truth").count() > 0
 
 
