@@ -286,18 +286,21 @@ def report(
     """
     from tqdm import tqdm
 
+    from ..cache.errors import UsageError
     from .compare import ScoresFile, compare, read_scores
     from .report.findings import Findings
     from .report.page import write_report
     from .report.training import read_training
 
+    if videos and not videos.is_dir():  # before a head runs for minutes
+        raise UsageError(f"{videos} is not a folder of videos", effect="nothing was read", hint="--videos DIR")
     checkpoint, source = chosen["checkpoint"], chosen["checkpoint"] or chosen["predictions"]
     if metrics is None and checkpoint and (beside := checkpoint.parent / "metrics.jsonl").exists():
         metrics = beside
     training = read_training(metrics) if metrics else []
     other = read_scores(against) if against else None
-    live = {"videos": videos} if checkpoint else {"videos": None}  # a head may need them; predictions do not
-    scored = score_chosen(**chosen, **live, shuffle_sentences=None, out=None, explain=True)
+    needed = videos if checkpoint else None  # by heads that were trained end to end
+    scored = score_chosen(**chosen, videos=needed, shuffle_sentences=None, out=None, explain=True)
     ours = ScoresFile.of(source, scored.scores)
     findings = Findings(
         name=name or (checkpoint.absolute().parent.name if checkpoint else source.stem),

@@ -17,7 +17,6 @@ from typing import Any
 
 import jinja2
 import numpy as np
-from markupsafe import Markup
 
 from ... import __version__
 from ...cache.atomic import write_atomic
@@ -97,8 +96,8 @@ def render(
     return template.render(
         findings=findings,
         scores=scores,
-        style=Markup(f"<style>{style}</style>"),
-        script=Markup(f'<script type="module">{script}</script>'),
+        style=style,
+        script=script,
         policy=policy(style, script),
         headline=breakdown.headline(scores),
         groups=groups,
@@ -140,12 +139,12 @@ def _encoded(taken: dict[int, bytes]) -> dict[int, str]:
     return {frame: base64.b64encode(picture).decode() for frame, picture in taken.items()}
 
 
-def json_block(value: Any) -> Markup:
+def json_block(value: Any) -> str:
     """JSON that can stand inside a script element: no character of it means anything to HTML, and all are ASCII."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     for mark in "<>&":
         text = text.replace(mark, f"\\u{ord(mark):04x}")
-    return Markup(text)
+    return text
 
 
 def policy(style: str, script: str) -> str:

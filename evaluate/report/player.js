@@ -16,7 +16,7 @@ function openPlayer(position) {
   byId("scrub").max = slots.length - 1;
   byId("previous-sample").disabled = position === 0;
   byId("next-sample").disabled = position === gallery.found.length - 1;
-  drawHeat(clip);
+  drawMatrix(clip);
   if (!dialog.open) dialog.showModal();
   const middle = (sample.moment[0] + sample.moment[1]) / 2;
   const distance = (k) => Math.abs(clip.frames[slots[k]] - middle);
@@ -58,7 +58,7 @@ function step(k) {
   showAttention(slot);
 }
 
-// The strip under the time line says what the slot on show looks at; the matrix has a line at its row.
+// The strip under the time line says what the slot on show looks at; a frame around its row says so in the matrix.
 function showAttention(slot) {
   const { attention, frames } = player.clip;
   if (!attention) return;
@@ -66,22 +66,19 @@ function showAttention(slot) {
   const row = attention.levels.subarray(slot * T, (slot + 1) * T);
   const most = Math.max(1, ...row);
   dialog.querySelectorAll(".attention .slot").forEach((rect, k) => rect.setAttribute("fill-opacity", row[k] / most));
-  const marker = byId("heat").querySelector("canvas").getContext("2d");
-  paint(marker, attention.levels, T, slot);
+  const marker = dialog.querySelector(".matrix i");
+  marker.style.top = `${(100 * slot) / T}%`;
+  marker.style.height = `${100 / T}%`;
 }
 
-function drawHeat(clip) {
-  byId("heat").hidden = !clip.attention;
-  const canvas = byId("heat").querySelector("canvas");
-  canvas.width = canvas.height = clip.frames.length;
-}
-
-function paint(context, levels, T, slot) {
-  const pixels = context.createImageData(T, T);
-  levels.forEach((level, k) => {
-    const here = Math.floor(k / T) === slot;
-    pixels.data.set(here ? [250, 210, 40, Math.max(60, level)] : [139, 116, 245, level], 4 * k);
-  });
+function drawMatrix({ attention, frames }) {
+  byId("heat").hidden = !attention;
+  if (!attention) return;
+  const canvas = dialog.querySelector("canvas");
+  canvas.width = canvas.height = frames.length;
+  const context = canvas.getContext("2d");
+  const pixels = context.createImageData(frames.length, frames.length);
+  attention.levels.forEach((level, k) => pixels.data.set([139, 116, 245, level], 4 * k));
   context.putImageData(pixels, 0, 0);
 }
 

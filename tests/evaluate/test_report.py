@@ -388,7 +388,7 @@ def test_the_player_draws_both_boxes_where_they_are_over_the_picture_of_that_fra
     band = page.locator("#player .band.guess")
     found = [float(band.get_attribute(key).rstrip("%")) for key in ("x", "width")]
     assert found == pytest.approx([28, 40])  # sample 6 is 8 of 100 frames late
-    assert page.locator("#heat canvas").evaluate("c => c.width") == 20
+    assert page.locator(".matrix canvas").evaluate("c => c.width") == 20
 
 
 def test_a_sample_without_pictures_shows_its_tube_on_empty_frames(opened, written):
