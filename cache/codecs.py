@@ -18,7 +18,7 @@ def pack(compression: str, chunk: bytes) -> bytes:
     return bytes(_zstd().encode(chunk))
 
 
-def unpack(compression: str, packed: NDArray[np.uint8], target: NDArray[np.uint8]) -> None:
+def unpack(compression: str, packed: NDArray[np.uint8], target: memoryview) -> None:
     """Fill ``target`` (chunk bytes,). Raises ValueError for what is not a packed chunk of exactly this size."""
     try:
         # Into memory of its own: a chunk too short would leave the rest of the target as it was, unnoticed.
@@ -27,7 +27,7 @@ def unpack(compression: str, packed: NDArray[np.uint8], target: NDArray[np.uint8
         raise ValueError(str(error)) from None
     if len(chunk) != len(target):
         raise ValueError(f"{len(chunk)} bytes instead of {len(target)}")
-    target[:] = np.frombuffer(chunk, np.uint8)
+    target[:] = memoryview(chunk).cast("B")
 
 
 def _zstd() -> Any:

@@ -112,12 +112,7 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
     def _exclude_without_moment(self) -> None:
         """Leave out samples without a slot in their moment; only those with gaps in their boxes are looked at singly."""
         table, rows = self.cache.samples, np.array(self.rows, dtype=np.int64)
-        kept = np.zeros(len(rows), dtype=bool)
-        for at in range(0, len(rows), ROWS_AT_ONCE):
-            column = {name: table.columns[name][rows[at : at + ROWS_AT_ONCE]] for name in SPANS}
-            frames, exists = sample_many(column["segment_start"], column["segment_end"], column["fps"], self.sampling)
-            inside = (frames >= column["moment_start"][:, None]) & (frames < column["moment_end"][:, None])
-            kept[at : at + ROWS_AT_ONCE] = (inside & exists).any(1)
+        kept = self._slots(rows)[:, 1] >= 0
         for i in rows[kept & (table.columns["gaps"][rows] > 0)].tolist():
             self._require_boxes(table[i])
         self.excluded = [table.sample_id(i) for i in rows[~kept].tolist()]
@@ -126,6 +121,18 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
             log.warning(
                 "%d samples of %s have no sampled frame in their moment: left out", len(self.excluded), self.split
             )
+
+    def _slots(self, rows: IntArray) -> IntArray:
+        """(n, 3) of some rows of the table: slots, first and last slot in the moment, or -1 and -1 where none is."""
+        columns, found = self.cache.samples.columns, np.empty((len(rows), 3), dtype=np.int64)
+        for at in range(0, len(rows), ROWS_AT_ONCE):
+            start, end, first, last, fps = (columns[name][rows[at : at + ROWS_AT_ONCE]] for name in SPANS)
+            frames, exists = sample_many(start, end, fps, self.sampling)
+            inside = (frames >= first[:, None]) & (frames < last[:, None]) & exists
+            ends = np.stack([inside.argmax(1), inside.shape[1] - 1 - inside[:, ::-1].argmax(1)], axis=1)
+            found[at : at + ROWS_AT_ONCE, 0] = exists.sum(1)
+            found[at : at + ROWS_AT_ONCE, 1:] = np.where(inside.any(1)[:, None], ends, -1)
+        return found
 
     def _require_boxes(self, sample: Sample) -> None:
         frames = sample.frames(self.sampling)
@@ -160,19 +167,22 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
 
         Where no slot is in the moment, all are taken to be.
         """
-        facts = []
-        for clip in (self[i] for i in range(len(self))):
-            slots, video = len(clip.frames), clip.sample.video
-            first, last = moment_slots(clip.frames, clip.sample.moment) or (0, slots - 1)
-            facts.append((slots, first, last, video.width, video.height))
-        return np.array(facts, dtype=np.int64)
+        rows, columns = np.array(self.rows, dtype=np.int64), self.cache.samples.columns
+        slots = self._slots(rows)
+        none = slots[:, 1] < 0
+        slots[none, 1], slots[none, 2] = 0, slots[none, 0] - 1
+        return np.concatenate([slots, np.stack([columns["width"][rows], columns["height"][rows]], axis=1)], axis=1)
 
-    def crop(self, clip: Clip, rng: np.random.Generator) -> Clip:
-        """The paper's temporal crop, half of the time: drop slots before and after the moment, never inside it."""
+    def crop(self, clip: Clip, draws: FloatArray) -> Clip:
+        """The paper's temporal crop, half of the time: drop slots before and after the moment, never inside it.
+
+        ``draws``: as for `draw_crops`, of this clip.
+        """
         inside = moment_slots(clip.frames, clip.sample.moment)
         if inside is None:
             return clip
-        return replace(clip, frames=clip.frames[draw_crop(len(clip.frames), *inside, rng)])
+        start, end = draw_crops(np.array([[len(clip.frames), *inside]]), draws[None])[0]
+        return replace(clip, frames=clip.frames[start:end])
 
     def redraw(self, clip: Clip, seed: int, epoch: int, position: int) -> Clip:
         """The clip seen through one of its video's stored views, the same for all sentences of a video in an epoch."""
@@ -319,10 +329,15 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         return regions
 
 
-def draw_crop(slots: int, first: int, last: int, rng: np.random.Generator) -> slice:
-    """Which slots the temporal crop leaves of a clip whose moment is from slot ``first`` to slot ``last``."""
-    if rng.random() >= 0.5:
-        return slice(0, slots)
-    start = int(rng.integers(0, first)) if first else 0
-    end = int(rng.integers(last + 1, slots)) if last + 1 < slots else last
-    return slice(start, end + 1)
+def draw_crops(slots: IntArray, draws: FloatArray) -> IntArray:
+    """Which slots the temporal crop leaves of n clips: first slot and the one after the last (n, 2).
+
+    ``slots`` (n, 3): how many there are, first and last slot in the moment. ``draws`` (n, 3): uniform in [0, 1); whether to
+    crop, and how much of what lies before and after the moment.
+    """
+    count, first, last = slots.T
+    cropped = draws[:, 0] < 0.5
+    start = np.floor(draws[:, 1] * first).astype(np.int64)
+    after = count - last - 1
+    end = np.where(after > 0, last + 2 + np.floor(draws[:, 2] * after).astype(np.int64), count)
+    return np.stack([np.where(cropped, start, 0), np.where(cropped, end, count)], axis=1)

@@ -23,6 +23,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from .chunk_file import ChunkFile
 from .codecs import LEVEL
 from .errors import CacheError
 from .objects import Location
@@ -30,7 +31,6 @@ from .packed import PackedFile
 from .sampling import IntArray
 from .store import Store
 from .unit import CHECKSUMS, REPAIR, ArrayFacts, Record, UnitWriter
-from .zarr_store import ChunkFile
 
 LIBRARY = (h5py.h5f.LIBVER_V18, h5py.h5f.LIBVER_V110)
 """Checksummed metadata, readable by every HDF5 since 1.10."""

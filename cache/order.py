@@ -19,8 +19,8 @@ import torch
 
 from .batch import Batch
 from .buffers import memory_for
-from .dataset import CachedDataset, draw_crop
-from .sampling import IntArray, windows
+from .dataset import CachedDataset, draw_crops
+from .sampling import FloatArray, IntArray, windows
 from .schema import View
 
 Request = TypeVar("Request")
@@ -64,13 +64,13 @@ def clip_sizes(dataset: CachedDataset, seed: int, epoch: int, crop: bool) -> tup
     shapes = np.array([(-(-view.height // stride), -(-view.width // stride)) for view in views])[which.reshape(-1)]
     if not crop:
         return shapes, extents[:, 0]
-    left = (draw_crop(n, a, b, crop_draws(seed, epoch, p)) for p, (n, a, b) in enumerate(extents[:, :3].tolist()))
-    return shapes, np.array([kept.stop - kept.start for kept in left], dtype=np.int64)
+    kept = draw_crops(extents[:, :3], crop_draws(seed, epoch, len(extents)))
+    return shapes, kept[:, 1] - kept[:, 0]
 
 
-def crop_draws(seed: int, epoch: int, position: int) -> np.random.Generator:
-    """What decides the crop of a position in an epoch."""
-    return np.random.default_rng([seed, epoch, position])
+def crop_draws(seed: int, epoch: int, count: int) -> FloatArray:
+    """What decides the crop of every position in an epoch: (count, 3), see `draw_crops`."""
+    return np.random.default_rng([seed, epoch, 1]).random((count, 3))
 
 
 def video_groups(dataset: CachedDataset, per_video: int, slots: IntArray, rng: np.random.Generator) -> list[list[int]]:
@@ -118,13 +118,14 @@ def training_batches(
     That memory is used again for a later batch once nothing refers to the earlier one any more.
     """
     source = dataset.reading_into(memory_for(device))
+    draws = crop_draws(seed, epoch, len(source))
 
     def load(i: int) -> Batch:
         clips = [source[p] for p in order[i]]
         if views:
             clips = [source.redraw(c, seed, epoch, p) for c, p in zip(clips, order[i], strict=True)]
         if crop:
-            clips = [source.crop(c, crop_draws(seed, epoch, p)) for c, p in zip(clips, order[i], strict=True)]
+            clips = [source.crop(c, draws[p]) for c, p in zip(clips, order[i], strict=True)]
         return source.collate(clips)
 
     yield from read_ahead(load, range(start, len(order)))

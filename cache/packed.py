@@ -16,13 +16,12 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from .chunk_file import SUM_BYTES, OpenFile, chunk_place
 from .codecs import unpack
 from .errors import CacheError
 from .objects import Location
 from .sampling import IntArray
 from .unit import REPAIR, ArrayFacts
-
-SUM_BYTES = 4
 
 
 class PackedChunks(ABC):
@@ -49,7 +48,7 @@ class PackedChunks(ABC):
     def _fetch(self, starts: list[int], ends: list[int]) -> list[Any]:
         """Half-open ranges of bytes, short where there are no more. CacheError when they cannot be had."""
 
-    def read(self, numbers: Sequence[int], targets: Sequence[NDArray[np.uint8]]) -> None:
+    def read(self, numbers: Sequence[int], targets: Sequence[memoryview]) -> None:
         """See `Chunks`."""
         behind = SUM_BYTES if self._sums is None else 0
         starts = [self._offsets[number] for number in numbers]
@@ -71,14 +70,12 @@ class PackedChunks(ABC):
         return packed
 
     def _damaged(self, number: int, what: str, **facts: object) -> CacheError:
-        per = self._facts.rows_per_chunk
-        last = min((number + 1) * per, self._facts.shape[0]) - 1
-        where = f"{self._label}: chunk {number} (rows {number * per} to {last}) of {self._path}"
+        where = chunk_place(self._label, self._path, self._facts, number)
         return CacheError(f"{where} {what}", **facts, hint=REPAIR)
 
 
 class PackedFile(PackedChunks):
-    """Packed chunks inside a file, shared and closed as those of `ChunkFile` are."""
+    """Packed chunks inside a file."""
 
     def __init__(
         self,
@@ -90,18 +87,11 @@ class PackedFile(PackedChunks):
         sums: NDArray[np.uint32] | None = None,
     ) -> None:
         super().__init__(path, label, facts, offsets, lengths, sums)
-        self._descriptor = -1
-        try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise CacheError(f"{label}: {path} cannot be read", found=error, hint=REPAIR) from None
-
-    def __del__(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
+        self._file = OpenFile(path, label)
 
     def _fetch(self, starts: list[int], ends: list[int]) -> list[bytes]:
         try:
-            return [os.pread(self._descriptor, end - start, start) for start, end in zip(starts, ends, strict=True)]
+            descriptor = self._file.descriptor
+            return [os.pread(descriptor, end - start, start) for start, end in zip(starts, ends, strict=True)]
         except OSError as error:
             raise CacheError(f"{self._label}: {self._path} cannot be read", found=error, hint=REPAIR) from None

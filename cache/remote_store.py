@@ -15,7 +15,6 @@ from typing import Any
 
 import google_crc32c
 import numpy as np
-from numpy.typing import NDArray
 
 from .atomic import original_name
 from .errors import CacheError
@@ -115,7 +114,7 @@ class RemoteChunks:
     def __init__(self, path: ObjectPath, label: str, facts: ArrayFacts) -> None:
         self._path, self._label, self._facts = path, label, facts
 
-    def read(self, numbers: Sequence[int], targets: Sequence[NDArray[np.uint8]]) -> None:
+    def read(self, numbers: Sequence[int], targets: Sequence[memoryview]) -> None:
         """See `Chunks`. Neighbours in the object are asked for together."""
         step = self._facts.chunk_bytes + SUM_BYTES
         runs = _runs(numbers, max(1, REQUEST_BYTES // step))
@@ -138,7 +137,7 @@ class RemoteChunks:
                         found=f"{found:08x}",
                         hint=REPAIR,
                     )
-                targets[i][:] = values
+                targets[i][:] = values.data
 
 
 class RemotePacked(PackedChunks):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -137,17 +138,29 @@ class SampleTable(Sequence[Sample]):
         return len(self.text_rows)
 
     def _read(self, columns: list[str]) -> pa.Table:
+        with self._opened() as file:
+            return file.read(columns)
+
+    @contextmanager
+    def _opened(self) -> Iterator[pq.ParquetFile]:
         try:
-            file = pa.BufferReader(self._file) if isinstance(self._file, pa.Buffer) else self._file
-            return pq.ParquetFile(file).read(columns)
+            yield pq.ParquetFile(pa.BufferReader(self._file) if isinstance(self._file, pa.Buffer) else self._file)
         except (pa.ArrowException, OSError, KeyError) as error:
             raise CacheError(f"{self.path} cannot be read", found=str(error).splitlines()[0], hint=RESTORE) from None
 
     @cached_property
-    def _boxes(self) -> tuple[NDArray[np.int32], NDArray[Any]]:
+    def _boxes(self) -> tuple[NDArray[np.int64], NDArray[Any]]:
         """Where each sample's coordinates start, and all of them one after the other."""
-        boxes = self._read(["boxes"])["boxes"].combine_chunks()
-        return _numbers(boxes.offsets), _numbers(boxes.values)
+        lengths, values = [np.zeros(1, np.int64)], []
+        with self._opened() as file:
+            for some in file.iter_batches(ROW_GROUP, columns=["boxes"]):  # ten times as fast as all at once
+                offsets = _numbers(some["boxes"].offsets)
+                lengths.append(np.diff(offsets))
+                values.append(_numbers(some["boxes"].values)[offsets[0] : offsets[-1]])
+        found = np.cumsum(np.concatenate(lengths)), np.concatenate(values or [np.empty(0)])
+        values.clear()
+        pa.default_memory_pool().release_unused()
+        return found
 
     @cached_property
     def _first_rows(self) -> NDArray[np.int64]:

@@ -13,15 +13,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import google_crc32c
 import numpy as np
-from awscrt.checksums import crc32c
 from numpy.typing import NDArray
 
+from .chunk_file import SUM_BYTES, ChunkFile
 from .codecs import LEVEL
 from .errors import CacheError
 from .objects import Location
@@ -31,13 +30,8 @@ from .store import Chunks, Store
 from .unit import REPAIR, ArrayFacts, Record, UnitWriter
 
 RECORD = "record.json"
-SUM_BYTES = 4
-READ_BYTES = 2 * 1024 * 1024
-"""About this much is asked for in one call, so that checksums are computed while it is in the processor's cache."""
 WRITE_BYTES = 4 * 1024 * 1024
 """Written at once: the system then keeps the file in larger pieces, which are faster to read."""
-READ_CHUNKS = 500
-"""Each chunk and each checksum is one of the at most 1024 buffers a positioned read takes."""
 
 
 class ZarrWriter(UnitWriter):
@@ -148,107 +142,6 @@ class ZarrStore(Store):
         """Files and folders below a unit, relative to it."""
         assert isinstance(place, Path), f"{place} is read by another class"
         return {path.relative_to(place).as_posix() for path in place.rglob("*")}
-
-
-class ChunkFile:
-    """The chunks of one array inside a file, at known places, each checked when it is first read.
-
-    ``offsets``: (chunks,) where each starts. ``sums``: (chunks,) their crc32c; None when each follows its chunk in the
-    file, little-endian. With ``sums`` given the last chunk ends with the array; the rest of its target is left alone.
-    Reads have no file position, so threads and forked processes may share it. The file closes with the last user.
-    """
-
-    def __init__(
-        self, path: Path, label: str, facts: ArrayFacts, offsets: IntArray, sums: NDArray[np.uint32] | None = None
-    ) -> None:
-        self._path, self._label, self._facts = path, label, facts
-        self._places, self._sums = offsets, None if sums is None else sums.tolist()
-        self._gap = SUM_BYTES if sums is None else 0
-        self._batch = max(1, min(READ_CHUNKS, READ_BYTES // facts.chunk_bytes))
-        self.verified = bytearray(facts.chunks)
-        """1 for every chunk whose checksum was compared. A store keeps it as long as the file stays what it is."""
-        self._descriptor = -1
-        try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise CacheError(f"{label}: {path} cannot be read", found=error, hint=REPAIR) from None
-
-    def __del__(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-
-    def identity(self) -> tuple[object, ...]:
-        """What changes when the file is replaced or written to."""
-        status = os.fstat(self._descriptor)
-        return self._label, self._path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-    def read(self, numbers: Sequence[int], targets: Sequence[NDArray[np.uint8]]) -> None:
-        """See `Chunks`. Neighbours in the file are read together."""
-        step = self._facts.chunk_bytes + self._gap
-        places = self._places[np.asarray(numbers, dtype=np.int64)]
-        ends = [*(np.flatnonzero(np.diff(places) != step) + 1).tolist(), len(numbers)]
-        first = 0
-        for end in ends:
-            while first < end:
-                known = all(self.verified[number] for number in numbers[first:end])
-                some = slice(first, min(end, first + (READ_CHUNKS if known else self._batch)))
-                self._read_run(numbers[some], targets[some], int(places[first]), known)
-                first = some.stop
-
-    def _read_run(self, numbers: Sequence[int], targets: Sequence[NDArray[np.uint8]], offset: int, known: bool) -> None:
-        """Chunks that follow each other in the file; checksums are passed over when they are ``known`` to be right."""
-        if self._sums is not None:
-            targets = [target[: self._length(number)] for number, target in zip(numbers, targets, strict=True)]
-        inline = np.empty(len(numbers), "<u4")
-        buffers = [target.data for target in targets]
-        if self._gap:
-            behind = inline.view(np.uint8).reshape(-1, SUM_BYTES)
-            sums = [behind.data.cast("B")[:SUM_BYTES]] * len(numbers) if known else [row.data for row in behind]
-            buffers = [part for pair in zip(buffers, sums, strict=True) for part in pair]
-        try:
-            complete = _read_fully(self._descriptor, buffers, offset)
-        except OSError as error:
-            raise CacheError(f"{self._where(numbers[0])} cannot be read", found=error, hint=REPAIR) from None
-        if not complete:
-            raise CacheError(f"{self._where(numbers[0])} or one after it is cut off", hint=REPAIR)
-        if not known:
-            self._verify(numbers, targets, inline.tolist() if self._sums is None else [self._sums[n] for n in numbers])
-
-    def _verify(self, numbers: Sequence[int], targets: Sequence[NDArray[np.uint8]], sums: list[int]) -> None:
-        for number, target, expected in zip(numbers, targets, sums, strict=True):
-            if (found := crc32c(target)) != expected:  # twice as fast, and other threads go on meanwhile
-                raise CacheError(
-                    f"{self._where(number)} is damaged",
-                    expected=f"crc32c {expected:08x}",
-                    found=f"{found:08x}",
-                    hint=REPAIR,
-                )
-            self.verified[number] = 1
-
-    def _length(self, number: int) -> int:
-        per = self._facts.rows_per_chunk
-        return min(per, self._facts.shape[0] - number * per) * self._facts.row_bytes
-
-    def _where(self, number: int) -> str:
-        per = self._facts.rows_per_chunk
-        last = min((number + 1) * per, self._facts.shape[0]) - 1
-        return f"{self._label}: chunk {number} (rows {number * per} to {last}) of {self._path}"
-
-
-def _read_fully(descriptor: int, buffers: list[memoryview], offset: int) -> bool:
-    """Fill the buffers from a place in a file. False when the file ends before."""
-    missing = sum(map(len, buffers))
-    while (got := os.preadv(descriptor, buffers, offset)) != missing:
-        if not got:
-            return False
-        offset, missing = offset + got, missing - got
-        filled = 0
-        while got >= len(buffers[filled]):
-            got -= len(buffers[filled])
-            filled += 1
-        buffers = buffers[filled:]
-        buffers[0] = buffers[0][got:]
-    return True
 
 
 def shard_name(facts: ArrayFacts) -> str:

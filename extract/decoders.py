@@ -7,6 +7,7 @@ Pixels come through shared memory without a name, so nothing of it outlives the 
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -27,6 +28,8 @@ from ..cache.schema import Recipe
 from .worker import BLOCK_FRAMES, DecodeJob, Slots, renditions
 
 PROGRAM = (sys.executable, "-m", "stvg.extract.worker")
+GRACE = 2
+"""Seconds a decoder lives on after its timeout: only one whose extractor is gone comes to that."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,8 @@ class Decoder:
         ours, theirs = socket.socketpair()
         memory = _anonymous_memory(settings.slots * settings.slot_bytes)
         self.slots = Slots.of(memory, settings.slots)
-        words = (theirs.fileno(), memory, settings.slots, settings.threads, settings.memory)
+        patience = math.ceil(settings.timeout) + GRACE
+        words = (theirs.fileno(), memory, settings.slots, settings.threads, settings.memory, patience)
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # its threads would reserve address space
         self.process = subprocess.Popen(
             [*settings.program, *map(str, words)], pass_fds=(theirs.fileno(), memory), env=environment

@@ -137,7 +137,7 @@ def _measure(job: ExtractJob, ready: Prepared, by_video: dict[str, list[Sample]]
     batches |= {batch.pixels.shape: batch for batch in mixer.rest() if batch.pixels.shape not in batches}
     if not decoded:
         return None
-    backbone = ready.backbone.to(job.device).to(memory_format=torch.channels_last)
+    backbone = ready.backbone.folded().to(job.device).to(memory_format=torch.channels_last)
     encoding = [_encode_seconds(backbone, batch, job) / job.batch_frames for batch in batches.values()]
     views = len(next(iter(clips.values())).views)
     return Speed(decoding / decoded, float(np.mean(encoding)) * views, decoded, read)

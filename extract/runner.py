@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from queue import Empty
+from random import SystemRandom
 from typing import Any, Protocol
 
 import numpy as np
@@ -134,7 +135,7 @@ def extract(
     for sample in samples:
         by_video.setdefault(sample.video.video_id, []).append(sample)
     mine = {video_id: by_video[video_id] for video_id in options.part.of(list(by_video))}
-    backbone = backbone.to(options.device).to(memory_format=torch.channels_last)
+    backbone = backbone.folded().to(options.device).to(memory_format=torch.channels_last)
     return Extraction(cache, mine, files, backbone, options, progress).run()
 
 
@@ -196,9 +197,16 @@ class Extraction:
         return self.report
 
     def jobs(self) -> Iterator[DecodeJob]:
-        """What there is to decode; videos that are done, or known to be bad, are settled on the way."""
+        """What there is to decode; videos that are done, or known to be bad, are settled on the way.
+
+        Every extractor has an order of its own, so several on one cache seldom work on the same video, without knowing of
+        each other.
+        """
         known_bad = {} if self.options.retry_skipped else self.cache.skipped()
-        for video_id, samples in self.by_video.items():
+        order = list(self.by_video)
+        SystemRandom().shuffle(order)
+        for video_id in order:
+            samples = self.by_video[video_id]
             video, file = samples[0].video, self.files.get(video_id)
             if self.cache.store.contains(video_key(video_id)):
                 self.report.already += 1

@@ -10,6 +10,7 @@ import errno
 import mmap
 import os
 import resource
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -85,10 +86,13 @@ class Worker:
 
     To the extractor: ``True`` once, when ready; then per block (frames, seconds it took); per job at its end the
     VideoError that ended it, or None.
+
+    ``patience``: seconds a block may take. The extractor kills a decoder that hangs; should it be gone itself, the
+    system's alarm does.
     """
 
-    def __init__(self, channel: Connection, slots: Slots, threads: int) -> None:
-        self.channel, self.slots, self.threads = channel, slots, threads
+    def __init__(self, channel: Connection, slots: Slots, threads: int, patience: int) -> None:
+        self.channel, self.slots, self.threads, self.patience = channel, slots, threads, patience
         self.filled = self.emptied = 0
 
     def run(self) -> None:
@@ -102,22 +106,27 @@ class Worker:
                 self.channel.send(self.attempt(message))
 
     def attempt(self, job: DecodeJob) -> VideoError | None:
+        signal.alarm(self.patience)
         try:
             self.decode(job)
         except VideoError as error:
             return out_of_memory(job) if os.strerror(errno.ENOMEM) in str(error) else error
         except (MemoryError, BlockingIOError):  # the second: no room for another thread
             return out_of_memory(job)
+        finally:
+            signal.alarm(0)
         return None
 
     def decode(self, job: DecodeJob) -> None:
         start = time.perf_counter()
         for frames in self.blocks(job):
             waited = time.perf_counter()
+            signal.alarm(0)
             while self.filled - self.emptied == self.slots.count:
                 self.channel.recv()
                 self.emptied += 1
             start += time.perf_counter() - waited
+            signal.alarm(self.patience)
             for pixels, view in zip(renditions(job, self.slots[self.filled], len(frames)), job.views, strict=True):
                 for frame, out in zip(frames, pixels, strict=True):
                     render(frame, view, job.mean, job.std, out)
@@ -142,11 +151,11 @@ def out_of_memory(job: DecodeJob) -> VideoError:
 
 
 def main() -> None:
-    """``channel``, ``memory`` (descriptors), slots, threads, and the most bytes of address space to take."""
-    channel, memory, slots, threads, limit = map(int, sys.argv[1:])
+    """``channel``, ``memory`` (descriptors), slots, threads, the most bytes of address space to take, and patience."""
+    channel, memory, slots, threads, limit, patience = map(int, sys.argv[1:])
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     try:
-        Worker(Connection(channel), Slots.of(memory, slots), threads).run()
+        Worker(Connection(channel), Slots.of(memory, slots), threads, patience).run()
     except (EOFError, ConnectionError, KeyboardInterrupt):  # the extractor has finished, or is gone
         return
 

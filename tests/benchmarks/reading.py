@@ -1,10 +1,10 @@
 """How fast stored features are read, as ratios within one run: one clip, cold files, delivered batches.
 
-    uv run --group bench python tests/benchmarks/reading.py [--videos 24] [--only clips cold batches]
+    uv run --group bench python tests/benchmarks/reading.py [--videos 24] [--only clips cold batches padding]
 
 The clips are float16 C5 maps of 100 frames, 7 x 10 x 2048: 28.7 MB each. Every way reads the same clips. Each table gives
-the best of interleaved rounds: on a shared machine the best is what the way itself costs. Ours compares the checksum of
-every chunk it reads; nothing else here does, but for zarr-python.
+the best of interleaved rounds: on a shared machine the best is what the way itself costs. Ours compares the
+checksum of a chunk the first time it reads it, zarr-python every time, nothing else here ever.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from stvg.cache.dataset import CachedDataset
 from stvg.cache.index import Cache, text_key, video_key
-from stvg.cache.order import epoch_order, training_batches
-from stvg.cache.sampling import Sampling
+from stvg.cache.order import clip_sizes, epoch_order, training_batches
+from stvg.cache.sampling import IntArray, Sampling
 from stvg.cache.schema import Recipe, Sample, Video, View
+from stvg.extract.readers import read_annotations
 
 FRAMES, SHAPE, REGION = 100, (7, 10, 2048), (16, 1536)
 TOKENS, TEXT_WIDTH, BATCH = 14, 768, 8
@@ -239,8 +240,14 @@ def ours(cache: Cache, seed: int) -> Iterator[int]:
     yield from (len(batch.samples) for batch in training_batches(dataset, order, 0, seed, crop=False))
 
 
-def loader(source: Any, **options: Any) -> DataLoader[torch.Tensor]:
-    return DataLoader(source, batch_size=BATCH, num_workers=READERS, persistent_workers=True, **options)
+def loader(source: Any, workers: int = READERS, **options: Any) -> DataLoader[Any]:
+    return DataLoader(source, batch_size=BATCH, num_workers=workers, persistent_workers=True, **options)
+
+
+def plain_loader(cache: Cache) -> DataLoader[Any]:
+    """Our dataset as any other torch dataset, for people with a loop of their own."""
+    dataset = CachedDataset(cache, "train", Sampling(5.0, FRAMES), targets="roi")
+    return loader(dataset, shuffle=True, collate_fn=dataset.collate)
 
 
 def litdata_loader(folder: Path, videos: int) -> Any:
@@ -269,15 +276,17 @@ def only(parts: tuple[np.ndarray]) -> torch.Tensor:
 
 def batches_table(folder: Path, caches: dict[str, Cache], videos: int, epochs: int) -> None:
     """Clips delivered per second over some epochs, the first not counted; loaders keep their workers."""
-    npy = loader(Files(folder, videos), shuffle=True)
-    loaders: dict[str, Any] = {"DataLoader over .npy, 2 workers": npy}
+    files = Files(folder, videos)
+    loaders: dict[str, Any] = {f"DataLoader over .npy, {n} workers": loader(files, n, shuffle=True) for n in (2, 8)}
+    loaders |= {f"DataLoader over ours, {s}, 2 workers": plain_loader(cache) for s, cache in caches.items()}
     for name, make in {"litdata": litdata_loader, "webdataset": webdataset_loader}.items():
         if importlib.util.find_spec(name):
             loaders[f"{name}, 2 workers"] = make(folder, videos)
         else:
             print(f"{name} is not installed (uv run --group bench …): left out\n")
     epochs_of: dict[str, Callable[[int], int]] = {
-        name: lambda _, found=found: sum(len(b) for b in found) for name, found in loaders.items()
+        name: lambda _, found=found: sum(len(getattr(b, "samples", b)) for b in found)
+        for name, found in loaders.items()
     }
     epochs_of |= {f"ours, {s}, 2 threads": lambda e, c=c: sum(ours(c, e)) for s, c in caches.items()}
     rates: dict[str, float] = {}
@@ -292,6 +301,54 @@ def batches_table(folder: Path, caches: dict[str, Cache], videos: int, epochs: i
         [f"batches of {BATCH} clips, warm", "clips/s", "GB/s of C5", "x DataLoader"],
         [[n, f"{r:.0f}", f"{r * BYTES / 1e9:.1f}", f"{r / base:.2f}"] for n, r in rates.items()],
     )
+
+
+# ---- padding
+
+
+class Everything(CachedDataset):
+    """Samples of a table, with features and boxes or without."""
+
+    def _available(self) -> set[str]:
+        return set(self.cache.samples.video_ids)
+
+    def _require_boxes(self, sample: Sample) -> None:
+        pass
+
+
+def padding_table(folder: Path) -> None:
+    """Of all slots, and of all cells of all distinct frames, the share that is padding; the worst twentieth of batches."""
+    read = read_annotations("vidstg", ANNOTATIONS, "val", boxes=False, on_bad_record="skip").samples
+    recipe = Recipe("vidstg", "0", "resnet101", "0", "roberta", "0", (512, 1024, 2048), (8, 16, 32), TEXT_WIDTH)
+    dataset = Everything(Cache.create(folder / "table", recipe, read, "zarr", {}), "val", Sampling(), targets="none")
+    ids = [dataset.cache.samples.video_ids[row] for row in dataset.rows]
+    shuffled = np.random.default_rng(0).permutation(len(dataset)).tolist()
+    rows = []
+    for size, crop in ((8, False), (16, False), (16, True), (32, False)):
+        unsorted = [shuffled[i : i + size] for i in range(0, len(shuffled), size)]
+        for name, order in (("ours", epoch_order(dataset, size, 4, 0, 0, crop)), ("shuffled", unsorted)):
+            shares = np.array([padded(dataset, ids, batch, clip_sizes(dataset, 0, 0, crop)) for batch in order])
+            held, used = shares[:, 0].sum(0), shares[:, 1].sum(0)
+            worst = np.quantile(1 - shares[:, 1] / shares[:, 0], 0.95, axis=0)
+            figures = [f"{100 * share:.1f} %" for share in (*(1 - used / held), *worst)]
+            rows.append([f"{size}, {'cropped' if crop else 'whole clips'}, {name}", *figures])
+    table(
+        [f"{len(dataset):,} samples of VidSTG val, batches of", "slots", "cells", "slots, worst", "cells, worst"], rows
+    )
+
+
+def padded(
+    dataset: CachedDataset, ids: list[str], batch: list[int], sizes: tuple[IntArray, IntArray]
+) -> tuple[IntArray, IntArray]:
+    """Slots and cells a batch holds, and how many of them are not padding."""
+    shapes, slots = sizes
+    frames: dict[str, int] = {}
+    for p in batch:
+        frames[ids[p]] = max(frames.get(ids[p], 0), int(slots[p]))
+    cells = {ids[p]: int(shapes[p].prod()) for p in batch}
+    held = len(batch) * int(slots[batch].max()), sum(frames.values()) * int(shapes[batch].max(0).prod())
+    used = int(slots[batch].sum()), sum(frames[v] * cells[v] for v in frames)
+    return np.array(held), np.array(used)
 
 
 # ---- printing
@@ -311,7 +368,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def main() -> None:
-    parts = ["clips", "cold", "batches"]
+    parts = ["clips", "cold", "batches", "padding"]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--videos", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=60, help="readings of a clip each way")
@@ -333,6 +390,8 @@ def main() -> None:
             cold_table(folder, caches, chosen.videos, 3)
         if "batches" in chosen.only:
             batches_table(folder, caches, chosen.videos, 3)
+        if "padding" in chosen.only:
+            padding_table(folder)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stvg.cache.dataset import CachedDataset
+from stvg.cache.dataset import CachedDataset, draw_crops
 from stvg.cache.errors import CacheError
 from stvg.cache.index import Cache, video_key
-from stvg.cache.order import clip_sizes, epoch_order, inference_batches, read_ahead, training_batches
+from stvg.cache.order import clip_sizes, crop_draws, epoch_order, inference_batches, read_ahead, training_batches
 from stvg.cache.sampling import Sampling
 from stvg.cache.schema import Recipe
 
@@ -86,6 +86,27 @@ def test_every_sample_comes_exactly_once_in_full_batches(videos, batch_size, per
     assert sorted(p for batch in order for p in batch) == dataset.rows
     assert all(len(batch) == batch_size for batch in order[:-1])
     assert order == epoch_order(dataset, batch_size, per_video, seed, epoch)
+
+
+@given(
+    inside=st.tuples(st.integers(0, 30), st.integers(0, 30), st.integers(0, 30)),
+    draws=st.tuples(*[st.floats(0, 1, exclude_max=True)] * 3),
+)
+def test_a_crop_keeps_the_moment_and_lies_in_the_clip(inside, draws):
+    before, length, after = inside
+    slots = np.array([[before + length + 1 + after, before, before + length]])
+    ((start, end),) = draw_crops(slots, np.array([draws]))
+    assert 0 <= start <= before <= before + length < end <= slots[0, 0]
+    if draws[0] >= 0.5:
+        assert (start, end) == (0, slots[0, 0])
+
+
+def test_every_possible_crop_is_equally_likely():
+    kept = draw_crops(np.tile([9, 3, 5], (60_000, 1)), np.random.default_rng(0).random((60_000, 3)))
+    counts = Counter(map(tuple, kept.tolist()))
+    assert counts.keys() == {(0, 9)} | {(start, end) for start in range(3) for end in (7, 8, 9)}
+    assert counts[0, 9] / 60_000 == pytest.approx(0.5 + 0.5 / 9, abs=0.01)
+    assert all(n / 60_000 == pytest.approx(0.5 / 9, abs=0.005) for crop, n in counts.items() if crop != (0, 9))
 
 
 def test_sentences_of_a_video_come_together():
@@ -166,7 +187,7 @@ def test_batches_that_are_held_are_not_overwritten(tiny_cache):
     held = list(training_batches(dataset, order, 0, 0))
     assert len(held) > 8
     for batch, positions in zip(held, order, strict=True):
-        clips = [dataset.crop(dataset[p], np.random.default_rng([0, 0, p])) for p in positions]
+        clips = [dataset.crop(dataset[p], crop_draws(0, 0, len(dataset))[p]) for p in positions]
         alone = dataset.collate(clips)
         assert torch.equal(batch.inputs.c5, alone.inputs.c5)
         assert torch.equal(batch.targets.roi, alone.targets.roi)

@@ -48,6 +48,26 @@ def test_a_split_opens_without_boxes_unless_some_are_missing(tmp_path):
     assert "_boxes" not in vars(cache.samples)
 
 
+@pytest.mark.parametrize("max_frames", [100, 7, 2])
+def test_the_extents_of_all_clips_are_those_of_each(tmp_path, max_frames):
+    samples = make_samples(range(40))
+    rng = np.random.default_rng(max_frames)
+    for i, sample in enumerate(samples):
+        start = int(rng.integers(0, 50))
+        moment = (start, int(rng.integers(start + 1, 61)))
+        samples[i] = replace(sample, moment=moment, boxes=np.ones((moment[1] - moment[0], 4)))
+    cache = Cache.create(tmp_path / "a", RECIPE, samples, "zarr", {})
+    for v in range(40):
+        write_video(cache, f"v{v}", v)
+    dataset = CachedDataset(cache, "train", Sampling(5.0, max_frames))
+    for clip, (slots, first, last, *size) in zip(
+        map(dataset.__getitem__, range(len(dataset))), dataset.extents, strict=True
+    ):
+        assert slots == len(clip.frames)
+        assert (first, last) == (moment_slots(clip.frames, clip.sample.moment) or (0, slots - 1))
+        assert size == [clip.sample.video.width, clip.sample.video.height]
+
+
 def test_samples_without_a_slot_in_their_moment_are_left_out_and_gaps_are_refused(tmp_path):
     samples = make_samples(range(3))
     samples[1] = replace(samples[1], moment=(11, 12), boxes=np.ones((1, 4)))  # between two sampled frames

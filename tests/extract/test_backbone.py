@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import resnet101
 from torchvision.models.feature_extraction import create_feature_extractor
+from torchvision.ops import FrozenBatchNorm2d
 
 from stvg.cache.errors import CheckpointError, UsageError
 from stvg.cache.schema import View
 from stvg.cache.weights import load_exactly, random_values, read_state_dict, state_sha256
-from stvg.extract.backbone import Backbone, build_backbone
+from stvg.extract.backbone import Backbone, ResNet101, build_backbone
 from stvg.extract.decode import read_frames
 from stvg.extract.transforms import apply_view
 
@@ -80,6 +81,24 @@ def test_frozen_batch_norm_equals_the_recorded_one(shared: Path, resnet: Backbon
     assert len(norm.state_dict()) == 4
     assert not list(norm.parameters())
     np.testing.assert_allclose(norm(torch.from_numpy(golden["frozen_bn.x"])), golden["frozen_bn.y"], rtol=1e-5)
+
+
+def test_folded_norms_give_the_same_features(plain: dict[str, torch.Tensor]) -> None:
+    rng = torch.Generator().manual_seed(0)
+    trained = {k: v for k, v in plain.items() if k.split(".")[0] != "fc" and not k.endswith("num_batches_tracked")}
+    for name, value in trained.items():
+        if value.dim() == 1:  # norms as training leaves them, not as they are born
+            low, high = (0.5, 1.5) if name.endswith(("running_var", "weight")) else (-0.2, 0.2)
+            trained[name] = torch.rand(value.shape, generator=rng) * (high - low) + low
+    backbone = ResNet101()
+    load_exactly(backbone.body, trained, Path("trained"))
+    folded = backbone.eval().folded()
+    assert not [m for m in folded.modules() if isinstance(m, FrozenBatchNorm2d)]
+    assert len([m for m in backbone.modules() if isinstance(m, FrozenBatchNorm2d)]) == 104
+    pixels = torch.rand(2, 3, 75, 64, generator=rng)
+    with torch.inference_mode():
+        for level, expected in backbone(pixels).items():
+            torch.testing.assert_close(folded(pixels)[level], expected, rtol=0, atol=1e-5 * expected.abs().max().item())
 
 
 @pytest.mark.parametrize("form", ["plain.pth", "plain.safetensors", "mdetr.pth"])

@@ -13,7 +13,7 @@ import pytest
 from stvg.cache.errors import StvgError, VideoError
 from stvg.cache.schema import Crop, View
 from stvg.extract.decode import read_frames
-from stvg.extract.decoders import Block, Decoders, End, Settings
+from stvg.extract.decoders import Block, Decoder, Decoders, End, Settings
 from stvg.extract.drawing import write_video
 from stvg.extract.transforms import apply_view
 from stvg.extract.worker import DecodeJob
@@ -98,6 +98,16 @@ def test_a_decoder_that_hangs_costs_its_video_only_and_is_replaced(videos):
     assert "--decode-timeout" in str(errors["0"])
     assert errors["1"] is None
     assert len(pixels["1"][0]) == 20
+
+
+def test_a_decoder_that_hangs_ends_when_its_extractor_is_gone(videos):
+    hang = "import time; from stvg.extract import worker; worker.read_frames = lambda *_, **__: time.sleep(99); "
+    hang += "worker.main()"
+    decoder = Decoder(Settings(timeout=0.5, program=(sys.executable, "-c", hang)))
+    decoder.start(job(videos[0]))
+    assert decoder.channel.recv() is True
+    decoder.channel.close()
+    assert decoder.process.wait(60) == -signal.SIGALRM
 
 
 def test_a_video_that_needs_more_memory_than_a_decoder_may_take_says_so(videos, tmp_path):
