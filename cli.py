@@ -10,7 +10,7 @@ from . import __version__
 from .cache.commands import cache
 from .cache.errors import StvgError
 from .cache.options import Commands
-from .evaluate.commands import ablate, demo, evaluate
+from .evaluate.commands import ablate, demo, evaluate, report
 from .extract.commands import dataset, extract
 from .heads.commands import train_head, weights
 
@@ -47,7 +47,7 @@ def cli() -> None:
     """
 
 
-for command in (demo, dataset, extract, cache, weights, train_head, evaluate, ablate):  # in working order
+for command in (demo, dataset, extract, cache, weights, train_head, evaluate, report, ablate):  # in working order
     cli.add_command(command)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,6 +14,7 @@ from ..cache.options import (
     FOLDER,
     choose_device,
     device_option,
+    options,
     protocol_option,
     tick,
     tokenizer_option,
@@ -25,35 +25,46 @@ if TYPE_CHECKING:
     from ..cache.objects import Location
     from ..cache.schema import Sample, Tube
     from .metrics import Scores
+    from .report.findings import Evidence
 
 
 @click.command(short_help="Do it all on synthetic videos, from pixels to scores.")
 @click.option("--out", type=FOLDER, default=Path("stvg-demo"), show_default=True, help="Where everything is written.")
 @click.option("--quick", is_flag=True, help="A smaller run that shows the plumbing works; its scores mean little.")
+@click.option("--report", is_flag=True, help="Write report.html, too: the held-out groundings to look at.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of videos, encoders and head.")
-def demo(out: Path, quick: bool, seed: int) -> None:
+def demo(out: Path, quick: bool, report: bool, seed: int) -> None:
     """Do it all on synthetic videos: make them, extract, train, evaluate, and draw one grounding."""
     from .demo import run_demo
 
-    run_demo(out, quick=quick, seed=seed, say=click.echo)
+    run_demo(out, quick=quick, seed=seed, report=report, say=click.echo)
+
+
+scoring_options = options(
+    click.option("--checkpoint", type=FOLDER, metavar="FILE", help="A head of stvg train-head; needs --cache."),
+    click.option("--cache", "cache_path", type=CACHE, metavar="DIR|URL", help="The cache to read features from."),
+    click.option(
+        "--predictions",
+        type=FOLDER,
+        metavar="FILE",
+        help="Anyone's predictions (.jsonl); needs --dataset, --annotations.",
+    ),
+    click.option("--dataset", type=click.Choice(DATASETS), help="Annotation format, with --predictions."),
+    click.option(
+        "--annotations", type=FOLDER, metavar="PATH", help="Dataset folder or annotation file, with --predictions."
+    ),
+    vidor_option,
+    click.option("--split", default="test", show_default=True),
+    protocol_option,
+    click.option("--fps", type=float, default=None, help="Sampling rate scored at.  [5, or the cache's]"),
+    click.option("--max-frames", type=int, default=None, help="Slots of a clip.  [100, or the head's]"),
+    click.option("--allow-missing", is_flag=True, help="Score what is there; missing samples are counted, not fatal."),
+)
+"""What is scored, and how."""
 
 
 @click.command(short_help="Score a head, or anyone's predictions, as the field counts.")
-@click.option("--checkpoint", type=FOLDER, metavar="FILE", help="A head of stvg train-head; needs --cache.")
-@click.option("--cache", "cache_path", type=CACHE, metavar="DIR|URL", help="The cache to read features from.")
-@click.option(
-    "--predictions", type=FOLDER, metavar="FILE", help="Anyone's predictions (.jsonl); needs --dataset, --annotations."
-)
-@click.option("--dataset", type=click.Choice(DATASETS), help="Annotation format, with --predictions.")
-@click.option(
-    "--annotations", type=FOLDER, metavar="PATH", help="Dataset folder or annotation file, with --predictions."
-)
-@vidor_option
-@click.option("--split", default="test", show_default=True)
-@protocol_option
-@click.option("--fps", type=float, default=None, help="Sampling rate scored at.  [5, or the cache's]")
-@click.option("--max-frames", type=int, default=None, help="Slots of a clip.  [100, or the head's]")
-@click.option("--allow-missing", is_flag=True, help="Score what is there; missing samples are counted, not fatal.")
+@scoring_options
 @click.option(
     "--videos", type=FOLDER, metavar="DIR", help="Folder of the videos, for a head that was trained end to end."
 )
@@ -113,11 +124,7 @@ def evaluate(
         found = compare_runs(read_scores(first), read_scores(second))
         click.echo(format_comparison(found, names[0], names[1]), nl=False)
         return
-    if (chosen["checkpoint"] is None) == (chosen["predictions"] is None):
-        raise click.UsageError(
-            "give either --checkpoint with --cache, or --predictions with --dataset and --annotations"
-        )
-    scored = (score_head if chosen["checkpoint"] else score_predictions)(**chosen)
+    scored = score_chosen(**chosen)
     click.echo(format_table(scored.scores, dataset=scored.dataset, split=chosen["split"], style=style), nl=False)
     write_results(scored, json_path, exports)
 
@@ -127,8 +134,21 @@ class Scored(NamedTuple):
 
     scores: Scores
     dataset: str
-    samples: Iterable[Sample]
+    samples: list[Sample]
     tubes: dict[int | str, Tube]
+    evidence: dict[int | str, Evidence]
+    """Only of a head, and where it was asked for."""
+    facts: dict[str, str]
+    """What was scored, for people."""
+
+
+def score_chosen(**chosen: Any) -> Scored:
+    """Score what the options name."""
+    if (chosen["checkpoint"] is None) == (chosen["predictions"] is None):
+        raise click.UsageError(
+            "give either --checkpoint with --cache, or --predictions with --dataset and --annotations"
+        )
+    return (score_head if chosen["checkpoint"] else score_predictions)(**chosen)
 
 
 def write_results(found: Scored, json_path: Path | None, exports: tuple[tuple[str, Path], ...]) -> None:
@@ -155,16 +175,19 @@ def score_head(
     tokenizer: str | None,
     out: Path | None,
     device: str | None,
+    explain: bool = False,
     **unused: Any,
 ) -> Scored:
+    """``explain``: keep the evidence for every tube."""
     from dataclasses import replace
 
     from tqdm import tqdm
 
     from ..cache.index import Cache
-    from .evaluation import load_head, open_split, score_split, tubes_of
+    from .evaluation import load_head, open_split, readings_of, score_split, tubes_of
     from .evaluation import shuffle_sentences as shuffle
     from .predictions import write_predictions
+    from .report.findings import Evidence, head_facts
 
     given = [k for k in ("dataset", "annotations", "vidor", "fps") if unused.get(k) is not None]
     if cache_path is None or given:
@@ -178,11 +201,20 @@ def score_head(
     data = open_split(head, opened, split, videos)
     if shuffle_sentences is not None:
         shuffle(data, shuffle_sentences)
+    tubes: dict[int | str, Tube] = {}
+    evidence: dict[int | str, Evidence] = {}
     with tqdm(total=len(data), desc="evaluate", unit=" sentences", disable=None) as bar:
-        tubes = tubes_of(head.model, data, head.batch_size, target, lambda: tick(bar))
+        if explain:
+            for reading in readings_of(head.model, data, head.batch_size, target, lambda: tick(bar)):
+                tubes[reading.tube.sample_id] = reading.tube
+                evidence[reading.tube.sample_id] = Evidence.of(reading)
+        else:
+            tubes = tubes_of(head.model, data, head.batch_size, target, lambda: tick(bar))
     if out:
         write_predictions(out, tubes.values(), {s.sample_id: s for s in data.samples()})
-    return Scored(score_split(data, tubes, protocol), opened.recipe.dataset, list(data.samples()), tubes)
+    scores = score_split(data, tubes, protocol)
+    facts = head_facts(checkpoint, head, opened)
+    return Scored(scores, opened.recipe.dataset, list(data.samples()), tubes, evidence, facts)
 
 
 def score_predictions(
@@ -211,7 +243,84 @@ def score_predictions(
     read = read_annotations(dataset, annotations, split, sampling=sampling, for_scoring=True, vidor=vidor)
     tubes = read_predictions(predictions)
     scores = score(read.samples, tubes, protocol=protocol, sampling=sampling, allow_missing=allow_missing)
-    return Scored(scores, dataset, read.samples, tubes)
+    return Scored(scores, dataset, read.samples, tubes, {}, {"predictions": predictions.name})
+
+
+@click.command(short_help="One HTML page to look at: scores, curves, and a gallery of groundings.")
+@scoring_options
+@click.option("--videos", type=FOLDER, metavar="DIR", help="Folder of the videos.  [tubes without pictures]")
+@click.option(
+    "--pictures",
+    type=click.IntRange(min=0),
+    default=36,
+    show_default=True,
+    help="Samples that get frames: by turns the best, the median, the worst, and the most changed.",
+)
+@click.option(
+    "--metrics", type=FOLDER, metavar="FILE", help="metrics.jsonl of the training.  [beside the checkpoint, if there]"
+)
+@click.option(
+    "--against", type=FOLDER, metavar="FILE", help="Scores of another run (stvg evaluate --json) to set it beside."
+)
+@click.option("--name", default=None, help="What the run is called.  [folder of the checkpoint, or file's name]")
+@tokenizer_option
+@click.option("--out", type=FOLDER, default=Path("report.html"), show_default=True, help="The page.")
+@device_option
+def report(
+    videos: Path | None,
+    pictures: int,
+    metrics: Path | None,
+    against: Path | None,
+    name: str | None,
+    out: Path,
+    **chosen: Any,
+) -> None:
+    """Write one HTML page to look at, which needs no network, no server and no other file.
+
+    Exits with 3 when videos could not be read: the page says which, and is whole without their frames.
+
+    \b
+    Examples:
+      stvg report --checkpoint runs/fsm/best.safetensors --cache cache/vidstg --videos vidor/video --out report.html
+      stvg report --predictions tubes.jsonl --dataset vidstg --annotations vidstg --against fsm.json
+    """
+    from tqdm import tqdm
+
+    from ..cache.errors import UsageError
+    from .compare import ScoresFile, compare, read_scores
+    from .report.findings import Findings
+    from .report.page import write_report
+    from .report.training import read_training
+
+    if videos and not videos.is_dir():  # before a head runs for minutes
+        raise UsageError(f"{videos} is not a folder of videos", effect="nothing was read", hint="--videos DIR")
+    checkpoint, source = chosen["checkpoint"], chosen["checkpoint"] or chosen["predictions"]
+    if metrics is None and checkpoint and (beside := checkpoint.parent / "metrics.jsonl").exists():
+        metrics = beside
+    training = read_training(metrics) if metrics else []
+    other = read_scores(against) if against else None
+    needed = videos if checkpoint else None  # by heads that were trained end to end
+    scored = score_chosen(**chosen, videos=needed, shuffle_sentences=None, out=None, explain=True)
+    ours = ScoresFile.of(source, scored.scores)
+    findings = Findings(
+        name=name or (checkpoint.absolute().parent.name if checkpoint else source.stem),
+        dataset=scored.dataset,
+        split=chosen["split"],
+        scores=scored.scores,
+        samples=scored.samples,
+        tubes=scored.tubes,
+        evidence=scored.evidence,
+        training=training,
+        against=compare(other, ours) if other else None,
+        facts=scored.facts,
+    )
+    with tqdm(desc="pictures", unit=" videos", disable=None) as bar:
+        written = write_report(out, findings, videos, pictures, lambda: tick(bar))
+    click.echo(f"{written.path}  {written.bytes / 1e6:.1f} MB, {written.pictured} samples with frames")
+    for fault in written.faults.values():
+        click.echo(f"{type(fault).__name__}: {fault}", err=True)
+    if written.faults:
+        raise SystemExit(3)
 
 
 @click.command(short_help="Re-run the paper's ablations from one cache.")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
 from ..cache.errors import PredictionError
 from .bootstrap import Interval, intervals
-from .metrics import METRICS, Id, SampleScore, counted
+from .metrics import METRICS, Id, SampleScore, Scores, counted
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,12 @@ class ScoresFile:
     how: dict[str, object]
     """Protocol and sampling: figures of two files can only be compared when these are equal."""
     samples: dict[Id, SampleScore]
+
+    @classmethod
+    def of(cls, path: Path, scores: Scores) -> Self:
+        """What the file would hold; ``path`` only names it."""
+        how = {"protocol": scores.protocol, "fps": scores.sampling.fps, "max_frames": scores.sampling.max_frames}
+        return cls(path, how, {s.sample_id: s for s in scores.samples})
 
 
 @dataclass(frozen=True)

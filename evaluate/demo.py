@@ -10,16 +10,22 @@ from pathlib import Path
 
 import torch
 
+from ..cache.dataset import CachedDataset
 from ..cache.errors import UsageError
 from ..cache.index import Cache
 from ..cache.sampling import Sampling
 from ..extract.job import ExtractJob, run_job
 from ..extract.synthetic import SyntheticConfig, write_vidstg
 from ..heads.experiment import load_experiment
+from ..heads.infer import Reading
 from ..heads.train import Run, train
-from .evaluation import load_head, open_split, overall, score_split, shuffle_sentences, tubes_of
+from .evaluation import Head, load_head, open_split, overall, readings_of, score_split, shuffle_sentences, tubes_of
+from .metrics import Scores
 from .picture import draw_strip
 from .predictions import write_predictions
+from .report.findings import Evidence, Findings, head_facts
+from .report.page import write_report
+from .report.training import read_training
 from .tables import format_table
 
 Say = Callable[[str], None]
@@ -50,8 +56,11 @@ WORLD = SyntheticConfig(
 )
 
 
-def run_demo(out: Path, *, quick: bool, seed: int, say: Say) -> dict[str, float]:
-    """Make, extract, train, evaluate, draw. Returns the held-out scores and, as ``shuffled``, the control's m_vIoU."""
+def run_demo(out: Path, *, quick: bool, seed: int, say: Say, report: bool = False) -> dict[str, float]:
+    """Make, extract, train, evaluate, draw; ``report``: also the page of `stvg report`.
+
+    Returns the held-out scores and, as ``shuffled``, the control's m_vIoU.
+    """
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} is not empty", effect="nothing was written", hint="remove it, or choose another --out")
     size = QUICK if quick else FULL
@@ -66,9 +75,9 @@ def run_demo(out: Path, *, quick: bool, seed: int, say: Say) -> dict[str, float]
     write_vidstg(data, replace(WORLD, train=size.train, val=0, test=size.test, seed=seed, jobs=jobs))
 
     stage(f"extracting features once → {cache_path}")
-    report, _ = run_job(demo_job(data, cache_path, seed))
-    shares = ", ".join(f"{k} {v:.0%}" for k, v in report.shares().items())
-    stage(f"{report.videos} videos, {report.frames:,} frames ({shares})")
+    extracted, _ = run_job(demo_job(data, cache_path, seed))
+    shares = ", ".join(f"{k} {v:.0%}" for k, v in extracted.shares().items())
+    stage(f"{extracted.videos} videos, {extracted.frames:,} frames ({shares})")
 
     experiment = load_experiment("tiny", [*size.settings, f"train.seed={seed}"])
     run = Run(run_path, Cache.open(cache_path), experiment, "train", torch.device("cpu"))
@@ -85,9 +94,14 @@ def run_demo(out: Path, *, quick: bool, seed: int, say: Say) -> dict[str, float]
     stage("scoring held-out videos")
     head = load_head(checkpoint, torch.device("cpu"))
     held_out = open_split(head, Cache.open(cache_path), "test")
-    tubes = tubes_of(head.model, held_out, head.batch_size, torch.device("cpu"))
+    readings = list(readings_of(head.model, held_out, head.batch_size, torch.device("cpu")))
+    tubes = {reading.tube.sample_id: reading.tube for reading in readings}
     write_predictions(out / "predictions.jsonl", tubes.values(), {s.sample_id: s for s in held_out.samples()})
     scores = score_split(held_out, tubes, "tubedetr")
+    if report:
+        stage(f"writing the report → {out / 'report.html'}")
+        findings = demo_findings(run_path, checkpoint, head, held_out, readings, scores)
+        write_report(out / "report.html", findings, data / "vidor" / "video")
     shuffle_sentences(held_out, seed)
     control = overall(
         score_split(held_out, tubes_of(head.model, held_out, head.batch_size, torch.device("cpu")), "tubedetr")
@@ -101,7 +115,9 @@ def run_demo(out: Path, *, quick: bool, seed: int, say: Say) -> dict[str, float]
     say(f"shuffled sentences m_tIoU {100 * control['m_tIoU']:.2f}   m_vIoU {100 * control['m_vIoU']:.2f}")
     say("                   (the same head, every video with another one's sentence: reading them is what it learned)")
     say(f"\none held-out grounding {picture} (ground truth green, prediction yellow)")
-    for what, where in (("videos and annotations", data), ("features", cache_path), ("head and metrics", run_path), ("predictions", out / "predictions.jsonl")):  # fmt: skip  # noqa: E501
+    left = {"videos and annotations": data, "features": cache_path, "head and metrics": run_path}
+    left |= {"predictions": out / "predictions.jsonl"} | ({"a page to look at": out / "report.html"} if report else {})
+    for what, where in left.items():
         say(f"{what:<22} {where}")
     stage("done")
     return {**reached, "shuffled": control["m_vIoU"]}
@@ -120,4 +136,21 @@ def demo_job(data: Path, cache_path: Path, seed: int) -> ExtractJob:
         weights_seed=seed,
         resolution=RESOLUTION,
         batch_frames=64,
+    )
+
+
+def demo_findings(
+    run: Path, checkpoint: Path, head: Head, held_out: CachedDataset, readings: list[Reading], scores: Scores
+) -> Findings:
+    """What the report of a demo is made from. It names no dataset whose published figures could stand beside it."""
+    return Findings(
+        name="demo",
+        dataset="synthetic",
+        split=held_out.split,
+        scores=scores,
+        samples=list(held_out.samples()),
+        tubes={reading.tube.sample_id: reading.tube for reading in readings},
+        evidence={reading.tube.sample_id: Evidence.of(reading) for reading in readings},
+        training=read_training(run / "metrics.jsonl"),
+        facts=head_facts(checkpoint, head, held_out.cache),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from ..cache.sampling import Sampling
 from ..cache.schema import Recipe, Tube
 from ..heads.checkpoint import load_checkpoint, load_into
 from ..heads.experiment import Experiment
-from ..heads.infer import predict
+from ..heads.infer import Reading, predict, read
 from ..heads.model import FeatureFacts, Grounder, build_model
 from .metrics import Scores, score
 
@@ -110,6 +110,21 @@ def tubes_of(
         if tick:
             tick()
     return found
+
+
+def readings_of(
+    model: Grounder,
+    dataset: CachedDataset,
+    batch_size: int,
+    device: torch.device,
+    tick: Callable[[], None] | None = None,
+) -> Iterator[Reading]:
+    """As `tubes_of`, one after the other and each with its evidence; what is kept of a reading is the caller's choice."""
+    batches = inference_batches(dataset, batch_size, model.head.config.max_frames, device)
+    for reading in read(model, batches, device):
+        yield reading
+        if tick:
+            tick()
 
 
 def score_split(dataset: CachedDataset, tubes: dict[int | str, Tube], protocol: str) -> Scores:

@@ -7,6 +7,7 @@ and moment are then chosen once, over the slots of all of them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..cache.batch import Batch
-from ..cache.sampling import IntArray, span_of_slots
+from ..cache.sampling import FloatArray, IntArray, span_of_slots
 from ..cache.schema import Sample, Tube, View
 from .model import Grounder
 
@@ -34,6 +35,21 @@ class Window:
     """(N, T, 2) logits of start and end."""
     score: Tensor | None
     """(N, T) logits."""
+    attention: Tensor | None = None
+    """(N, T, T) temporal attention of the last decoder layer, rows = the slots that look. Only where it was asked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """A tube and why: what the chosen candidate says of every slot of the clip."""
+
+    tube: Tube
+    start: FloatArray
+    """(T,) probability that the moment starts at each slot; they add up to 1."""
+    end: FloatArray
+    """(T,) probability that it ends with each slot."""
+    attention: FloatArray
+    """(T, T) temporal attention, rows = the slots that look; windows do not see each other."""
 
 
 def choose_query(score: Tensor | None) -> tuple[int, float]:
@@ -62,16 +78,18 @@ def choose_span(logits: Tensor) -> tuple[int, int]:
 
 
 @torch.no_grad()
-def read_windows(model: Grounder, batch: Batch) -> list[Window]:
-    """What the last decoder layer says of every clip of a batch on the model's device."""
+def read_windows(model: Grounder, batch: Batch, attention: bool = False) -> list[Window]:
+    """What the last decoder layer says of every clip of a batch on the model's device; ``attention``: that, too."""
     layer = model(batch).layers[-1]
     boxes, span = layer.boxes.float().cpu(), layer.span.float().cpu()
     score = None if layer.score is None else layer.score.float().cpu()
+    weights = layer.attention.float().cpu() if attention else None
     found = []
     for b, (sample, view, frames) in enumerate(zip(batch.samples, batch.views, batch.frames, strict=True)):
         T = len(frames)
         scores = None if score is None else score[b, :, :T]
-        found.append(Window(sample, view, frames.numpy(), boxes[b, :, :T], span[b, :, :T], scores))
+        looks = None if weights is None else weights[b, :, :T, :T]
+        found.append(Window(sample, view, frames.numpy(), boxes[b, :, :T], span[b, :, :T], scores, looks))
     return found
 
 
@@ -89,16 +107,45 @@ def join(windows: list[Window]) -> Tube:
     return Tube(sample.sample_id, start, end, frames, view.to_pixels(boxes), score=score, query=query)
 
 
+def explain(windows: list[Window]) -> Reading:
+    """The decision of `join` and the evidence beside it. The windows must have been read with their attention."""
+    tube = join(windows)
+    query = tube.query or 0
+    start, end = torch.cat([w.span[query] for w in windows]).softmax(0).double().numpy().T
+    attention = torch.block_diag(*(w.attention[query] for w in windows if w.attention is not None))
+    return Reading(tube, start, end, attention.double().numpy())
+
+
 def predict(model: Grounder, batches: Iterable[Batch], device: torch.device) -> Iterator[Tube]:
-    """Tubes of every sample of some batches, in order; the model is put into evaluation mode.
+    """Tubes of every sample of some batches, in order; the model is in evaluation mode meanwhile.
 
     Clips of one sample that follow each other, in one batch or across several, are its windows.
     """
+    with evaluating(model):
+        yield from map(join, windows_of_samples(model, batches, device))
+
+
+def read(model: Grounder, batches: Iterable[Batch], device: torch.device) -> Iterator[Reading]:
+    """As `predict`, with the evidence: start and end probabilities, and temporal attention."""
+    with evaluating(model):
+        yield from map(explain, windows_of_samples(model, batches, device, attention=True))
+
+
+def windows_of_samples(
+    model: Grounder, batches: Iterable[Batch], device: torch.device, attention: bool = False
+) -> Iterator[list[Window]]:
+    """All windows of each sample."""
+    windows = (window for batch in batches for window in read_windows(model, batch.to(device), attention))
+    for _, of_sample in groupby(windows, key=lambda w: w.sample.sample_id):
+        yield list(of_sample)
+
+
+@contextmanager
+def evaluating(model: Grounder) -> Iterator[None]:
+    """Evaluation mode, and afterwards the mode the model was in."""
     was_training = model.training
     model.eval()
     try:
-        windows = (window for batch in batches for window in read_windows(model, batch.to(device)))
-        for _, of_sample in groupby(windows, key=lambda w: w.sample.sample_id):
-            yield join(list(of_sample))
+        yield
     finally:
         model.train(was_training)

@@ -34,7 +34,17 @@ def test_help_is_quick_to_load_and_lists_the_commands_in_working_order():
     assert ran.stdout.strip() == ""
     from stvg.cli import cli
 
-    assert list(cli.commands) == ["demo", "dataset", "extract", "cache", "weights", "train-head", "evaluate", "ablate"]
+    assert list(cli.commands) == [
+        "demo",
+        "dataset",
+        "extract",
+        "cache",
+        "weights",
+        "train-head",
+        "evaluate",
+        "report",
+        "ablate",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -42,7 +52,7 @@ def test_help_is_quick_to_load_and_lists_the_commands_in_working_order():
     [
         *[[], ["demo"], ["dataset"], ["dataset", "check"], ["dataset", "make"], ["extract"]],
         *[["cache", *command] for command in ([], ["info"], ["verify"], ["convert"], ["merge"])],
-        *[["weights"], ["weights", "import"], ["train-head"], ["evaluate"], ["ablate"]],
+        *[["weights"], ["weights", "import"], ["train-head"], ["evaluate"], ["report"], ["ablate"]],
     ],
     ids=" ".join,
 )
@@ -81,6 +91,31 @@ def test_train_evaluate_and_score_the_written_predictions_agree(stvg, synthetic,
     assert set(a["groups"]) == {"declarative", "interrogative"}
     assert set(a["groups"]["declarative"]) == {"m_tIoU", "m_vIoU", "vIoU@0.3", "vIoU@0.5", "gt_vIoU"}
     assert set(a["samples"][0]) == {"sample_id", "video_id", "sentence", "qtype", "tIoU", "vIoU", "gt_vIoU"}
+
+
+def test_a_report_of_a_head_holds_its_evidence_its_training_and_the_run_it_is_set_beside(
+    stvg, synthetic, tiny_cache, checkpoint, tmp_path
+):
+    def data(name):
+        return json.loads(re.search(rf'<script type="application/json" id="{name}">(.*)</script>', text)[1])
+
+    words = ["--checkpoint", checkpoint, "--cache", tiny_cache, "--device", "cpu"]
+    assert stvg("evaluate", *words, "--json", tmp_path / "a.json").code == 0
+    scores, page = json.loads((tmp_path / "a.json").read_text())["samples"], tmp_path / "report.html"
+    beside = ["--against", tmp_path / "a.json", "--videos", synthetic / "vidor/video", "--pictures", 4]
+    ran = stvg("report", *words, *beside, "--name", "a <run>", "--out", page)
+    assert ran.code == 0, ran.err
+    assert "4 samples with frames" in ran.out
+    text = page.read_text()
+    assert "a &lt;run&gt;" in text
+    assert '<section id="training"' in text
+    assert data("index")["id"] == [s["sample_id"] for s in scores]
+    assert data("index")["vIoU"] == data("index")["before"] == [round(s["vIoU"], 4) for s in scores]
+    rows = data("details-0")["rows"]
+    assert all({"start", "end", "looked_at"} <= set(row) for row in rows)
+    assert sum("attention" in row for row in rows) == 4
+    says(stvg("report", *words, "--metrics", tmp_path / "none", "--out", page), "UsageError", "none")
+    says(stvg("report", *words, "--videos", tmp_path / "none", "--out", page), "UsageError", "--videos DIR")
 
 
 def test_a_cache_trains_and_scores_with_videos_and_annotations_deleted(stvg, synthetic, tmp_path):

@@ -17,7 +17,10 @@ ALLOWED = {
 }
 # The only doors from a room to the pixels: drawing a demo means making and reading videos, training an encoder means having
 # it, and a published checkpoint holds encoders and head together.
-DOOR_FILES = ("evaluate/demo.py", "evaluate/picture.py", "heads/finetune.py", "heads/online.py", "heads/published.py")
+DOOR_FILES = (
+    *("evaluate/demo.py", "evaluate/picture.py", "evaluate/report/frames.py"),
+    *("heads/finetune.py", "heads/online.py", "heads/published.py"),
+)
 DOORS = {f: {"extract"} for f in DOOR_FILES}
 SOURCES = [p.relative_to(ROOT) for room in ROOMS for p in sorted((ROOT / room).rglob("*.py"))]
 # A room's part of the command line stands above all rooms, like cli.py, which alone imports it.

@@ -20,7 +20,7 @@ from stvg.cache.sampling import Sampling, windows
 from stvg.cache.schema import Sample, Video, View
 from stvg.evaluate.evaluation import tubes_of
 from stvg.heads.experiment import load_experiment
-from stvg.heads.infer import choose_span, join, predict, read_windows
+from stvg.heads.infer import choose_span, join, predict, read, read_windows
 from stvg.heads.model import Grounder, LayerOutput, Output, build_model
 from stvg.heads.train import feature_facts
 
@@ -187,6 +187,29 @@ def test_a_head_answers_clips_longer_than_it_was_trained_for_and_never_sees_them
         assert tube.frames.tolist() == clip.frames.tolist()
         assert tube.score == pytest.approx(alone.score, abs=1e-5)
         np.testing.assert_allclose(tube.boxes, alone.boxes, atol=1e-2)
+
+
+@pytest.mark.parametrize("max_frames", [9, 40])
+def test_evidence_comes_with_the_same_tubes_and_windows_do_not_look_at_each_other(held_out, max_frames):
+    model = head(held_out, max_frames)
+    tubes = predict(model, inference_batches(held_out, 5, max_frames), CPU)
+    for tube, found in zip(tubes, read(model, inference_batches(held_out, 5, max_frames), CPU), strict=True):
+        assert (tube.sample_id, tube.start, tube.end) == (found.tube.sample_id, found.tube.start, found.tube.end)
+        np.testing.assert_array_equal(tube.boxes, found.tube.boxes)
+        T = len(tube.frames)
+        assert found.start.shape == found.end.shape == (T,)
+        assert found.start.sum() == pytest.approx(1, abs=1e-6)
+        assert found.end.sum() == pytest.approx(1, abs=1e-6)
+        np.testing.assert_allclose(found.attention.sum(axis=1), np.ones(T), atol=1e-5)
+        window = np.arange(T) // max_frames
+        assert (found.attention[window[:, None] != window] == 0).all()
+
+
+def test_the_evidence_peaks_where_the_moment_was_put():
+    rows = [("a", np.arange(0, 40, 10), peaks(4, start=2)), ("a", np.arange(40, 80, 10), peaks(4, end=1))]
+    (found,) = read(Recorded(), [batch(*rows)], CPU)
+    assert (found.start.argmax(), found.end.argmax()) == (2, 5)
+    assert (found.tube.start, found.tube.end) == (20, 51)
 
 
 def test_a_head_refuses_slots_it_has_no_weight_for(held_out):

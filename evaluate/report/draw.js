@@ -1,0 +1,165 @@
+// The page's data, and drawings of one sample: frames with boxes, and its time line. Data only ever becomes text.
+
+const CELLS = 6;
+const byId = (id) => document.getElementById(id);
+const block = (id) => JSON.parse(byId(id).textContent);
+const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+const percent = (x) => (100 * x).toFixed(1);
+
+function remember(make) {
+  const known = new Map();
+  return (key) => {
+    if (!known.has(key)) known.set(key, make(key));
+    return known.get(key);
+  };
+}
+
+function fill(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children.filter((child) => child !== null));
+  return element;
+}
+const html = (name, attributes = {}, ...children) => fill(document.createElement(name), attributes, children);
+const svg = (name, attributes = {}, ...children) =>
+  fill(document.createElementNS("http://www.w3.org/2000/svg", name), attributes, children);
+
+const index = block("index");
+const detailsBlock = remember((number) => block(`details-${number}`));
+const picturesOf = remember((video) => (byId(`pictures-${video}`) ? block(`pictures-${video}`) : {}));
+
+// Everything the index says of the sample in row i. Spans are source frames, half-open.
+function sampleAt(i) {
+  const [video, width, height, fps] = index.videos[index.video[i]];
+  const before = index.before && index.before[i];
+  const own = Object.fromEntries(
+    ["id", "sentence", "segment", "moment", "tube", "tIoU", "vIoU", "outcome"].map((name) => [name, index[name][i]]),
+  );
+  return { ...own, row: i, kind: index.kinds[index.kind[i]], video, width, height, fps, before };
+}
+
+// The clip of row i: source frames of its slots, boxes as numbers from 0 to 65535, and the evidence if there is any.
+function clipAt(i) {
+  const { clips, rows } = detailsBlock(Math.floor(i / index.block));
+  const row = rows[i % index.block];
+  const shades = (stored) => stored && { peak: stored[0], levels: bytes(stored[1]) };
+  const frames = new Uint32Array(bytes(clips[row.clip]).buffer);
+  return {
+    frames,
+    pictures: picturesOf(index.video[i]),
+    first: row.first,
+    truth: new Uint16Array(bytes(row.truth).buffer),
+    guess: new Uint16Array(bytes(row.guess).buffer),
+    start: shades(row.start),
+    end: shades(row.end),
+    lookedAt: shades(row.looked_at),
+    attention: shades(row.attention),
+  };
+}
+
+// Slots worth showing: those with a picture if there are enough of them to tell the story, else all.
+function shownSlots(clip) {
+  const all = Array.from(clip.frames.keys());
+  const pictured = all.filter((slot) => clip.frames[slot] in clip.pictures);
+  return pictured.length >= Math.min(CELLS, all.length) ? pictured : all;
+}
+
+const within = (frame, [start, end]) => frame >= start && frame < end;
+
+// The annotated and the predicted box of a slot as [x1, y1, x2, y2] fractions; null where there is none.
+function boxesAt(sample, clip, slot) {
+  const at = (boxes, k) => {
+    if (k < 0 || 4 * k >= boxes.length) return null;
+    const box = Array.from(boxes.subarray(4 * k, 4 * k + 4), (v) => v / 65535);
+    return box[0] <= box[2] ? box : null;
+  };
+  const inTube = within(clip.frames[slot], sample.tube);
+  return { truth: at(clip.truth, slot - clip.first), guess: inTube ? at(clip.guess, slot) : null };
+}
+
+function overlap(a, b) {
+  const area = ([x1, y1, x2, y2]) => Math.max(0, x2 - x1) * Math.max(0, y2 - y1);
+  const shared = area([Math.max(a[0], b[0]), Math.max(a[1], b[1]), Math.min(a[2], b[2]), Math.min(a[3], b[3])]);
+  return shared > 0 ? shared / (area(a) + area(b) - shared) : 0;
+}
+
+// One frame: its picture if there is one, and the boxes over it.
+function drawFrame(sample, clip, slot) {
+  const { width, height } = sample;
+  const frame = clip.frames[slot];
+  const boxes = boxesAt(sample, clip, slot);
+  const picture = clip.pictures[frame];
+  const said = Object.keys(boxes).filter((name) => boxes[name]).map((n) => (n === "truth" ? "annotated" : "predicted"));
+  const drawing = svg("svg", {
+    class: "frame",
+    viewBox: `0 0 ${width} ${height}`,
+    role: "img",
+    "aria-label": `Frame ${frame}: ${said.length ? `${said.join(" and ")} box` : "no box"}`,
+  });
+  if (picture) drawing.append(svg("image", { href: `data:image/webp;base64,${picture}`, width, height }));
+  for (const [name, box] of Object.entries(boxes)) {
+    if (!box) continue;
+    const [x1, y1, x2, y2] = box.map((v, k) => v * (k % 2 ? height : width));
+    const place = { x: x1, y: y1, width: x2 - x1, height: y2 - y1 };
+    drawing.append(svg("rect", { ...place, class: "casing" }), svg("rect", { ...place, class: `box ${name}` }));
+  }
+  return drawing;
+}
+
+// CELLS frames, each from its own sixth of the clip, so that they stand above their place on the time line; in every
+// sixth the slot that shows most: in both moments, else in one, else any.
+function drawStrip(sample, clip) {
+  const [from, to] = sample.segment;
+  const slots = shownSlots(clip);
+  const strip = html("div", { class: "strip" });
+  for (let k = 0; k < CELLS; k++) {
+    const part = [from + ((to - from) * k) / CELLS, from + ((to - from) * (k + 1)) / CELLS];
+    const here = slots.filter((slot) => within(clip.frames[slot], part));
+    const worth = (slot) => Object.values(boxesAt(sample, clip, slot)).filter(Boolean).length;
+    const most = Math.max(...here.map(worth));
+    const best = here.filter((slot) => worth(slot) === most);
+    strip.append(here.length ? drawFrame(sample, clip, best[best.length >> 1]) : html("span", { class: "frame" }));
+  }
+  return strip;
+}
+
+// Both moments, probabilities of start and end, and attention, over the segment; `height` of the curves in pixels.
+function drawTimeline(sample, clip, height) {
+  const [from, to] = sample.segment;
+  const x = (frame) => 100 * Math.min(1, Math.max(0, (frame - from) / (to - from)));
+  const seconds = ([a, b]) => `${(a / sample.fps).toFixed(1)} to ${(b / sample.fps).toFixed(1)} s`;
+  const total = clip.start ? 36 + height : 22;
+  const drawing = svg("svg", {
+    class: "timeline",
+    height: total,
+    role: "img",
+    "aria-label": `Annotated ${seconds(sample.moment)}, predicted ${seconds(sample.tube)}`,
+  });
+  const band = (name, y, [a, b]) => [
+    svg("rect", { class: "groove", x: 0, y, width: "100%", height: 8, rx: 2 }),
+    svg("rect", { class: `band ${name}`, x: `${x(a)}%`, y, width: `${Math.max(0, x(b) - x(a))}%`, height: 8, rx: 2 }),
+  ];
+  drawing.append(...band("truth", 1, sample.moment), ...band("guess", 12, sample.tube));
+  if (clip.start) {
+    const peak = Math.max(clip.start.peak, clip.end.peak);
+    const curve = (name) => {
+      const { peak: own, levels } = clip[name];
+      const points = Array.from(clip.frames, (f, k) => `${10 * x(f)},${100 - ((levels[k] / 255) * own * 100) / peak}`);
+      return svg("polyline", { class: name, points: points.join(" ") });
+    };
+    const box = { x: 0, y: 24, width: "100%", height, viewBox: "0 -4 1000 108", preserveAspectRatio: "none" };
+    drawing.append(svg("svg", { class: "chances", ...box }, curve("start"), curve("end")), drawAttention(clip, x, total - 9));
+  }
+  drawing.append(svg("line", { class: "cursor", x1: 0, x2: 0, y1: 0, y2: total, visibility: "hidden" }));
+  return drawing;
+}
+
+function drawAttention(clip, x, y) {
+  const strip = svg("g", { class: "attention" }, svg("rect", { class: "groove", x: 0, y, width: "100%", height: 8 }));
+  clip.frames.forEach((frame, k) => {
+    const next = k + 1 < clip.frames.length ? x(clip.frames[k + 1]) : 100;
+    const shade = clip.lookedAt.levels[k] / 255;
+    const place = { x: `${x(frame)}%`, width: `${next - x(frame)}%`, y, height: 8 };
+    strip.append(svg("rect", { class: "slot", ...place, "fill-opacity": shade.toFixed(3) }));
+  });
+  return strip;
+}

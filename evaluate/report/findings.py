@@ -1,0 +1,90 @@
+"""What a report is made from: one scored run, the evidence for its tubes, and what it is set beside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...cache.sampling import FloatArray
+from ...cache.schema import Sample, Tube
+from ..compare import Comparison
+from ..metrics import Id, Scores
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ...cache.index import Cache
+    from ...heads.infer import Reading
+    from ..evaluation import Head
+
+
+@dataclass(frozen=True, eq=False)
+class Shades:
+    """Numbers >= 0 in steps of a 255th of their largest: small enough to keep for every sample, fine enough to draw."""
+
+    peak: float
+    """The largest."""
+    levels: NDArray[np.uint8]
+    """In any shape; 255 is the peak."""
+
+    @classmethod
+    def of(cls, values: FloatArray) -> Self:
+        peak = float(values.max(initial=0.0))
+        return cls(peak, np.rint(values / (peak or 1.0) * 255).astype(np.uint8))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Why a head chose its tube, per slot of the clip."""
+
+    start: Shades
+    """(T,) probability of the moment's first slot."""
+    end: Shades
+    """(T,) of its last."""
+    attention: Shades
+    """(T, T) temporal attention of the chosen candidate, rows = the slots that look."""
+    looked_at: Shades
+    """(T,) attention that each slot gets, mean over all slots that look."""
+
+    @classmethod
+    def of(cls, reading: Reading) -> Self:
+        attention = reading.attention
+        return cls(*map(Shades.of, (reading.start, reading.end, attention, attention.mean(axis=0))))
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything a report shows, before any of it is drawn."""
+
+    name: str
+    """Of the run."""
+    dataset: str
+    split: str
+    scores: Scores
+    samples: list[Sample]
+    """Of the split, in its order."""
+    tubes: Mapping[Id, Tube]
+    evidence: Mapping[Id, Evidence] = field(default_factory=dict)
+    """Empty for predictions of a file."""
+    training: list[dict[str, Any]] = field(default_factory=list)
+    """Lines of the run's metrics.jsonl."""
+    against: Comparison | None = None
+    """Another run (first) and this one (second)."""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """How it was made, for the foot of the page."""
+
+
+def head_facts(checkpoint: Path, head: Head, cache: Cache) -> dict[str, str]:
+    """What a reader of a page should know of a head and of the features it read. No folder of this machine."""
+    r = cache.recipe
+    parameters = sum(p.numel() for p in head.model.head.parameters())
+    return {
+        "head": f"{checkpoint.absolute().parent.name}/{checkpoint.name}",
+        "parameters": f"{parameters:,} of the head, trained {head.mode}",
+        "features": f"{r.backbone} and {r.text_encoder}, short side {r.resolution}, {r.fps:g} fps, {r.dtype}",
+        "cache": r.fingerprint,
+    }

@@ -1,0 +1,89 @@
+"""Which samples of a report get pictures, and their frames as small ones."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ...cache.errors import VideoError
+from ...cache.sampling import IntArray, slots_in, thin
+from ...cache.schema import Sample, Video
+from ...extract.decode import Pixels, read_frames
+from ...extract.readers import find_video_files
+from ..compare import Comparison
+from ..metrics import Id, SampleScore
+
+WIDTH = 320
+QUALITY = 70
+HALF = 12
+"""A sample gets this many pictures evenly spread over its clip, and as many over where something is boxed."""
+
+Pictures = dict[str, dict[int, bytes]]
+"""Per video, WebP by source frame."""
+
+
+def choose(scores: Sequence[SampleScore], count: int, against: Comparison | None = None) -> list[Id]:
+    """By turns the best, the median and the worst sample, the most changed too if there is a change; ``count`` in all."""
+    ranked = [s.sample_id for s in sorted(scores, key=lambda s: (-s.vIoU, -s.tIoU))]
+    middle = len(ranked) // 2
+    around = sorted(range(len(ranked)), key=lambda i: (abs(i - middle), i))
+    orders = [ranked, [ranked[i] for i in around], ranked[::-1]]
+    if against:
+        orders.append([after.sample_id for _, after in against.changed])
+    turns = (i for turn in zip_longest(*orders) for i in turn if i is not None)
+    return list(dict.fromkeys(turns))[:count]
+
+
+def pictured_frames(frames: IntArray, *spans: tuple[float, float]) -> IntArray:
+    """Those of a clip's frames (T,) that get a picture. ``spans``: the moments, annotated and predicted."""
+    inside = np.logical_or.reduce([slots_in(frames, span) for span in spans])
+    return np.union1d(thin(frames, HALF), thin(frames[inside], HALF))
+
+
+def take_pictures(
+    chosen: Sequence[tuple[Sample, IntArray]],
+    videos: Path,
+    tick: Callable[[], None] | None = None,
+) -> tuple[Pictures, dict[str, VideoError]]:
+    """Pictures of some samples' source frames, and what could not be read; a frame that several show is stored once.
+
+    Faults go by video; such a video has no picture at all. Raises UsageError when ``videos`` is not a folder, or
+    holds several files of one name.
+    """
+    wanted: dict[str, list[IntArray]] = {}
+    known: dict[str, Video] = {}
+    for sample, frames in chosen:
+        known[sample.video.video_id] = sample.video
+        wanted.setdefault(sample.video.video_id, []).append(frames)
+    files = find_video_files(known.values(), videos)
+    pictures: Pictures = {}
+    faults: dict[str, VideoError] = {}
+    for video_id, video in known.items():
+        frames = np.unique(np.concatenate(wanted[video_id]))
+        try:
+            if (file := files[video_id]) is None:
+                raise VideoError(f"{video.path} is not in the folder of videos", expected=f"below {videos}")
+            blocks = read_frames(file, frames, width=video.width, height=video.height, block=8)
+            small = [shrink(pixels) for block in blocks for pixels in block]
+            pictures[video_id] = dict(zip(frames.tolist(), small, strict=True))
+        except VideoError as fault:
+            faults[video_id] = fault
+        if tick:
+            tick()
+    return pictures, faults
+
+
+def shrink(pixels: Pixels) -> bytes:
+    """One frame (height, width, 3) as a WebP at most WIDTH wide."""
+    height, width = pixels.shape[:2]
+    picture = Image.fromarray(pixels)
+    if width > WIDTH:
+        picture = picture.resize((WIDTH, max(1, round(height * WIDTH / width))), reducing_gap=2)
+    out = io.BytesIO()
+    picture.save(out, format="WEBP", quality=QUALITY)
+    return out.getvalue()

@@ -1,0 +1,116 @@
+"""Samples as plain data for the page: an index that is read at once, details in blocks that are read when shown.
+
+Numbers of a clip travel as base64: source frames as 32-bit integers, boxes as 16-bit fractions of the frame (a box
+is cut at the frame's edge, which is where its drawing ends), probabilities and attention as 8-bit `Shades`.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...cache.sampling import FloatArray, IntArray, interpolate_boxes
+from ...cache.schema import Sample, Tube, has_boxes
+from ..metrics import Id, SampleScore
+from .breakdown import outcome
+from .findings import Evidence, Findings, Shades
+
+BLOCK = 200
+"""Samples whose details are read together."""
+
+Shown = list[tuple[Sample, Tube, SampleScore]]
+
+
+def shown(findings: Findings) -> Shown:
+    """Every sample that has a tube, in the order of the split."""
+    scores = {s.sample_id: s for s in findings.scores.samples}
+    tubes = findings.tubes
+    return [(s, tubes[s.sample_id], scores[s.sample_id]) for s in findings.samples if s.sample_id in tubes]
+
+
+def clip_frames(findings: Findings, sample: Sample) -> IntArray:
+    """Source frames of a sample's clip, (T,): those the head saw, or those that are scored."""
+    if sample.sample_id in findings.evidence:
+        return findings.tubes[sample.sample_id].frames
+    return sample.frames(findings.scores.sampling)
+
+
+def index(findings: Findings, rows: Shown, chosen: Sequence[Id]) -> dict[str, Any]:
+    """One list per column. ``chosen``: the samples with pictures, in the order they are first shown in."""
+    videos = {sample.video.video_id: sample.video for sample, _, _ in rows}
+    video_row = {video_id: i for i, video_id in enumerate(videos)}
+    kinds = sorted({sample.qtype for sample, _, _ in rows})
+    before = {a.sample_id: a.vIoU for a, _ in findings.against.changed} if findings.against else {}
+    place = {sample.sample_id: i for i, (sample, _, _) in enumerate(rows)}
+    return {
+        "block": BLOCK,
+        "kinds": kinds,
+        "chosen": [place[i] for i in chosen if i in place],
+        "videos": [[v.video_id, v.width, v.height, round(v.fps, 4)] for v in videos.values()],
+        "id": [sample.sample_id for sample, _, _ in rows],
+        "sentence": [sample.sentence for sample, _, _ in rows],
+        "video": [video_row[sample.video.video_id] for sample, _, _ in rows],
+        "kind": [kinds.index(sample.qtype) for sample, _, _ in rows],
+        "segment": [sample.segment for sample, _, _ in rows],
+        "moment": [sample.moment for sample, _, _ in rows],
+        "tube": [(round(float(tube.start), 2), round(float(tube.end), 2)) for _, tube, _ in rows],
+        "tIoU": [round(score.tIoU, 4) for _, _, score in rows],
+        "vIoU": [round(score.vIoU, 4) for _, _, score in rows],
+        "outcome": [outcome(score) for _, _, score in rows],
+        "before": [round(before[i], 4) if (i := score.sample_id) in before else None for _, _, score in rows]
+        if findings.against
+        else None,
+    }
+
+
+def details(findings: Findings, rows: Shown, chosen: Sequence[Id]) -> list[dict[str, Any]]:
+    """Blocks of BLOCK samples: the clips they share, and per sample its boxes and its evidence."""
+    return [_block(findings, rows[at : at + BLOCK], set(chosen)) for at in range(0, len(rows), BLOCK)]
+
+
+def _block(findings: Findings, rows: Shown, chosen: set[Id]) -> dict[str, Any]:
+    clips: dict[bytes, int] = {}
+    found = []
+    for sample, tube, _ in rows:
+        frames = clip_frames(findings, sample)
+        truth = sample.boxes_at(frames)
+        inside = np.flatnonzero(has_boxes(truth))
+        first, last = (int(inside[0]), int(inside[-1]) + 1) if inside.size else (0, 0)
+        row: dict[str, Any] = {
+            "clip": clips.setdefault(frames.astype("<u4").tobytes(), len(clips)),
+            "first": first,
+            "truth": fractions(truth[first:last], sample),
+            "guess": fractions(interpolate_boxes(tube.frames, tube.boxes, frames), sample),
+        }
+        if sample.sample_id in findings.evidence:
+            row |= _evidence(findings.evidence[sample.sample_id], sample.sample_id in chosen)
+        found.append(row)
+    return {"clips": [text(clip) for clip in clips], "rows": found}
+
+
+def _evidence(evidence: Evidence, whole: bool) -> dict[str, Any]:
+    """``whole``: with the attention of every slot, not only its mean."""
+    found = {"start": evidence.start, "end": evidence.end, "looked_at": evidence.looked_at}
+    if whole:
+        found["attention"] = evidence.attention
+    return {name: _shades(shades) for name, shades in found.items()}
+
+
+def _shades(shades: Shades) -> list[float | str]:
+    return [float(f"{shades.peak:.3g}"), text(shades.levels)]
+
+
+def fractions(boxes: FloatArray, sample: Sample) -> str:
+    """Boxes (n, 4) in source pixels, NaN where there is none: that is written as one that ends before it begins."""
+    size = np.array([sample.video.width, sample.video.height] * 2, dtype=np.float64)
+    scaled = np.rint(np.clip(boxes / size, 0, 1) * 65535)
+    scaled[~has_boxes(boxes)] = (65535, 65535, 0, 0)
+    return text(scaled.astype("<u2"))
+
+
+def text(numbers: bytes | NDArray[Any]) -> str:
+    return base64.b64encode(numbers if isinstance(numbers, bytes) else numbers.tobytes()).decode()

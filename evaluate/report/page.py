@@ -1,0 +1,159 @@
+"""Findings and pictures → one HTML file that needs no other: data as JSON, drawn by its own script.
+
+Sentences and names are anyone's text. In the page's own markup they are escaped; in its data they are JSON without a
+character that HTML reads, and the script only ever sets text. A content security policy lets nothing run or load but
+the script and the style that are written here, named by their hashes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from ... import __version__
+from ...cache.atomic import write_atomic
+from ...cache.errors import VideoError
+from ..metrics import METRICS
+from ..tables import FOOTNOTE, describe, spread
+from . import breakdown, gallery
+from .findings import Findings
+from .frames import Pictures, choose, pictured_frames, take_pictures
+from .training import charts_of
+
+HERE = Path(__file__).parent
+SCRIPTS = ("draw.js", "gallery.js", "player.js", "page.js")
+PICTURES = 36
+"""Samples with frames, unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of a report."""
+
+    path: Path
+    bytes: int
+    pictured: int
+    """Samples with frames."""
+    faults: dict[str, VideoError]
+    """Videos that were asked for and could not be read; the page names them, without the folders of this machine."""
+
+
+def write_report(
+    out: Path,
+    findings: Findings,
+    videos: Path | None = None,
+    pictures: int = PICTURES,
+    tick: Callable[[], None] | None = None,
+) -> Written:
+    """Write the page. Equal findings and videos give equal bytes.
+
+    ``videos``: the folder of the videos; without it there are tubes and no frames. ``pictures``: how many samples get
+    frames, by turns the best, the median, the worst, and the most changed. A video that cannot be read is a fault of
+    the report that the page states. Raises UsageError when ``videos`` is not a folder of videos.
+    """
+    rows = gallery.shown(findings)
+    chosen = choose([score for _, _, score in rows], pictures, findings.against)
+    frames: Pictures = {}
+    faults: dict[str, VideoError] = {}
+    if videos is not None and chosen:
+        known = {sample.sample_id: (sample, tube) for sample, tube, _ in rows}
+        picked = [(s, gallery.clip_frames(findings, s), (t.start, t.end)) for s, t in map(known.__getitem__, chosen)]
+        wanted = [(s, pictured_frames(clip, s.moment, span)) for s, clip, span in picked]
+        frames, faults = take_pictures(wanted, videos, tick)
+        chosen = [s.sample_id for s, _ in wanted if s.video.video_id in frames]
+    page = render(findings, rows, chosen, frames, faults)
+    # A name of a file or a sentence may hold half a character, which no encoding has: it becomes a question mark.
+    content = page.encode("utf-8", "replace")
+    write_atomic(out, content)
+    return Written(out, len(content), len(chosen) if frames else 0, faults)
+
+
+def render(
+    findings: Findings,
+    rows: gallery.Shown,
+    chosen: Sequence[int | str],
+    pictures: Pictures,
+    faults: Collection[str] = (),
+) -> str:
+    """The page as text."""
+    scores = findings.scores
+    style = (HERE / "page.css").read_text(encoding="utf-8")
+    script = "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    index = gallery.index(findings, rows, chosen)
+    place = {video[0]: i for i, video in enumerate(index["videos"])}
+    groups = breakdown.by_group(scores, findings.dataset, findings.split)
+    template = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    ).get_template("page.html")
+    return template.render(
+        findings=findings,
+        scores=scores,
+        style=style,
+        script=script,
+        policy=policy(style, script),
+        headline=breakdown.headline(scores),
+        groups=groups,
+        metrics=METRICS,
+        intervals=scores.intervals(),
+        spread=spread,
+        published=any(mark.published for marks in groups["m_vIoU"].values() for mark in marks),
+        footnote=FOOTNOTE,
+        summary=describe(scores, findings.dataset, findings.split),
+        outcomes=_outcomes(findings),
+        histograms={
+            "tIoU": breakdown.histogram(np.array([s.tIoU for s in scores.samples])),
+            "vIoU": breakdown.histogram(np.array([s.vIoU for s in scores.samples])),
+        },
+        breakdowns=breakdown.breakdowns(scores, findings.samples),
+        charts=charts_of(findings.training),
+        faults=faults,
+        pictured=len(chosen) if pictures else 0,
+        total=len(rows),
+        data={
+            "index": json_block(index),
+            **{f"details-{i}": json_block(block) for i, block in enumerate(gallery.details(findings, rows, chosen))},
+            **{f"pictures-{place[video]}": json_block(_encoded(taken)) for video, taken in pictures.items()},
+        },
+        version=__version__,
+    )
+
+
+def _outcomes(findings: Findings) -> list[dict[str, Any]]:
+    counts = [0] * len(breakdown.OUTCOMES)
+    for score in findings.scores.samples:
+        counts[breakdown.outcome(score)] += 1
+    total = max(1, sum(counts))
+    named = zip(breakdown.OUTCOMES, counts, strict=True)
+    return [{"name": name, "rule": rule, "count": n, "share": n / total} for (name, rule), n in named]
+
+
+def _encoded(taken: dict[int, bytes]) -> dict[int, str]:
+    return {frame: base64.b64encode(picture).decode() for frame, picture in taken.items()}
+
+
+def json_block(value: Any) -> str:
+    """JSON that can stand inside a script element: no character of it means anything to HTML, and all are ASCII."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    for mark in "<>&":
+        text = text.replace(mark, f"\\u{ord(mark):04x}")
+    return text
+
+
+def policy(style: str, script: str) -> str:
+    """The content security policy: this style, this script, pictures in the page, and nothing else."""
+
+    def hashed(text: str) -> str:
+        return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
+
+    return (
+        f"default-src 'none'; style-src {hashed(style)}; script-src {hashed(script)}; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )

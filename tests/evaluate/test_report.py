@@ -1,0 +1,488 @@
+"""The report: what is written comes back, whatever its texts are, and a real browser shows it and obeys the keyboard."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from playwright.sync_api import Browser, Page, expect
+
+from stvg.cache.errors import UsageError
+from stvg.cache.sampling import Sampling
+from stvg.cache.schema import Tube
+from stvg.evaluate.compare import ScoresFile, compare
+from stvg.evaluate.metrics import SampleScore
+from stvg.evaluate.predictions import write_predictions
+from stvg.evaluate.report.breakdown import OUTCOMES, breakdowns, histogram, outcome
+from stvg.evaluate.report.findings import Findings, Shades
+from stvg.evaluate.report.frames import choose, pictured_frames, shrink, take_pictures
+from stvg.evaluate.report.gallery import fractions, shown
+from stvg.evaluate.report.page import json_block, render, write_report
+from stvg.evaluate.report.training import POINTS, charts_of, read_training
+from stvg.extract.decode import read_frames
+from stvg.extract.readers import read_annotations
+
+from .pages import HOSTILE, Opened, a_sample, browser, made_up
+
+fraction = st.floats(0, 1)
+scores = st.builds(
+    lambda i, t, v: SampleScore(i, f"v{i % 7}", "a dog", "all", t, min(t, v), v), st.integers(), fraction, fraction
+)
+
+
+@given(st.text(st.characters(codec=None), max_size=40))
+def test_no_text_in_the_data_means_anything_to_html_and_every_one_comes_back(text):
+    written = json_block({"sentence": text})
+    assert re.fullmatch(r"[ -~]*", written)
+    assert not set("<>&") & set(written)
+    assert json.loads(written) == {"sentence": text}
+
+
+@given(st.lists(st.tuples(*[st.floats(-50, 300)] * 4), min_size=1, max_size=5))
+def test_boxes_come_back_within_a_hundredth_of_a_pixel_cut_at_the_edge_of_the_frame(boxes):
+    sample = a_sample(0)
+    given_boxes = np.array([*boxes, [np.nan] * 4])
+    stored = np.frombuffer(base64.b64decode(fractions(given_boxes, sample)), "<u2").reshape(-1, 4)
+    size = [160, 120, 160, 120]
+    np.testing.assert_allclose(stored[:-1] / 65535 * size, np.clip(given_boxes[:-1], 0, size), atol=0.01)
+    assert stored[-1].tolist() == [65535, 65535, 0, 0]
+
+
+@given(st.lists(st.floats(0, 1e3), min_size=1))
+def test_shades_keep_the_peak_and_every_value_within_a_510th_of_it(values):
+    shades = Shades.of(np.array(values))
+    np.testing.assert_allclose(shades.levels / 255 * shades.peak, values, atol=shades.peak / 509 + 1e-300)
+
+
+@given(st.lists(scores, min_size=1, unique_by=lambda s: s.sample_id), st.integers(0, 40))
+def test_pictures_go_to_the_best_the_median_and_the_worst_by_turns_and_to_none_twice(samples, count):
+    chosen = choose(samples, count)
+    assert len(chosen) == len(set(chosen)) == min(count, len(samples))
+    value = {s.sample_id: s.vIoU for s in samples}
+    ranked = sorted(value.values(), reverse=True)
+    expected = [ranked[0], ranked[len(ranked) // 2], ranked[-1]]
+    assert {value[i] for i in chosen[:3]} <= set(expected) or len(samples) < 3
+
+
+@given(st.integers(1, 100), st.integers(0, 99), st.integers(0, 99))
+def test_half_of_the_pictures_are_of_what_is_boxed_and_half_of_all_the_clip(T, start, length):
+    clip = np.arange(T)
+    found = pictured_frames(clip, (start, start + length), (0, 0))
+    assert set(found) <= set(clip)
+    assert len(found) <= 24
+    assert len(found) >= min(12, T)
+    assert ((found >= start) & (found < start + length)).sum() >= min(12, max(0, min(T - start, length)))
+
+
+@given(st.lists(scores, min_size=1))
+def test_every_sample_has_one_outcome_and_one_place_in_each_distribution(samples):
+    for s in samples:
+        high = "Found" if s.vIoU > 0.5 else "Nearly"
+        low = "Right time, wrong place" if s.tIoU > 0.5 else "Wrong time"
+        assert OUTCOMES[outcome(s)][0] == (high if s.vIoU > 0.3 else low)
+    assert sum(histogram(np.array([s.vIoU for s in samples]))) == pytest.approx(1)
+
+
+def test_every_sample_is_in_one_slice_of_each_breakdown_and_slices_of_one_measure_do_not_overlap():
+    findings = made_up(40)
+    found = breakdowns(findings.scores, findings.samples)
+    assert list(found) == ["Length of the moment", "Size of the target", "Words in the sentence", "Kind of sentence"]
+    assert all(sum(row.count for row in rows) == 40 for rows in found.values())
+    assert [row.label for row in found["Length of the moment"]] == ["1.6 s"]
+    assert [row.label for row in found["Size of the target"]] == ["6.2 % of the frame"]
+    longer = [replace(s, sentence=" ".join("w" * (1 + s.sample_id % 10))) for s in findings.samples]
+    slices = breakdowns(findings.scores, longer)["Words in the sentence"]
+    assert [row.label for row in slices] == [f"{n} – {n + 1} words" for n in (1, 3, 5, 7, 9)]
+
+
+def test_a_cut_last_line_of_the_metrics_is_left_out_and_anything_else_that_is_wrong_is_named(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
+    assert read_training(file) == [{"step": 1, "loss": 2.0}]
+    for text in ('{"step": 1\n{"step": 2}\n', "[1]\n", '{"loss": 1}\n'):
+        file.write_text(text)
+        with pytest.raises(UsageError, match="no training metrics"):
+            read_training(file)
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_training(tmp_path / "none.jsonl")
+
+
+def test_a_long_curve_is_drawn_through_means_and_ends_with_the_last_step():
+    lines = [{"step": n, "loss": float(n % 2), "lr": 1.0} for n in range(1, 6001)]
+    loss, rate = charts_of(lines)
+    assert (loss.title, rate.title) == ("loss", "lr")
+    (curve,) = loss.curves
+    assert len(curve.steps) == POINTS
+    assert curve.steps[-1] == 6000
+    assert curve.values == pytest.approx([0.5] * POINTS)
+
+
+def test_equal_findings_give_equal_bytes(tmp_path):
+    pages = [write_report(tmp_path / f"{k}.html", made_up()).path.read_bytes() for k in range(2)]
+    assert pages[0] == pages[1]
+
+
+def test_frames_that_samples_share_are_stored_once_and_an_absent_video_is_a_fault_of_its_samples(synthetic):
+    folder = synthetic / "vidor/video"
+    samples = read_annotations("vidstg", synthetic, "test").samples
+    wanted = [(s, pictured_frames(s.frames(Sampling(5, 100)), s.moment)) for s in samples]
+    gone = replace(samples[-1], sample_id="gone", video=replace(samples[-1].video, video_id="gone", path="0/gone.mp4"))
+    pictures, faults = take_pictures([*wanted, (gone, wanted[-1][1])], folder)
+    assert {video: fault.message for video, fault in faults.items()} == {
+        "gone": "0/gone.mp4 is not in the folder of videos"
+    }
+    assert set(pictures) == {s.video.video_id for s in samples}
+    for s, frames in wanted:
+        assert set(frames.tolist()) <= set(pictures[s.video.video_id])
+    assert sum(map(len, pictures.values())) < sum(len(frames) for _, frames in wanted)
+    video = samples[0].video
+    frame = next(iter(pictures[video.video_id]))
+    (pixels,) = read_frames(folder / video.path, np.array([frame]), width=video.width, height=video.height)
+    assert pictures[video.video_id][frame] == shrink(pixels[0])
+    with pytest.raises(UsageError, match="not a folder of videos"):
+        take_pictures(wanted, folder / "none")
+
+
+# In the browser ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with browser() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    """30 samples; the first sixteen have frames, striped ones of their own."""
+    findings = made_up()
+    before = replace(findings.scores, samples=[replace(s, vIoU=0.25) for s in findings.scores.samples])
+    against = compare(*(ScoresFile.of(Path("f"), s) for s in (before, findings.scores)))
+    findings = replace(findings, against=against, facts={"head": "a/b.safetensors"})
+    rows = shown(findings)
+    chosen = [s.sample_id for s in findings.samples[:16]]
+    pictures = {
+        video: {f: shrink(np.full((120, 160, 3), 2 * f, np.uint8)) for f in range(0, 100, 5)}
+        for video in {s.video.video_id for s in findings.samples[:16]}
+    }
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    path.write_text(render(findings, rows, chosen, pictures), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def opened(chromium: Browser) -> Iterator[Callable[..., Page]]:
+    """Open a page; afterwards nothing may have been logged, asked of a network, or popped up."""
+    pages: list[Opened] = []
+
+    def show(path: Path, **context: object) -> Page:
+        pages.append(Opened(chromium, path, **context))
+        return pages[-1].page
+
+    yield show
+    for page in pages:
+        page.context.close()
+        assert page.wrong == []
+
+
+def sentences(page: Page) -> list[str]:
+    return page.locator(".card .open").all_text_contents()
+
+
+def test_the_page_says_how_good_the_run_is_and_draws_a_page_of_examples(opened, written):
+    page = opened(written)
+    assert page.title() == "a run on synthetic test"
+    assert re.match(r"Of 100 sentences, \d+ get their tube", page.locator(".lead").text_content())
+    assert page.locator(".tile h3").all_text_contents() == ["m_tIoU", "m_vIoU", "vIoU@0.3", "vIoU@0.5"]
+    assert page.locator("#count").text_content() == "30 of 30 samples"
+    assert page.locator(".card").count() == 8
+    assert page.locator(".card").first.locator("svg.frame").count() == 6
+    assert page.locator("#training .curves").count() == 3
+    assert page.locator("#against tbody tr").count() == 10
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1400])
+def test_nothing_is_wider_than_the_screen_and_every_text_stands_out(opened, written, scheme, width):
+    """WCAG: text against what lies behind it at 4.5 to 1, with the player open, too."""
+    page = opened(written, viewport={"width": width, "height": 800}, color_scheme=scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.locator(".open").first.click()
+    assert page.evaluate("document.querySelector('dialog').scrollWidth <= innerWidth")
+    assert page.evaluate(CONTRASTS) == []
+
+
+CONTRASTS = """() => {
+  const canvas = new OffscreenCanvas(1, 1).getContext('2d', { willReadFrequently: true });
+  const rgba = (colour) => {
+    canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+    return Array.from(canvas.getImageData(0, 0, 1, 1).data, (v) => v / 255);
+  };
+  const luminance = ([r, g, b]) => {
+    const f = (v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * f(r) + 0.7152 * f(g) + 0.0722 * f(b);
+  };
+  const behind = (e) => { for (; e; e = e.parentElement) { const c = rgba(getComputedStyle(e).backgroundColor); if (c[3] > 0.99) return c; } };
+  const poor = [];
+  for (const e of document.querySelectorAll('body *')) {
+    const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+    if (!own || e.closest('svg, script, style, noscript, option') || !e.checkVisibility() || e.disabled) continue;
+    const [a, b] = [luminance(rgba(getComputedStyle(e).color)), luminance(behind(e))].sort((x, y) => y - x);
+    const ratio = (a + 0.05) / (b + 0.05);
+    if (ratio < 4.5) poor.push(`${e.tagName}.${e.className}: ${e.textContent.slice(0, 30)} ${ratio.toFixed(2)}`);
+  }
+  return poor;
+}"""  # noqa: E501
+
+
+def test_hostile_texts_are_shown_as_the_texts_they_are(opened, tmp_path):
+    findings = made_up(len(HOSTILE), HOSTILE, name=HOSTILE[0], dataset=HOSTILE[1], split=HOSTILE[2])
+    facts = {HOSTILE[1]: HOSTILE[0], "path": HOSTILE[3]}
+    page = opened(write_report(tmp_path / "report.html", replace(findings, facts=facts)).path)
+    page.locator("#order").select_option("file")
+    page.locator("#on").click()
+    assert sentences(page) == list(HOSTILE[8:])
+    page.locator("#back").click()
+    assert sentences(page) == list(HOSTILE[:8])
+    assert page.locator(".card bdi:last-child").all_text_contents() == list(HOSTILE[:8])
+    assert page.locator("h1 > bdi").text_content() == HOSTILE[0]
+    assert page.locator("#how dd").all_text_contents()[:2] == [HOSTILE[0], HOSTILE[3]]
+    assert page.locator(".card img, .card script, .card b b, header script, #how script").count() == 0
+    page.locator(".open").nth(1).click()
+    assert page.locator("#player-sentence").text_content() == HOSTILE[1]
+    assert page.evaluate("getComputedStyle(document.querySelectorAll('.open')[4]).direction") == "rtl"
+    for _ in range(3):
+        page.keyboard.press("j")
+    assert page.evaluate("getComputedStyle(document.querySelector('#player-sentence')).direction") == "rtl"
+    for _ in range(4):
+        page.keyboard.press("j")
+    assert page.locator("#player-sentence").text_content() == HOSTILE[8]
+    assert page.evaluate("[document.documentElement, player].every((e) => e.scrollWidth <= e.clientWidth)")
+
+
+def test_the_policy_lets_no_other_script_or_style_run_and_nothing_load(chromium, written):
+    page = Opened(chromium, written)
+    refused = page.page.evaluate("""async () => {
+      const refused = [];
+      addEventListener('securitypolicyviolation', (event) => refused.push(event.effectiveDirective));
+      const script = document.createElement('script');
+      script.textContent = 'window.ran = true';
+      document.body.append(script);
+      const bad = '<p id="p" style="color: red" onclick="window.ran = true">x</p><img src="https://example.org/x.png">';
+      document.body.insertAdjacentHTML('beforeend', bad);
+      document.querySelector('#p').click();
+      await fetch('https://example.org/').catch(() => {});
+      await new Promise((resolve) => setTimeout(resolve, 100));
+      return refused;
+    }""")
+    assert page.page.evaluate("window.ran") is None
+    assert set(refused) == {"script-src-elem", "script-src-attr", "style-src-attr", "img-src", "connect-src"}
+    page.context.close()
+
+
+def test_search_kind_outcome_and_order_narrow_and_arrange_what_is_shown(opened, written):
+    page = opened(written)
+    page.locator("#search").fill("MOVES N17")
+    assert sentences(page) == ["the thing n17 moves"]
+    page.locator("#search").fill("v3")
+    assert sorted(sentences(page)) == ["the thing n06 moves", "the thing n07 moves"]
+    page.locator("#search").fill("no such thing")
+    assert page.locator("#count").text_content() == "None of 30 samples matches"
+    page.locator("#search").fill("")
+    page.locator("#order").select_option("best")
+    assert sentences(page)[0] == "the thing n00 moves"
+    page.locator("#order").select_option("worst")
+    assert page.locator(".chip.o3").first.text_content() == "vIoU 0.0"
+    page.locator("#order").select_option("change")
+    assert page.locator(".chip.better").first.text_content() == "+75.0"
+    page.locator("#order").select_option("file")
+    page.locator("#kind").select_option("interrogative")
+    assert sentences(page) == [f"the thing n{i:02} moves" for i in range(1, 16, 2)]
+    page.locator("#kind").select_option("")
+    page.locator("[data-outcome='3']").click()
+    assert page.locator("[data-outcome='3']").get_attribute("aria-pressed") == "true"
+    assert page.locator(".chip.o3").count() == page.locator(".card").count() > 0
+    page.locator("[data-outcome='3']").click()
+    assert page.locator("#count").text_content() == "30 of 30 samples"
+
+
+def test_pages_hold_every_sample_once_and_end(opened, written):
+    page = opened(written)
+    seen = sentences(page)
+    while page.locator("#on").is_enabled():
+        page.locator("#on").click()
+        seen += sentences(page)
+    assert len(seen) == 30
+    assert set(seen) == {f"the thing n{i:02} moves" for i in range(30)}
+    assert page.locator("#page").text_content() == "Page 4 of 4"
+
+
+def test_everything_can_be_done_with_the_keyboard(opened, written):
+    page = opened(written)
+    press = page.keyboard.press
+    press("/")
+    page.keyboard.type("number 4 /")
+    assert page.locator("#search").input_value() == "number 4 /"
+    press("ControlOrMeta+A")
+    page.keyboard.type("moves")
+    page.locator("#outcome").focus()
+    press("Tab")
+    first, second = sentences(page)[:2]
+    assert page.evaluate("document.activeElement.textContent") == first
+    outline = "getComputedStyle(document.activeElement, '::after').outlineStyle"
+    assert page.evaluate(outline) == "solid"
+    press("Enter")
+    clock = page.locator("#clock")
+    assert page.locator("#player-sentence").text_content() == first
+    press("Home")
+    assert clock.text_content() == "0.0 s · frame 0"
+    press("ArrowRight")
+    press("ArrowRight")
+    assert "frame 10" in clock.text_content()
+    press("ArrowLeft")
+    press("ArrowLeft")
+    press("ArrowLeft")
+    assert "frame 0" in clock.text_content()
+    press("End")
+    assert "frame 95" in clock.text_content()
+    press("j")
+    assert page.locator("#player-sentence").text_content() == second
+    press("k")
+    assert page.locator("#player-sentence").text_content() == first
+    press("Home")
+    press(" ")
+    expect(clock).not_to_have_text("0.0 s · frame 0")
+    assert page.locator("#play").get_attribute("aria-label") == "Pause"
+    press(" ")
+    assert page.locator("#play").get_attribute("aria-label") == "Play"
+    press("Escape")
+    assert not page.locator("#player").is_visible()
+    assert page.evaluate("document.activeElement.textContent") == first
+
+
+def test_the_player_draws_both_boxes_where_they_are_over_the_picture_of_that_frame(opened, written):
+    page = opened(written)
+    page.locator("#search").fill("n06")
+    page.locator(".open").click()
+    page.keyboard.press("Home")
+    for _ in range(7):
+        page.keyboard.press("ArrowRight")
+    stage = page.locator("#stage svg")
+    assert page.locator("#clock").text_content() == "1.4 s · frame 35 · IoU 100.0"
+    for name in ("truth", "guess"):
+        box = stage.locator(f".box.{name}")
+        found = [float(box.get_attribute(key)) for key in ("x", "y", "width", "height")]
+        assert found == pytest.approx([25, 20, 40, 30], abs=0.01)
+    shade = page.evaluate("""async () => {
+      const picture = new Image();
+      picture.src = document.querySelector('#stage image').getAttribute('href');
+      await picture.decode();
+      const canvas = new OffscreenCanvas(1, 1).getContext('2d');
+      canvas.drawImage(picture, 0, 0);
+      return canvas.getImageData(0, 0, 1, 1).data[0];
+    }""")
+    assert shade == pytest.approx(70, abs=3)
+    page.keyboard.press("Home")
+    assert stage.locator(".box").count() == 0
+    assert stage.get_attribute("aria-label") == "Frame 0: no box"
+    assert page.locator("#player .cursor").get_attribute("x1") == "0%"
+    band = page.locator("#player .band.guess")
+    found = [float(band.get_attribute(key).rstrip("%")) for key in ("x", "width")]
+    assert found == pytest.approx([28, 40])  # sample 6 is 8 of 100 frames late
+    assert page.locator(".matrix canvas").evaluate("c => c.width") == 20
+
+
+def test_a_sample_without_pictures_shows_its_tube_on_empty_frames(opened, written):
+    page = opened(written)
+    page.locator("#search").fill("n20")
+    assert page.locator(".card image").count() == 0
+    assert page.locator(".card .box.truth").count() > 0
+    page.locator(".open").click()
+    assert page.locator("#stage .frame").is_visible()
+    assert page.locator("#heat").is_hidden()
+
+
+def test_colours_follow_the_system_until_they_are_chosen(opened, written):
+    ground = "getComputedStyle(document.body).backgroundColor"
+    page = opened(written, color_scheme="dark")
+    dark = page.evaluate(ground)
+    page.emulate_media(color_scheme="light")
+    light = page.evaluate(ground)
+    assert light != dark
+    page.locator("#theme").click()
+    assert page.evaluate(ground) == dark
+    assert page.locator("#theme").get_attribute("aria-label") == "Colours: dark"
+    page.locator("#theme").click()
+    page.emulate_media(color_scheme="dark")
+    assert page.evaluate(ground) == light
+
+
+def test_nothing_moves_by_itself_for_those_who_asked_for_less_motion(opened, written):
+    page = opened(written, reduced_motion="no-preference")
+    moves = "[getComputedStyle(document.documentElement).scrollBehavior, getComputedStyle(document.querySelector('.card')).transitionProperty]"  # noqa: E501
+    assert page.evaluate(moves) == ["smooth", "border-color"]
+    page.emulate_media(reduced_motion="reduce")
+    assert page.evaluate(moves) == ["auto", "none"]
+
+
+def predict_perfectly(annotations: Path, out: Path) -> int:
+    """Write predictions that equal the annotations; how many."""
+    samples = read_annotations("vidstg", annotations, "test").samples
+    tubes = [Tube(s.sample_id, *s.moment, np.arange(*s.moment), s.boxes) for s in samples]
+    return write_predictions(out, tubes)
+
+
+def test_the_command_makes_a_page_of_anyones_predictions_with_frames_of_the_videos(opened, stvg, synthetic, tmp_path):
+    count = predict_perfectly(synthetic, tmp_path / "tubes.jsonl")
+    words = ["--predictions", tmp_path / "tubes.jsonl", "--dataset", "vidstg", "--annotations", synthetic]
+    page = tmp_path / "report.html"
+    ran = stvg("report", *words, "--videos", synthetic / "vidor/video", "--pictures", 3, "--out", page)
+    assert ran.code == 0, ran.err
+    assert "3 samples with frames" in ran.out
+    shows = opened(page)
+    assert shows.locator(".figure").first.text_content() == "100.0"
+    assert shows.locator("#count").text_content() == f"{count} of {count} samples"
+    assert shows.locator(".card").first.locator("image").count() == 6
+    assert shows.locator("table.scores tbody td").get_by_text("TubeDETR").count() == 2
+    assert shows.locator("#training, #against, .chances, noscript p").count() == 0
+
+
+def test_a_page_is_whole_without_a_video_that_cannot_be_read_and_says_so(opened, stvg, synthetic, tmp_path):
+    predict_perfectly(synthetic, tmp_path / "tubes.jsonl")
+    (tmp_path / "videos").mkdir()
+    words = ["--predictions", tmp_path / "tubes.jsonl", "--dataset", "vidstg", "--annotations", synthetic]
+    ran = stvg("report", *words, "--videos", tmp_path / "videos", "--out", tmp_path / "report.html")
+    assert ran.code == 3
+    assert "is not in the folder of videos" in ran.err
+    page = opened(tmp_path / "report.html")
+    assert page.locator(".faults summary").text_content() == "2 videos could not be read"
+    assert page.locator(".faults li").count() == 2
+    assert str(tmp_path) not in (tmp_path / "report.html").read_text()
+    assert page.locator(".card .box.truth").count() > 0
+
+
+def test_a_run_is_not_set_beside_scores_that_were_counted_in_another_way(stvg, synthetic, tmp_path):
+    predict_perfectly(synthetic, tmp_path / "tubes.jsonl")
+    words = ["--predictions", tmp_path / "tubes.jsonl", "--dataset", "vidstg", "--annotations", synthetic]
+    assert stvg("evaluate", *words, "--protocol", "dense", "--json", tmp_path / "dense.json").code == 0
+    out = tmp_path / "report.html"
+    ran = stvg("report", *words, "--against", tmp_path / "dense.json", "--out", out)
+    assert ran.code == 1
+    assert "not scored alike" in ran.err
+    assert not out.exists()
+    assert stvg("report", *words[:2], "--checkpoint", "x").code == 2
+
+
+def test_findings_without_evidence_or_training_make_a_page(opened, tmp_path):
+    findings: Findings = made_up(3, evidence={}, training=[])
+    page = opened(write_report(tmp_path / "report.html", findings).path)
+    assert page.locator(".card").count() == 3
+    assert page.locator(".chances, #training").count() == 0
