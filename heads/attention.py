@@ -34,10 +34,14 @@ class Attention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
-        inputs = (query, key, value)
-        q, k, v = (split_heads(F.linear(x, w, b), self.heads) for x, w, b in zip(inputs, weights, biases, strict=True))
-        return q, k, v
+        d = query.shape[-1]
+        weight, bias = self.in_proj_weight, self.in_proj_bias
+        if query is key:  # of itself: one product instead of two
+            q, k = F.linear(query, weight[: 2 * d], bias[: 2 * d]).chunk(2, dim=-1)
+        else:
+            q, k = F.linear(query, weight[:d], bias[:d]), F.linear(key, weight[d : 2 * d], bias[d : 2 * d])
+        v = F.linear(value, weight[2 * d :], bias[2 * d :])
+        return split_heads(q, self.heads), split_heads(k, self.heads), split_heads(v, self.heads)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, key_padding: Tensor | None) -> Tensor:
         """Attended values (R, Lq, d)."""
@@ -86,7 +90,7 @@ class _TiledAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q, k, v, key_padding, p):  # type: ignore[no-untyped-def]
-        out = torch.empty_like(q)
+        out = _like(q)
         stay = kept(torch.Size((*q.shape[:-1], k.shape[2])), p, torch.int8)
         ctx.scale = keep_scale(p)
         for rows in _tiles(stay, q.dtype):
@@ -99,7 +103,7 @@ class _TiledAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
         q, k, v, stay = ctx.saved_tensors
-        to_q, to_k, to_v = (torch.empty_like(t) for t in (q, k, v))
+        to_q, to_k, to_v = _like(q), _like(k), _like(v)
         for rows in _tiles(stay, q.dtype):
             g, stays = gradient[rows] * ctx.scale, stay[rows].to(q.dtype)
             weights = _weights(q[rows], k[rows], ctx.key_padding, rows)
@@ -109,6 +113,12 @@ class _TiledAttention(torch.autograd.Function):
             to_scores *= q.shape[-1] ** -0.5
             to_q[rows], to_k[rows] = to_scores @ k[rows], to_scores.transpose(-1, -2) @ q[rows]
         return to_q, to_k, to_v, None, None
+
+
+def _like(x: Tensor) -> Tensor:
+    """Memory for (R, heads, L, dh) in which heads lie side by side, so that merging them copies nothing."""
+    R, heads, L, width = x.shape
+    return x.new_empty(R, L, heads, width).transpose(1, 2)
 
 
 def _weights(q: Tensor, k: Tensor, key_padding: Tensor | None, rows: slice) -> Tensor:

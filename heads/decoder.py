@@ -29,12 +29,12 @@ class DecoderLayer(nn.Module):
         self,
         x: Tensor,
         position: Tensor,
-        memory: Tensor,
-        memory_position: Tensor,
+        keys: Tensor,
+        values: Tensor,
         memory_padding: Tensor | None,
         frame_padding: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """x, position (B, N, T, d); memory, memory_position (B, T, S, d); paddings (B, T, S), (B, T).
+        """x, position (B, N, T, d); keys and values of every frame's memory (B·T, S, d); paddings (B·T, S), (B, T).
 
         Returns (B, N, T, d) and the temporal attention (B, N, T, T), rows = queries.
         """
@@ -45,11 +45,7 @@ class DecoderLayer(nn.Module):
         x = self.norm1(x + self.dropout(update.unflatten(0, (B, N))))
 
         per_frame = (x + position).transpose(1, 2).flatten(0, 1)  # (B·T, N, d)
-        values = memory.flatten(0, 1)
-        keys = values + memory_position.flatten(0, 1)
-        update = self.cross_attn_image(
-            per_frame, keys, values, None if memory_padding is None else memory_padding.flatten(0, 1)
-        )
+        update = self.cross_attn_image(per_frame, keys, values, memory_padding)
         x = self.norm3(x + self.dropout(update.unflatten(0, (B, T)).transpose(1, 2)))
         x = self.norm4(x + self.dropout(feed_forward(x, self.linear1, self.linear2, self.dropout.p, self.training)))
         return x, weights.unflatten(0, (B, N))
@@ -78,9 +74,11 @@ class Decoder(nn.Module):
         Returns, per layer, normalised states (B, N, T, d) and temporal attention (B, N, T, T).
         """
         x = torch.zeros_like(position)
+        values, keys = memory.flatten(0, 1), (memory + memory_position).flatten(0, 1)
+        memory_padding = None if memory_padding is None else memory_padding.flatten(0, 1)
         states, attention = [], []
         for layer in self.layers if layers is None else layers:
-            x, weights = layer(x, position, memory, memory_position, memory_padding, frame_padding)
+            x, weights = layer(x, position, keys, values, memory_padding, frame_padding)
             states.append(self.norm(x))
             attention.append(weights)
         return states, attention

@@ -3,7 +3,7 @@
     uv run python tests/benchmarks/step.py [--batch 4] [--rounds 5] [--device cpu] [--cells 7 12] [--only plain rate …]
 
 Steps are whole ones: forward, losses, backward, clipping, AdamW, averaged weights, dropout on. Sizes are the paper's: 100
-frames, d = 256, 6 + 6 layers, 20 tokens. Ways take turns; the median of the rounds counts. Prints Markdown tables.
+frames, d = 256, 6 + 6 layers, 20 tokens. Ways take turns; the median counts. Prints Markdown tables.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import resource
 import statistics
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from stvg.cache.batch import Inputs, Targets
 from stvg.heads.checkpoint import EMA
 from stvg.heads.experiment import load_experiment
 from stvg.heads.losses import Criterion
+from stvg.heads.memory import hold_memory
 from stvg.heads.model import FSM, FeatureFacts, Output, build_model
 
 FRAMES, CELLS, TOKENS = 100, (7, 12), 20
@@ -116,6 +116,7 @@ def head(preset: str, settings: Sequence[str] = ()) -> FSM:
 
 def ours(preset: str, inputs: Inputs, targets: Targets, amp: bool, device: str, settings: Sequence[str] = ()) -> Step:
     """One step over the whole batch."""
+    hold_memory()
     model = head(preset, settings).to(device).train()
     trainer = Trainer(model, preset, amp, fused=True)
     inputs, targets = inputs.to(torch.device(device)), targets.to(torch.device(device))
@@ -149,7 +150,7 @@ def plain_model() -> PlainTubeDETR:
 # ---- tables
 
 
-def plain_table(inputs: Inputs, targets: Targets, rounds: int, device: str) -> None:
+def plain_table(inputs: Inputs, targets: Targets, rounds: int, device: str, cells: tuple[int, int]) -> None:
     """Whole steps of the TubeDETR preset; and that both formulations say the same."""
     count = len(inputs.tokens)
     with torch.no_grad():
@@ -167,18 +168,52 @@ def plain_table(inputs: Inputs, targets: Targets, rounds: int, device: str) -> N
         ]
     apart = max(abs(mine[k] - torch.stack([t[k] for t in theirs]).mean()).item() / abs(mine[k].item()) for k in mine)
     print(f"Losses without dropout, float32: {len(mine)} terms, at most {apart:.1e} of a term apart.\n")
-    ways = {
-        "plain, one sample at a time, float32": plain(inputs, targets, False, device),
-        "plain, bf16 autocast": plain(inputs, targets, True, device),
-        "ours, float32": ours("tubedetr", inputs, targets, False, device),
-        "ours, bf16": ours("tubedetr", inputs, targets, True, device),
-    }
-    times = race(ways, rounds, device)
-    base = times["plain, one sample at a time, float32"]
+    ways = [("plain", 0, 1), ("plain", 1, 1), ("ours", 0, 1), ("ours", 1, 1), ("ours", 0, count), ("ours", 1, count)]
+    found: dict[tuple[str, int, int], list[dict[str, float]]] = {way: [] for way in ways}
+    for way in ways * 2:  # processes of their own: ours changes how one holds its memory
+        words = ["--one", *map(str, way), "--device", device, "--rounds", str(rounds), "--cells", *map(str, cells)]
+        ran = subprocess.run([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True, check=True)
+        found[way].append(json.loads(ran.stdout))
+    costs = {w: [min(f[k] for f in both) / w[2] for k in ("seconds", "bytes")] for w, both in found.items()}
+    seconds, size = costs[ways[0]]
     table(
-        [f"TubeDETR preset, {count} samples of {FRAMES} frames", "a sample", "x plain"],
-        [[name, f"{t / count:.3f} s", f"{base / t:.2f}"] for name, t in times.items()],
+        ["TubeDETR preset", "", "samples at once", "a sample", "x plain", "memory, a sample", "x plain"],
+        [
+            [
+                w,
+                "bf16" if amp else "float32",
+                str(n),
+                f"{t:.3f} s",
+                f"{seconds / t:.2f}",
+                f"{m / 1e6:.0f} MB",
+                f"{m / size:.2f}",
+            ]
+            for (w, amp, n), (t, m) in costs.items()
+        ],
     )
+
+
+def one(name: str, amp: bool, count: int, rounds: int, device: str, cells: tuple[int, int]) -> dict[str, float]:
+    """Median seconds of a step, and the bytes it needs beyond model, optimiser and data."""
+    inputs, targets = clips(count, cells=cells)
+    step = plain(inputs, targets, amp, device) if name == "plain" else ours("tubedetr", inputs, targets, amp, device)
+    if device == "cpu":
+        before = status("VmRSS")
+        step()
+        needed = status("VmHWM") - before
+    else:
+        step()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        needed = torch.cuda.max_memory_allocated() - before
+    return {"seconds": race({"": step}, rounds, device)[""], "bytes": needed}
+
+
+def status(name: str) -> int:
+    """Bytes this process has (VmRSS) or had at its peak (VmHWM)."""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name))
 
 
 def rate_table(inputs: Inputs, targets: Targets, rounds: int, device: str) -> None:
@@ -209,47 +244,6 @@ def multiply_rate(dtype: torch.dtype, device: str) -> float:
         return torch.mm(a, b, out=out)
 
     return 2 * 4096 * 2048 * 2048 / min(once(product, device) for _ in range(20))
-
-
-def memory_table(batch: int, device: str, cells: Sequence[int]) -> None:
-    """What a step takes at its peak beyond what is there before it: each in a process of its own."""
-    rows = []
-    for name, amp, count in (
-        ("plain", 0, 1),
-        ("plain", 1, 1),
-        ("ours", 0, 1),
-        ("ours", 1, 1),
-        ("ours", 0, batch),
-        ("ours", 1, batch),
-    ):
-        words = ["--peak", name, str(amp), str(count), "--device", device, "--cells", *map(str, cells)]
-        ran = subprocess.run([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True, check=True)
-        rows.append([name, "bf16" if amp else "float32", count, json.loads(ran.stdout)])
-    base = rows[0][-1]
-    table(
-        ["TubeDETR preset, a step's memory", "", "samples at once", "MB a sample", "x plain"],
-        [[n, d, str(c), f"{m / c / 1e6:.0f}", f"{m / c / base:.2f}"] for n, d, c, m in rows],
-    )
-
-
-def peak(name: str, amp: bool, count: int, device: str, cells: tuple[int, int]) -> float:
-    """Bytes a step needs beyond model, optimiser and data."""
-    inputs, targets = clips(count, cells=cells)
-    step = plain(inputs, targets, amp, device) if name == "plain" else ours("tubedetr", inputs, targets, amp, device)
-    if device != "cpu":
-        step()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        step()
-        return torch.cuda.max_memory_allocated() - before
-    before = resident()
-    step()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
-
-
-def resident() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
 
 
 def scaling_table(rounds: int, device: str, cells: tuple[int, int]) -> None:
@@ -299,29 +293,27 @@ def table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def main() -> None:
-    parts = ["plain", "rate", "memory", "scaling"]
+    parts = ["plain", "rate", "scaling"]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--cells", type=int, nargs=2, default=CELLS, help="rows and columns of C5")
     parser.add_argument("--only", nargs="+", choices=parts, default=parts)
-    parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     cells = tuple(chosen.cells)
-    if chosen.peak:
-        name, amp, count = chosen.peak
-        print(json.dumps(peak(name, bool(int(amp)), int(count), chosen.device, cells)))
+    if chosen.one:
+        name, amp, count = chosen.one
+        print(json.dumps(one(name, bool(int(amp)), int(count), chosen.rounds, chosen.device, cells)))
         return
     where = torch.cuda.get_device_name() if chosen.device != "cpu" else f"{torch.get_num_threads()} threads"
     print(f"{FRAMES} frames, {cells[0]} x {cells[1]} cells, {TOKENS} tokens; {where}, torch {torch.__version__}\n")
     inputs, targets = clips(chosen.batch, cells=cells)
     if "plain" in chosen.only:
-        plain_table(inputs, targets, chosen.rounds, chosen.device)
+        plain_table(inputs, targets, chosen.rounds, chosen.device, cells)
     if "rate" in chosen.only:
         rate_table(inputs, targets, chosen.rounds, chosen.device)
-    if "memory" in chosen.only:
-        memory_table(chosen.batch, chosen.device, cells)
     if "scaling" in chosen.only:
         scaling_table(max(1, chosen.rounds // 2), chosen.device, cells)
 
