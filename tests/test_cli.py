@@ -21,7 +21,8 @@ def checkpoint(tiny_cache, tmp_path_factory):
     import torch
 
     from stvg.heads.experiment import load_experiment
-    from stvg.heads.train import Run, train
+    from stvg.heads.run import Run
+    from stvg.heads.train import train
 
     experiment = load_experiment("tiny", [a for a in SMALL if "=" in a])
     run = Run(tmp_path_factory.mktemp("run"), Cache.open(tiny_cache), experiment, "train", torch.device("cpu"))

@@ -22,7 +22,7 @@ from stvg.evaluate.evaluation import tubes_of
 from stvg.heads.experiment import load_experiment
 from stvg.heads.infer import choose_span, join, predict, read, read_windows
 from stvg.heads.model import Grounder, LayerOutput, Output, build_model
-from stvg.heads.train import feature_facts
+from stvg.heads.run import feature_facts
 
 CPU = torch.device("cpu")
 
