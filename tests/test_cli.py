@@ -94,6 +94,20 @@ def test_train_evaluate_and_score_the_written_predictions_agree(stvg, synthetic,
     assert set(a["samples"][0]) == {"sample_id", "video_id", "sentence", "qtype", "tIoU", "vIoU", "gt_vIoU"}
 
 
+def test_the_batch_size_of_an_evaluation_is_a_number_or_found_out(stvg, checkpoint, tiny_cache, tmp_path):
+    words = ["evaluate", "--checkpoint", checkpoint, "--cache", tiny_cache, "--device", "cpu", "--json", tmp_path / "a"]
+    found = []
+    for size in ("auto", "3"):
+        ran = stvg(*words, "--batch-size", size)
+        assert ran.code == 0, ran.err
+        assert ("clips at once" in ran.err) == (size == "auto")
+        found.append([s["vIoU"] for s in json.loads((tmp_path / "a").read_text())["samples"]])
+    assert found[0] == pytest.approx(found[1], abs=1e-3)
+    ran = stvg(*words, "--batch-size", "0")
+    assert ran.code == 2
+    assert "'0' is neither a number of clips nor auto" in ran.err
+
+
 def test_a_report_of_a_head_holds_its_evidence_its_training_and_the_run_it_is_set_beside(
     stvg, synthetic, tiny_cache, checkpoint, tmp_path
 ):
