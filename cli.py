@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 
 import click
 
@@ -16,14 +17,13 @@ from .heads.commands import train_head, weights
 
 
 def main() -> None:
-    """Entry point: our errors become a message and exit status 1, an interrupt 130."""
+    """Entry point: our errors become a message and exit status 1, an interrupt 130, a request to end 143."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
         cli.main(prog_name="stvg", standalone_mode=False)
-    except click.exceptions.Abort:
-        raise SystemExit(_fail("interrupted", 130)) from None
-    except KeyboardInterrupt:
-        raise SystemExit(_fail("interrupted; repeat the command to go on", 130)) from None
+    except (click.exceptions.Abort, KeyboardInterrupt) as stop:
+        number = getattr(stop.__cause__ or stop, "signal", signal.SIGINT)  # click turns an interrupt into its Abort
+        raise SystemExit(_fail("interrupted; repeat the command to go on", 128 + number)) from None
     except click.ClickException as error:
         error.show()
         raise SystemExit(error.exit_code) from None

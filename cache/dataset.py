@@ -155,6 +155,13 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         """The annotation of every position, in order."""
         return (self.cache.samples[row] for row in self.rows)
 
+    def part(self, index: int, count: int) -> Self:
+        """Every count-th of the samples, from the index-th on."""
+        other = copy(self)
+        other.__dict__.pop("extents", None)
+        other.rows, other.text_rows = self.rows[index::count], self.text_rows[index::count]
+        return other
+
     def reading_into(self, allocate: Allocate) -> Self:
         """The same samples, read into other memory."""
         other = copy(self)

@@ -103,6 +103,14 @@ def by_size(groups: IntArray, sizes: list[tuple[int, int, int]], pool: int) -> l
     return sorted(groups.tolist(), key=place)
 
 
+def share_of(order: list[list[int]], part: int, parts: int) -> list[list[int]]:
+    """One of ``parts`` shares of every batch: runs of neighbours, so that sentences of one video stay together.
+
+    Shares of a batch differ by at most one sample; those of a batch of less than ``parts`` may be empty.
+    """
+    return [batch[len(batch) * part // parts : len(batch) * (part + 1) // parts] for batch in order]
+
+
 def training_batches(
     dataset: CachedDataset,
     order: list[list[int]],
@@ -112,15 +120,18 @@ def training_batches(
     crop: bool = True,
     views: bool = True,
     device: torch.device = CPU,
-) -> Iterator[Batch]:
+) -> Iterator[Batch | None]:
     """Batches ``start`` and on of one epoch's order, read ahead of the step, into memory a ``device`` copies fast from.
 
-    That memory is used again for a later batch once nothing refers to the earlier one any more.
+    That memory is used again for a later batch once nothing refers to the earlier one any more. A batch without a position
+    is None.
     """
     source = dataset.reading_into(memory_for(device))
     draws = crop_draws(seed, epoch, len(source))
 
-    def load(i: int) -> Batch:
+    def load(i: int) -> Batch | None:
+        if not order[i]:
+            return None
         clips = [source[p] for p in order[i]]
         if views:
             clips = [source.redraw(c, seed, epoch, p) for c, p in zip(clips, order[i], strict=True)]

@@ -27,7 +27,7 @@ from ..cache.index import Cache
 from ..cache.objects import Location
 from ..heads.experiment import load_experiment
 from ..heads.model import build_model
-from ..heads.train import feature_facts
+from ..heads.run import feature_facts
 
 Figures = tuple[float, float, float, float]
 NO_FRAME, NO_VIDEO = "model.fusion.frame_level=false", "model.fusion.video_level=false"

@@ -20,7 +20,8 @@ from ..cache.errors import StvgError
 from ..cache.index import Cache
 from ..cache.objects import location
 from ..heads.experiment import load_experiment
-from ..heads.train import Run, train
+from ..heads.run import Run
+from ..heads.train import train
 from .evaluation import load_head, open_split, overall, score_split, tubes_of
 
 

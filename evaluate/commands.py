@@ -63,12 +63,30 @@ scoring_options = options(
 """What is scored, and how."""
 
 
+class BatchSize(click.ParamType):
+    """A number of clips, or ``auto``."""
+
+    name = "N|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        if value == "auto" or (isinstance(value, int) and value > 0):
+            return value
+        if not (isinstance(value, str) and value.isdecimal() and int(value)):
+            self.fail(f"{value!r} is neither a number of clips nor auto", param, ctx)
+        return int(value)
+
+
 @click.command(short_help="Score a head, or anyone's predictions, as the field counts.")
 @scoring_options
 @click.option(
     "--videos", type=FOLDER, metavar="DIR", help="Folder of the videos, for a head that was trained end to end."
 )
 @tokenizer_option
+@click.option(
+    "--batch-size",
+    type=BatchSize(),
+    help="Clips run at once; auto: as many as pay on this device. May move the last bits of tubes.  [the head's]",
+)
 @click.option(
     "--shuffle-sentences", type=int, metavar="SEED", help="Control: give every sample another one's sentence."
 )
@@ -170,6 +188,7 @@ def score_head(
     split: str,
     protocol: str,
     max_frames: int | None,
+    batch_size: int | str | None,
     shuffle_sentences: int | None,
     videos: Path | None,
     tokenizer: str | None,
@@ -184,6 +203,7 @@ def score_head(
     from tqdm import tqdm
 
     from ..cache.index import Cache
+    from ..heads.batch_size import fitting_batch_size
     from .evaluation import load_head, open_split, readings_of, score_split, tubes_of
     from .evaluation import shuffle_sentences as shuffle
     from .predictions import write_predictions
@@ -201,15 +221,19 @@ def score_head(
     data = open_split(head, opened, split, videos)
     if shuffle_sentences is not None:
         shuffle(data, shuffle_sentences)
+    if batch_size == "auto":
+        batch_size = fitting_batch_size(head.model, data, head.model.head.config.max_frames, target)
+        click.echo(f"{batch_size} clips at once", err=True)
+    size = int(batch_size or head.batch_size)
     tubes: dict[int | str, Tube] = {}
     evidence: dict[int | str, Evidence] = {}
     with tqdm(total=len(data), desc="evaluate", unit=" sentences", disable=None) as bar:
         if explain:
-            for reading in readings_of(head.model, data, head.batch_size, target, lambda: tick(bar)):
+            for reading in readings_of(head.model, data, size, target, lambda: tick(bar)):
                 tubes[reading.tube.sample_id] = reading.tube
                 evidence[reading.tube.sample_id] = Evidence.of(reading)
         else:
-            tubes = tubes_of(head.model, data, head.batch_size, target, lambda: tick(bar))
+            tubes = tubes_of(head.model, data, size, target, lambda: tick(bar))
     if out:
         write_predictions(out, tubes.values(), {s.sample_id: s for s in data.samples()})
     scores = score_split(data, tubes, protocol)
@@ -236,7 +260,8 @@ def score_predictions(
 
     if dataset is None or annotations is None:
         raise click.UsageError("--predictions needs --dataset and --annotations")
-    given = [k for k in ("cache_path", "shuffle_sentences", "videos", "tokenizer", "out") if unused.get(k) is not None]
+    of_heads = ("cache_path", "batch_size", "shuffle_sentences", "videos", "tokenizer", "out")
+    given = [k for k in of_heads if unused.get(k) is not None]
     if given:
         raise click.UsageError(f"--predictions does not go with --{given[0].replace('_path', '').replace('_', '-')}")
     sampling = Sampling(fps or 5.0, max_frames or 100)
@@ -300,7 +325,7 @@ def report(
     training = read_training(metrics) if metrics else []
     other = read_scores(against) if against else None
     needed = videos if checkpoint else None  # by heads that were trained end to end
-    scored = score_chosen(**chosen, videos=needed, shuffle_sentences=None, out=None, explain=True)
+    scored = score_chosen(**chosen, videos=needed, batch_size=None, shuffle_sentences=None, out=None, explain=True)
     ours = ScoresFile.of(source, scored.scores)
     findings = Findings(
         name=name or (checkpoint.absolute().parent.name if checkpoint else source.stem),

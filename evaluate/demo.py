@@ -18,7 +18,8 @@ from ..extract.job import ExtractJob, run_job
 from ..extract.synthetic import SyntheticConfig, write_vidstg
 from ..heads.experiment import load_experiment
 from ..heads.infer import Reading
-from ..heads.train import Run, train
+from ..heads.run import Run
+from ..heads.train import train
 from .evaluation import Head, load_head, open_split, overall, readings_of, score_split, shuffle_sentences, tubes_of
 from .metrics import Scores
 from .picture import draw_strip

@@ -20,6 +20,7 @@ from ..heads.checkpoint import load_checkpoint, load_into
 from ..heads.experiment import Experiment
 from ..heads.infer import Reading, predict, read
 from ..heads.model import FeatureFacts, Grounder, build_model
+from ..heads.ranks import ALONE, Ranks
 from .metrics import Scores, score
 
 READ_AS_TRAINED = (
@@ -135,12 +136,18 @@ def score_split(dataset: CachedDataset, tubes: dict[int | str, Tube], protocol: 
 
 
 def validation(
-    dataset: CachedDataset, batch_size: int, device: torch.device, protocol: str
+    dataset: CachedDataset, batch_size: int, device: torch.device, protocol: str, ranks: Ranks = ALONE
 ) -> Callable[[Grounder], dict[str, float]]:
-    """A function that scores a model on a split: the mean of every metric over the groups, weighted by their samples."""
+    """A function that scores a model on a split: the mean of every metric over the groups, weighted by their samples.
+
+    Every rank answers for its share of the samples, and knows the scores of all.
+    """
+    mine = dataset.part(ranks.index, ranks.count)
 
     def validate(model: Grounder) -> dict[str, float]:
-        return overall(score_split(dataset, tubes_of(model, dataset, batch_size, device), protocol))
+        tubes = tubes_of(model, mine, max(1, batch_size // ranks.count), device) if len(mine) else {}
+        found = {k: tube for part in ranks.gather(tubes) for k, tube in part.items()}
+        return overall(score_split(dataset, found, protocol))
 
     return validate
 

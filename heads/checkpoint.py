@@ -1,27 +1,37 @@
 """Checkpoints: one safetensors file with everything a run needs to go on exactly where it stopped.
 
-Tensors are named ``model.…``, ``ema.…``, ``optimizer.<parameter>.<state>`` and ``rng.…``; what is not a tensor (step,
-configuration, features, fingerprint) is JSON in the file's header. Written aside, synced, then renamed.
+Tensors are named ``model.…``, ``ema.…`` and ``optimizer.<parameter>.<state>``; what is not a tensor (step, configuration,
+features, fingerprint) is JSON in the file's header. The header's ``crc32c`` is that of the whole file with eight zeros in
+its own place: a byte that changed anywhere is noticed. Written aside, synced, then renamed.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import os
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
+from awscrt.checksums import crc32c
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ..cache.atomic import write_atomic
+from ..cache.atomic import open_atomic
 from ..cache.errors import CheckpointError
 from .model import Grounder
 
-FORMAT = "stvg checkpoint 1"
+FORMAT = "stvg checkpoint 2"
+NO_SUM = b"00000000"
+SUM = re.compile(rb'"crc32c":"([0-9a-f]{8})"')
+"""Where a header says its checksum. Quotes inside other entries are escaped, so this stands nowhere else."""
+BLOCK = 1 << 24
 
 
 class EMA:
@@ -54,13 +64,54 @@ class Checkpoint:
         return {k[len(name) + 1 :]: v for k, v in self.tensors.items() if k.startswith(name + ".")}
 
 
-def save_checkpoint(path: Path, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Write a checkpoint; whoever opens ``path`` sees the old file or the whole new one."""
-    header = {"format": FORMAT, "facts": json.dumps(facts)}
-    write_atomic(path, save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata=header))
+def save_checkpoint(path: Path, facts: dict[str, Any], tensors: dict[str, Tensor], keep: Path | None = None) -> None:
+    """Write a checkpoint; whoever opens ``path`` sees the old file or the whole new one.
+
+    ``keep``: the name the old file is given, once the new one is on the disk.
+    """
+    header = {"format": FORMAT, "facts": json.dumps(facts), "crc32c": NO_SUM.decode()}
+    content = memoryview(save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata=header))
+    at = place_of_sum(content[: 8 + int.from_bytes(content[:8], "little")])
+    with open_atomic(path) as file:
+        file.write(content[:at])
+        file.write(f"{checksum([content]):08x}".encode())
+        file.write(content[at + len(NO_SUM) :])
+        if keep is not None and path.exists():
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(path, keep)
 
 
-def load_checkpoint(path: Path, groups: tuple[str, ...] = ("model", "ema", "optimizer", "rng")) -> Checkpoint:
+def place_of_sum(head: bytes | memoryview) -> int:
+    """Where in a file its checksum is written. Raises ValueError when it is not."""
+    found = SUM.search(head)
+    if found is None:
+        raise ValueError("its header has no checksum")
+    return found.start(1)
+
+
+def checksum(blocks: Iterable[bytes | memoryview]) -> int:
+    """The crc32c of some blocks, one after the other."""
+    total = 0
+    for block in blocks:
+        for at in range(0, len(block), BLOCK):
+            total = crc32c(block[at : at + BLOCK], total)
+    return total
+
+
+def require_whole(path: Path) -> None:
+    """Raises ValueError when a byte of a checkpoint is not as it was written. Reads the file once, in blocks."""
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        head = prefix + file.read(min(int.from_bytes(prefix, "little"), path.stat().st_size))
+        at = place_of_sum(head)
+        said, cleared = int(head[at : at + 8], 16), head[:at] + NO_SUM + head[at + 8 :]
+        found = checksum(chain([cleared], iter(lambda: file.read(BLOCK), b"")))
+    if found != said:
+        raise ValueError(f"its checksum is {found:08x}, written was {said:08x}")
+
+
+def load_checkpoint(path: Path, groups: tuple[str, ...] = ("model", "ema", "optimizer")) -> Checkpoint:
     """Read a checkpoint, only the named groups of tensors. Raises CheckpointError for anything but a whole file of ours."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -71,6 +122,7 @@ def load_checkpoint(path: Path, groups: tuple[str, ...] = ("model", "ema", "opti
                     expected=f"format {FORMAT!r}",
                     found=header.get("format", "no format entry"),
                 )
+            require_whole(path)
             names = [k for k in file.keys() if k.split(".", 1)[0] in groups]  # noqa: SIM118  (not a mapping)
             return Checkpoint(json.loads(header["facts"]), {k: file.get_tensor(k) for k in names})
     except FileNotFoundError:

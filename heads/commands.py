@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..cache.atomic import make_folder
 from ..cache.options import (
     CACHE,
     FOLDER,
@@ -18,7 +21,10 @@ from ..cache.options import (
 )
 
 if TYPE_CHECKING:
-    from ..cache.objects import Location
+    import torch
+
+    from .ranks import Ranks
+    from .record import Record, Request
 
 
 @click.group(cls=Commands)
@@ -43,7 +49,7 @@ def weights_import(source: Path, out: Path) -> None:
 
 
 @click.command("train-head", short_help="Train the grounding head, and encoders if asked.")
-@click.option("--cache", "cache_path", type=CACHE, required=True, metavar="DIR|URL", help="The cache to train from.")
+@click.option("--cache", "cache_path", type=CACHE, metavar="DIR|URL", help="The cache to train from; needed.")
 @click.option(
     "--out", type=FOLDER, default=Path("runs/head"), show_default=True, help="Run folder; repeat the command to go on."
 )
@@ -75,64 +81,158 @@ def weights_import(source: Path, out: Path) -> None:
 )
 @protocol_option
 @device_option
+@click.option(
+    "--from-record",
+    type=FOLDER,
+    metavar="FILE",
+    help="Repeat the run whose record.json this is. Places may be others (--cache, --videos, --init, weights); all else is "
+    "as recorded.",
+)
+@click.option("--tensorboard", is_flag=True, help="Write TensorBoard's event files into the run folder, too.")
+@click.option(
+    "--profile",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Say where the time of N steps goes, with a trace.",
+)
+@click.pass_context
 def train_head(
-    cache_path: Location,
+    ctx: click.Context,
     out: Path,
-    preset: str,
-    assignments: tuple[str, ...],
-    mode: str | None,
-    init: Path | None,
-    split: str,
-    val_split: str | None,
-    protocol: str,
+    from_record: Path | None,
+    tensorboard: bool,
+    profile: int | None,
     device: str | None,
-    **sources: Any,
+    **given: Any,
 ) -> None:
     """Train the grounding head on cached features; with --mode, encoders as well.
 
-    Encoders that train start from the weights the cache was made with: name these as you did for stvg extract.
+    Encoders that train start from the weights the cache was made with: name these as you did for stvg extract. Under
+    torchrun every rank takes its share of each batch, whose size is that of all ranks together. SIGINT and SIGTERM end
+    a run after the step under way, saved, with status 130 and 143; torchrun itself then ends with 1.
 
     \b
     Examples:
       stvg train-head --cache cache/vidstg --out runs/fsm --set train.batch_size=32
       stvg train-head --cache cache/vidstg --out runs/text --mode text --text-weights roberta-base/
+      torchrun --nproc-per-node 2 -m stvg train-head --cache cache/vidstg --out runs/fsm
+      stvg train-head --from-record runs/fsm/record.json --out runs/again
     """
-    from ..cache.index import Cache
-    from ..evaluate.evaluation import validation
-    from .experiment import load_experiment
-    from .train import Run, train
+    from .ranks import joined
+    from .record import Record
 
-    experiment = load_experiment(preset, [*assignments, *([f"train.mode={mode}"] if mode else [])])
-    if experiment.train.mode == "end-to-end" and sources["videos"] is None:
+    recorded = Record.read(from_record) if from_record else None
+    chosen = choose_device(recorded.request.device if recorded and not device else device)
+    request = repeated(ctx, recorded.request, given) if recorded else requested(given, chosen)
+    with joined(chosen) as (ranks, target):
+        answer(request, recorded, out, ranks, target, tensorboard, profile)
+
+
+SOURCES = ("backbone_weights", "text_weights", "tokenizer", "weights_seed", "videos")
+PLACES = ("cache_path", "init", "backbone_weights", "text_weights", "tokenizer", "videos")
+"""What may lie elsewhere when a run is repeated. All of it but the videos and the tokenizer is compared by its hash."""
+
+
+def requested(given: dict[str, Any], device: torch.device) -> Request:
+    """What the options ask for, without a record."""
+    from ..cache.index import Cache
+    from .experiment import load_experiment
+    from .record import Request
+
+    if given["cache_path"] is None:
+        raise click.UsageError("--cache is needed: the cache to train from")
+    mode = [f"train.mode={given['mode']}"] if given["mode"] else []
+    experiment = load_experiment(given["preset"], [*given["assignments"], *mode])
+    if experiment.train.mode == "end-to-end" and given["videos"] is None:
         raise click.UsageError("training end to end needs --videos, the folder of the videos")
-    opened = Cache.open(cache_path)
-    target = choose_device(device)
-    run = Run(out, opened, experiment, split, target, sources, init)
+    split, splits = given["split"], set(Cache.open(given["cache_path"]).samples.splits)
+    val_split = given["val_split"] or next((s for s in ("val", "test") if s in splits and s != split), "none")
+    places = {name: place(given[name]) for name in PLACES}
+    return Request(
+        cache=str(places["cache_path"]),
+        experiment=experiment,
+        split=split,
+        val_split=val_split,
+        protocol=given["protocol"],
+        device=str(device),
+        init=places["init"],
+        sources={name: places.get(name, given[name]) for name in SOURCES},
+    )
+
+
+def repeated(ctx: click.Context, request: Request, given: dict[str, Any]) -> Request:
+    """A recorded request, at other places if they are given. Raises UsageError for any other option."""
+    typed = {n for n in given if ctx.get_parameter_source(n) is click.core.ParameterSource.COMMANDLINE}
+    if wrong := sorted(typed - set(PLACES)):
+        name = {"assignments": "set"}.get(wrong[0], wrong[0].replace("_", "-"))
+        raise click.UsageError(f"--{name} does not go with --from-record: the record says")
+    moved = {name: place(given[name]) for name in typed}
+    cache, init = moved.pop("cache_path", request.cache), moved.pop("init", request.init)
+    return replace(request, cache=str(cache), init=init, sources={**request.sources, **moved})
+
+
+def place(given: Any) -> str | None:
+    """Where something is, so that it can be found from any folder; 'random' and URLs are no files."""
+    if given is None or given == "random" or "://" in str(given):
+        return None if given is None else str(given)
+    return str(Path(given).absolute())
+
+
+def answer(
+    request: Request,
+    recorded: Record | None,
+    out: Path,
+    ranks: Ranks,
+    device: torch.device,
+    tensorboard: bool,
+    profile: int | None,
+) -> None:
+    """Train what is requested, or what is left of it."""
+    from ..cache.index import Cache
+    from ..cache.objects import location
+    from ..evaluate.evaluation import validation
+    from .profiling import Profile
+    from .record import Record
+    from .run import Run
+    from .train import train
+
+    if not ranks.first:
+        logging.getLogger("stvg").setLevel(logging.ERROR)
+    say = click.echo if ranks.first else lambda _: None
+    init = None if request.init is None else Path(request.init)
+    sources = {**request.sources, "videos": request.sources["videos"] and Path(request.sources["videos"])}
+    cache = Cache.open(location(request.cache))
+    run = Run(out, cache, request.experiment, request.split, device, sources, init, ranks)
     if run.start is not None:
         fresh, unused = len(run.start.fresh), len(run.start.unused)
-        click.echo(
-            f"the head starts from {init}; {fresh} of its tensors are drawn afresh, {unused} of the file's unused"
-        )
-    if run.resume():
-        click.echo(f"going on at step {run.step:,} of {run.total_steps:,}")
-    splits = set(opened.samples.splits)
-    val_split = val_split or next((s for s in ("val", "test") if s in splits and s != split), "none")
+        say(f"the head starts from {init}; {fresh} of its tensors are drawn afresh, {unused} of the file's unused")
+    record, kept = Record.of(request, run), out / "record.json"
+    going_on = run.resume()
+    if going_on:
+        say(f"going on at step {run.step:,} of {run.total_steps:,}")
+        recorded = Record.read(kept) if kept.exists() else recorded
+    if recorded and (changed := recorded.require_repeatable(record)):
+        say(f"not as recorded, so the last bits may differ: {changed}")
+    if ranks.first and not (going_on and kept.exists()):
+        make_folder(out)
+        record.write(kept)
     validate = None
-    if val_split != "none":
-        held_out = run.open_split(val_split)
-        validate = validation(held_out, experiment.train.batch_size, target, protocol)
-    with training_bar(run.total_steps, run.step) as bar:
-        best = train(run, validate, bar)
-    click.echo(f"trained {run.total_steps:,} steps → {best}")
+    if request.val_split != "none":
+        held_out = run.open_split(request.val_split)
+        validate = validation(held_out, request.experiment.train.batch_size, device, request.protocol, ranks)
+    with training_bar(run.total_steps, run.step, hidden=not ranks.first) as bar:
+        profiler = Profile(run.model, profile, out / "profile.json", bar.say) if profile and ranks.first else None
+        best = train(run, validate, bar, tensorboard, profiler)
+    say(f"trained {run.total_steps:,} steps → {best}")
 
 
 class training_bar:
-    """A tqdm bar with the loss and its terms; validation scores get a line of their own."""
+    """A tqdm bar with speed, loss and its terms; validation scores get a line of their own."""
 
-    def __init__(self, total: int, done: int) -> None:
+    def __init__(self, total: int, done: int, hidden: bool = False) -> None:
         from tqdm import tqdm
 
-        self.bar = tqdm(total=total, initial=done, desc="train", unit=" steps", disable=None)
+        self.bar = tqdm(total=total, initial=done, desc="train", unit=" steps", disable=True if hidden else None)
 
     def __enter__(self) -> training_bar:
         return self
@@ -141,10 +241,19 @@ class training_bar:
         self.bar.close()
 
     def __call__(self, line: dict[str, Any]) -> None:
+        from .watch import SPEED
+
         self.bar.update(line["step"] - self.bar.n)
         if "loss" in line:
-            terms = "  ".join(f"{k} {v:.2f}" for k, v in line.items() if k not in ("step", "loss", "lr"))
-            self.bar.set_postfix_str(f"loss {line['loss']:.2f} = {terms}  lr {line['lr']:.1e}")
+            shown = [k for k in line if k not in ("step", "loss", *SPEED) and not k.startswith("lr")]
+            terms = "  ".join(f"{k} {line[k]:.2f}" for k in shown)
+            speed = f"{line['samples_per_second']:.3g} samples/s  wait {line['wait']:.0%}"
+            memory = f"{line['memory_bytes'] / 1e9:.1f} GB"
+            self.bar.set_postfix_str(f"{speed}  {memory}  loss {line['loss']:.2f} = {terms}  lr {line['lr']:.1e}")
         else:
             scores = "  ".join(f"{k} {100 * v:.2f}" for k, v in line["validation"].items())
-            self.bar.write(f"epoch {line['epoch']}: {scores}")
+            self.say(f"epoch {line['epoch']}: {scores}")
+
+    def say(self, text: str) -> None:
+        """Text of its own, above the bar."""
+        self.bar.write(text)

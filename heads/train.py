@@ -1,187 +1,42 @@
-"""The training loop: cached features in, checkpoints and metrics.jsonl out.
+"""The training loop: cached features in, checkpoints and metrics out.
 
-Order, crops and dropout are functions of the seed and the step, and everything they depend on is in the checkpoint: a
+Order, crops and dropout are functions of the seed and the step, and everything else they depend on is in the checkpoint: a
 resumed run on a CPU gives bit for bit the weights of an unbroken one.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from itertools import islice
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
 import torch.utils.deterministic as deterministic
 from torch import Tensor, nn
+from torch.profiler import record_function
 
-from ..cache.atomic import write_atomic
+from ..cache.atomic import sweep
 from ..cache.batch import Batch
-from ..cache.dataset import CachedDataset
-from ..cache.errors import CheckpointError, TrainingDiverged
-from ..cache.index import Cache
-from ..cache.order import epoch_order, training_batches
-from ..cache.sampling import Sampling
-from .checkpoint import EMA, load_checkpoint, load_into, load_optimizer, optimizer_tensors, save_checkpoint
-from .experiment import Experiment, TrainConfig
-from .initial import start_from
-from .losses import Criterion, mrcl_floor
-from .model import FeatureFacts, Grounder, build_model
-
-if TYPE_CHECKING:
-    from .finetune import LiveEncoders
-
-log = logging.getLogger(__name__)
+from ..cache.errors import TrainingDiverged
+from ..cache.order import epoch_order, share_of, training_batches
+from .experiment import TrainConfig
+from .losses import mrcl_floor
+from .model import Grounder
+from .profiling import Profile
+from .ranks import Share
+from .run import Run
+from .stop import Interrupted, Stop
+from .watch import EventFile, Meter, MetricsFile, Watch, Write
 
 FILL = "fill_uninitialized_memory"
 """Torch adds this switch to its module at run time, so type checkers do not know it."""
 
 Validate = Callable[[Grounder], dict[str, float]]
 """Scores of a model; the entry ``m_vIoU`` decides which checkpoint is the best."""
-Report = Callable[[dict[str, Any]], None]
-
-
-def feature_facts(cache: Cache) -> FeatureFacts:
-    """What a head for this cache must know."""
-    r = cache.recipe
-    return FeatureFacts(r.channels, r.strides, r.text_width, r.roi_size)
-
-
-class Run:
-    """Everything that changes while training, and the folder it is kept in."""
-
-    def __init__(
-        self,
-        folder: Path,
-        cache: Cache,
-        experiment: Experiment,
-        split: str,
-        device: torch.device,
-        sources: Mapping[str, Any] | None = None,
-        init: Path | None = None,
-    ) -> None:
-        """``sources``: fields of `finetune.Sources`, for modes that train encoders. ``init``: see `start_from`."""
-        t = experiment.train
-        self.folder, self.cache, self.experiment, self.device = folder, cache, experiment, device
-        targets = experiment.model.multiscale if experiment.model.qmm else "none"
-        self.encoders: LiveEncoders | None = None
-        self.videos: Path | None = None
-        if t.mode != "cached":  # the encoders, and what reads video, load only where they are used
-            from .finetune import Sources, build_encoders
-
-            chosen = Sources(**(sources or {}))
-            self.videos = chosen.videos
-            self.encoders = build_encoders(t.mode, cache, targets, chosen)
-            self.encoders.set_trained(backbone=t.lr_backbone > 0, text=t.lr_text > 0)
-        self.dataset = self.open_split(split, targets)
-        head = build_model(experiment.model, feature_facts(cache), t.seed)
-        self.start = None if init is None else start_from(head, init)
-        self.model = Grounder(head, self.encoders).to(device)
-        self.ema = EMA(self.model, t.ema)
-        self.optimizer = torch.optim.AdamW(self.parameter_groups(), weight_decay=t.weight_decay, fused=True)
-        self.criterion = Criterion(experiment.loss)
-        self.recipe = cache.recipe
-        batches = math.ceil(len(self.dataset) / t.batch_size)
-        self.steps_per_epoch = math.ceil(batches / t.accumulate)
-        self.total_steps = self.steps_per_epoch * t.epochs
-        self.step = 0
-        self.best = -math.inf
-        torch.manual_seed(t.seed)
-
-    def open_split(self, split: str, targets: str | None = None) -> CachedDataset:
-        """A split as this run's mode reads it; without ``targets`` for inference."""
-        sampling = Sampling(self.cache.recipe.fps, self.experiment.model.max_frames)
-        if self.encoders is None:
-            return CachedDataset(self.cache, split, sampling, targets)
-        from .online import open_live_split
-
-        return open_live_split(self.encoders.mode, self.cache, split, sampling, targets, self.videos)
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """The head's parameters and those of every encoder that trains, each with its own rate."""
-        t = self.experiment.train
-        groups = [{"name": "head", "params": list(self.model.head.parameters()), "lr": t.lr}]
-        rates = {"backbone": t.lr_backbone, "text": t.lr_text}
-        live = self.encoders.groups() if self.encoders is not None else {}
-        return groups + [{"name": k, "params": p, "lr": rates[k]} for k, p in live.items()]
-
-    def facts(self) -> dict[str, Any]:
-        """What the checkpoint says besides its tensors."""
-        return {
-            "step": self.step,
-            "best": self.best if math.isfinite(self.best) else None,
-            "experiment": asdict(self.experiment),
-            "features": asdict(self.model.head.features),
-            "encoders": None if self.encoders is None else self.encoders.facts(),
-            "fingerprint": self.recipe.fingerprint,
-            "recipe": self.recipe.to_json(),
-            "split": self.dataset.split,
-            "started_from": None if self.start is None else self.start.sha256,
-        }
-
-    def save(self, name: str = "last") -> Path:
-        """Write ``<name>.safetensors``: the whole state for ``last``, the weights alone for any other name."""
-        tensors = {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
-        if name == "last":
-            tensors |= {f"model.{k}": v for k, v in self.model.state_dict().items()}
-            tensors |= {f"optimizer.{k}": v for k, v in optimizer_tensors(self.optimizer, self.model).items()}
-            tensors["rng.cpu"] = torch.get_rng_state()
-            if self.device.type == "cuda":
-                tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
-        path = self.folder / f"{name}.safetensors"
-        save_checkpoint(path, self.facts(), tensors)
-        return path
-
-    def resume(self) -> bool:
-        """Go on from ``last.safetensors`` if there is one; False if there is none.
-
-        Raises CheckpointError when it belongs to another experiment, cache or split.
-        """
-        path = self.folder / "last.safetensors"
-        if not path.exists():
-            return False
-        saved = load_checkpoint(path)
-        now = json.loads(json.dumps(self.facts()))
-        differing = [
-            k
-            for k in ("experiment", "features", "fingerprint", "split", "started_from")
-            if saved.facts.get(k) != now[k]
-        ]
-        if differing:
-            raise CheckpointError(
-                f"{self.folder} holds a run with another {' and '.join(differing)}",
-                **{k: f"run has {saved.facts.get(k)}, asked for {now[k]}" for k in differing if k != "experiment"},
-                settings=_differences(saved.facts["experiment"], now["experiment"])
-                if "experiment" in differing
-                else None,
-                effect="nothing was changed",
-                hint="choose another --out folder, or repeat the command that started this run",
-            )
-        load_into(self.model, saved.group("model"), path)
-        self.ema.load(saved.group("ema"))
-        load_optimizer(self.optimizer, self.model, saved.group("optimizer"))
-        torch.set_rng_state(saved.tensors["rng.cpu"])
-        if self.device.type == "cuda" and "rng.cuda" in saved.tensors:
-            torch.cuda.set_rng_state(saved.tensors["rng.cuda"], self.device)
-        self.step = saved.facts["step"]
-        self.best = -math.inf if saved.facts["best"] is None else saved.facts["best"]
-        return True
-
-
-def _differences(saved: dict[str, Any], now: dict[str, Any], prefix: str = "") -> str:
-    parts = []
-    for key in sorted(saved.keys() | now.keys()):
-        a, b = saved.get(key), now.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            parts.append(_differences(a, b, f"{prefix}{key}."))
-        elif a != b:
-            parts.append(f"{prefix}{key}: run has {a}, asked for {b}")
-    return "; ".join(p for p in parts if p)
+Terms = dict[str, Tensor]
 
 
 def learning_rate(config: TrainConfig, step: int, total_steps: int, steps_per_epoch: int, group: str = "head") -> float:
@@ -197,20 +52,38 @@ def learning_rate(config: TrainConfig, step: int, total_steps: int, steps_per_ep
     return rate * min(1.0, (step + 1) / warm) * 0.1 ** (step // steps_per_epoch // config.lr_drop)
 
 
-def train(run: Run, validate: Validate | None = None, report: Report | None = None) -> Path:
+def train(
+    run: Run,
+    validate: Validate | None = None,
+    report: Write | None = None,
+    tensorboard: bool = False,
+    profile: Profile | None = None,
+) -> Path:
     """Train until the configured epochs are done; returns the checkpoint to evaluate.
 
-    ``report`` gets every line that goes to metrics.jsonl. Raises TrainingDiverged when a loss or a gradient is no longer
-    a number; the last checkpoint is kept. An interrupt saves first.
+    ``report`` gets every line that goes to metrics.jsonl, and to TensorBoard's event files if wanted. Raises
+    TrainingDiverged when a loss or a gradient is no longer a number, and Interrupted after SIGINT or SIGTERM; both leave
+    a checkpoint to go on from.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
-    metrics = MetricsFile(run.folder / "metrics.jsonl", run.step, report)
     run.model.train()
-    with repeatable(run.device):
-        train_epochs(run, metrics, validate)
+    with Stop() as stop, repeatable(run.device), profile.running() if profile else nullcontext():
+        train_epochs(run, Watch(Meter(run.device), writers(run, report, tensorboard), profile), stop, validate)
     if not run.total_steps:
         run.save()
+    run.ranks.gather(None)  # no rank looks for a file that another is still writing
     return run.folder / ("best.safetensors" if (run.folder / "best.safetensors").exists() else "last.safetensors")
+
+
+def writers(run: Run, report: Write | None, tensorboard: bool) -> list[Write]:
+    """Where this rank's lines go."""
+    if not run.ranks.first:
+        return []
+    sweep(run.folder)
+    files: list[Write] = [MetricsFile(run.folder / "metrics.jsonl", run.step)]
+    if tensorboard:
+        files.append(EventFile(run.folder, run.step))
+    return files + ([report] if report else [])
 
 
 @contextmanager
@@ -228,113 +101,147 @@ def repeatable(device: torch.device) -> Iterator[None]:
         setattr(deterministic, FILL, fill)
 
 
-def train_epochs(run: Run, metrics: MetricsFile, validate: Validate | None) -> None:
-    """All that is left of a run, saving after every epoch and when interrupted."""
-    t = run.experiment.train
+def train_epochs(run: Run, watch: Watch, stop: Stop, validate: Validate | None) -> None:
+    """All that is left of a run, saving after every epoch."""
+    if validate and validation_due(run):  # an interrupt came before it
+        keep_best(run, watch, stop, validate)
+        run.save()
+    while run.step < run.total_steps:
+        train_epoch(run, watch, stop)
+        if run.ranks.count > 1:
+            run.ranks.require_equal(run.digest(), run.step)
+        if validate and validation_due(run):
+            keep_best(run, watch, stop, validate)
+        run.save()
+
+
+def validation_due(run: Run) -> bool:
+    """Whether the run stands at the end of an epoch whose weights are to be scored, and were not yet."""
+    epoch, inside = divmod(run.step, run.steps_per_epoch)
+    every = run.experiment.train.eval_every
+    wanted = run.step == run.total_steps or (every > 0 and epoch % every == 0)
+    return wanted and not inside and run.step > run.validated
+
+
+def keep_best(run: Run, watch: Watch, stop: Stop, validate: Validate) -> None:
+    """Score the averaged weights, and keep them where none were better. An interrupt leaves that for later."""
     try:
-        while run.step < run.total_steps:
-            train_epoch(run, metrics)
-            epoch = run.step // run.steps_per_epoch
-            last = run.step == run.total_steps
-            if validate and (last or (t.eval_every and epoch % t.eval_every == 0)):
-                scores = validate(run.ema.model)
-                metrics.write({"step": run.step, "epoch": epoch, "validation": scores})
-                if scores["m_vIoU"] > run.best:
-                    run.best = scores["m_vIoU"]
-                    run.save("best")
-            run.save()
-    except KeyboardInterrupt:
+        with stop.at_once():
+            scores = validate(run.ema.model)
+    except Interrupted:
         run.save()
         raise
+    run.validated = run.step
+    watch.write({"step": run.step, "epoch": run.step // run.steps_per_epoch, "validation": scores})
+    if scores["m_vIoU"] > run.best:
+        run.best = scores["m_vIoU"]
+        run.save("best")
 
 
-def train_epoch(run: Run, metrics: MetricsFile) -> None:
-    """The rest of the epoch the run stands in."""
-    t = run.experiment.train
+def train_epoch(run: Run, watch: Watch, stop: Stop) -> None:
+    """The rest of the epoch the run stands in. Raises Interrupted after the step in which a signal came, saved."""
+    t, ranks = run.experiment.train, run.ranks
     epoch, done = divmod(run.step, run.steps_per_epoch)
-    order = epoch_order(run.dataset, t.batch_size, t.per_video, t.seed, epoch, t.temporal_crop)
-    start = done * t.accumulate
-    batches = training_batches(run.dataset, order, t.seed, epoch, start, t.temporal_crop, t.views, run.device)
-    while group := list(islice(batches, t.accumulate)):
-        for parameters in run.optimizer.param_groups:
-            name = parameters["name"]
-            parameters["lr"] = learning_rate(t, run.step, run.total_steps, run.steps_per_epoch, name)
+    watch.meter.restart()
+    with watch.meter.waiting():
+        order = epoch_order(run.dataset, t.batch_size, t.per_video, t.seed, epoch, t.temporal_crop)
+        order = order[done * t.accumulate :]
+        share = share_of(order, ranks.index, ranks.count)
+        batches = training_batches(run.dataset, share, t.seed, epoch, 0, t.temporal_crop, t.views, run.device)
+    while group := watch.wait_for(batches, t.accumulate):
         terms = step(run, group)
-        run.step += 1
-        run.ema.update(run.model)
+        samples, order = sum(map(len, order[: len(group)])), order[len(group) :]
+        watch.stepped(samples)
         if run.step % t.log_every == 0 or run.step == run.total_steps:
-            metrics.write(line(run, terms))
-        if run.step % t.save_every == 0:
+            watch.write(line(run, terms), speed=True)
+        ends = ranks.any(stop.signal > 0)
+        if ends or run.step % t.save_every == 0:
             run.save()
+        if ends:
+            raise Interrupted(stop.signal or signal.SIGTERM)
 
 
-def line(run: Run, terms: dict[str, Tensor]) -> dict[str, Any]:
+def line(run: Run, terms: Terms) -> dict[str, Any]:
     """What one step says of itself. ``loss`` is the sum of the terms; MRCL is also given above its floor, log Δ."""
-    losses = {k: v.item() for k, v in terms.items()}
+    losses = run.ranks.total({k: v.item() for k, v in terms.items()})
     floor = losses.pop("mrcl_floor", None)
     above = {} if floor is None else {"mrcl_above_floor": losses["mrcl"] - floor}
     rates = {"lr" if g["name"] == "head" else f"lr_{g['name']}": g["lr"] for g in run.optimizer.param_groups}
     return {"step": run.step, "loss": sum(losses.values()), **losses, **above, **rates}
 
 
-def step(run: Run, group: list[Batch]) -> dict[str, Tensor]:
-    """One optimiser step over a group of accumulated batches; the mean of their weighted loss terms, detached."""
-    t = run.experiment.train
+def step(run: Run, group: Sequence[Batch | None]) -> Terms:
+    """One optimiser step over a group of accumulated batches; the mean of their weighted loss terms, detached.
+
+    A batch is None where this rank has no share of it.
+    """
+    prepare(run)
+    seen: list[tuple[Terms, Batch]] = []
+    loss = torch.zeros((), device=run.device)
+    for batch, share in run.ranks.level(group):
+        if batch is not None:
+            terms, total = losses_of(run, batch, share)
+            with record_function("backward"):
+                (total / len(group)).backward()
+            loss += total.detach() / len(group)
+            seen.append((terms, batch))
+    with record_function("optimiser"):
+        loss = run.ranks.add_gradients(run.model.parameters(), loss)
+        norm = nn.utils.clip_grad_norm_(run.model.parameters(), run.experiment.train.clip)
+        guard(run, loss, norm, seen)
+        run.optimizer.step()
+        run.step += 1
+        run.ema.update(run.model)
+    names = dict.fromkeys(name for terms, _ in seen for name in terms)
+    return {k: torch.stack([terms[k] for terms, _ in seen if k in terms]).sum() / len(group) for k in names}
+
+
+def prepare(run: Run) -> None:
+    """No gradients, the step's learning rates, and random numbers that are this step's and this rank's alone."""
     run.optimizer.zero_grad(set_to_none=True)
-    mean: dict[str, Tensor] = {}
-    for batch in group:
-        moved = batch.to(run.device)
-        assert moved.targets is not None
-        with torch.autocast(run.device.type, torch.bfloat16, enabled=t.amp == "bf16"):
-            output = run.model(moved)
-        losses = run.criterion(output, moved.targets, moved.inputs.frame_padding)
-        total = torch.stack(list(losses.values())).sum() / len(group)
-        guard(run, total, losses, batch)
-        total.backward()
-        if "mrcl" in losses and losses["mrcl"].requires_grad and run.criterion.config.mrcl_form == "paper":
-            losses["mrcl_floor"] = run.criterion.config.mrcl * mrcl_floor(moved.targets.in_moment)
-        for name, value in losses.items():
-            mean[name] = mean.get(name, torch.zeros((), device=run.device)) + value.detach() / len(group)
-    norm = nn.utils.clip_grad_norm_(run.model.parameters(), t.clip)
-    guard(run, norm, {"gradient norm": norm}, group[-1])
-    run.optimizer.step()
-    return mean
+    for group in run.optimizer.param_groups:
+        group["lr"] = learning_rate(run.experiment.train, run.step, run.total_steps, run.steps_per_epoch, group["name"])
+    seed = np.random.SeedSequence([run.experiment.train.seed, run.step, run.ranks.index])
+    torch.manual_seed(int(seed.generate_state(1, np.uint64)[0]))
 
 
-def guard(run: Run, value: Tensor, terms: dict[str, Tensor], batch: Batch) -> None:
-    """Stop at the first number that is none, with the step, the terms and the samples."""
-    if not bool(value.isfinite()):
-        raise TrainingDiverged(
-            f"the loss is not a finite number at step {run.step + 1}",
-            terms=", ".join(f"{k} {float(v.detach()):.4g}" for k, v in terms.items()),
-            samples=", ".join(str(s.sample_id) for s in batch.samples),
-            effect=f"weights of step {run.step} and before are untouched in {run.folder}",
-            hint="a lower --set train.lr, or train.amp=none",
-        )
+def losses_of(run: Run, batch: Batch, share: Share) -> tuple[Terms, Tensor]:
+    """A batch's weighted terms, detached, and their sum. ``mrcl_floor`` is no part of the sum."""
+    moved = batch.to(run.device)
+    assert moved.targets is not None
+    with (
+        record_function("forward"),
+        torch.autocast(run.device.type, torch.bfloat16, enabled=run.experiment.train.amp == "bf16"),
+    ):
+        output = run.model(moved)
+    with record_function("losses"):
+        losses = share.criterion(run.criterion)(output, moved.targets, moved.inputs.frame_padding)
+        total = torch.stack(list(losses.values())).sum()
+        terms = {k: v.detach() for k, v in losses.items()}
+        config = run.criterion.config
+        if "mrcl" in losses and losses["mrcl"].requires_grad and config.mrcl_form == "paper":
+            terms |= share.weigh({"mrcl_floor": config.mrcl * mrcl_floor(moved.targets.in_moment)})
+    return terms, total
 
 
-@dataclass
-class MetricsFile:
-    """metrics.jsonl: one line per report. A resumed run first drops lines past the step it resumes from."""
+def guard(run: Run, loss: Tensor, norm: Tensor, seen: Sequence[tuple[Terms, Batch]]) -> None:
+    """Before the weights change: stop at the first number that is none, with the step, the terms and the samples.
 
-    path: Path
-    step: int
-    report: Report | None
-
-    def __post_init__(self) -> None:
-        if self.path.exists():
-            kept = [line for line in self._lines() if line["step"] <= self.step]
-            write_atomic(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
-
-    def _lines(self) -> Iterator[dict[str, Any]]:
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:  # a line cut short by a kill; its step is repeated
-                return
-
-    def write(self, line: dict[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        if self.report:
-            self.report(line)
+    Where a batch's own loss is none, its samples are named, otherwise those of the whole step, on every rank. Weights that
+    are still numbers are saved.
+    """
+    if bool(loss.isfinite() & norm.isfinite()):
+        return
+    here = [({k: float(v) for k, v in terms.items()}, [s.sample_id for s in batch.samples]) for terms, batch in seen]
+    found = [(rank, *of_batch) for rank, part in enumerate(run.ranks.gather(here)) for of_batch in part]
+    culprits = [f for f in found if not np.isfinite(list(f[1].values())).all()] or found
+    if all(bool(p.isfinite().all()) for p in run.model.parameters()):
+        run.save()
+    who = ["" if run.ranks.count == 1 else f"rank {rank}: " for rank, _, _ in culprits]
+    raise TrainingDiverged(
+        f"the loss is not a finite number at step {run.step + 1}",
+        terms=", ".join(f"{k} {v:.4g}" for k, v in {**culprits[0][1], "gradient norm": float(norm)}.items()),
+        samples="; ".join(w + ", ".join(map(str, ids)) for w, (_, _, ids) in zip(who, culprits, strict=True)),
+        effect=f"this step was not taken; {run.folder} keeps the last weights that were numbers",
+        hint="a lower --set train.lr, or train.amp=none",
+    )

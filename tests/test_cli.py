@@ -21,7 +21,8 @@ def checkpoint(tiny_cache, tmp_path_factory):
     import torch
 
     from stvg.heads.experiment import load_experiment
-    from stvg.heads.train import Run, train
+    from stvg.heads.run import Run
+    from stvg.heads.train import train
 
     experiment = load_experiment("tiny", [a for a in SMALL if "=" in a])
     run = Run(tmp_path_factory.mktemp("run"), Cache.open(tiny_cache), experiment, "train", torch.device("cpu"))
@@ -91,6 +92,20 @@ def test_train_evaluate_and_score_the_written_predictions_agree(stvg, synthetic,
     assert set(a["groups"]) == {"declarative", "interrogative"}
     assert set(a["groups"]["declarative"]) == {"m_tIoU", "m_vIoU", "vIoU@0.3", "vIoU@0.5", "gt_vIoU"}
     assert set(a["samples"][0]) == {"sample_id", "video_id", "sentence", "qtype", "tIoU", "vIoU", "gt_vIoU"}
+
+
+def test_the_batch_size_of_an_evaluation_is_a_number_or_found_out(stvg, checkpoint, tiny_cache, tmp_path):
+    words = ["evaluate", "--checkpoint", checkpoint, "--cache", tiny_cache, "--device", "cpu", "--json", tmp_path / "a"]
+    found = []
+    for size in ("auto", "3"):
+        ran = stvg(*words, "--batch-size", size)
+        assert ran.code == 0, ran.err
+        assert ("clips at once" in ran.err) == (size == "auto")
+        found.append([s["vIoU"] for s in json.loads((tmp_path / "a").read_text())["samples"]])
+    assert found[0] == pytest.approx(found[1], abs=1e-3)
+    ran = stvg(*words, "--batch-size", "0")
+    assert ran.code == 2
+    assert "'0' is neither a number of clips nor auto" in ran.err
 
 
 def test_a_report_of_a_head_holds_its_evidence_its_training_and_the_run_it_is_set_beside(

@@ -42,7 +42,7 @@ def test_the_wheel_holds_every_module_preset_and_part_of_the_page_and_nothing_of
     }
     data = (("heads/presets", "*.yaml"), *(("evaluate/report", f"*.{kind}") for kind in ("html", "css", "js")))
     expected |= {f"stvg/{folder}/{p.name}" for folder, kind in data for p in (ROOT / folder).glob(kind)}
-    expected |= {"stvg/cli.py", "stvg/__init__.py", "stvg/py.typed"}
+    expected |= {"stvg/cli.py", "stvg/__init__.py", "stvg/__main__.py", "stvg/py.typed"}
     assert {n for n in names if not n.split("/")[0].endswith(".dist-info")} == expected
 
 

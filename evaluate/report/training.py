@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from ...cache.errors import UsageError
+from ...heads.watch import SPEED
 
 POINTS = 300
 """A longer curve is drawn through this many means of neighbouring steps."""
-NOT_LOSSES = ("step", "epoch", "validation")
+NOT_LOSSES = ("step", "epoch", "validation", *SPEED)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ from stvg.evaluate.evaluation import load_head, open_split, overall, score_split
 from stvg.extract.job import ExtractJob, run_job
 from stvg.extract.synthetic import write_vidstg
 from stvg.heads.experiment import load_experiment
-from stvg.heads.train import Run, train
+from stvg.heads.run import Run
+from stvg.heads.train import train
 
 CPU = torch.device("cpu")
 TRAIN_VIDEOS, TEST_VIDEOS = 200, 60

@@ -39,7 +39,8 @@ from stvg.extract.job import ExtractJob, run_job
 from stvg.extract.text import build_text_encoder
 from stvg.extract.transforms import apply_view
 from stvg.heads.experiment import load_experiment
-from stvg.heads.train import Run, train
+from stvg.heads.run import Run
+from stvg.heads.train import train
 
 DTYPES = ("float32", "float16", "bfloat16", "uint8")
 PACKINGS = (("zarr", None), ("zarr", "zstd"), ("hdf5", None), ("hdf5", "gzip"))

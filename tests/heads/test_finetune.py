@@ -17,7 +17,8 @@ from stvg.extract.text import Roberta, TinyText, load_tokenizer
 from stvg.heads.checkpoint import load_checkpoint
 from stvg.heads.experiment import load_experiment
 from stvg.heads.finetune import LiveEncoders
-from stvg.heads.train import Run, train
+from stvg.heads.run import Run
+from stvg.heads.train import train
 
 from ..conftest import extract_synthetic
 

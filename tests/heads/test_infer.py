@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -19,10 +20,11 @@ from stvg.cache.order import inference_batches
 from stvg.cache.sampling import Sampling, windows
 from stvg.cache.schema import Sample, Video, View
 from stvg.evaluate.evaluation import tubes_of
+from stvg.heads.batch_size import fitting_batch_size
 from stvg.heads.experiment import load_experiment
 from stvg.heads.infer import choose_span, join, predict, read, read_windows
 from stvg.heads.model import Grounder, LayerOutput, Output, build_model
-from stvg.heads.train import feature_facts
+from stvg.heads.run import feature_facts
 
 CPU = torch.device("cpu")
 
@@ -187,6 +189,31 @@ def test_a_head_answers_clips_longer_than_it_was_trained_for_and_never_sees_them
         assert tube.frames.tolist() == clip.frames.tolist()
         assert tube.score == pytest.approx(alone.score, abs=1e-5)
         np.testing.assert_allclose(tube.boxes, alone.boxes, atol=1e-2)
+
+
+class Costly(Recorded):
+    """Takes ``fixed`` seconds a batch and ``each`` a clip; more than ``most`` clips do not fit."""
+
+    def __init__(self, fixed: float, each: float, most: int = 1000) -> None:
+        super().__init__()
+        self.fixed, self.each, self.most = fixed, each, most
+
+    def forward(self, batch: Batch) -> Output:
+        if len(batch.samples) > self.most:
+            raise torch.OutOfMemoryError("no memory for another clip")
+        time.sleep(self.fixed + self.each * sum(map(len, batch.frames)))
+        tokens = torch.zeros(*batch.inputs.frame_padding.shape, 3)
+        return super().forward(replace(batch, inputs=replace(batch.inputs, tokens=tokens)))
+
+
+@pytest.mark.parametrize(
+    ("model", "size"),
+    [(Costly(0.03, 0), 16), (Costly(0, 0.001), 1), (Costly(0.03, 0, most=5), 4)],
+    ids=["larger is always faster: until the split ends", "larger gains nothing", "until memory ends"],
+)
+def test_the_automatic_batch_size_grows_as_long_as_it_pays(held_out, model, size):
+    assert 8 <= len(held_out) < 16
+    assert fitting_batch_size(model, held_out, 40, CPU) == size
 
 
 @pytest.mark.parametrize("max_frames", [9, 40])

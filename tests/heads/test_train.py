@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from stvg.cache.dataset import CachedDataset
 from stvg.cache.errors import CacheError, CheckpointError, TrainingDiverged
@@ -16,7 +25,10 @@ from stvg.cache.order import epoch_order, training_batches
 from stvg.cache.sampling import Sampling, moment_slots
 from stvg.heads.checkpoint import load_checkpoint
 from stvg.heads.experiment import load_experiment
-from stvg.heads.train import Run, learning_rate, train
+from stvg.heads.run import Run
+from stvg.heads.stop import Interrupted
+from stvg.heads.train import learning_rate, train
+from stvg.heads.watch import SPEED
 
 CPU = torch.device("cpu")
 SETTINGS = ("model.d=32", "model.ffn=48", "model.encoder_layers=1", "model.decoder_layers=2", "model.dropout=0.1")
@@ -35,7 +47,7 @@ def lines(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-class Interrupted(Exception):
+class PowerFailure(Exception):
     """Stands for whatever ends a process in the middle of a run."""
 
 
@@ -46,11 +58,10 @@ def test_resume_gives_bitwise_the_weights_of_an_unbroken_run(tiny_cache, tmp_pat
 
     def stop(line):
         if line.get("step") == 3:
-            raise Interrupted
+            raise PowerFailure
 
     broken = start(tiny_cache, tmp_path / "broken", setting, "train.save_every=2")
-    broken.experiment = replace(broken.experiment, train=replace(broken.experiment.train, save_every=2))
-    with pytest.raises(Interrupted):
+    with pytest.raises(PowerFailure):
         train(broken, report=stop)
     torch.manual_seed(999)
     again = start(tiny_cache, tmp_path / "broken", setting, "train.save_every=2")
@@ -63,16 +74,66 @@ def test_resume_gives_bitwise_the_weights_of_an_unbroken_run(tiny_cache, tmp_pat
     assert [x["loss"] for x in lines(tmp_path / "whole")] == [x["loss"] for x in lines(tmp_path / "broken")]
 
 
-def test_an_interrupt_saves_before_it_stops(tiny_cache, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_after_the_step_under_way_saved(tiny_cache, tmp_path, number):
     def interrupt(line):
         if line["step"] == 3:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), number)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted) as stop:
         train(start(tiny_cache, tmp_path), report=interrupt)
+    assert stop.value.signal == number
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     again = start(tiny_cache, tmp_path)
     assert again.resume()
     assert again.step == 3
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_command_says_by_which_signal_it_was_ended_and_goes_on_when_repeated(
+    stvg, tiny_cache, tmp_path, number, status
+):
+    words = [
+        "--preset",
+        "tiny",
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path,
+        "--set",
+        "model.ffn=32",
+        "--set",
+        "train.epochs=90",
+    ]
+
+    def interrupt():
+        while not (tmp_path / "metrics.jsonl").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    for _ in range(2):
+        (tmp_path / "metrics.jsonl").unlink(missing_ok=True)
+        threading.Thread(target=interrupt).start()
+        ran = stvg("train-head", "--cache", tiny_cache, *words)
+        assert ran.code == status
+        assert "stvg: interrupted; repeat the command to go on" in ran.err
+    assert re.search(r"going on at step \d+ of ", ran.out)
+
+
+def test_a_validation_that_a_signal_cut_short_comes_first_when_the_run_goes_on(tiny_cache, tmp_path):
+    def interrupted(model):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    with pytest.raises(Interrupted):
+        train(start(tiny_cache, tmp_path, "train.eval_every=1"), validate=interrupted)
+    again = start(tiny_cache, tmp_path, "train.eval_every=1")
+    assert again.resume()
+    assert (again.step, again.validated) == (again.steps_per_epoch, 0)
+    scored = []
+    train(again, validate=lambda model: {"m_vIoU": scored.append(again.step) or 0.5 - again.step})
+    assert scored == [again.steps_per_epoch, again.total_steps]
+    assert load_checkpoint(tmp_path / "best.safetensors").facts["step"] == again.steps_per_epoch
 
 
 def test_the_loss_falls_and_every_term_is_logged(tiny_cache, tmp_path):
@@ -87,7 +148,7 @@ def test_the_loss_falls_and_every_term_is_logged(tiny_cache, tmp_path):
 def test_the_baseline_trains_on_its_own_terms(tiny_cache, tmp_path):
     small = load_experiment("tubedetr", [*SETTINGS, "model.heads=4", "model.max_frames=40", "train.epochs=1"])
     train(Run(tmp_path, Cache.open(tiny_cache), small, "train", CPU))
-    assert lines(tmp_path)[-1].keys() == {"step", "loss", "l1", "giou", "span", "attention", "aux", "lr"}
+    assert lines(tmp_path)[-1].keys() == {"step", "loss", "l1", "giou", "span", "attention", "aux", "lr", *SPEED}
     state = load_checkpoint(tmp_path / "last.safetensors").group("model")
     assert state["head.fast_residual.weight"].abs().max() > 0
 
@@ -103,6 +164,24 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_step_terms_and_samples
     assert (tmp_path / "last.safetensors").read_bytes() == before
 
 
+def test_a_gradient_that_is_no_number_names_the_samples_of_the_whole_step_and_leaves_a_usable_checkpoint(
+    tiny_cache, tmp_path
+):
+    run = start(tiny_cache, tmp_path, "train.accumulate=2")
+    run.model.head.query_embed.weight.register_hook(lambda g: g * torch.inf)
+    t = run.experiment.train
+    order = epoch_order(run.dataset, t.batch_size, t.per_video, t.seed, 0)
+    ids = [str(run.dataset[p].sample.sample_id) for batch in order[:2] for p in batch]
+    with pytest.raises(TrainingDiverged) as diverged:
+        train(run)
+    assert sorted(diverged.value.facts["samples"].replace(";", ",").split(", ")) == sorted(ids)
+    assert "gradient norm" in diverged.value.facts["terms"]
+    again = start(tiny_cache, tmp_path, "train.accumulate=2")
+    assert again.resume()
+    assert again.step == 0
+    assert all(p.isfinite().all() for p in again.model.parameters())
+
+
 def test_a_run_of_another_experiment_is_not_continued(tiny_cache, tmp_path):
     train(start(tiny_cache, tmp_path, "train.epochs=1"))
     with pytest.raises(CheckpointError, match=r"train.lr: run has 0\.\d+, asked for 0\.5"):
@@ -116,6 +195,60 @@ def test_a_truncated_checkpoint_is_one_clear_error(tiny_cache, tmp_path, cut):
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
         start(tiny_cache, tmp_path).resume()
+
+
+@pytest.fixture(scope="module")
+def saved(tiny_cache, tmp_path_factory):
+    """A checkpoint, and its bytes."""
+    path = start(tiny_cache, tmp_path_factory.mktemp("saved")).save()
+    return path, path.read_bytes()
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_one_changed_byte_anywhere_in_a_checkpoint_is_an_error_that_names_it(saved, data):
+    path, content = saved
+    header = 8 + int.from_bytes(content[:8], "little")
+    at = data.draw(st.one_of(st.integers(0, header), st.integers(0, len(content) - 1)))
+    changed = bytearray(content)
+    changed[at] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(changed)
+    with pytest.raises(CheckpointError, match=re.escape(str(path))):
+        load_checkpoint(path)
+    path.write_bytes(content)
+    load_checkpoint(path)
+
+
+def test_where_the_last_checkpoint_is_damaged_the_one_before_gives_the_same_weights(tiny_cache, tmp_path, caplog):
+    train(start(tiny_cache, tmp_path / "whole", "train.save_every=3"))
+    run = start(tiny_cache, tmp_path / "run", "train.save_every=3")
+    train(run)
+    last = tmp_path / "run/last.safetensors"
+    content = bytearray(last.read_bytes())
+    content[-7] ^= 16
+    last.write_bytes(content)
+    again = start(tiny_cache, tmp_path / "run", "train.save_every=3")
+    assert again.resume()
+    assert 0 < again.step < again.total_steps
+    assert re.search(r"last.safetensors cannot be read.*checksum.*going on from previous.safetensors", caplog.text)
+    train(again)
+    whole, resumed = weights(tmp_path / "whole/last.safetensors"), weights(last)
+    assert all(torch.equal(whole[k], resumed[k]) for k in whole)
+
+
+def test_a_kill_between_the_two_renames_of_a_save_leaves_the_checkpoint_before(tiny_cache, tmp_path):
+    run = start(tiny_cache, tmp_path)
+    run.save().rename(tmp_path / "previous.safetensors")
+    assert start(tiny_cache, tmp_path).resume()
+
+
+def test_runs_killed_at_random_moments_end_with_the_bits_of_an_undisturbed_one():
+    """A small form of the benchmark, in real processes."""
+    script = Path(__file__).parents[1] / "benchmarks/resume.py"
+    words = [sys.executable, str(script), "--kills", "2", "--modes", "cached"]
+    ran = subprocess.run(words, capture_output=True, text=True, timeout=200, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "| cached | 12 |" in ran.stdout
 
 
 def test_validation_keeps_the_best_weights_not_the_last(tiny_cache, tmp_path):

@@ -1,0 +1,274 @@
+"""One run on several processes, started by torchrun: who has which samples, and how what they compute is added up.
+
+Every global batch is divided between the ranks, and a rank's loss counts by its share of what each term is a mean over: the
+sum of the ranks' gradients is the gradient of one process with the whole batch. Gradients travel in one bucket, after the
+backward pass. DistributedDataParallel would overlap the two, but knows neither a rank without a sample in the last, short
+batch nor parameters that only some samples reach; and it would stand in a single process's way, which has none of this.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from ..cache.batch import Batch, Targets
+from ..cache.errors import StvgError, UsageError
+from .losses import Criterion
+from .model import LayerOutput, Output
+from .stop import Interrupted
+
+PATIENCE = timedelta(hours=2)
+"""How long a rank waits for the others, who may be writing a checkpoint or scoring what is theirs to score."""
+CPU = torch.device("cpu")
+FAILED = "failed"
+SLOTS, SAMPLES, LENGTH = range(3)
+MEAN_OVER = {
+    "l1": SLOTS,
+    "giou": SLOTS,
+    "label": SLOTS,
+    "anchor": SLOTS,
+    "span": SAMPLES,
+    "attention": SAMPLES,
+    "mrcl": SAMPLES,
+    "mrcl_floor": SAMPLES,
+}
+"""What a term of the objective is a mean over: slots inside moments, or samples."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes of a run, and which of them this is. Alone, everything here costs nothing."""
+
+    index: int = 0
+    count: int = 1
+    device: torch.device = CPU
+    """Where what the ranks tell each other lies."""
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the rank that writes and speaks."""
+        return self.index == 0
+
+    def gather(self, item: Any) -> list[Any]:
+        """One picklable thing of every rank, in their order."""
+        found = [item] * self.count
+        if self.count > 1:
+            with together():
+                dist.all_gather_object(found, item)
+        return found
+
+    def total(self, terms: dict[str, float]) -> dict[str, float]:
+        """The sum over ranks of every term; a rank without samples has none."""
+        found = self.gather(terms)
+        names = dict.fromkeys(name for part in found for name in part)
+        return {name: sum(part.get(name, 0.0) for part in found) for name in names}
+
+    def level(self, group: Sequence[Batch | None]) -> list[tuple[Batch | None, Share]]:
+        """This rank's batches, each as long as its longest part on any rank, and what share of the whole each is.
+
+        The targets of start and end are spread over all slots, padding included: padded otherwise, losses would differ.
+        """
+        if self.count == 1:
+            return [(batch, WHOLE) for batch in group]
+        mine = torch.tensor([extent(batch) for batch in group], device=self.device)  # (batches, 3)
+        everyone = [torch.empty_like(mine) for _ in range(self.count)]
+        with together():
+            dist.all_gather(everyone, mine)
+        extents = torch.stack(everyone)
+        shares = (mine / extents.sum(0))[:, :LENGTH]
+        lengths = extents[..., LENGTH].amax(0).tolist()
+        return [(b and lengthened(b, T), Share(of)) for b, T, of in zip(group, lengths, shares, strict=True)]
+
+    def add_gradients(self, parameters: Iterable[nn.Parameter], loss: Tensor) -> Tensor:
+        """Replace every gradient by its sum over the ranks, and return that of the loss.
+
+        A parameter keeps having no gradient where no rank has one, as in a single process.
+        """
+        if self.count == 1:
+            return loss
+        trained = [p for p in parameters if p.requires_grad]
+        given = torch.tensor([p.grad is not None for p in trained], dtype=torch.float32, device=loss.device)
+        parts = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in trained]
+        bucket = torch.cat([*parts, given, loss.detach().reshape(1)])
+        with together():
+            dist.all_reduce(bucket)
+        *parts, given, loss = bucket.split([*(p.numel() for p in trained), len(trained), 1])
+        for parameter, gradient, exists in zip(trained, parts, given.tolist(), strict=True):
+            parameter.grad = gradient.view_as(parameter) if exists else None
+        return loss[0]
+
+    def any(self, here: bool) -> bool:
+        """Whether something is so on at least one rank."""
+        if self.count == 1:
+            return here
+        found = torch.tensor(float(here), device=self.device)
+        with together():
+            dist.all_reduce(found)
+        return bool(found)
+
+    def require_equal(self, digest: int, step: int) -> None:
+        """Raises StvgError when the ranks' weights are not the same, which only a fault of the machine can bring about."""
+        found = self.gather(digest)
+        if len(set(found)) > 1:
+            raise StvgError(
+                f"the ranks hold different weights after step {step}",
+                found=", ".join(f"rank {i} crc32c {value:08x}" for i, value in enumerate(found)),
+                effect="the checkpoint of this step was not written",
+                hint="repeat the command to go on from the last checkpoint",
+            )
+
+
+ALONE = Ranks()
+
+
+def extent(batch: Batch | None) -> tuple[int, int, int]:
+    """Slots inside the moments, samples, and padded length of a batch; None: a rank's share of it is empty."""
+    if batch is None:
+        return 0, 0, 0
+    assert batch.targets is not None
+    return int(batch.targets.in_moment.sum()), *batch.targets.in_moment.shape
+
+
+def lengthened(batch: Batch, length: int) -> Batch:
+    """A batch with more padding slots, ``length`` in all."""
+    inputs, targets, extra = batch.inputs, batch.targets, length - batch.inputs.frame_padding.shape[1]
+    assert targets is not None
+    first = inputs.frame_index[:, :1].expand(-1, extra)
+    return replace(
+        batch,
+        inputs=replace(
+            inputs,
+            frame_index=torch.cat([inputs.frame_index, first], dim=1),
+            frame_padding=pad(inputs.frame_padding, (0, extra), value=True),
+        ),
+        targets=replace(
+            targets,
+            boxes=pad(targets.boxes, (0, 0, 0, extra)),
+            in_moment=pad(targets.in_moment, (0, extra), value=False),
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Share:
+    """What part of a global batch a rank has, (2,): of its slots inside moments, of its samples; None for all of it."""
+
+    of: Tensor | None
+
+    def weigh(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Terms of this rank's samples as their contributions to those of the global batch."""
+        if self.of is None:
+            return terms
+        return {name: value * self.of[MEAN_OVER[name]] for name, value in terms.items()}
+
+    def criterion(self, criterion: Criterion) -> Criterion:
+        """A criterion whose terms add up, over the ranks, to those of the global batch."""
+        return criterion if self.of is None else Weighted(criterion, self)
+
+
+WHOLE = Share(None)
+
+
+class Weighted(Criterion):
+    """A criterion that weighs every term by a share, earlier layers' before they are added up."""
+
+    def __init__(self, criterion: Criterion, share: Share) -> None:
+        super().__init__(criterion.config)
+        self.share = share
+
+    def __call__(self, output: Output, targets: Targets, frame_padding: Tensor) -> dict[str, Tensor]:
+        losses = super().__call__(output, targets, frame_padding)
+        return losses | self.share.weigh({k: v for k, v in losses.items() if k in ("anchor", "mrcl")})
+
+    def layer_terms(
+        self, layer: LayerOutput, targets: Targets, frame_padding: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        terms, matched = super().layer_terms(layer, targets, frame_padding)
+        return self.share.weigh(terms), matched
+
+
+class Lost(Exception):
+    """Another rank ended while this one waited for it."""
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Around what all ranks do together. Raises Lost when one does not."""
+    try:
+        yield
+    except RuntimeError as error:  # each backend has its own text
+        raise Lost(str(error)) from error
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
+    """This process as one of those torchrun started, and its device; alone without torchrun.
+
+    When one rank fails, the others end too, and say which it was.
+    """
+    if not dist.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":
+        yield ALONE, device
+        return
+    device = device_of_rank(device)
+    store, index, count = next(dist.rendezvous("env://", timeout=PATIENCE))
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=dist.PrefixStore("collectives", store),
+        rank=index,
+        world_size=count,
+        timeout=PATIENCE,
+    )
+    ranks = Ranks(index, count, device)
+    try:
+        yield ranks, device
+    except Interrupted as stop:
+        if ranks.first:
+            raise
+        raise SystemExit(128 + stop.signal) from None  # one rank says it
+    except Exception as error:
+        said = told(error, ranks, dist.PrefixStore("run", store))
+        if said is error:
+            raise
+        raise said from None
+    finally:
+        dist.destroy_process_group()
+
+
+def device_of_rank(device: torch.device) -> torch.device:
+    """One GPU for every rank of a machine; they share its CPU."""
+    if device.type != "cuda":
+        return device
+    local, found = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if local >= found:
+        raise UsageError(
+            f"there is no GPU for local rank {local}", found=f"{found} GPUs", hint=f"torchrun --nproc-per-node {found}"
+        )
+    torch.cuda.set_device(local)
+    return torch.device("cuda", local)
+
+
+def told(error: Exception, ranks: Ranks, store: dist.Store) -> BaseException:
+    """What this rank says at its end: its own error with its number, or, where it only lost the others, whose it was."""
+    if isinstance(error, Lost):
+        failed = store.get(FAILED).decode() if store.check([FAILED]) else ""
+        return StvgError(
+            f"rank {ranks.index} of {ranks.count} ends, because {failed or 'another rank died without a word'}",
+            found=None if failed else str(error).splitlines()[0],
+            effect="the last checkpoint stands",
+            hint="repeat the command to go on from it",
+        )
+    own = f"rank {ranks.index} failed: {type(error).__name__}: {getattr(error, 'message', error)}"
+    first = store.compare_set(FAILED, "", own).decode() == own
+    if isinstance(error, StvgError):
+        error.facts["rank"] = f"{ranks.index} of {ranks.count}"
+        return error if first else SystemExit(1)  # several ranks met the same, and one of them says it
+    return error

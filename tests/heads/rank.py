@@ -1,0 +1,62 @@
+"""One rank of the tests of `test_ranks`, started by torchrun: trains, then says which samples it had and what it holds, and
+what it says when the second rank's features are no numbers.
+
+    torchrun --nproc-per-node 2 tests/heads/rank.py CACHE FOLDER [--fail] SETTING...
+
+With ``--fail`` the second rank meets an error in its third step.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from stvg.cache.errors import CacheError, StvgError, TrainingDiverged
+from stvg.cache.index import Cache
+from stvg.heads.experiment import load_experiment
+from stvg.heads.ranks import joined
+from stvg.heads.run import Run
+from stvg.heads.train import step, train
+
+
+def main(cache: Path, folder: Path, settings: list[str]) -> None:
+    fails = "--fail" in settings
+    experiment = load_experiment("tiny", [s for s in settings if s != "--fail"])
+    with joined(torch.device("cpu")) as (ranks, device):
+        run = Run(folder, Cache.open(cache), experiment, "train", device, ranks=ranks)
+        seen: list[tuple[int, list[int]]] = []
+
+        def look(_: object, arguments: tuple[object, ...]) -> None:
+            seen.append((run.step, [s.sample_id for s in arguments[0].samples]))
+            if run.step == 2 and ranks.index == 1 and fails:
+                raise CacheError("chunk 7 is damaged")
+
+        hook = run.model.register_forward_pre_hook(look)
+        train(run)
+        hook.remove()
+        said = {"seen": seen, "digest": run.digest(), "drawn": torch.rand(1).item(), "diverged": poisoned(run)}
+        (folder / f"rank{ranks.index}.json").write_text(json.dumps(said))
+
+
+def poisoned(run: Run) -> str:
+    """What a step says in which the second rank's features are no numbers."""
+    mine = [2 * run.ranks.index, 2 * run.ranks.index + 1]
+    batch = run.dataset.collate([run.dataset[p] for p in mine])
+    if run.ranks.index == 1:
+        batch = replace(batch, inputs=replace(batch.inputs, c5=batch.inputs.c5 * torch.nan))
+    try:
+        step(run, [batch])
+    except TrainingDiverged as error:
+        return str(error)
+    return ""
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
+    except StvgError as error:
+        raise SystemExit(f"{type(error).__name__}: {error}") from None
