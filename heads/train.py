@@ -24,6 +24,7 @@ from ..cache.errors import TrainingDiverged
 from ..cache.order import epoch_order, share_of, training_batches
 from .experiment import TrainConfig
 from .losses import mrcl_floor
+from .memory import hold_memory
 from .model import Grounder
 from .profiling import Profile
 from .ranks import Share
@@ -67,6 +68,8 @@ def train(
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     run.model.train()
+    if run.device.type == "cpu":
+        hold_memory()
     with Stop() as stop, repeatable(run.device), profile.running() if profile else nullcontext():
         train_epochs(run, Watch(Meter(run.device), writers(run, report, tensorboard), profile), stop, validate)
     if not run.total_steps:
