@@ -12,6 +12,7 @@ from .cache.commands import cache
 from .cache.errors import StvgError
 from .cache.options import Commands
 from .evaluate.commands import ablate, demo, evaluate, report
+from .evaluate.predict_commands import predict
 from .extract.commands import dataset, extract
 from .heads.commands import train_head, weights
 
@@ -47,7 +48,18 @@ def cli() -> None:
     """
 
 
-for command in (demo, dataset, extract, cache, weights, train_head, evaluate, report, ablate):  # in working order
+for command in (
+    demo,
+    dataset,
+    extract,
+    cache,
+    weights,
+    train_head,
+    evaluate,
+    report,
+    ablate,
+    predict,
+):  # in working order
     cli.add_command(command)
 
 

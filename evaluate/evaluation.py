@@ -73,21 +73,26 @@ def load_head(path: Path, device: torch.device, tokenizer: str | None = None) ->
     return Head(model.to(device).eval(), sampling, experiment.train.batch_size, recipe, experiment.train.mode)
 
 
+def require_features(head: Head, recipe: Recipe, where: object) -> None:
+    """Refuse features this head was not trained on: CacheError."""
+    trained, found = head.recipe.to_json(), recipe.to_json()
+    differing = [name for name in READ_AS_TRAINED if trained[name] != found[name]]
+    if differing:
+        raise CacheError(
+            f"{where}: other features than this head was trained on",
+            **{name: f"trained on {trained[name]!r}, found {found[name]!r}" for name in differing},
+            effect="nothing was predicted",
+            hint="use the encoders and geometry the head's cache was extracted with",
+        )
+
+
 def open_split(head: Head, cache: Cache, split: str, videos: Path | None = None) -> CachedDataset:
     """A split of a cache whose features this head can read. Raises CacheError when they are of another kind.
 
     Encoders, geometry and rate must be the same; dataset, levels and dtype may be others. ``videos``: the folder of the
     videos, for a head that was trained end to end.
     """
-    trained, found = head.recipe.to_json(), cache.recipe.to_json()
-    differing = [name for name in READ_AS_TRAINED if trained[name] != found[name]]
-    if differing:
-        raise CacheError(
-            f"{cache.path} holds other features than this head was trained on",
-            **{name: f"trained on {trained[name]!r}, cache has {found[name]!r}" for name in differing},
-            effect="nothing was scored",
-            hint="evaluate on a cache extracted with the same encoders and geometry",
-        )
+    require_features(head, cache.recipe, cache.path)
     sampling = Sampling(cache.recipe.fps, head.sampling.max_frames)
     if head.mode == "cached":
         return CachedDataset(cache, split, sampling)

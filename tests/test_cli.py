@@ -45,6 +45,7 @@ def test_help_is_quick_to_load_and_lists_the_commands_in_working_order():
         "evaluate",
         "report",
         "ablate",
+        "predict",
     ]
 
 
@@ -53,7 +54,7 @@ def test_help_is_quick_to_load_and_lists_the_commands_in_working_order():
     [
         *[[], ["demo"], ["dataset"], ["dataset", "check"], ["dataset", "make"], ["extract"]],
         *[["cache", *command] for command in ([], ["info"], ["verify"], ["convert"], ["merge"])],
-        *[["weights"], ["weights", "import"], ["train-head"], ["evaluate"], ["report"], ["ablate"]],
+        *[["weights"], ["weights", "import"], ["train-head"], ["evaluate"], ["report"], ["ablate"], ["predict"]],
     ],
     ids=" ".join,
 )
