@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tables import heading, line
 
 from stvg.cache.index import Cache
 from stvg.evaluate.demo import RESOLUTION, SAMPLING, WORLD
@@ -151,8 +152,7 @@ def start(folder: Path, index: int, seed: int) -> None:
 def table(folder: Path, name: str) -> str:
     """Mean ± standard deviation over seeds, one line a row; cost columns where the table compares modes."""
     costs = COSTS if name == "modes" else ()
-    lines = ["| " + " | ".join(["", *METRICS, "trained parameters", *costs, "seeds"]) + " |"]
-    lines += ["| --- |" + " ---: |" * (len(METRICS) + len(costs) + 2)]
+    lines = [heading(["", *METRICS, "trained parameters", *costs, "seeds"])]
     for index, row in enumerate(ROWS):
         files = sorted(folder.glob(f"{index}-*.json"))
         if row.table != name or not files:
@@ -160,7 +160,7 @@ def table(folder: Path, name: str) -> str:
         runs = [json.loads(f.read_text()) for f in files]
         cells = [spread([100 * r[m] for r in runs]) for m in METRICS]
         cells += [f"{runs[0]['parameters']:,}", *(spread([r[c] for r in runs], 0) for c in costs), str(len(runs))]
-        lines.append("| " + " | ".join([row.name, *cells]) + " |")
+        lines.append(line([row.name, *cells]))
     return "\n".join(lines)
 
 

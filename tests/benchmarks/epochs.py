@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tables import table
 
 from stvg.cache.index import Cache
 from stvg.cache.sampling import Sampling
@@ -79,17 +80,20 @@ def main() -> None:
         f"{samples} samples of {chosen.frames} frames in {chosen.videos} videos, batches of {chosen.batch}, {chosen.amp}; "
         f"extraction {extraction:.1f} s for {report.frames} frames, set-up included; {torch.get_num_threads()} threads\n"
     )
-    print("| epoch | a sample | x cached | waiting for data | peak memory | extraction has paid after |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: |")
-    for name, f in found.items():
-        paid = "" if name == "cached" else f"{extraction / (f['seconds'] - base):.1f} epochs"
-        cells = [
-            f"{f['seconds'] / samples:.2f} s",
-            f"{f['seconds'] / base:.1f}",
-            f"{f['wait']:.1%}",
-            f"{f['memory'] / 1e9:.1f} GB",
-        ]
-        print("| " + " | ".join([name, *cells, paid]) + " |")
+    table(
+        ["epoch", "a sample", "x cached", "waiting for data", "peak memory", "extraction has paid after"],
+        [
+            [
+                name,
+                f"{f['seconds'] / samples:.2f} s",
+                f"{f['seconds'] / base:.1f}",
+                f"{f['wait']:.1%}",
+                f"{f['memory'] / 1e9:.1f} GB",
+                "" if name == "cached" else f"{extraction / (f['seconds'] - base):.1f} epochs",
+            ]
+            for name, f in found.items()
+        ],
+    )
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tables import table
 
 from stvg.cache.errors import VideoError
 from stvg.cache.sampling import video_grid
@@ -191,11 +192,6 @@ def memory(counts: list[int]) -> list[tuple[str, ...]]:
         first = first or ours
         rows.append((f"{count:,} videos", f"{ours:.0f} MB", f"{ours / first:.3f}"))
     return rows
-
-
-def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    for row in (head, tuple("---" for _ in head), *rows):
-        print("| " + " | ".join(row) + " |")
 
 
 def main() -> None:

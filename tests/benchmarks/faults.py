@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tables import heading, line
 
 from stvg.cache.errors import CacheError, StvgError
 from stvg.cache.index import Cache
@@ -241,7 +242,7 @@ def main() -> None:
     parser.add_argument("--videos", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
-    print("| what | tried | wrong |\n| --- | --- | --- |")
+    print(heading(["what", "tried", "wrong"]), flush=True)
     problems = []
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
@@ -250,13 +251,13 @@ def main() -> None:
         if chosen.kills:
             found, looks, wrong = kills(data, scratch, chosen.store, chosen.kills, chosen.seed)
             spread = f"{min(found)} to {max(found)} units complete then" if found else ""
-            print(f"| SIGKILL of two extractors at a random point, {spread} | {chosen.kills} | {len(wrong)} |")
-            print(f"| reading everything while they work | {looks} | {sum('reader' in w for w in wrong)} |")
+            print(line([f"SIGKILL of two extractors at a random point, {spread}", chosen.kills, len(wrong)]))
+            print(line(["reading everything while they work", looks, sum("reader" in w for w in wrong)]), flush=True)
             problems += wrong
         if chosen.writes != "0":
             some = None if chosen.writes == "all" else int(chosen.writes)
             total, tried, wrong = writes(data, scratch, chosen.store, some, chosen.seed)
-            print(f"| ENOSPC, EIO, EROFS at each of {total} writes, renames and syncs | {tried} | {len(wrong)} |")
+            print(line([f"ENOSPC, EIO, EROFS at each of {total} writes, renames and syncs", tried, len(wrong)]))
             problems += wrong
     print("\n".join(problems))
     raise SystemExit(1 if problems else 0)

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from tables import heading, line
 
 from stvg.cache.index import PART_ROWS, Cache, text_key, video_key
 from stvg.cache.sampling import video_grid
@@ -112,7 +113,7 @@ def main() -> None:
             f"{chosen.videos:,} videos, {chosen.sentences:,} sentences, {chosen.store}; "
             f"samples.parquet {table / 1e6:.0f} MB\n"
         )
-        print("| what | seconds | MB before | MB after | peak MB |\n| --- | --- | --- | --- | --- |")
+        print(heading(["what", "seconds", "MB before", "MB after", "peak MB"]))
         names = {
             "open": "open the cache",
             "list": "list its videos",
@@ -123,7 +124,7 @@ def main() -> None:
         for what, name in names.items():
             found = measure(path, what)
             cells = [f"{found['seconds']:.2f}", *(f"{found[k]:.0f}" for k in ("before", "after", "peak"))]
-            print("| " + " | ".join([name, *cells]) + " |", flush=True)
+            print(line([name, *cells]), flush=True)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accuracy import BUDGET, CPU, METRICS, make_videos, spread
+from tables import heading, line
 
 from stvg.cache.errors import VideoError
 from stvg.cache.index import Cache
@@ -108,7 +109,7 @@ def size(path: Path) -> int:
 def errors(exact: Store, folder: Path) -> str:
     """Per array and dtype: the largest error over the largest value of its unit, the root mean square over that of
     the values, and bytes a value."""
-    lines = ["| | " + " | ".join(DTYPES) + " |", "| --- |" + " ---: |" * len(DTYPES)]
+    lines = [heading(["", *DTYPES])]
     found: dict[str, list[str]] = {name: [] for name in ARRAYS}
     for dtype in DTYPES:
         store = open_store(folder / f"as-{dtype}", "zarr")
@@ -124,7 +125,7 @@ def errors(exact: Store, folder: Path) -> str:
         for name in ARRAYS:
             noise, power = np.sum(squares[name], axis=0)
             found[name].append(f"{100 * max(peaks[name]):.4f} / {100 * np.sqrt(noise / power):.4f}")
-    lines += [f"| {name} | " + " | ".join(cells) + " |" for name, cells in found.items()]
+    lines += [line([name, *cells]) for name, cells in found.items()]
     return "\n".join(lines)
 
 
@@ -143,13 +144,10 @@ def packing(exact: Store, folder: Path) -> str:
             measured[dtype, backend, compression] = (stored, reading(store, [key for key, _ in videos]))
     base = measured["float16", "zarr", None]
     raw = sum(array.size for _, array in videos)
-    lines = [
-        "| dtype | store | packing | bytes a value | size | time to read |",
-        "| --- | --- | --- | ---: | ---: | ---: |",
-    ]
+    lines = [heading(["dtype", "store", "packing", "bytes a value", "size", "time to read"])]
     for (dtype, backend, compression), (stored, spent) in measured.items():
         cells = (f"{stored / raw:.3f}", f"{stored / base[0]:.2f} x", f"{spent / base[1]:.1f} x")
-        lines.append(f"| {dtype} | {backend} | {compression or 'none'} | " + " | ".join(cells) + " |")
+        lines.append(line([dtype, backend, compression or "none", *cells]))
     rate = raw * 2 / base[1] / 1e9
     return "\n".join(lines) + f"\n\nPlain float16 in Zarr: {rate:.2f} GB/s, warm, one thread, checksums compared."
 
@@ -188,7 +186,7 @@ def per_frame(geometries: list[tuple[int, int]], dtype: str) -> dict[str, float]
 def projection(records: list[dict]) -> str:
     """Bytes of whole caches at 224 from element counts, all with the frame sizes of real VidSTG records."""
     sizes = {r["vid"]: (r["width"], r["height"]) for r in records}
-    lines = ["| | frames | level | " + " | ".join(DTYPES) + " |", "| --- | ---: | --- |" + " ---: |" * len(DTYPES)]
+    lines = [heading(["", "frames", "level", *DTYPES])]
     for dataset, (videos, grid) in GRID.items():
         frames = videos * grid
         regions = REGIONS.get(dataset, frames)
@@ -201,7 +199,7 @@ def projection(records: list[dict]) -> str:
                     total += regions * 16 * 1536 * bytes_a_cell(dtype, (10**6, 16, 1536))
                 most = "≤ " if level == "roi" and dataset not in REGIONS else ""
                 cells.append(f"{most}{total / 1e12:.2f} TB")
-            lines.append(f"| {dataset} | {frames / 1e6:.3f} M | {level} | " + " | ".join(cells) + " |")
+            lines.append(line([dataset, f"{frames / 1e6:.3f} M", level, *cells]))
     means = per_frame(list(sizes.values()), "float16")
     mean = ", ".join(f"{name.upper()} {value / 1e6:.3f} MB" for name, value in means.items())
     return "\n".join(lines) + f"\n\nFrame sizes of {len(sizes)} real videos; float16 a frame: {mean}."
@@ -268,8 +266,7 @@ def train_all(folder: Path, seeds: int, jobs: int) -> None:
 
 def scores(folder: Path) -> str:
     """Mean ± standard deviation over seeds: heads trained on a dtype, and float32's heads read from it."""
-    lines = ["| dtype | " + " | ".join(METRICS) + " | m_vIoU of float32's heads | moved by | seeds |"]
-    lines += ["| --- |" + " ---: |" * (len(METRICS) + 3)]
+    lines = [heading(["dtype", *METRICS, "m_vIoU of float32's heads", "moved by", "seeds"])]
     read = [json.loads(p.read_text()) for p in sorted(folder.glob("read-*.json"))]
     for dtype in DTYPES:
         runs = [json.loads(p.read_text()) for p in sorted(folder.glob(f"{dtype}-*.json"))]
@@ -278,7 +275,7 @@ def scores(folder: Path) -> str:
         cells = [spread([100 * r[m] for r in runs]) for m in METRICS]
         moved = [100 * (r[dtype]["m_vIoU"] - r["float32"]["m_vIoU"]) for r in read]
         cells += [spread([100 * r[dtype]["m_vIoU"] for r in read]), spread(moved, 2), str(len(runs))]
-        lines.append(f"| {dtype} | " + " | ".join(cells) + " |")
+        lines.append(line([dtype, *cells]))
     return "\n".join(lines)
 
 

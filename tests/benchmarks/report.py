@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from playwright.sync_api import Browser, sync_playwright
+from tables import heading, line
 
 from stvg.cache.sampling import Sampling
 from stvg.cache.schema import Sample, Tube, Video
@@ -116,8 +117,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch, sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=shutil.which("chromium"))
         print(f"Chromium {chromium.version}, {chosen.slots} slots a sample, {PICTURES} samples with frames\n")
-        print("| samples | written in | MB | usable after | ratio | first search | next search | turn a page | open one | heap MB |")  # fmt: skip  # noqa: E501
-        print("| ---: " * 10 + "|")
+        names = ["usable after", "ratio", "first search", "next search", "turn a page", "open one", "heap MB"]
+        print(heading(["samples", "written in", "MB", *names]))
         least = None
         for count in chosen.counts:
             path = (chosen.keep or Path(scratch)) / f"report-{count}.html"
@@ -130,7 +131,7 @@ def main() -> None:
             times = [f"{found[name]:.0f} ms" for name in ("search", "again", "turn", "open")]
             cells = [f"{count:,}", f"{took:.1f} s", f"{path.stat().st_size / 1e6:.1f}", f"{found['usable']:.0f} ms"]
             cells += [f"{found['usable'] / least:.1f}", *times, f"{found['heap']:.0f}"]
-            print("| " + " | ".join(cells) + " |", flush=True)
+            print(line(cells), flush=True)
         chromium.close()
 
 

@@ -21,9 +21,11 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import torch
+from tables import table
 
 from stvg.cache.index import Cache
 from stvg.cache.sampling import Sampling
@@ -173,13 +175,22 @@ def main() -> None:
         scratch = Path(name)
         write_vidstg(scratch / "data", SyntheticConfig(train=4, val=0, test=2, seed=3))
         assert exit_status(forked(lambda: extract(scratch / "data", scratch / "cache"))) == 0
-        shares = [chosen.kills * (i + 1) // len(chosen.modes) - chosen.kills * i // len(chosen.modes) for i in range(len(chosen.modes))]  # fmt: skip  # noqa: E501
+        ends = [chosen.kills * i // len(chosen.modes) for i in range(len(chosen.modes) + 1)]
+        shares = [after - before for before, after in pairwise(ends)]
         found = [disturb(scratch, mode, kills, rng) for mode, kills in zip(chosen.modes, shares, strict=True)]
-    print("| mode | steps of a run | runs | kills | of them SIGTERM | checkpoints left, at steps | differing tensors |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for f in found:
-        at = " ".join(str(s) if s >= 0 else "none" for s in sorted(f.at))
-        print(f"| {f.mode} | {f.steps} | {f.runs} | {f.kills} | {f.gentle} | {at} | {len(f.problems)} |")
+    steps = [" ".join(str(s) if s >= 0 else "none" for s in sorted(f.at)) for f in found]
+    table(
+        [
+            "mode",
+            "steps of a run",
+            "runs",
+            "kills",
+            "of them SIGTERM",
+            "checkpoints left, at steps",
+            "differing tensors",
+        ],
+        [[f.mode, f.steps, f.runs, f.kills, f.gentle, at, len(f.problems)] for f, at in zip(found, steps, strict=True)],
+    )
     problems = [p for f in found for p in f.problems]
     print("\n".join(problems))
     raise SystemExit(bool(problems))

@@ -20,6 +20,7 @@ from dataclasses import replace
 
 import torch
 from plain import PlainTubeDETR
+from tables import table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -283,13 +284,6 @@ def once(work: Step, device: str) -> float:
     if device != "cpu":
         torch.cuda.synchronize()
     return time.perf_counter() - start
-
-
-def table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    print("| " + " | ".join(names) + " |\n|" + " --- |" + " ---: |" * (len(names) - 1))
-    for row in rows:
-        print("| " + " | ".join(row) + " |")
-    print(flush=True)
 
 
 def main() -> None:
