@@ -11,8 +11,10 @@ from . import __version__
 from .cache.commands import cache
 from .cache.errors import StvgError
 from .cache.options import Commands
-from .evaluate.commands import ablate, demo, evaluate, report
+from .evaluate.ablate_commands import ablate
+from .evaluate.commands import demo, evaluate
 from .evaluate.predict_commands import predict
+from .evaluate.report_commands import report
 from .extract.commands import dataset, extract
 from .heads.commands import train_head, weights
 

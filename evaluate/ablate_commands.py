@@ -1,0 +1,93 @@
+"""``stvg ablate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..cache.options import CACHE, FOLDER, choose_device, protocol_option
+
+if TYPE_CHECKING:
+    from ..cache.objects import Location
+
+
+@click.command(short_help="Re-run the paper's ablations from one cache.")
+@click.option("--cache", "cache_path", type=CACHE, required=True, metavar="DIR", help="The cache all cells share.")
+@click.option(
+    "--cache-at",
+    "others",
+    type=(int, CACHE),
+    multiple=True,
+    metavar="RESOLUTION DIR",
+    help="The cache of another resolution, for table X.",
+)
+@click.option(
+    "--table", "names", multiple=True, help="III, IV, V, VI, VII, VIII, IX or X; may be repeated.  [all but X]"
+)
+@click.option("--grid", type=FOLDER, metavar="FILE", help="A YAML file with rows of your own instead.")
+@click.option("--preset", default="paper-hcstvg", show_default=True, help="What every cell starts from.")
+@click.option("--set", "assignments", multiple=True, metavar="A.B=C", help="Override a setting in every cell.")
+@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of every row.")
+@click.option("--split", default="train", show_default=True, help="Split to train on.")
+@click.option("--test-split", default="test", show_default=True, help="Split to score.")
+@protocol_option
+@click.option("--out", type=FOLDER, default=Path("runs/ablation"), show_default=True, help="Cells and tables.")
+@click.option(
+    "--devices",
+    default=None,
+    metavar="NAMES",
+    help="cpu,cpu or cuda:0,cuda:1 …: one cell at a time on each.  [the best one]",
+)
+def ablate(
+    cache_path: Location,
+    others: tuple[tuple[int, Location], ...],
+    names: tuple[str, ...],
+    grid: Path | None,
+    assignments: tuple[str, ...],
+    out: Path,
+    devices: str | None,
+    **chosen: Any,
+) -> None:
+    """Re-run the paper's ablations from one cache, or a grid of your own; finished cells never run again.
+
+    Exits with 1 when a cell failed; the others are completed.
+
+    \b
+    Examples:
+      stvg ablate --cache cache/hc1 --table III --seeds 3
+      stvg ablate --cache cache/hc1 --grid dropout.yaml --devices cuda:0,cuda:1
+    """
+    from tqdm import tqdm
+
+    from ..cache.config import nearest
+    from .ablation import TABLES, Plan, cells_of, read_grid, run_cells
+    from .ablation_table import lines_of, terminal, write_all
+
+    unknown = [n for n in names if n not in TABLES]
+    if unknown or (grid and names):
+        raise click.UsageError(
+            f"no table {unknown[0]!r}; {nearest(unknown[0], TABLES)}" if unknown else "--grid or --table"
+        )
+    tables = [read_grid(grid)] if grid else [TABLES[n] for n in names or (n for n in TABLES if n != "X")]
+    plan = Plan(out=out, caches={None: cache_path, **dict(others)}, settings=assignments, **chosen)
+    cells = cells_of(tables, plan)
+    finished = sum(cell.result is not None for cell in cells)
+    on = [str(choose_device(name)) for name in devices.split(",")] if devices else [str(choose_device(None))]
+    with tqdm(total=len(cells), initial=finished, desc="ablate", unit=" cells", disable=None) as bar:
+
+        def ended(cell: Any, error: str | None) -> None:
+            bar.update(1)
+            if error:
+                bar.write(f"{cell.row.label}, seed {cell.seed}, failed: {error}\n  see {cell.folder / 'log.txt'}")
+
+        failed = run_cells(cells, plan, on, ended)
+    found = {table.name: (table, lines_of(table, plan)) for table in tables}
+    write_all(out, found, plan)
+    for table, lines in found.values():
+        click.echo(terminal(table, lines, plan))
+    counts = f"{len(cells)} cells, {finished} finished before, {len(failed)} failed"
+    click.echo(f"{counts} → {out}/tables.md, tables.csv, tables.tex, plot.png")
+    if failed:
+        raise SystemExit(1)

@@ -1,0 +1,88 @@
+"""``stvg report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..cache.options import FOLDER, device_option, tick, tokenizer_option
+from .commands import score_chosen, scoring_options
+
+
+@click.command(short_help="One HTML page to look at: scores, curves, and a gallery of groundings.")
+@scoring_options
+@click.option("--videos", type=FOLDER, metavar="DIR", help="Folder of the videos.  [tubes without pictures]")
+@click.option(
+    "--pictures",
+    type=click.IntRange(min=0),
+    default=36,
+    show_default=True,
+    help="Samples that get frames: by turns the best, the median, the worst, and the most changed.",
+)
+@click.option(
+    "--metrics", type=FOLDER, metavar="FILE", help="metrics.jsonl of the training.  [beside the checkpoint, if there]"
+)
+@click.option(
+    "--against", type=FOLDER, metavar="FILE", help="Scores of another run (stvg evaluate --json) to set it beside."
+)
+@click.option("--name", default=None, help="What the run is called.  [folder of the checkpoint, or file's name]")
+@tokenizer_option
+@click.option("--out", type=FOLDER, default=Path("report.html"), show_default=True, help="The page.")
+@device_option
+def report(
+    videos: Path | None,
+    pictures: int,
+    metrics: Path | None,
+    against: Path | None,
+    name: str | None,
+    out: Path,
+    **chosen: Any,
+) -> None:
+    """Write one HTML page to look at, which needs no network, no server and no other file.
+
+    Exits with 3 when videos could not be read: the page says which, and is whole without their frames.
+
+    \b
+    Examples:
+      stvg report --checkpoint runs/fsm/best.safetensors --cache cache/vidstg --videos vidor/video --out report.html
+      stvg report --predictions tubes.jsonl --dataset vidstg --annotations vidstg --against fsm.json
+    """
+    from tqdm import tqdm
+
+    from ..cache.errors import UsageError
+    from .compare import ScoresFile, compare, read_scores
+    from .report.findings import Findings
+    from .report.page import write_report
+    from .report.training import read_training
+
+    if videos and not videos.is_dir():  # before a head runs for minutes
+        raise UsageError(f"{videos} is not a folder of videos", effect="nothing was read", hint="--videos DIR")
+    checkpoint, source = chosen["checkpoint"], chosen["checkpoint"] or chosen["predictions"]
+    if metrics is None and checkpoint and (beside := checkpoint.parent / "metrics.jsonl").exists():
+        metrics = beside
+    training = read_training(metrics) if metrics else []
+    other = read_scores(against) if against else None
+    needed = videos if checkpoint else None  # by heads that were trained end to end
+    scored = score_chosen(**chosen, videos=needed, batch_size=None, shuffle_sentences=None, out=None, explain=True)
+    ours = ScoresFile.of(source, scored.scores)
+    findings = Findings(
+        name=name or (checkpoint.absolute().parent.name if checkpoint else source.stem),
+        dataset=scored.dataset,
+        split=chosen["split"],
+        scores=scored.scores,
+        samples=scored.samples,
+        tubes=scored.tubes,
+        evidence=scored.evidence,
+        training=training,
+        against=compare(other, ours) if other else None,
+        facts=scored.facts,
+    )
+    with tqdm(desc="pictures", unit=" videos", disable=None) as bar:
+        written = write_report(out, findings, videos, pictures, lambda: tick(bar))
+    click.echo(f"{written.path}  {written.bytes / 1e6:.1f} MB, {written.pictured} samples with frames")
+    for fault in written.faults.values():
+        click.echo(f"{type(fault).__name__}: {fault}", err=True)
+    if written.faults:
+        raise SystemExit(3)
