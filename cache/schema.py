@@ -212,14 +212,17 @@ class Recipe:
                 "the recipe in cache.json cannot be read", found=error, hint="stvg extract again"
             ) from None
 
+    def differing(self, other: Recipe) -> dict[str, tuple[Any, Any]]:
+        """The fields in which two recipes differ, with the value of each."""
+        mine, theirs = asdict(self), asdict(other)
+        return {name: (mine[name], theirs[name]) for name in mine if mine[name] != theirs[name]}
+
     def require_equal(self, other: Recipe, where: object) -> None:
         """Refuse ``other`` (what is asked for now) unless it equals this one (what the cache was made with)."""
-        mine, theirs = asdict(self), asdict(other)
-        differing = [name for name in mine if mine[name] != theirs[name]]
-        if differing:
+        if differing := self.differing(other):
             raise CacheError(
                 f"{where} was made with another recipe",
-                **{name: f"cache has {mine[name]!r}, asked for {theirs[name]!r}" for name in differing},
+                **{name: f"cache has {mine!r}, asked for {theirs!r}" for name, (mine, theirs) in differing.items()},
                 effect="nothing was read or written",
                 hint="use the options the cache was made with, or another --out folder",
             )

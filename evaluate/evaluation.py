@@ -75,12 +75,11 @@ def load_head(path: Path, device: torch.device, tokenizer: str | None = None) ->
 
 def require_features(head: Head, recipe: Recipe, where: object) -> None:
     """Refuse features this head was not trained on: CacheError."""
-    trained, found = head.recipe.to_json(), recipe.to_json()
-    differing = [name for name in READ_AS_TRAINED if trained[name] != found[name]]
+    differing = {k: values for k, values in head.recipe.differing(recipe).items() if k in READ_AS_TRAINED}
     if differing:
         raise CacheError(
             f"{where}: other features than this head was trained on",
-            **{name: f"trained on {trained[name]!r}, found {found[name]!r}" for name in differing},
+            **{name: f"trained on {mine!r}, found {theirs!r}" for name, (mine, theirs) in differing.items()},
             effect="nothing was predicted",
             hint="use the encoders and geometry the head's cache was extracted with",
         )

@@ -63,6 +63,10 @@ class Backbone(nn.Module):
         """A copy for inference alone: the same function in fewer steps, where there are any to save."""
         return self
 
+    def for_extraction(self, device: torch.device) -> Backbone:
+        """Folded, on a device, and laid out as its convolutions are fastest."""
+        return self.folded().to(device).to(memory_format=torch.channels_last)
+
     def freeze(self) -> Backbone:
         """Hash the weights and switch to frozen evaluation."""
         self.weights_sha256 = state_sha256(self.state_dict(), self.name.encode())

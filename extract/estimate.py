@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from ..cache.index import Cache, video_key
 from ..cache.quantise import stored_bytes
@@ -137,7 +136,7 @@ def _measure(job: ExtractJob, ready: Prepared, by_video: dict[str, list[Sample]]
     batches |= {batch.pixels.shape: batch for batch in mixer.rest() if batch.pixels.shape not in batches}
     if not decoded:
         return None
-    backbone = ready.backbone.folded().to(job.device).to(memory_format=torch.channels_last)
+    backbone = ready.backbone.for_extraction(job.device)
     encoding = [_encode_seconds(backbone, batch, job) / job.batch_frames for batch in batches.values()]
     views = len(next(iter(clips.values())).views)
     return Speed(decoding / decoded, float(np.mean(encoding)) * views, decoded, read)

@@ -135,8 +135,7 @@ def extract(
     for sample in samples:
         by_video.setdefault(sample.video.video_id, []).append(sample)
     mine = {video_id: by_video[video_id] for video_id in options.part.of(list(by_video))}
-    backbone = backbone.folded().to(options.device).to(memory_format=torch.channels_last)
-    return Extraction(cache, mine, files, backbone, options, progress).run()
+    return Extraction(cache, mine, files, backbone.for_extraction(options.device), options, progress).run()
 
 
 def write_text(cache: Cache, samples: Sequence[Sample], text: TextEncoder, options: Options) -> None:
