@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .dropout import dropout, keep_scale, kept
+from .precision import at_least_float32
 
 TILE_BYTES = 4 * 1024 * 1024
 """Attention weights worked on together on a CPU: what its cache holds."""
@@ -58,11 +59,6 @@ class Attention(nn.Module):
         weights = at_least_float32(scores).masked_fill(key_padding[:, None, None], -torch.inf).softmax(-1)
         mixed = dropout(weights, self.dropout, self.training).to(v.dtype) @ v
         return self.out_proj(merge_heads(mixed)), weights.mean(1)
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Half precision raised to float32, for softmax over time and for statistics; wider types stay."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from .attention import Attention
 from .dropout import Dropout
 from .feed_forward import feed_forward
+from .layers import Stack
 
 
 class DecoderLayer(nn.Module):
@@ -51,7 +52,7 @@ class DecoderLayer(nn.Module):
         return x, weights.unflatten(0, (B, N))
 
 
-class Decoder(nn.Module):
+class Decoder(Stack):
     """A stack of decoder layers and one final norm, applied to every layer's output."""
 
     def __init__(self, d: int, heads: int, ffn: int, layers: int, dropout: float) -> None:
@@ -78,7 +79,7 @@ class Decoder(nn.Module):
         memory_padding = None if memory_padding is None else memory_padding.flatten(0, 1)
         states, attention = [], []
         for layer in self.layers if layers is None else layers:
-            x, weights = layer(x, position, keys, values, memory_padding, frame_padding)
+            x, weights = self.run(layer, x, position, keys, values, memory_padding, frame_padding)
             states.append(self.norm(x))
             attention.append(weights)
         return states, attention

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from .attention import Attention
 from .dropout import Dropout
 from .feed_forward import feed_forward
+from .layers import Stack
 
 
 class EncoderLayer(nn.Module):
@@ -26,7 +27,7 @@ class EncoderLayer(nn.Module):
         return self.norm2(x + self.dropout(feed_forward(x, self.linear1, self.linear2, self.dropout.p, self.training)))
 
 
-class Encoder(nn.Module):
+class Encoder(Stack):
     """A stack of encoder layers without a final norm."""
 
     def __init__(self, d: int, heads: int, ffn: int, layers: int, dropout: float) -> None:
@@ -36,5 +37,5 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor, position: Tensor, padding: Tensor) -> Tensor:
         """x, position (R, L, d), padding (R, L) bool; R = videos · frames → memory (R, L, d)."""
         for layer in self.layers:
-            x = layer(x, position, padding)
+            x = self.run(layer, x, position, padding)
         return x

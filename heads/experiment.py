@@ -43,6 +43,9 @@ class TrainConfig:
     """Decay of the averaged weights, which are the ones evaluated; updated after every optimiser step."""
     amp: str = "none"
     """``none`` or ``bf16``: autocast of the forward pass. Losses stay in float32."""
+    recompute: bool = False
+    """Forget what happens inside the transformer layers and compute it again in the backward pass: less memory, more time,
+    the same weights bit for bit."""
     temporal_crop: bool = True
     views: bool = True
     """Train on every stored view of a video; end to end, on a freshly drawn one for every sample."""

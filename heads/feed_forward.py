@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .dropout import dropout, keep_scale, kept
+from .precision import at_least_float32, product_type
 
 TILE = 512
 """Rows of a tile: with 2,048 hidden units 4 MiB in float32."""
@@ -21,8 +22,8 @@ def feed_forward(x: Tensor, inner: nn.Linear, outer: nn.Linear, p: float, traini
     """outer(dropout(relu(inner(x)))): (…, d) → (…, d), in autocast's type where there is one."""
     if x.device.type != "cpu":
         return outer(dropout(F.relu(inner(x)), p, training))
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-    operands = [t.to(dtype) for t in (x.flatten(0, -2), inner.weight, inner.bias, outer.weight, outer.bias)]
+    dtype, weights = product_type(inner.weight), (inner.weight, inner.bias, outer.weight, outer.bias)
+    operands = [t.to(dtype) for t in (x.flatten(0, -2), *weights)]
     with torch.autocast("cpu", enabled=False):
         return _Tiled.apply(*operands, p if training else 0.0).view(x.shape)
 
@@ -46,9 +47,12 @@ class _Tiled(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
         x, inner, weight, hidden = ctx.saved_tensors
-        gradient = gradient.contiguous()
-        passed, back = torch.empty_like(hidden), torch.empty_like(x)
-        for g, h, a, b in zip(*(t.split(TILE) for t in (gradient, hidden, passed, back)), strict=True):
-            torch.ops.aten.threshold_backward(g @ weight, h, 0, grad_input=a)
-            torch.mm(a, inner, out=b)
-        return back, passed.t() @ x, passed.sum(0), (gradient.t() @ hidden).mul_(ctx.scale), gradient.sum(0), None
+        gradient, to_x = gradient.contiguous(), torch.empty_like(x)
+        to_inner, to_bias = (torch.zeros_like(at_least_float32(t)) for t in (inner, inner[:, 0]))
+        for g, h, a, b in zip(*(t.split(TILE) for t in (gradient, hidden, x, to_x)), strict=True):
+            passed = torch.ops.aten.threshold_backward(g @ weight, h, 0)
+            torch.mm(passed, inner, out=b)
+            to_inner += passed.t() @ a
+            to_bias += passed.sum(0)
+        to_outer = (gradient.t() @ hidden).mul_(ctx.scale)
+        return to_x, to_inner.to(x.dtype), to_bias.to(x.dtype), to_outer, gradient.sum(0), None

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from .attention import at_least_float32
 from .dropout import Dropout
+from .precision import at_least_float32, product_type
 
 
 class MLP(nn.Module):
@@ -30,6 +33,42 @@ class MLP(nn.Module):
                 x = x.relu()
             x = self.dropout(x)
         return x
+
+
+class Stack(nn.Module):
+    """Transformer layers that run one after the other."""
+
+    recompute = False
+    """Keep only what goes into a layer, and run it again in the backward pass: the same bits in less memory."""
+
+    def run(self, layer: nn.Module, *inputs: Tensor | None) -> Any:
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(layer, *inputs, use_reentrant=False)
+        return layer(*inputs)
+
+
+class StoredLinear(nn.Linear):
+    """A linear layer on cached features of any float type. For the backward pass it keeps them as they are stored, not the
+    wider copy it multiplies: of the backbone's 2,048 channels that copy would be the head's largest activation but one."""
+
+    def forward(self, stored: Tensor) -> Tensor:
+        dtype = product_type(self.weight)
+        with torch.autocast(stored.device.type, enabled=False):
+            return _FromStored.apply(stored, self.weight.to(dtype), self.bias.to(dtype))
+
+
+class _FromStored(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, stored, weight, bias):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(stored, weight)
+        return F.linear(stored.to(weight.dtype), weight, bias)
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        stored, weight = ctx.saved_tensors
+        rows, cells = gradient.flatten(0, -2), stored.flatten(0, -2).to(weight.dtype)
+        to_stored = (gradient @ weight).to(stored.dtype) if ctx.needs_input_grad[0] else None
+        return to_stored, rows.t() @ cells, rows.sum(0)
 
 
 def sine_axis(position: Tensor, extent: Tensor, features: int) -> Tensor:

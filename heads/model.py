@@ -14,7 +14,7 @@ from .decoder import Decoder
 from .dropout import Dropout
 from .encoder import Encoder
 from .fusion import Fusion, FusionConfig
-from .layers import MLP, MaskedGroupNorm, roi_align, roi_sine, sine_2d, time_code
+from .layers import MLP, MaskedGroupNorm, StoredLinear, roi_align, roi_sine, sine_2d, time_code
 
 GROUPS = 32
 
@@ -137,7 +137,7 @@ class LevelProjection(nn.Module):
 
     def __init__(self, channels: int, d: int, norm: str) -> None:
         super().__init__()
-        self.conv = nn.Linear(channels, d)
+        self.conv = StoredLinear(channels, d)
         self.norm = MaskedGroupNorm(GROUPS, d) if norm == "groupnorm" else None
 
     def forward(self, cells: Tensor, padding: Tensor | None = None) -> Tensor:
@@ -153,7 +153,7 @@ class FSM(nn.Module):
         super().__init__()
         c, d = config, config.d
         self.config, self.features = config, features
-        self.input_proj = nn.Linear(features.channels[-1], d)
+        self.input_proj = StoredLinear(features.channels[-1], d)
         self.resizer = Resizer(features.text_width, d, c.dropout)
         self.fusion = Fusion(d, c.max_frames, c.fusion, c.dropout)
         self.encoder = Encoder(d, c.heads, c.ffn, c.encoder_layers, c.dropout)
@@ -192,12 +192,16 @@ class FSM(nn.Module):
             anchor = self.anchor_stream(inputs, targets, memory, shape, times)
         return Output(layers, anchor)
 
+    def recompute(self, on: bool) -> None:
+        """Whether training forgets what happens inside the transformer layers, and computes it again; see `Stack`."""
+        self.encoder.recompute = self.decoder.recompute = on
+
     def encode(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
         """Memory, its position code (B, T, h·w + M, d), its padding (B, T, h·w + M), and (h, w)."""
         T, stride = inputs.frame_padding.shape[1], self.config.stride
         slow = inputs if stride == 1 else every(inputs, stride, keep_frames=self.config.fast)
         index = slow.frame_index  # (B, ⌈T / stride⌉)
-        visual = self.input_proj(slow.c5.to(self.input_proj.weight.dtype)).flatten(1, 2)  # (U, h·w, d)
+        visual = self.input_proj(slow.c5).flatten(1, 2)  # (U, h·w, d)
         cells = slow.cell_padding.flatten(1)
         words = self.resizer(inputs.tokens)
         x, words = self.fusion(visual, words, cells, inputs.token_padding, index, slow.frame_padding)
@@ -283,13 +287,12 @@ class FSM(nn.Module):
         """Projected RoI features (G, S², d) of C3 or C4, from stored regions or from stored maps."""
         projection = self.level_proj[level]
         assert isinstance(projection, LevelProjection)
-        weight = projection.conv.weight
         if self.config.multiscale == "roi":
             if targets.roi is None:
                 raise ValueError("multiscale=roi needs a cache with --levels roi")
             width = self.features.channels[0]
             part = targets.roi[..., :width] if level == "c3" else targets.roi[..., width:]
-            return projection(part.to(weight.dtype))
+            return projection(part)
         maps = targets.c3 if level == "c3" else targets.c4
         if maps is None:
             raise ValueError("multiscale=full needs a cache with --levels full")
@@ -297,7 +300,7 @@ class FSM(nn.Module):
         rows = torch.arange(h, device=maps.device)[None, :, None] >= extents[:, 0, None, None]
         columns = torch.arange(w, device=maps.device)[None, None] >= extents[:, 1, None, None]
         padding = (rows | columns).flatten(1)
-        projected = projection(maps.flatten(1, 2).to(weight.dtype), padding).unflatten(1, (h, w))
+        projected = projection(maps.flatten(1, 2), padding).unflatten(1, (h, w))
         return roi_align(projected, corners, extents, self.features.roi_size)
 
 

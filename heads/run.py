@@ -84,6 +84,7 @@ class Run:
             self.encoders.set_trained(backbone=t.lr_backbone > 0, text=t.lr_text > 0)
         self.dataset = self.open_split(split, targets)
         head = build_model(experiment.model, feature_facts(cache), t.seed)
+        head.recompute(t.recompute)
         self.start = None if init is None else start_from(head, init)
         self.model = Grounder(head, self.encoders).to(device)
         self.ema = EMA(self.model, t.ema)

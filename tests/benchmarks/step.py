@@ -115,10 +115,19 @@ def head(preset: str, settings: Sequence[str] = ()) -> FSM:
     return build_model(load_experiment(preset, settings).model, FACTS)
 
 
-def ours(preset: str, inputs: Inputs, targets: Targets, amp: bool, device: str, settings: Sequence[str] = ()) -> Step:
+def ours(
+    preset: str,
+    inputs: Inputs,
+    targets: Targets,
+    amp: bool,
+    device: str,
+    settings: Sequence[str] = (),
+    recompute: bool = False,
+) -> Step:
     """One step over the whole batch."""
     hold_memory()
     model = head(preset, settings).to(device).train()
+    model.recompute(recompute)
     trainer = Trainer(model, preset, amp, fused=True)
     inputs, targets = inputs.to(torch.device(device)), targets.to(torch.device(device))
     return lambda: trainer.step(lambda: model(inputs, targets), targets)
@@ -170,6 +179,7 @@ def plain_table(inputs: Inputs, targets: Targets, rounds: int, device: str, cell
     apart = max(abs(mine[k] - torch.stack([t[k] for t in theirs]).mean()).item() / abs(mine[k].item()) for k in mine)
     print(f"Losses without dropout, float32: {len(mine)} terms, at most {apart:.1e} of a term apart.\n")
     ways = [("plain", 0, 1), ("plain", 1, 1), ("ours", 0, 1), ("ours", 1, 1), ("ours", 0, count), ("ours", 1, count)]
+    ways += [("recomputed", amp, n) for n in (1, count) for amp in (0, 1)]
     found: dict[tuple[str, int, int], list[dict[str, float]]] = {way: [] for way in ways}
     for way in ways * 2:  # processes of their own: ours changes how one holds its memory
         words = ["--one", *map(str, way), "--device", device, "--rounds", str(rounds), "--cells", *map(str, cells)]
@@ -197,7 +207,10 @@ def plain_table(inputs: Inputs, targets: Targets, rounds: int, device: str, cell
 def one(name: str, amp: bool, count: int, rounds: int, device: str, cells: tuple[int, int]) -> dict[str, float]:
     """Median seconds of a step, and the bytes it needs beyond model, optimiser and data."""
     inputs, targets = clips(count, cells=cells)
-    step = plain(inputs, targets, amp, device) if name == "plain" else ours("tubedetr", inputs, targets, amp, device)
+    if name == "plain":
+        step = plain(inputs, targets, amp, device)
+    else:
+        step = ours("tubedetr", inputs, targets, amp, device, recompute=name == "recomputed")
     if device == "cpu":
         before = status("VmRSS")
         step()

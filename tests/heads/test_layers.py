@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
+from torch import nn
 from torchvision.ops import roi_align as torchvision_roi_align
 
-from stvg.heads.layers import MaskedGroupNorm, roi_align, roi_sine, sine_2d, time_code
+from stvg.heads.layers import MaskedGroupNorm, StoredLinear, roi_align, roi_sine, sine_2d, time_code
 
 EXTENTS = torch.tensor([[9, 13]] * 3)
 CORNERS = torch.tensor([[0, 0, 13, 9.0], [1.2, 2.2, 7.7, 8.8], [5, 1, 12.9, 3]])
@@ -56,3 +58,33 @@ def test_group_norm_with_padding_equals_torch_without():
     padding[:, 6:] = True
     expected = torch.nn.GroupNorm(4, 8)(x[:, :6].transpose(1, 2)).transpose(1, 2)
     torch.testing.assert_close(norm(x, padding)[:, :6], expected)
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_layer_on_stored_features_is_a_linear_layer_that_keeps_them_as_they_are_stored(stored):
+    torch.manual_seed(0)
+    ours, theirs = StoredLinear(6, 4), nn.Linear(6, 4)
+    ours.load_state_dict(theirs.state_dict())
+    features = torch.randn(5, 3, 2, 6).to(stored).requires_grad_()
+    same = features.detach().clone().requires_grad_()
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        found = ours(features)
+    expected = theirs(same.float())
+    assert torch.equal(found, expected)
+    assert [t.dtype for t in kept if t.shape == features.shape] == [stored]
+    gradient = torch.randn_like(found)
+    found.backward(gradient)
+    expected.backward(gradient)
+    assert torch.equal(features.grad, same.grad)
+    torch.testing.assert_close(ours.weight.grad, theirs.weight.grad)
+    torch.testing.assert_close(ours.bias.grad, theirs.bias.grad)
+
+
+def test_in_autocast_a_layer_on_stored_features_works_in_its_type_and_weights_keep_theirs():
+    layer = StoredLinear(6, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer(torch.randn(5, 6).half())
+    found.sum().backward()
+    assert found.dtype == torch.bfloat16
+    assert {layer.weight.grad.dtype, layer.bias.grad.dtype} == {torch.float32}

@@ -209,3 +209,28 @@ def test_float32_agrees_with_float64():
 def test_all_frames_weigh_the_same_at_the_start():
     model = build_model(small(), FACTS)
     assert torch.equal(model.fusion.frame_scale.tanh() + 1, torch.ones(12))
+
+
+@pytest.mark.parametrize("amp", [False, True], ids=["float32", "bf16"])
+def test_layers_that_are_computed_again_give_the_same_bits_and_keep_less(amp):
+    """Dropout included: what is drawn the second time is what was drawn the first."""
+
+    def step(recompute):
+        model = build_model(small(dropout=0.2), FACTS, 0).train()
+        model.recompute(recompute)
+        inputs, targets = batch(CLIPS)
+        sizes = []
+        torch.manual_seed(7)
+        counted = torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.nbytes) or t, lambda t: t)
+        with counted, torch.autocast("cpu", torch.bfloat16, enabled=amp):
+            output = model(inputs, targets)
+        losses = Criterion(LossConfig())(output, targets, inputs.frame_padding)
+        torch.stack(list(losses.values())).sum().backward()
+        return sum(sizes), losses, {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+    kept, losses, gradients = step(recompute=False)
+    less, same_losses, same = step(recompute=True)
+    assert all(torch.equal(losses[k], same_losses[k]) for k in losses)
+    assert gradients.keys() == same.keys()
+    assert all(torch.equal(g, same[n]) for n, g in gradients.items())
+    assert less < 0.7 * kept
