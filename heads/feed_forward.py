@@ -41,12 +41,13 @@ class _Tiled(torch.autograd.Function):
             if p:
                 h.mul_(kept(h.shape, p, h.dtype))
             torch.addmm(outer_bias, h, weight.t(), out=b)
-        ctx.save_for_backward(x, inner, weight, hidden)
+        ctx.save_for_backward(x, inner, outer, hidden)
         return out
 
     @staticmethod
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
-        x, inner, weight, hidden = ctx.saved_tensors
+        x, inner, outer, hidden = ctx.saved_tensors
+        weight = outer * ctx.scale
         gradient, to_x = gradient.contiguous(), torch.empty_like(x)
         to_inner, to_bias = (torch.zeros_like(at_least_float32(t)) for t in (inner, inner[:, 0]))
         for g, h, a, b in zip(*(t.split(TILE) for t in (gradient, hidden, x, to_x)), strict=True):
