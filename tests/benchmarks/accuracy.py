@@ -1,4 +1,4 @@
-"""What each part of the head, and each training mode, is worth on synthetic videos at one small fixed budget.
+"""What parts of the head, training modes and batches of one video's sentences are worth on synthetic videos, at one budget.
 
     uv run python tests/benchmarks/accuracy.py --out bench [--seeds 3] [--jobs 2] [--only modes]
 
@@ -84,6 +84,7 @@ ROWS = [
         (*FULL, "train.mode=end-to-end", "train.lr_text=0.001", "train.lr_backbone=0.0006"),
         "full",
     ),
+    *(Row("grouping", f"at most {n} of a video together", (f"train.per_video={n}",)) for n in (1, 2, 4, 8)),
 ]
 
 
@@ -151,7 +152,7 @@ def start(folder: Path, index: int, seed: int) -> None:
 
 def table(folder: Path, name: str) -> str:
     """Mean ± standard deviation over seeds, one line a row; cost columns where the table compares modes."""
-    costs = COSTS if name == "modes" else ()
+    costs = () if name == "variants" else COSTS
     lines = [heading(["", *METRICS, "trained parameters", *costs, "seeds"])]
     for index, row in enumerate(ROWS):
         files = sorted(folder.glob(f"{index}-*.json"))
@@ -189,7 +190,7 @@ def main() -> None:
     print(
         f"{TRAIN_VIDEOS} training and {TEST_VIDEOS} held-out videos, {sorted(steps)} steps, {chosen.jobs} runs at once\n"
     )
-    for name in ("variants", "modes"):
+    for name in dict.fromkeys(row.table for row in ROWS):
         if chosen.only in (None, name):
             print(table(chosen.out, name), end="\n\n")
 
