@@ -48,8 +48,8 @@ class Reading:
     """(T,) probability that the moment starts at each slot; they add up to 1."""
     end: FloatArray
     """(T,) probability that it ends with each slot."""
-    attention: FloatArray
-    """(T, T) temporal attention, rows = the slots that look; windows do not see each other."""
+    attention: tuple[FloatArray, ...]
+    """Of every window (t, t) temporal attention, rows = the slots that look; windows do not see each other."""
 
 
 def choose_query(score: Tensor | None) -> tuple[int, float]:
@@ -112,8 +112,8 @@ def explain(windows: list[Window]) -> Reading:
     tube = join(windows)
     query = tube.query or 0
     start, end = torch.cat([w.span[query] for w in windows]).softmax(0).double().numpy().T
-    attention = torch.block_diag(*(w.attention[query] for w in windows if w.attention is not None))
-    return Reading(tube, start, end, attention.double().numpy())
+    attention = tuple(w.attention[query].double().numpy() for w in windows if w.attention is not None)
+    return Reading(tube, start, end, attention)
 
 
 def predict(model: Grounder, batches: Iterable[Batch], device: torch.device) -> Iterator[Tube]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import block_diag
 
 from ...cache.sampling import FloatArray
 from ...cache.schema import Sample, Tube
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from ...cache.index import Cache
     from ...heads.infer import Reading
     from ..evaluation import Head
+
+
+MATRIX_SLOTS = 400
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,15 +49,18 @@ class Evidence:
     """(T,) probability of the moment's first slot."""
     end: Shades
     """(T,) of its last."""
-    attention: Shades
-    """(T, T) temporal attention of the chosen candidate, rows = the slots that look."""
+    attention: Shades | None
+    """(T, T) temporal attention of the chosen candidate, rows = the slots that look. None for a clip of more than
+    ``MATRIX_SLOTS``: it grows with the square of T."""
     looked_at: Shades
     """(T,) attention that each slot gets, mean over all slots that look."""
 
     @classmethod
     def of(cls, reading: Reading) -> Self:
-        attention = reading.attention
-        return cls(*map(Shades.of, (reading.start, reading.end, attention, attention.mean(axis=0))))
+        slots = len(reading.start)
+        looked_at = np.concatenate([window.sum(axis=0) for window in reading.attention]) / slots
+        matrix = Shades.of(block_diag(*reading.attention)) if slots <= MATRIX_SLOTS else None
+        return cls(Shades.of(reading.start), Shades.of(reading.end), matrix, Shades.of(looked_at))
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def _block(findings: Findings, rows: Shown, chosen: set[Id]) -> dict[str, Any]:
 def _evidence(evidence: Evidence, whole: bool) -> dict[str, Any]:
     """``whole``: with the attention of every slot, not only its mean."""
     found = {"start": evidence.start, "end": evidence.end, "looked_at": evidence.looked_at}
-    if whole:
+    if whole and evidence.attention is not None:
         found["attention"] = evidence.attention
     return {name: _shades(shades) for name, shades in found.items()}
 

@@ -77,7 +77,7 @@ def a_split(count: int, slots: int) -> Findings:
         known = sample.boxes_at(np.clip(frames, start, start + length - 1))
         tube = Tube(i, start + rng.integers(-30, 30), start + length, frames, known + rng.normal(0, 20, (T, 4)), 0.8, 0)
         attention = rng.dirichlet(np.full(T, 0.3), T)
-        reading = Reading(tube, rng.dirichlet(np.full(T, 0.1)), rng.dirichlet(np.full(T, 0.1)), attention)
+        reading = Reading(tube, rng.dirichlet(np.full(T, 0.1)), rng.dirichlet(np.full(T, 0.1)), (attention,))
         samples.append(sample)
         tubes[i], evidence[i] = tube, Evidence.of(reading)
     return Findings("a run", "benchmark", "test", score(samples, tubes), samples, tubes, evidence)

@@ -50,7 +50,7 @@ def a_reading(sample: Sample, off: float) -> Reading:
     T = len(frames)
     at = np.eye(T)[[int(np.searchsorted(frames, start)), min(T - 1, int(np.searchsorted(frames, end)))]]
     attention = np.full((T, T), 0.5 / T) + 0.5 * np.eye(T)
-    return Reading(Tube(sample.sample_id, start, end, frames, boxes, 0.9, 0), at[0], at[1], attention)
+    return Reading(Tube(sample.sample_id, start, end, frames, boxes, 0.9, 0), at[0], at[1], (attention,))
 
 
 def a_line(step: int) -> dict[str, Any]:

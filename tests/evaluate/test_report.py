@@ -22,13 +22,14 @@ from stvg.evaluate.compare import ScoresFile, compare
 from stvg.evaluate.metrics import SampleScore
 from stvg.evaluate.predictions import write_predictions
 from stvg.evaluate.report.breakdown import OUTCOMES, breakdowns, histogram, outcome
-from stvg.evaluate.report.findings import Findings, Shades
+from stvg.evaluate.report.findings import Evidence, Findings, Shades
 from stvg.evaluate.report.frames import choose, pictured_frames, shrink, take_pictures
-from stvg.evaluate.report.gallery import fractions, shown
+from stvg.evaluate.report.gallery import _evidence, fractions, shown
 from stvg.evaluate.report.page import json_block, render, write_report
 from stvg.evaluate.report.training import POINTS, charts_of, read_training
 from stvg.extract.decode import read_frames
 from stvg.extract.readers import read_annotations
+from stvg.heads.infer import Reading
 
 from .pages import HOSTILE, Opened, a_sample, browser, made_up
 
@@ -80,6 +81,21 @@ def test_half_of_the_pictures_are_of_what_is_boxed_and_half_of_all_the_clip(T, s
     assert len(found) <= 24
     assert len(found) >= min(12, T)
     assert ((found >= start) & (found < start + length)).sum() >= min(12, max(0, min(T - start, length)))
+
+
+def test_windows_of_a_clip_share_one_matrix_unless_the_clip_is_so_long_that_it_would_not_be_looked_at():
+    def reading(*sizes):
+        T = sum(sizes)
+        tube = Tube("a", 0, 5, np.arange(T), np.zeros((T, 4)))
+        return Reading(tube, np.full(T, 1 / T), np.full(T, 1 / T), tuple(np.full((n, n), 1 / n) for n in sizes))
+
+    found = Evidence.of(reading(3, 2))
+    assert (found.attention.levels > 0).tolist() == [[True] * 3 + [False] * 2] * 3 + [[False] * 3 + [True] * 2] * 2
+    np.testing.assert_allclose(found.looked_at.peak * found.looked_at.levels / 255, 0.2, atol=0.001)
+    hour = Evidence.of(reading(*[100] * 180))
+    assert hour.attention is None
+    assert hour.looked_at.levels.shape == hour.start.levels.shape == (18_000,)
+    assert set(_evidence(hour, whole=True)) == {"start", "end", "looked_at"}
 
 
 @given(st.lists(scores, min_size=1))
