@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
@@ -248,7 +249,7 @@ def test_every_option_named_belongs_to_the_command_it_is_named_with() -> None:
 def test_every_setting_named_exists_and_takes_the_value_shown() -> None:
     found = 0
     for where, text in SPANS:
-        for name, value in re.findall(r"\b(?!train\.json)((?:model|loss|train)\.[a-z_.]+)(?:=(\S+))?", text):
+        for name, value in re.findall(r"\b(?!\w+\.(?:py|json)\b)((?:model|loss|train)\.[a-z_.]+)(?:=(\S+))?", text):
             found += 1
             assert any(takes(preset, name, value) for preset in ("paper", "tubedetr")), f"{where}: {text}"
     assert found > 10
@@ -296,3 +297,11 @@ def test_every_link_leads_to_a_file_and_the_readme_to_every_page() -> None:
             assert target.startswith("http") or (document.parent / target).exists(), f"{document.name}: {target}"
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [page.name for page in DOCUMENTS if page.parent.name == "docs" and f"(docs/{page.name})" not in readme] == []
+
+
+def test_every_function_a_document_points_to_is_there() -> None:
+    pointers = [(where, text.split("::")) for where, text in SPANS if re.fullmatch(r"[\w/]+\.py::[\w.]+", text)]
+    assert len(pointers) > 20
+    for where, (file, name) in pointers:
+        module = import_module(f"stvg.{file.removesuffix('.py').replace('/', '.')}")
+        assert attrgetter(name)(module), where
