@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..cache.options import CACHE, FOLDER, choose_device, protocol_option
+from ..cache.options import CACHE, FOLDER, choose_device, protocol_option, say
 
 if TYPE_CHECKING:
     from ..cache.objects import Location
@@ -86,8 +86,8 @@ def ablate(
     found = {table.name: (table, lines_of(table, plan)) for table in tables}
     write_all(out, found, plan)
     for table, lines in found.values():
-        click.echo(terminal(table, lines, plan))
+        say(terminal(table, lines, plan))
     counts = f"{len(cells)} cells, {finished} finished before, {len(failed)} failed"
-    click.echo(f"{counts} → {out}/tables.md, tables.csv, tables.tex, plot.png")
+    say(f"{counts} → {out}/tables.md, tables.csv, tables.tex, plot.png")
     if failed:
         raise SystemExit(1)
