@@ -14,6 +14,7 @@ import numpy as np
 
 from ..cache.atomic import write_atomic
 from ..cache.index import Cache
+from ..cache.untrusted import in_latex, in_markdown
 from .ablation import Plan, Row, Table, cell_of, parameters
 from .published import NOT_ABLATED, is_ablated_split
 from .tables import render
@@ -98,16 +99,14 @@ def terminal(table: Table, lines: Sequence[Line]) -> str:
 def markdown(table: Table, lines: Sequence[Line]) -> str:
     header, *body = grid(lines)
     rows = [header, ["---", *["---:"] * (len(header) - 1)], *body]
-    text = "\n".join("| " + " | ".join(c.replace("|", r"\|") for c in row) + " |" for row in rows)
+    text = "\n".join("| " + " | ".join(map(in_markdown, row)) + " |" for row in rows)
     return f"**Table {table.name}: {table.title}**\n\n{text}\n\n{notes(table, lines)}\n"
 
 
 def latex(table: Table, lines: Sequence[Line]) -> str:
-    from .tables import escaped
-
     rows = grid(lines)
-    body = [" & ".join(map(escaped, row)) + r" \\" for row in rows]
-    caption = escaped(f"Table {table.name}: {table.title}. {notes(table, lines)}")
+    body = [" & ".join(map(in_latex, row)) + r" \\" for row in rows]
+    caption = in_latex(f"Table {table.name}: {table.title}. {notes(table, lines)}")
     return "\n".join(
         [
             r"\begin{table}",

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ..cache.options import FOLDER, choose_device, device_option, encoder_options
+from ..cache.options import FOLDER, choose_device, device_option, encoder_options, say
 
 
 @click.command(short_help="Ground sentences in a video of your own.")
@@ -42,7 +42,7 @@ def predict(
     from .evaluation import load_head
     from .predict import ground, write_videos
     from .predictions import write_predictions
-    from .tables import harmless, render
+    from .tables import render
 
     target = choose_device(device)
     head = load_head(checkpoint, target, encoders["tokenizer"])
@@ -54,12 +54,12 @@ def predict(
     fps = found.samples[0].video.fps
     rows = [
         [
-            harmless(sample.sentence).replace("\n", " "),
+            sample.sentence.replace("\n", " "),
             f"{tube.start / fps:.1f}–{tube.end / fps:.1f} s",
             f"{tube.start:g}–{tube.end - 1:g}",
             "–" if tube.score is None else f"{tube.score:.2f}",
         ]
         for sample, tube in zip(found.samples, found.tubes, strict=True)
     ]
-    click.echo(render(("sentence", "moment", "frames", "score"), rows, "lrrr"), nl=False)
-    click.echo(f"boxes → {out / 'predictions.jsonl'}" + (f", videos → {films[0]} …" if films else ""))
+    say(render(("sentence", "moment", "frames", "score"), rows, "lrrr"), nl=False)
+    say(f"boxes → {out / 'predictions.jsonl'}" + (f", videos → {films[0]} …" if films else ""))
