@@ -7,7 +7,6 @@ GPU or published weights is exchanged first, by `STAND_INS` and nothing else.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import runpy
@@ -28,14 +27,10 @@ import torch
 from safetensors.torch import save_file
 
 from stvg.cache.errors import StvgError
-from stvg.cache.index import Cache
 from stvg.cli import cli
 from stvg.evaluate.demo import Size
-from stvg.evaluate.evaluation import load_head, open_split, score_split, tubes_of
-from stvg.evaluate.predictions import write_predictions
+from stvg.evaluate.evaluation import load_head
 from stvg.heads.experiment import load_experiment
-from stvg.heads.run import Run
-from stvg.heads.train import train
 
 from .heads.test_published import fill, mdetr
 
@@ -44,13 +39,14 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 BENCHMARKS = ROOT / "tests/benchmarks"
 
 TINY = "--backbone tiny --resolution 64"
+SMALL = "--preset tiny --set train.epochs=1 --set model.max_frames=100"
 STAND_INS = {
     # Encoders and heads of published sizes → tiny ones, for one epoch.
     "--backbone-weights resnet101.safetensors --text-weights roberta-base/": TINY,
     "--backbone-weights weights/mdetr/backbone.safetensors "
     "--text-weights weights/mdetr/roberta.safetensors --tokenizer roberta-base/": TINY,
     "--init weights/mdetr/head.safetensors": "--init weights/tiny/head.safetensors",
-    "train-head": "train-head --preset tiny --set train.epochs=1",
+    "train-head --cache": f"train-head {SMALL} --cache",
     "--set train.epochs=1000": "--set train.epochs=1",
     # Fifteen runs → two.
     "--table III --table V --seeds 3": "--table IV --devices cpu,cpu --preset tiny --set train.epochs=1",
@@ -102,6 +98,11 @@ def shown_commands() -> dict[str, str]:
 
 
 COMMANDS = shown_commands()
+MADE_BY = (
+    f"train-head --cache cache/vidstg --out runs/fsm {SMALL}",
+    "evaluate --checkpoint runs/fsm/best.safetensors --cache cache/vidstg --out tubes.jsonl --json fsm.json",
+)
+"""What makes the run, the predictions and the scores that commands read."""
 
 
 def stood_in(command: str) -> list[str]:
@@ -122,25 +123,16 @@ def desk(synthetic: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPathFac
     for name in ("cache/vidstg", "cache/hc1", "hc1", "shard1", "shard2", "shard3"):
         shutil.copytree(tiny_cache, desk / name)
     torch.save({"model": fill(mdetr())}, desk / "pretrained_resnet101_checkpoint.pth")
-    leave_a_run(desk)
-    return desk
-
-
-def leave_a_run(desk: Path) -> None:
-    """runs/fsm; its weights, its predictions, and its scores as if of two runs."""
-    cpu, cache = torch.device("cpu"), Cache.open(desk / "cache/vidstg")
-    experiment = load_experiment("tiny", ["train.epochs=1"])
-    last = train(Run(desk / "runs/fsm", cache, experiment, "train", cpu))
-    for name in ("last.safetensors", "runs/fsm/best.safetensors"):
-        shutil.copy(last, desk / name)
-    head = load_head(last, cpu)
     (desk / "weights/tiny").mkdir(parents=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(desk)
+        for words in MADE_BY:
+            cli.main(shlex.split(words), standalone_mode=False)
+    shutil.copy(desk / "fsm.json", desk / "baseline.json")
+    shutil.copy(desk / "runs/fsm/last.safetensors", desk / "last.safetensors")
+    head = load_head(desk / "last.safetensors", torch.device("cpu"))
     save_file(head.model.head.state_dict(), desk / "weights/tiny/head.safetensors")
-    data = open_split(head, cache, "test")
-    tubes = tubes_of(head.model, data, head.batch_size, cpu)
-    write_predictions(desk / "tubes.jsonl", tubes.values())
-    for name in ("baseline.json", "fsm.json"):
-        (desk / name).write_text(json.dumps(score_split(data, tubes, "tubedetr").to_json()))
+    return desk
 
 
 def written_by(words: list[str]) -> list[str]:
