@@ -29,6 +29,7 @@ from ..extract.decode import probe
 from ..extract.runner import Options, extract, library_versions, write_text
 from ..extract.text import build_text_encoder
 from .evaluation import Head, open_split, require_features, tubes_of
+from .predictions import write_predictions
 
 SPLIT = "asked"
 
@@ -40,6 +41,12 @@ class Grounding:
     video: Video
     samples: list[Sample]
     tubes: list[Tube]
+
+    def write(self, out: Path) -> Path:
+        """The tubes as ``out``/predictions.jsonl; the folder is made."""
+        out.mkdir(parents=True, exist_ok=True)
+        write_predictions(out / "predictions.jsonl", self.tubes, {s.sample_id: s for s in self.samples})
+        return out / "predictions.jsonl"
 
 
 class Predictor:
@@ -56,6 +63,11 @@ class Predictor:
         found = replace(head.recipe, text_sha256=self.text.weights_sha256)
         require_features(head, found, "the text encoder named here")
 
+    @property
+    def reads_extraction(self) -> bool:
+        """Whether features are those of an extraction; nothing is extracted then."""
+        return (self.features / HEADER).exists()
+
     @cached_property
     def backbone(self) -> Backbone:
         """Built when a video is first extracted. Raises CacheError when it is not the one the head was trained on."""
@@ -64,6 +76,11 @@ class Predictor:
         found = replace(recipe, backbone_sha256=backbone.weights_sha256)
         require_features(self.head, found, "the backbone named here")
         return backbone
+
+    def require_backbone(self) -> None:
+        """Build the backbone now if a video may need it, so that a wrong one is refused before anybody asks."""
+        if not self.reads_extraction:
+            _ = self.backbone
 
     def ground(self, file: Path, sentences: Sequence[str]) -> Grounding:
         """Find what every sentence means.
@@ -87,7 +104,7 @@ class Predictor:
         In the cache of an extraction a video is known by where its file lies, and nothing is added. Elsewhere it is known
         by its content, whatever the file's name, and extracted now unless it was before.
         """
-        if (self.features / HEADER).exists():
+        if self.reads_extraction:
             cache = Cache.open(self.features)
             require_features(self.head, cache.recipe, cache.path)
             return cache, find_video(cache, file)

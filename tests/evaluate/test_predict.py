@@ -20,28 +20,12 @@ from stvg.evaluate.film import BAR, YELLOW
 from stvg.evaluate.predict import content_of
 from stvg.evaluate.predictions import read_predictions
 from stvg.extract.decode import probe
-from stvg.heads.experiment import load_experiment
-from stvg.heads.run import Run
-from stvg.heads.train import train
 
 from ..conftest import extract_synthetic
 
 CPU = torch.device("cpu")
 
 HOSTILE = ["<script>alert('x')</script> ../../etc", '‮reversed \x1b[31m 🙂 "quoted"', "a" * 10_000]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tiny_cache, tmp_path_factory):
-    experiment = load_experiment(
-        "tiny", ["train.epochs=1", "train.batch_size=8", "model.ffn=32", "model.max_frames=16"]
-    )
-    return train(Run(tmp_path_factory.mktemp("run"), Cache.open(tiny_cache), experiment, "train", CPU))
-
-
-@pytest.fixture(scope="module")
-def video(synthetic):
-    return min(synthetic.rglob("*.mp4"))
 
 
 def frames_of(path) -> list[np.ndarray]:
