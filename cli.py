@@ -10,7 +10,7 @@ import click
 from . import __version__
 from .cache.commands import cache
 from .cache.errors import StvgError
-from .cache.options import Commands
+from .cache.options import Commands, say
 from .evaluate.ablate_commands import ablate
 from .evaluate.commands import demo, evaluate
 from .evaluate.predict_commands import predict
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo(f"stvg: {message}", err=True)
+    say(f"stvg: {message}", err=True)
     return code
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import CACHE, FOLDER, Commands, compression_option
+from .options import CACHE, FOLDER, Commands, compression_option, say
 
 if TYPE_CHECKING:
     from .objects import Location
@@ -28,7 +28,7 @@ def cache_info(path: Location, as_json: bool) -> None:
     from .summary import summarise, summary_lines
 
     found = summarise(Cache.open(path))
-    click.echo(json.dumps(found, indent=1) if as_json else "\n".join(summary_lines(found)))
+    say(json.dumps(found, indent=1) if as_json else "\n".join(summary_lines(found)))
 
 
 @cache.command("verify", short_help="Compare every checksum, and name all that is wrong.")
@@ -48,17 +48,15 @@ def cache_verify(path: Location, repair: bool, jobs: int) -> None:
     with unit_bar("verify") as bar:
         findings = check.verify(path, jobs, bar)
     for problem in findings.problems:
-        click.echo(problem.message, err=True)
-    click.echo(f"{findings.units:,} units read, {len(findings.problems):,} problems")
+        say(problem.message, err=True)
+    say(f"{findings.units:,} units read, {len(findings.problems):,} problems")
     if repair:
         removed = check.repair(findings)
-        click.echo(f"removed {len(removed):,}; the next stvg extract writes again what belongs there")
+        say(f"removed {len(removed):,}; the next stvg extract writes again what belongs there")
         for place in removed:
-            click.echo(f"  {place}")
+            say(f"  {place}")
     elif findings.removable:
-        click.echo(
-            f"--repair would remove {len(findings.removable):,} files and folders, for stvg extract to write again"
-        )
+        say(f"--repair would remove {len(findings.removable):,} files and folders, for stvg extract to write again")
     if findings.problems:
         raise SystemExit(1)
 
@@ -78,7 +76,7 @@ def cache_convert(source: Location, target: Location, store: str, compression: s
 
     with unit_bar("convert") as bar:
         written = convert(source, target, store, compression, bar)
-    click.echo(f"convert: {written:,} units written → {target}")
+    say(f"convert: {written:,} units written → {target}")
 
 
 @cache.command("merge")
@@ -94,7 +92,7 @@ def cache_merge(out: Path, shards: tuple[Path, ...]) -> None:
 
     with unit_bar("merge") as bar:
         written = merge(out, shards, bar)
-    click.echo(f"merge: {written:,} units of {len(shards):,} shards → {out}")
+    say(f"merge: {written:,} units of {len(shards):,} shards → {out}")
 
 
 class unit_bar:

@@ -9,11 +9,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .errors import UsageError
+from .untrusted import harmless
 
 if TYPE_CHECKING:
     import torch
 
     from .objects import Location
+
+
+def say(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Print for people: whatever texts of others are part of it, they do not steer the terminal."""
+    click.echo(harmless(text), err=err, nl=nl)
+
 
 DATASETS = ("vidstg", "hcstvg-v1", "hcstvg-v2", "json")
 FOLDER = click.Path(path_type=Path)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..cache.options import CACHE, FOLDER, choose_device, protocol_option
+from ..cache.options import CACHE, FOLDER, choose_device, protocol_option, say
 
 if TYPE_CHECKING:
     from ..cache.objects import Location
@@ -40,6 +40,13 @@ if TYPE_CHECKING:
     metavar="NAMES",
     help="cpu,cpu or cuda:0,cuda:1 …: one cell at a time on each.  [the best one]",
 )
+@click.option(
+    "--launcher",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="ray: a task for each cell on the cluster of RAY_ADDRESS, or one of this machine.",
+)
 def ablate(
     cache_path: Location,
     others: tuple[tuple[int, Location], ...],
@@ -48,6 +55,7 @@ def ablate(
     assignments: tuple[str, ...],
     out: Path,
     devices: str | None,
+    launcher: str,
     **chosen: Any,
 ) -> None:
     """Re-run the paper's ablations from one cache, or a grid of your own; finished cells never run again.
@@ -62,8 +70,9 @@ def ablate(
     from tqdm import tqdm
 
     from ..cache.config import nearest
-    from .ablation import TABLES, Plan, cells_of, read_grid, run_cells
+    from .ablation import TABLES, Plan, cells_of, read_grid
     from .ablation_table import lines_of, terminal, write_all
+    from .launch import run_cells, run_on_ray
 
     unknown = [n for n in names if n not in TABLES]
     if unknown or (grid and names):
@@ -82,12 +91,15 @@ def ablate(
             if error:
                 bar.write(f"{cell.row.label}, seed {cell.seed}, failed: {error}\n  see {cell.folder / 'log.txt'}")
 
-        failed = run_cells(cells, plan, on, ended)
+        if launcher == "ray":
+            failed = run_on_ray(cells, plan, on[0].startswith("cuda"), ended)
+        else:
+            failed = run_cells(cells, plan, on, ended)
     found = {table.name: (table, lines_of(table, plan)) for table in tables}
     write_all(out, found, plan)
     for table, lines in found.values():
-        click.echo(terminal(table, lines, plan))
+        say(terminal(table, lines, plan))
     counts = f"{len(cells)} cells, {finished} finished before, {len(failed)} failed"
-    click.echo(f"{counts} → {out}/tables.md, tables.csv, tables.tex, plot.png")
+    say(f"{counts} → {out}/tables.md, tables.csv, tables.tex, plot.png")
     if failed:
         raise SystemExit(1)

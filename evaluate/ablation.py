@@ -1,26 +1,20 @@
 """Many heads from one cache: the paper's tables III to X, or a grid of one's own, each cell trained and scored once.
 
 A cell is one row with one seed. It is a folder of its own, found again by its settings, so rows that several tables share
-run once, what is finished never runs again, and what was interrupted goes on. Cells are processes; several run at a time.
+run once, what is finished never runs again, and what was interrupted goes on. `launch` runs them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import torch
 
-from ..cache.atomic import write_atomic
 from ..cache.config import load_yaml, nearest
 from ..cache.errors import UsageError
 from ..cache.index import Cache
@@ -194,62 +188,6 @@ def cell_of(row: Row, seed: int, plan: Plan, opened: Mapping[int | None, Cache])
 
 def settings_of(row: Row, seed: int, plan: Plan) -> list[str]:
     return [*plan.settings, *row.settings, f"train.seed={seed}"]
-
-
-def run_cells(
-    cells: Sequence[Cell], plan: Plan, devices: Sequence[str], report: Callable[[Cell, str | None], None]
-) -> list[Cell]:
-    """Run what is not finished, one cell a device at a time; returns the cells that failed.
-
-    ``devices``: a name may stand there several times; cells on a CPU share its cores. ``report`` is told of every cell
-    that ended, with the last words of one that failed; the others go on.
-    """
-    free: SimpleQueue[str] = SimpleQueue()
-    for device in devices:
-        free.put(device)
-    threads = max(1, (os.cpu_count() or 1) // len(devices))
-
-    def work(cell: Cell) -> str | None:
-        device = free.get()
-        try:
-            return run_cell(cell, plan, device, threads)
-        finally:
-            free.put(device)
-
-    failed = []
-    todo = [cell for cell in cells if cell.result is None]
-    with ThreadPoolExecutor(len(devices), thread_name_prefix="cell") as pool:
-        for cell, error in zip(todo, pool.map(work, todo), strict=True):
-            report(cell, error)
-            if error is not None:
-                failed.append(cell)
-    return failed
-
-
-def run_cell(cell: Cell, plan: Plan, device: str, threads: int) -> str | None:
-    """Train and score a cell in a process of its own; None, or what it said when it failed."""
-    cell.folder.mkdir(parents=True, exist_ok=True)
-    job = {
-        "cache": str(cell.cache),
-        "preset": plan.preset,
-        "settings": settings_of(cell.row, cell.seed, plan),
-        "split": plan.split,
-        "test_split": plan.test_split,
-        "protocol": plan.protocol,
-    }
-    write_atomic(cell.folder / "cell.json", json.dumps(job, indent=1) + "\n")
-    words = [sys.executable, "-m", "stvg.evaluate.cell", str(cell.folder), device]
-    done = subprocess.run(
-        words,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-    )
-    write_atomic(cell.folder / "log.txt", done.stdout + done.stderr)
-    return (
-        None if done.returncode == 0 else (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-    )
 
 
 def parameters(row: Row, plan: Plan) -> int:

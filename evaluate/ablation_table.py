@@ -13,6 +13,7 @@ import numpy as np
 
 from ..cache.atomic import write_atomic
 from ..cache.index import Cache
+from ..cache.untrusted import in_latex, in_markdown
 from .ablation import Plan, Row, Table, cell_of, parameters
 from .tables import render
 
@@ -89,16 +90,14 @@ def terminal(table: Table, lines: Sequence[Line], plan: Plan) -> str:
 def markdown(table: Table, lines: Sequence[Line], plan: Plan) -> str:
     full = full_line(lines)
     rows = [columns(), ["---", *["---:"] * (len(columns()) - 1)], *(cells(line, full) for line in lines)]
-    text = "\n".join("| " + " | ".join(c.replace("|", r"\|") for c in row) + " |" for row in rows)
+    text = "\n".join("| " + " | ".join(map(in_markdown, row)) + " |" for row in rows)
     return f"**Table {table.name}: {table.title}**\n\n{text}\n\n{notes(table, plan)}\n"
 
 
 def latex(table: Table, lines: Sequence[Line], plan: Plan) -> str:
-    from .tables import escaped
-
     full = full_line(lines)
-    body = [" & ".join(map(escaped, row)) + r" \\" for row in (columns(), *(cells(line, full) for line in lines))]
-    caption = escaped(f"Table {table.name}: {table.title}. {notes(table, plan)}")
+    body = [" & ".join(map(in_latex, row)) + r" \\" for row in (columns(), *(cells(line, full) for line in lines))]
+    caption = in_latex(f"Table {table.name}: {table.title}. {notes(table, plan)}")
     return "\n".join(
         [
             r"\begin{table}",

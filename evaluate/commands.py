@@ -16,6 +16,7 @@ from ..cache.options import (
     device_option,
     options,
     protocol_option,
+    say,
     tick,
     tokenizer_option,
     vidor_option,
@@ -37,7 +38,7 @@ def demo(out: Path, quick: bool, report: bool, seed: int) -> None:
     """Do it all on synthetic videos: make them, extract, train, evaluate, and draw one grounding."""
     from .demo import run_demo
 
-    run_demo(out, quick=quick, seed=seed, report=report, say=click.echo)
+    run_demo(out, quick=quick, seed=seed, report=report, say=say)
 
 
 scoring_options = options(
@@ -140,10 +141,10 @@ def evaluate(
         first, second = compare
         names = [p.stem if first.stem != second.stem else str(p) for p in compare]
         found = compare_runs(read_scores(first), read_scores(second))
-        click.echo(format_comparison(found, names[0], names[1]), nl=False)
+        say(format_comparison(found, names[0], names[1]), nl=False)
         return
     scored = score_chosen(**chosen)
-    click.echo(format_table(scored.scores, dataset=scored.dataset, split=chosen["split"], style=style), nl=False)
+    say(format_table(scored.scores, dataset=scored.dataset, split=chosen["split"], style=style), nl=False)
     write_results(scored, json_path, exports)
 
 
@@ -223,7 +224,7 @@ def score_head(
         shuffle(data, shuffle_sentences)
     if batch_size == "auto":
         batch_size = fitting_batch_size(head.model, data, head.model.head.config.max_frames, target)
-        click.echo(f"{batch_size} clips at once", err=True)
+        say(f"{batch_size} clips at once", err=True)
     size = int(batch_size or head.batch_size)
     tubes: dict[int | str, Tube] = {}
     evidence: dict[int | str, Evidence] = {}

@@ -14,6 +14,7 @@ from ..cache.atomic import open_atomic, write_atomic
 from ..cache.errors import PredictionError
 from ..cache.sampling import FloatArray, IntArray, interpolate_boxes
 from ..cache.schema import Sample, Tube
+from ..cache.untrusted import in_spreadsheet
 from .metrics import Id, Scores
 
 Tubes = Mapping[Id, Tube]
@@ -83,7 +84,10 @@ def write_coco(path: Path, samples: Iterable[Sample], tubes: Tubes) -> None:
 
 
 def write_csv(path: Path, samples: Iterable[Sample], tubes: Tubes, scores: Scores) -> None:
-    """One line a sample: what was asked, what was annotated and predicted, and the overlaps, empty where nothing was."""
+    """One line a sample: what was asked, what was annotated and predicted, and the overlaps, empty where nothing was.
+
+    A text that a spreadsheet would take for a formula has an apostrophe in front of it.
+    """
     by_id = {s.sample_id: s for s in scores.samples}
     with open_atomic(path, text=True) as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -101,7 +105,8 @@ def write_csv(path: Path, samples: Iterable[Sample], tubes: Tubes, scores: Score
         writer.writerow([*names, "tIoU", "vIoU", "gt_vIoU"])
         for sample in samples:
             tube, scored = tubes.get(sample.sample_id), by_id.get(sample.sample_id)
-            row: list[object] = [sample.sample_id, sample.video.video_id, sample.qtype, sample.sentence, *sample.moment]
+            texts = (str(sample.sample_id), sample.video.video_id, sample.qtype, sample.sentence)
+            row: list[object] = [*map(in_spreadsheet, texts), *sample.moment]
             row += ["", "", ""] if tube is None else [tube.start, tube.end, "" if tube.score is None else tube.score]
             row += ["", "", ""] if scored is None else [scored.tIoU, scored.vIoU, scored.gt_vIoU]
             writer.writerow(row)

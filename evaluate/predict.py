@@ -58,6 +58,15 @@ class Predictor:
 
     def __init__(self, head: Head, encoders: Mapping[str, Any], features: Path, device: torch.device) -> None:
         self.head, self.encoders, self.features, self.device = head, encoders, features, device
+        self.recipe = replace(
+            head.recipe,
+            dataset="json",
+            annotations_sha256=hashlib.sha256().hexdigest(),
+            levels="full" if head.mode == "last-stage" else "c5",
+            views=1,
+            views_seed=0,
+        )
+        """Of what is extracted here: all that the head's features depend on, and nothing of its dataset."""
         weights, tokenizer, seed = (encoders[name] for name in ("text_weights", "tokenizer", "weights_seed"))
         self.text = build_text_encoder(head.recipe.text_encoder, weights, tokenizer, seed)
         found = replace(head.recipe, text_sha256=self.text.weights_sha256)
@@ -90,6 +99,7 @@ class Predictor:
         """
         require_words(sentences)
         cache, video = self.features_of(file)
+        video = replace(video, path=file.name)
         samples = [asked(number, video, sentence) for number, sentence in enumerate(sentences, start=1)]
         with TemporaryDirectory(prefix="stvg-") as scratch:
             words = Cache.create(Path(scratch), cache.recipe, samples, "zarr", library_versions())
@@ -101,36 +111,32 @@ class Predictor:
     def features_of(self, file: Path) -> tuple[Cache, Video]:
         """A cache that holds the features of a video, and the video as that cache knows it.
 
-        In the cache of an extraction a video is known by where its file lies, and nothing is added. Elsewhere it is known
-        by its content, whatever the file's name, and extracted now unless it was before.
+        In the cache of an extraction a video is known by where its file lies, and nothing is added. Elsewhere there is a
+        cache for every content of a file and recipe, made now unless it was before.
         """
         if self.reads_extraction:
             cache = Cache.open(self.features)
             require_features(self.head, cache.recipe, cache.path)
             return cache, find_video(cache, file)
-        name = content_of(file)
-        if not (self.features / name).exists():
-            self.extract(file, name)
-        cache = Cache.open(self.features / name)
-        require_features(self.head, cache.recipe, cache.path)
-        return cache, replace(cache.samples.video(0), path=file.name)
+        content = content_of(file)
+        place = self.features / f"{content}-{self.recipe.fingerprint}"
+        if not place.exists():
+            self.extract(file, content, place)
+        cache = Cache.open(place)
+        return cache, cache.samples.video(0)
 
-    def extract(self, file: Path, name: str) -> None:
-        """Make the cache of one video, which appears under ``name`` once it is whole."""
-        video = video_of(file, name, self.head.recipe.fps)
-        levels = "full" if self.head.mode == "last-stage" else "c5"
-        nothing = hashlib.sha256().hexdigest()  # of annotations
-        recipe = replace(
-            self.head.recipe, dataset="json", annotations_sha256=nothing, levels=levels, views=1, views_seed=0
-        )
+    def extract(self, file: Path, video_id: str, place: Path) -> None:
+        """Make the cache of one video, which appears under its name once it is whole."""
+        video = video_of(file, video_id, self.recipe.fps)
         options = Options(self.device, strict=True)
         make_folder(self.features)
         sweep(self.features)
         aside = self.features / temporary_name()
         try:
-            extract([asked(0, video, "")], {name: file}, aside, recipe, self.backbone, self.text, options=options)
+            files: dict[str, Path | None] = {video_id: file}
+            extract([asked(0, video, "")], files, aside, self.recipe, self.backbone, self.text, options=options)
             with suppress(FileExistsError):  # somebody else asked of the same video
-                publish(aside, self.features / name)
+                publish(aside, place)
         finally:
             remove(aside)
 

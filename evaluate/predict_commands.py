@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..cache.options import FOLDER, choose_device, device_option, encoder_options
+from ..cache.options import FOLDER, choose_device, device_option, encoder_options, say
 
 if TYPE_CHECKING:
     from .predict import Predictor
@@ -64,12 +64,13 @@ def predict(
         raise click.UsageError("--videos and --port belong to --serve.")
     if not serve and not (video and sentences):
         raise click.UsageError(f"Missing argument '{'SENTENCE...' if video else 'VIDEO'}'.")
+    from ..heads.stop import Stop
     from .evaluation import load_head
     from .predict import Predictor
 
     target = choose_device(device)
     head = load_head(checkpoint, target, encoders["tokenizer"])
-    with TemporaryDirectory(prefix="stvg-") as scratch:
+    with TemporaryDirectory(prefix="stvg-") as scratch, Stop() as stop, stop.at_once():
         predictor = Predictor(head, encoders, cache or Path(scratch, "features"), target)
         if video:
             answer(predictor, video, sentences, out or Path("grounding"), no_video)
@@ -80,7 +81,7 @@ def predict(
 def answer(predictor: Predictor, video: Path, sentences: tuple[str, ...], out: Path, no_video: bool) -> None:
     """Ground, write, and print a table."""
     from .film import write_videos
-    from .tables import harmless, render
+    from .tables import render
 
     found = predictor.ground(video, sentences)
     boxes = found.write(out)
@@ -88,21 +89,20 @@ def answer(predictor: Predictor, video: Path, sentences: tuple[str, ...], out: P
     fps = found.video.fps
     rows = [
         [
-            harmless(sample.sentence).replace("\n", " "),
+            sample.sentence.replace("\n", " "),
             f"{tube.start / fps:.1f}–{tube.end / fps:.1f} s",
             f"{tube.start:g}–{tube.end - 1:g}",
             "–" if tube.score is None else f"{tube.score:.2f}",
         ]
         for sample, tube in zip(found.samples, found.tubes, strict=True)
     ]
-    click.echo(render(("sentence", "moment", "frames", "score"), rows, "lrrr"), nl=False)
-    click.echo(f"boxes → {boxes}" + (f", videos → {films[0]} …" if films else ""))
+    say(render(("sentence", "moment", "frames", "score"), rows, "lrrr"), nl=False)
+    say(f"boxes → {boxes}" + (f", videos → {films[0]} …" if films else ""))
 
 
 def open_page(predictor: Predictor, scratch: Path, videos: Path | None, port: int) -> None:
-    """Answer what is asked on the page, in this thread, until a signal ends it."""
+    """Answer what is asked on the page, in this thread, until it is interrupted."""
     from ..cache.errors import UsageError
-    from ..heads.stop import Stop
 
     try:
         from .serve.desk import Desk
@@ -115,6 +115,6 @@ def open_page(predictor: Predictor, scratch: Path, videos: Path | None, port: in
     desk = Desk(predictor, scratch / "answers")
     uploads = scratch / "uploads"
     uploads.mkdir()
-    with serving(desk, videos, uploads, port) as address, Stop() as stop, stop.at_once():
-        click.echo(f"ask at {address}  (Ctrl-C ends it)")
+    with serving(desk, videos, uploads, port) as address:
+        say(f"ask at {address}  (Ctrl-C ends it)")
         desk.work()

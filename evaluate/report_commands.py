@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ..cache.options import FOLDER, device_option, tick, tokenizer_option
+from ..cache.options import FOLDER, device_option, say, tick, tokenizer_option
 from .commands import score_chosen, scoring_options
 
 
@@ -81,8 +81,8 @@ def report(
     )
     with tqdm(desc="pictures", unit=" videos", disable=None) as bar:
         written = write_report(out, findings, videos, pictures, lambda: tick(bar))
-    click.echo(f"{written.path}  {written.bytes / 1e6:.1f} MB, {written.pictured} samples with frames")
+    say(f"{written.path}  {written.bytes / 1e6:.1f} MB, {written.pictured} samples with frames")
     for fault in written.faults.values():
-        click.echo(f"{type(fault).__name__}: {fault}", err=True)
+        say(f"{type(fault).__name__}: {fault}", err=True)
     if written.faults:
         raise SystemExit(3)

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import csv
 import io
-import unicodedata
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ..cache.errors import UsageError
+from ..cache.untrusted import harmless, in_latex, in_markdown, in_spreadsheet
 from .bootstrap import Interval
 from .compare import Comparison
 from .metrics import METRICS, Scores
 
-BIDI = frozenset(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
 COLUMNS = ("group", "source", *METRICS)
 
 # Percent, in the order of METRICS without gt_vIoU, which none of them reports.
@@ -141,11 +140,6 @@ def render(columns: Sequence[str], rows: Sequence[Sequence[str]], align: str, wi
     return "".join(line.rstrip() + "\n" for line in text.getvalue().splitlines()) + "\n"
 
 
-def harmless(text: str) -> str:
-    """Text without what would steer a terminal: control characters, and marks that turn the direction of reading."""
-    return "".join("�" if (unicodedata.category(c) == "Cc" and c != "\n") or c in BIDI else c for c in text)
-
-
 def format_comparison(comparison: Comparison, a: str, b: str, most: int = 10) -> str:
     """Paired differences, marked where their interval leaves zero out, and the samples that changed most."""
     rows = []
@@ -166,7 +160,7 @@ def format_comparison(comparison: Comparison, a: str, b: str, most: int = 10) ->
 
 def _markdown(scores: Scores, rows: list[Row], notes: list[str]) -> str:
     table = [list(COLUMNS), ["---", "---", *["---:"] * len(METRICS)], *(row.cells() for row in rows)]
-    lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |" for cells in table]
+    lines = ["| " + " | ".join(map(in_markdown, cells)) + " |" for cells in table]
     return "\n".join([*lines, *(f"\n{note}" for note in notes)]) + "\n"
 
 
@@ -180,17 +174,17 @@ def _csv(scores: Scores, rows: list[Row], notes: list[str]) -> str:
     for row in rows:
         pairs = row.intervals or ((float("nan"),) * 2,) * len(METRICS)
         limits = ["" if x != x else f"{100 * x:.2f}" for pair in pairs for x in pair]
-        writer.writerow(
-            [*row._replace(intervals=None).cells(""), *limits, *([""] * len(how) if row.published else how)]
-        )
+        group, source, *figures = row._replace(intervals=None).cells("")
+        named = map(in_spreadsheet, (group, source))
+        writer.writerow([*named, *figures, *limits, *([""] * len(how) if row.published else how)])
     return text.getvalue()
 
 
 def _latex(scores: Scores, rows: list[Row], notes: list[str]) -> str:
-    header, *body = ["    " + " & ".join(map(escaped, c)) + r" \\" for c in (COLUMNS, *(r.cells() for r in rows))]
+    header, *body = ["    " + " & ".join(map(in_latex, c)) + r" \\" for c in (COLUMNS, *(r.cells() for r in rows))]
     lines = [
         r"\begin{table}",
-        rf"  \caption{{{escaped(' '.join(notes))}}}",
+        rf"  \caption{{{in_latex(' '.join(notes))}}}",
         rf"  \begin{{tabular}}{{ll{'r' * len(METRICS)}}}",
         r"    \hline",
         header,
@@ -201,12 +195,6 @@ def _latex(scores: Scores, rows: list[Row], notes: list[str]) -> str:
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
-
-
-def escaped(text: str) -> str:
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--"}
-    special |= {mark: "\\" + mark for mark in "&%$#_{}"}
-    return "".join(special.get(mark, mark) for mark in text)
 
 
 STYLES: dict[str, Callable[[Scores, list[Row], list[str]], str]] = {

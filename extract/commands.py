@@ -18,6 +18,7 @@ from ..cache.options import (
     dataset_option,
     encoder_options,
     sampling_options,
+    say,
     tick,
     vidor_option,
 )
@@ -67,7 +68,7 @@ def dataset_check(
             jobs=jobs,
             progress=lambda: tick(bar),
         )
-    click.echo("\n".join(report.lines()))
+    say("\n".join(report.lines()))
     if report.faults:
         raise SystemExit(1)
 
@@ -87,7 +88,7 @@ def dataset_make(out: Path, kind: str, videos: int, seed: int, jobs: int) -> Non
     from .synthetic import make_dataset
 
     make_dataset(out, kind, videos, seed, jobs)
-    click.echo(f"wrote {out}")
+    say(f"wrote {out}")
 
 
 @click.command()
@@ -226,24 +227,22 @@ def extract(
         **chosen,
     )
     if dry_run:
-        click.echo("\n".join(estimate(job, max(processes, len(devices))).lines()))
+        say("\n".join(estimate(job, max(processes, len(devices))).lines()))
         return
     with progress_bar("extract", "videos") as bar:
         report, dropped = launch(job, launcher, devices, processes, bar)
-    click.echo(
+    say(
         f"extract: {report.videos:,} videos done ({report.frames:,} frames), {report.already:,} were there already, "
         f"{len(report.skipped):,} skipped, {len(dropped):,} records dropped → {out}"
     )
     if report.frames:
         shares = report.shares()
         busy = ", ".join(f"{stage} {share:.0%}" for stage, share in shares.items())
-        click.echo(f"busy: {busy}; {max(shares, key=lambda s: shares[s])} is the limit")
+        say(f"busy: {busy}; {max(shares, key=lambda s: shares[s])} is the limit")
     for line in [str(e) for e in dropped] + list(report.skipped.values()):
-        click.echo(f"  {line}", err=True)
+        say(f"  {line}", err=True)
     if report.skipped:
-        click.echo(
-            f"skipped videos are listed in {out / 'skipped.jsonl'}; try them again with --retry-skipped", err=True
-        )
+        say(f"skipped videos are listed in {out / 'skipped.jsonl'}; try them again with --retry-skipped", err=True)
         raise SystemExit(3)
 
 

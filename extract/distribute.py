@@ -6,7 +6,6 @@ dies leaves complete videos behind, and repeating the command does the rest.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ..cache.cluster import connect
 from ..cache.errors import AnnotationError, StvgError, UsageError
 from .job import Bar, ExtractJob, run_job
 from .runner import Part, Report
@@ -146,16 +146,7 @@ def run_ray(jobs: Sequence[ExtractJob], progress: Bar | None = None) -> Outcome:
     stvg must be installed, and cache folder, annotations and videos be at the same place, on every machine. A task whose
     worker dies is started again, and goes on from what is in the cache.
     """
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else it copies the working folder to every worker
-    try:
-        import ray
-    except ImportError:
-        raise UsageError("--launcher ray needs Ray", hint="pip install 'stvg[ray]'") from None
-    # A cluster of this machine alone has no business with the network.
-    alone: dict[str, Any] = (
-        {} if "RAY_ADDRESS" in os.environ else {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-    )
-    ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.WARNING, **alone)
+    ray = connect()
     cpus = max(1, int(ray.cluster_resources().get("CPU", 1)) // len(jobs))
     gpus = 1 if jobs[0].device.type == "cuda" else 0
     task = ray.remote(_attempt_at).options(num_cpus=1 if gpus else cpus, num_gpus=gpus, max_retries=3)

@@ -10,15 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..cache.atomic import make_folder
-from ..cache.options import (
-    CACHE,
-    FOLDER,
-    Commands,
-    choose_device,
-    device_option,
-    encoder_options,
-    protocol_option,
-)
+from ..cache.options import CACHE, FOLDER, Commands, choose_device, device_option, encoder_options, protocol_option, say
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +37,7 @@ def weights_import(source: Path, out: Path) -> None:
     """
     from .published import import_weights
 
-    click.echo("\n".join(import_weights(source, out).lines(source, out)))
+    say("\n".join(import_weights(source, out).lines(source, out)))
 
 
 @click.command("train-head", short_help="Train the grounding head, and encoders if asked.")
@@ -198,21 +190,21 @@ def answer(
 
     if not ranks.first:
         logging.getLogger("stvg").setLevel(logging.ERROR)
-    say = click.echo if ranks.first else lambda _: None
+    tell = say if ranks.first else lambda _: None
     init = None if request.init is None else Path(request.init)
     sources = {**request.sources, "videos": request.sources["videos"] and Path(request.sources["videos"])}
     cache = Cache.open(location(request.cache))
     run = Run(out, cache, request.experiment, request.split, device, sources, init, ranks)
     if run.start is not None:
         fresh, unused = len(run.start.fresh), len(run.start.unused)
-        say(f"the head starts from {init}; {fresh} of its tensors are drawn afresh, {unused} of the file's unused")
+        tell(f"the head starts from {init}; {fresh} of its tensors are drawn afresh, {unused} of the file's unused")
     record, kept = Record.of(request, run), out / "record.json"
     going_on = run.resume()
     if going_on:
-        say(f"going on at step {run.step:,} of {run.total_steps:,}")
+        tell(f"going on at step {run.step:,} of {run.total_steps:,}")
         recorded = Record.read(kept) if kept.exists() else recorded
     if recorded and (changed := recorded.require_repeatable(record)):
-        say(f"not as recorded, so the last bits may differ: {changed}")
+        tell(f"not as recorded, so the last bits may differ: {changed}")
     if ranks.first and not (going_on and kept.exists()):
         make_folder(out)
         record.write(kept)
@@ -223,7 +215,7 @@ def answer(
     with training_bar(run.total_steps, run.step, hidden=not ranks.first) as bar:
         profiler = Profile(run.model, profile, out / "profile.json", bar.say) if profile and ranks.first else None
         best = train(run, validate, bar, tensorboard, profiler)
-    say(f"trained {run.total_steps:,} steps → {best}")
+    tell(f"trained {run.total_steps:,} steps → {best}")
 
 
 class training_bar:

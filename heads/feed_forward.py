@@ -25,18 +25,20 @@ def feed_forward(x: Tensor, inner: nn.Linear, outer: nn.Linear, p: float, traini
     dtype, weights = product_type(inner.weight), (inner.weight, inner.bias, outer.weight, outer.bias)
     operands = [t.to(dtype) for t in (x.flatten(0, -2), *weights)]
     with torch.autocast("cpu", enabled=False):
-        return _Tiled.apply(*operands, p if training else 0.0).view(x.shape)
+        return _Tiled.apply(*operands, p if training else 0.0, torch.is_grad_enabled()).view(x.shape)
 
 
 class _Tiled(torch.autograd.Function):
-    """x (n, d), inner (f, d) and (f,), outer (d, f) and (d,), probability → (n, d)."""
+    """x (n, d), inner (f, d) and (f,), outer (d, f) and (d,), probability → (n, d). ``keep``: for a backward pass."""
 
     @staticmethod
-    def forward(ctx, x, inner, inner_bias, outer, outer_bias, p):  # type: ignore[no-untyped-def]
+    def forward(ctx, x, inner, inner_bias, outer, outer_bias, p, keep):  # type: ignore[no-untyped-def]
         ctx.scale = keep_scale(p)
         weight = outer * ctx.scale
-        hidden, out = x.new_empty(len(x), len(inner)), torch.empty_like(x)
-        for h, a, b in zip(hidden.split(TILE), x.split(TILE), out.split(TILE), strict=True):
+        hidden, out = x.new_empty(len(x) if keep else min(TILE, len(x)), len(inner)), torch.empty_like(x)
+        for start in range(0, len(x), TILE):
+            a, b = x[start : start + TILE], out[start : start + TILE]
+            h = hidden[start if keep else 0 :][: len(a)]
             torch.addmm(inner_bias, a, inner.t(), out=h).relu_()
             if p:
                 h.mul_(kept(h.shape, p, h.dtype))
@@ -56,4 +58,4 @@ class _Tiled(torch.autograd.Function):
             to_inner += passed.t() @ a
             to_bias += passed.sum(0)
         to_outer = (gradient.t() @ hidden).mul_(ctx.scale)
-        return to_x, to_inner.to(x.dtype), to_bias.to(x.dtype), to_outer, gradient.sum(0), None
+        return to_x, to_inner.to(x.dtype), to_bias.to(x.dtype), to_outer, gradient.sum(0), None, None

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..cache.batch import Batch
 from ..cache.sampling import FloatArray, IntArray, span_of_slots
 from ..cache.schema import Sample, Tube, View
+from .memory import hold_memory
 from .model import Grounder
 
 
@@ -135,6 +136,8 @@ def windows_of_samples(
     model: Grounder, batches: Iterable[Batch], device: torch.device, attention: bool = False
 ) -> Iterator[list[Window]]:
     """All windows of each sample."""
+    if device.type == "cpu":
+        hold_memory()
     windows = (window for batch in batches for window in read_windows(model, batch.to(device), attention))
     for _, of_sample in groupby(windows, key=lambda w: w.sample.sample_id):
         yield list(of_sample)

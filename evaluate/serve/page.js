@@ -69,7 +69,7 @@ function card(answer, source) {
     html(
       "div",
       {},
-      html("h3", { dir: "auto" }, answer.sentence),
+      html("h2", { dir: "auto" }, answer.sentence),
       html("p", { class: "chips" }, ...chips.map((text) => html("span", { class: "chip" }, text))),
       play,
     ),

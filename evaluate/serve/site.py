@@ -28,6 +28,7 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ...cache.atomic import open_atomic
 from ...cache.errors import StvgError, UsageError
 from .desk import Desk, Question
 
@@ -61,9 +62,8 @@ def serving(desk: Desk, videos: Path | None, uploads: Path, port: int) -> Iterat
         raise UsageError(f"port {port} cannot be had", found=error.strerror, hint="another --port") from None
     token = secrets.token_urlsafe(16)
     app = Guard(Site(desk, videos, uploads).app(token), token)
-    config = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=1
-    )
+    quiet: dict[str, Any] = {"log_config": None, "access_log": False, "server_header": False, "proxy_headers": False}
+    config = uvicorn.Config(app, lifespan="off", ws="none", timeout_graceful_shutdown=1, **quiet)
     server = uvicorn.Server(config)
     thread = Thread(target=server.run, args=([listening],), name="serve", daemon=True)
     thread.start()
@@ -138,19 +138,15 @@ class Site:
     async def upload(self, request: Request) -> Response:
         """Keep a video, sent as it is, under a number."""
         number, size = next(self.numbers), 0
-        place = self.uploads / str(number)
         try:
-            with place.open("xb") as file:
+            with open_atomic(self.uploads / str(number)) as file:
                 async for piece in request.stream():
                     size += len(piece)
                     if size > UPLOAD_BYTES:
                         raise UsageError("the video is too large", expected=f"at most {UPLOAD_BYTES:,} bytes")
                     file.write(piece)
-        except BaseException as error:
-            place.unlink(missing_ok=True)
-            if isinstance(error, OSError):
-                raise UsageError("the video cannot be kept", found=error.strerror) from None
-            raise
+        except OSError as error:
+            raise UsageError("the video cannot be kept", found=error.strerror) from None
         return as_json({"upload": number}, 201)
 
     async def ask(self, request: Request) -> Response:

@@ -14,8 +14,9 @@ import time
 import pytest
 
 from stvg.cache.errors import UsageError
-from stvg.evaluate.ablation import TABLES, Plan, cells_of, read_grid, run_cells
+from stvg.evaluate.ablation import TABLES, Plan, cells_of, read_grid
 from stvg.evaluate.ablation_table import full_line, latex, lines_of, markdown, spreadsheet
+from stvg.evaluate.launch import run_cells
 
 SMALL = ("model.d=32", "model.heads=4", "model.ffn=32", "model.encoder_layers=1", "model.decoder_layers=1")
 SMALL += ("model.max_frames=40", "train.epochs=2", "train.batch_size=8", "train.lr_drop=1", "train.save_every=1")
@@ -133,3 +134,19 @@ def test_means_deviations_and_differences_are_those_of_the_seeds(tiny_cache, tmp
     assert r"25.00 ± 7.07 & -30.00" in latex(table, lines, plan)
     rows = list(csv.DictReader(io.StringIO(spreadsheet(table, lines))))
     assert float(rows[1]["m_vIoU paper"]) == 31.14
+
+
+def test_cells_on_a_ray_cluster_come_to_what_they_come_to_here(tiny_cache, tmp_path):
+    """In processes of their own: a cluster stays with the process that started it."""
+    (tmp_path / "grid.yaml").write_text("rows:\n- {label: a}\n- {label: bad, set: [model.multiscale=full]}\n")
+    tables = []
+    for name, where in (("ray", ["--launcher", "ray", "--devices", "cpu"]), ("here", ["--devices", "cpu,cpu"])):
+        words = ["ablate", "--cache", tiny_cache, "--grid", tmp_path / "grid.yaml", "--preset", "tiny", *where]
+        words += [w for s in SMALL for w in ("--set", s)]
+        words += ["--out", tmp_path / name]
+        ran = subprocess.run([sys.executable, "-m", "stvg", *map(str, words)], capture_output=True, text=True)
+        assert ran.returncode == 1, ran.stderr
+        assert "2 cells, 0 finished before, 1 failed" in ran.stdout
+        rows = list(csv.DictReader(io.StringIO((tmp_path / name / "tables.csv").read_text())))
+        tables.append([{k: v for k, v in row.items() if k != "seconds"} for row in rows])
+    assert tables[0] == tables[1]

@@ -17,13 +17,14 @@ from stvg.cache.table import to_parquet
 from stvg.cache.verify import verify
 from stvg.evaluate.evaluation import load_head, open_split, tubes_of
 from stvg.evaluate.film import BAR, YELLOW
-from stvg.evaluate.predict import content_of
+from stvg.evaluate.predict import Predictor
 from stvg.evaluate.predictions import read_predictions
 from stvg.extract.decode import probe
 
 from ..conftest import extract_synthetic
 
 CPU = torch.device("cpu")
+TINY = {"backbone_weights": None, "text_weights": None, "tokenizer": None, "weights_seed": 0}
 
 HOSTILE = ["<script>alert('x')</script> ../../etc", '‮reversed \x1b[31m 🙂 "quoted"', "a" * 10_000]
 
@@ -105,17 +106,23 @@ def test_a_video_in_the_cache_of_an_extraction_is_neither_decoded_nor_needed(stv
     assert as_stored(cache) == before
 
 
-@pytest.mark.parametrize("kind", ["an extraction's", "of videos asked of"])
-def test_features_of_other_encoders_are_refused_field_by_field(stvg, checkpoint, video, tmp_path, kind):
+def test_an_extraction_with_other_encoders_is_refused_field_by_field(stvg, checkpoint, video, tmp_path):
     cache = annotated(tmp_path, video, "what?", resolution=64)
-    if kind != "an extraction's":
-        cache = cache.rename(tmp_path / content_of(video)).parent
     words = ["what?", "--checkpoint", checkpoint, "--cache", cache, "--out", tmp_path / "out"]
     ran = stvg("predict", video, *words)
     assert ran.code == 1
     assert "resolution trained on 96, found 64" in ran.err
     assert "max_side   trained on 160, found 107" in ran.err
     assert not (tmp_path / "out").exists()
+
+
+def test_heads_of_other_features_share_a_folder_and_never_a_videos_features(checkpoint, video, tmp_path):
+    head = load_head(checkpoint, CPU)
+    finer = replace(head, recipe=replace(head.recipe, resolution=128, max_side=213))
+    for each in (head, finer, head):
+        Predictor(each, TINY, tmp_path, CPU).ground(video, ["what?"])
+    kept = [Cache.open(place).recipe.resolution for place in tmp_path.iterdir()]
+    assert sorted(kept) == [96, 128]
 
 
 def test_a_file_of_another_folder_is_not_taken_for_the_extracted_one_of_its_name(stvg, checkpoint, video, tiny_cache):

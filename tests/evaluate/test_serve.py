@@ -104,10 +104,10 @@ def test_a_video_that_is_sent_is_grounded_and_shown_and_no_text_means_anything_t
     page.locator("#sentences").press("Control+Enter")
     with at_work(served[1]):
         expect(page.locator(".answer")).to_have_count(3, timeout=60_000)
-    assert page.locator(".answer h3").all_text_contents() == HOSTILE
+    assert page.locator(".answer h2").all_text_contents() == HOSTILE
     assert page.locator(".asked bdi").text_content() == "a <b>name & 🙂.mp4"
     assert page.locator("main img, main b, #answers script").count() == 0
-    assert page.evaluate("getComputedStyle(document.querySelectorAll('.answer h3')[2]).direction") == "rtl"
+    assert page.evaluate("getComputedStyle(document.querySelectorAll('.answer h2')[2]).direction") == "rtl"
     assert re.fullmatch(r"\d+\.\d – \d+\.\d s", page.locator(".chip").first.text_content())
     assert page.locator("#status").text_content() == ""
     page.locator(".answer button").first.click()

@@ -70,6 +70,14 @@ def test_the_feed_forward_gradient_is_right_across_tiles(p, monkeypatch):
     assert gradcheck(seeded(layer), doubles((2, 5, 3), (8, 3), (8,), (3, 8), (3,)))
 
 
+def test_without_gradients_the_feed_forward_layer_says_the_same(monkeypatch):
+    monkeypatch.setattr(feed_forward, "TILE", 4)
+    inner, outer, x = nn.Linear(3, 8), nn.Linear(8, 3), torch.randn(2, 5, 3)
+    expected = feed_forward.feed_forward(x, inner, outer, 0.5, training=False)
+    with torch.no_grad():
+        assert torch.equal(feed_forward.feed_forward(x, inner, outer, 0.5, training=False), expected)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_without_dropout_the_feed_forward_layer_is_its_formula(training):
     torch.manual_seed(0)
