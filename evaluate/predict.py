@@ -28,6 +28,7 @@ from ..extract.backbone import Backbone, build_backbone
 from ..extract.decode import probe
 from ..extract.runner import Options, extract, library_versions, write_text
 from ..extract.text import build_text_encoder
+from ..extract.writer import naming_write_errors
 from .evaluation import Head, open_split, require_features, tubes_of
 from .predictions import write_predictions
 
@@ -128,17 +129,18 @@ class Predictor:
     def extract(self, file: Path, video_id: str, place: Path) -> None:
         """Make the cache of one video, which appears under its name once it is whole."""
         video = video_of(file, video_id, self.recipe.fps)
-        options = Options(self.device, strict=True)
-        make_folder(self.features)
-        sweep(self.features)
+        backbone, options = self.backbone, Options(self.device, strict=True)
+        files: dict[str, Path | None] = {video_id: file}
         aside = self.features / temporary_name()
-        try:
-            files: dict[str, Path | None] = {video_id: file}
-            extract([asked(0, video, "")], files, aside, self.recipe, self.backbone, self.text, options=options)
-            with suppress(FileExistsError):  # somebody else asked of the same video
-                publish(aside, place)
-        finally:
-            remove(aside)
+        with naming_write_errors(self.features):
+            make_folder(self.features)
+            sweep(self.features)
+            try:
+                extract([asked(0, video, "")], files, aside, self.recipe, backbone, self.text, options=options)
+                with suppress(FileExistsError):  # somebody else asked of the same video
+                    publish(aside, place)
+            finally:
+                remove(aside)
 
 
 def require_words(sentences: Sequence[str]) -> None:
@@ -157,6 +159,8 @@ def asked(number: int, video: Video, sentence: str) -> Sample:
 
 def content_of(file: Path) -> str:
     """Names what a file holds: 16 hex digits."""
+    if not file.is_file():  # what is no file may never end
+        raise VideoError(f"{file} is not a file")
     try:
         with file.open("rb") as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest()[:16]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -143,6 +144,17 @@ def test_a_video_of_which_an_extraction_holds_a_part_is_refused(stvg, checkpoint
     ran = stvg("predict", video, *words)
     assert ran.code == 1
     assert "holds a part of" in ran.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_cache_that_cannot_be_written_and_a_video_that_never_ends_are_said_to_be(stvg, checkpoint, video, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    os.mkfifo(tmp_path / "endless.mp4")
+    words = ["what?", "--checkpoint", checkpoint, "--cache", tmp_path / "file", "--out", tmp_path / "out"]
+    for asked, says in ((video, "file cannot be written"), (tmp_path / "endless.mp4", "is not a file")):
+        ran = stvg("predict", asked, *words)
+        assert ran.code == 1
+        assert says in ran.err
     assert not (tmp_path / "out").exists()
 
 

@@ -252,7 +252,7 @@ def test_what_cannot_be_answered_is_refused_when_it_is_asked(predictor, videos, 
         assert ask(address, upload=1, name="x", sentences=["what?"])["error"].startswith("8 questions wait already")
         with at_work(desk):
             pass
-        assert json.loads(call(address, "questions/1")[1])["error"].startswith("\ud83d cannot be read")
+        assert json.loads(call(address, "questions/1")[1])["error"].startswith("\ud83d is not a file")
 
 
 def test_an_upload_that_is_too_large_is_refused_and_not_kept(predictor, tmp_path, monkeypatch):
