@@ -96,9 +96,9 @@ def ablate(
         else:
             failed = run_cells(cells, plan, on, ended)
     found = {table.name: (table, lines_of(table, plan)) for table in tables}
-    write_all(out, found, plan)
+    write_all(out, found)
     for table, lines in found.values():
-        say(terminal(table, lines, plan))
+        say(terminal(table, lines))
     counts = f"{len(cells)} cells, {finished} finished before, {len(failed)} failed"
     say(f"{counts} → {out}/tables.md, tables.csv, tables.tex, plot.png")
     if failed:

@@ -22,11 +22,11 @@ from ..cache.objects import Location
 from ..heads.experiment import load_experiment
 from ..heads.model import build_model
 from ..heads.run import feature_facts
+from .published import ABLATED, PUBLISHED, Figures
 
-Figures = tuple[float, float, float, float]
 NO_FRAME, NO_VIDEO = "model.fusion.frame_level=false", "model.fusion.video_level=false"
-FULL: Figures = (47.15, 34.00, 54.14, 29.74)
-"""The paper's full model, HC-STVG v1 at 224: m_tIoU, m_vIoU, vIoU@0.3, vIoU@0.5."""
+FULL = PUBLISHED[ABLATED]["all"]["FSM, paper, 224"]
+"""The paper's full model, HC-STVG v1 at 224."""
 
 
 @dataclass(frozen=True)

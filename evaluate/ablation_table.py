@@ -1,11 +1,12 @@
-"""What an ablation came to, in the paper's shape: our mean ± deviation over seeds, the paper's figure, and what it cost."""
+"""What an ablation came to, in the paper's shape: our mean ± deviation over seeds, what it cost, and on the paper's own
+split its figures."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ..cache.atomic import write_atomic
 from ..cache.index import Cache
 from ..cache.untrusted import in_latex, in_markdown
 from .ablation import Plan, Row, Table, cell_of, parameters
+from .published import NOT_ABLATED, is_ablated_split
 from .tables import render
 
 METRICS = ("m_tIoU", "m_vIoU", "vIoU@0.3", "vIoU@0.5")
@@ -23,7 +25,10 @@ FROZEN = "Encoders are frozen here and trained in the paper: compare differences
 
 @dataclass(frozen=True)
 class Line:
-    """One row of a table with what its finished cells say. Fractions; NaN where nothing is finished."""
+    """One row of a table with what its finished cells say. Fractions; NaN where nothing is finished.
+
+    The row is without the paper's figures where they may not stand beside the results.
+    """
 
     row: Row
     parameters: int
@@ -38,18 +43,26 @@ class Line:
 
 
 def lines_of(table: Table, plan: Plan) -> list[Line]:
-    """Every row of a table and the results of its cells that are finished."""
+    """Every row of a table and the results of its cells that are finished; the paper's figures only for its own split."""
     opened = {resolution: Cache.open(path) for resolution, path in plan.caches.items()}
+    comparable = all(is_ablated_split(cache, plan.test_split) for cache in opened.values())
     found = []
     for row in table.rows:
         cells = [] if table.counts else [cell_of(row, seed, plan, opened) for seed in range(plan.seeds)]
         results = [r for cell in cells if (r := cell.result) is not None]
-        found.append(Line(row, parameters(row, plan), results))
+        found.append(Line(row if comparable else replace(row, paper=None), parameters(row, plan), results))
     return found
 
 
-def cells(line: Line, full: Line) -> list[str]:
-    """A line as text: label, per metric ours and the difference from ``full``, and the paper's; parameters, cost, seeds."""
+def grid(lines: Sequence[Line]) -> list[list[str]]:
+    """A table as text, its header first: per metric ours, the difference from the full model, and the paper's if shown."""
+    full, paper = full_line(lines), any(line.row.paper for line in lines)
+    figures = [name for metric in METRICS for name in (metric, "Δ", *(["paper (Δ)"] if paper else []))]
+    return [["", *figures, "parameters", "training", "seeds"], *(cells(line, full, paper) for line in lines)]
+
+
+def cells(line: Line, full: Line, paper: bool) -> list[str]:
+    """A line as text; ``paper``: with a column of the paper's figures after each of ours."""
     found = [line.row.label]
     for i, metric in enumerate(METRICS):
         mean, deviation = 100 * line.mean(metric), 100 * line.deviation(metric)
@@ -58,14 +71,9 @@ def cells(line: Line, full: Line) -> list[str]:
         theirs = "–"
         if line.row.paper and full.row.paper:
             theirs = f"{line.row.paper[i]:.2f} ({line.row.paper[i] - full.row.paper[i]:+.2f})"
-        found += [ours, "–" if np.isnan(change) else f"{change:+.2f}", theirs]
+        found += [ours, "–" if np.isnan(change) else f"{change:+.2f}", *([theirs] if paper else [])]
     seconds = line.mean("seconds")
     return [*found, f"{line.parameters:,}", "–" if np.isnan(seconds) else f"{seconds:.0f} s", str(len(line.results))]
-
-
-def columns() -> list[str]:
-    figures = [name for metric in METRICS for name in (metric, "Δ", "paper (Δ)")]
-    return ["", *figures, "parameters", "training", "seeds"]
 
 
 def full_line(lines: Sequence[Line]) -> Line:
@@ -73,36 +81,37 @@ def full_line(lines: Sequence[Line]) -> Line:
     return next((line for line in lines if not line.row.settings and line.row.resolution in (None, 224)), lines[0])
 
 
-def notes(table: Table, plan: Plan) -> str:
+def notes(table: Table, lines: Sequence[Line]) -> str:
     """What must be said below a table."""
-    return (FROZEN if not table.counts else "") + table.note
+    left_out = any(row.paper for row in table.rows) and not any(line.row.paper for line in lines)
+    return ("" if table.counts else FROZEN) + (NOT_ABLATED if left_out else "") + table.note
 
 
-def terminal(table: Table, lines: Sequence[Line], plan: Plan) -> str:
+def terminal(table: Table, lines: Sequence[Line]) -> str:
     if table.counts:
         body = render(("", "parameters"), [[line.row.label, f"{line.parameters:,}"] for line in lines], "lr")
     else:
-        full = full_line(lines)
-        body = render(columns(), [cells(line, full) for line in lines], "l" + "r" * (len(columns()) - 1))
-    return f"Table {table.name}: {table.title}\n{body}{notes(table, plan)}\n"
+        header, *rows = grid(lines)
+        body = render(header, rows, "l" + "r" * (len(header) - 1))
+    return f"Table {table.name}: {table.title}\n{body}{notes(table, lines)}\n"
 
 
-def markdown(table: Table, lines: Sequence[Line], plan: Plan) -> str:
-    full = full_line(lines)
-    rows = [columns(), ["---", *["---:"] * (len(columns()) - 1)], *(cells(line, full) for line in lines)]
+def markdown(table: Table, lines: Sequence[Line]) -> str:
+    header, *body = grid(lines)
+    rows = [header, ["---", *["---:"] * (len(header) - 1)], *body]
     text = "\n".join("| " + " | ".join(map(in_markdown, row)) + " |" for row in rows)
-    return f"**Table {table.name}: {table.title}**\n\n{text}\n\n{notes(table, plan)}\n"
+    return f"**Table {table.name}: {table.title}**\n\n{text}\n\n{notes(table, lines)}\n"
 
 
-def latex(table: Table, lines: Sequence[Line], plan: Plan) -> str:
-    full = full_line(lines)
-    body = [" & ".join(map(in_latex, row)) + r" \\" for row in (columns(), *(cells(line, full) for line in lines))]
-    caption = in_latex(f"Table {table.name}: {table.title}. {notes(table, plan)}")
+def latex(table: Table, lines: Sequence[Line]) -> str:
+    rows = grid(lines)
+    body = [" & ".join(map(in_latex, row)) + r" \\" for row in rows]
+    caption = in_latex(f"Table {table.name}: {table.title}. {notes(table, lines)}")
     return "\n".join(
         [
             r"\begin{table}",
             rf"  \caption{{{caption}}}",
-            rf"  \begin{{tabular}}{{l{'r' * (len(columns()) - 1)}}}",
+            rf"  \begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}",
             r"    \hline",
             f"    {body[0]}",
             r"    \hline",
@@ -171,15 +180,17 @@ def plot(tables: Mapping[str, tuple[Table, Sequence[Line]]], out: Path) -> None:
         axis.invert_yaxis()
         axis.axvline(0, color="#999999", linewidth=0.8)
         axis.set_title(f"{table.name}: {table.title}", loc="left", fontsize=9)
-    axes[-1, 0].set_xlabel("m_vIoU against the full model, points (dots: ours, mean ± deviation; diamonds: paper)")
+    paper = any(line.row.paper for _, lines in shown for line in lines)
+    marks = "dots: ours, mean ± deviation" + ("; diamonds: paper" if paper else "")
+    axes[-1, 0].set_xlabel(f"m_vIoU against the full model, points ({marks})")
     figure.savefig(out, dpi=130)
     pyplot.close(figure)
 
 
-def write_all(out: Path, found: Mapping[str, tuple[Table, Sequence[Line]]], plan: Plan) -> None:
+def write_all(out: Path, found: Mapping[str, tuple[Table, Sequence[Line]]]) -> None:
     """tables.md, tables.csv, tables.tex and plot.png of what is finished."""
-    write_atomic(out / "tables.md", "\n".join(markdown(t, lines, plan) for t, lines in found.values()))
-    write_atomic(out / "tables.tex", "\n".join(latex(t, lines, plan) for t, lines in found.values()))
+    write_atomic(out / "tables.md", "\n".join(markdown(t, lines) for t, lines in found.values()))
+    write_atomic(out / "tables.tex", "\n".join(latex(t, lines) for t, lines in found.values()))
     sheets = [spreadsheet(t, lines) for t, lines in found.values()]
     write_atomic(out / "tables.csv", sheets[0] + "".join(s.split("\n", 1)[1] for s in sheets[1:]))
     plot(found, out / "plot.png")

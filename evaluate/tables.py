@@ -16,35 +16,9 @@ from ..cache.untrusted import harmless, in_latex, in_markdown, in_spreadsheet
 from .bootstrap import Interval
 from .compare import Comparison
 from .metrics import METRICS, Scores
+from .published import published_beside
 
 COLUMNS = ("group", "source", *METRICS)
-
-# Percent, in the order of METRICS without gt_vIoU, which none of them reports.
-PUBLISHED: dict[tuple[str, str], dict[str, dict[str, tuple[float, float, float, float]]]] = {
-    ("vidstg", "test"): {
-        "declarative": {
-            "FSM, paper, 224": (49.09, 28.23, 39.52, 26.95),
-            "TubeDETR": (46.90, 27.60, 37.70, 25.70),
-            "STCAT@224": (48.76, 28.04, 39.44, 26.00),
-        },
-        "interrogative": {
-            "FSM, paper, 224": (47.56, 23.43, 32.54, 21.53),
-            "TubeDETR": (46.10, 23.30, 31.30, 20.80),
-            "STCAT@224": (47.50, 23.32, 32.26, 21.27),
-        },
-    },
-    ("hcstvg-v1", "test"): {
-        "all": {
-            "FSM, paper, 224": (47.15, 34.00, 54.14, 29.74),
-            "TubeDETR@352": (43.70, 32.40, 49.80, 23.50),
-            "STCAT@224": (47.18, 31.79, 51.35, 26.97),
-        },
-    },
-}
-FOOTNOTE = (
-    "Published figures are of models trained end to end, each scored by its own evaluator (STCAT: every frame). "
-    "A run from a cache keeps its encoders frozen: it ranks variants and reproduces none of these figures."
-)
 
 
 class Row(NamedTuple):
@@ -81,22 +55,20 @@ def format_table(
 ) -> str:
     """A table with a row per group, ending in a newline.
 
-    Naming ``dataset`` and ``split`` adds the published rows of exactly these; where there are none, the table has none.
+    Naming ``dataset`` and ``split`` adds the published rows of exactly these, where all of that split was scored.
     ``run`` names the scored rows. ``style``: terminal, markdown, csv or latex. CSV puts the statement of how it was
     scored into columns and leaves the footnote out, so that every line is data.
     Raises UsageError for another style.
     """
     if style not in STYLES:
         raise UsageError(f"there is no table style {style!r}", expected=", ".join(STYLES))
-    beside = PUBLISHED.get((dataset or "", split or ""), {})
+    beside = published_beside(scores, dataset, split)
     rows, sure = [], scores.intervals()
     for group, means in scores.groups.items():
         figures = tuple(100 * means[metric] for metric in METRICS)
         rows.append(Row(group, run, figures, intervals=tuple(sure[group][metric] for metric in METRICS)))
-        rows += [Row(group, source, (*figures, None), True) for source, figures in beside.get(group, {}).items()]
-    notes = [describe(scores, dataset, split)]
-    if any(row.published for row in rows):
-        notes.append(FOOTNOTE)
+        rows += [Row(group, source, (*figures, None), True) for source, figures in beside.rows.get(group, {}).items()]
+    notes = [describe(scores, dataset, split), *([beside.note] if beside.note else [])]
     return STYLES[style](scores, rows, notes)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from ..cache.errors import AnnotationError, UsageError
 from ..cache.sampling import Sampling
 from ..cache.schema import Sample, Video
+from ..cache.splits import PUBLISHED_SENTENCES
 from . import custom, hcstvg, vidstg
 from .validate import Reading, some
 
@@ -27,16 +28,6 @@ SPLITS: dict[str, dict[str, tuple[str, ...]]] = {
     "json": {},
 }
 """The splits of each dataset and what their files are called, with or without .gz. ``json``: any name."""
-
-PUBLISHED_SENTENCES = {
-    ("vidstg", "train"): 80_684,
-    ("vidstg", "val"): 8_956,
-    ("vidstg", "test"): 10_303,
-    ("hcstvg-v1", "train"): 4_500,
-    ("hcstvg-v1", "test"): 1_160,
-    ("hcstvg-v2", "train"): 10_131,
-    ("hcstvg-v2", "val"): 2_000,
-}
 
 LEVELS = {"annotations", "annotation", "annos", "vidstg", "hcstvg_v1", "hcstvg_v2"}
 """Folders inside a dataset's folder that hold annotation files; the dataset's folder is above them."""

@@ -11,7 +11,7 @@ from ...cache.sampling import FloatArray
 from ...cache.schema import Sample, has_boxes
 from ..bootstrap import Interval, intervals
 from ..metrics import METRICS, SampleScore, Scores, counted
-from ..tables import PUBLISHED
+from ..published import Beside
 
 OUTCOMES = (
     ("Found", "vIoU above 0.5"),
@@ -56,14 +56,13 @@ def headline(scores: Scores) -> dict[str, Mark]:
     return dict(zip(SHOWN, _means("all sentences", scores.samples)[: len(SHOWN)], strict=True))
 
 
-def by_group(scores: Scores, dataset: str, split: str) -> dict[str, dict[str, list[Mark]]]:
-    """Per metric and group this run and, where the dataset and split are theirs, the published figures."""
-    beside = PUBLISHED.get((dataset, split), {})
+def by_group(scores: Scores, beside: Beside) -> dict[str, dict[str, list[Mark]]]:
+    """Per metric and group this run and the published figures beside it."""
     found: dict[str, dict[str, list[Mark]]] = {metric: {} for metric in SHOWN}
     for group in scores.groups:
         ours = _means("this run", [s for s in scores.samples if s.qtype == group])
         for column, metric in enumerate(SHOWN):
-            theirs = [Mark(name, row[column] / 100, published=True) for name, row in beside.get(group, {}).items()]
+            theirs = [Mark(name, row[column] / 100, published=True) for name, row in beside.rows.get(group, {}).items()]
             found[metric][group] = [ours[column], *theirs]
     return found
 

@@ -22,7 +22,8 @@ from ... import __version__
 from ...cache.atomic import write_atomic
 from ...cache.errors import VideoError
 from ..metrics import METRICS
-from ..tables import FOOTNOTE, describe, spread
+from ..published import published_beside
+from ..tables import describe, spread
 from . import breakdown, gallery
 from .findings import Findings
 from .frames import Pictures, choose, pictured_frames, take_pictures
@@ -89,7 +90,7 @@ def render(
     script = "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
     index = gallery.index(findings, rows, chosen)
     place = {video[0]: i for i, video in enumerate(index["videos"])}
-    groups = breakdown.by_group(scores, findings.dataset, findings.split)
+    beside = published_beside(scores, findings.dataset, findings.split)
     template = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     ).get_template("page.html")
@@ -100,12 +101,12 @@ def render(
         script=script,
         policy=policy(style, script),
         headline=breakdown.headline(scores),
-        groups=groups,
+        groups=breakdown.by_group(scores, beside),
         metrics=METRICS,
         intervals=scores.intervals(),
         spread=spread,
-        published=any(mark.published for marks in groups["m_vIoU"].values() for mark in marks),
-        footnote=FOOTNOTE,
+        published=bool(beside.rows),
+        footnote=beside.note,
         summary=describe(scores, findings.dataset, findings.split),
         outcomes=_outcomes(findings),
         histograms={

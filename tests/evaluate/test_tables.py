@@ -11,7 +11,7 @@ import pytest
 from stvg.cache.errors import UsageError
 from stvg.cache.sampling import Sampling
 from stvg.evaluate.metrics import METRICS, SampleScore, Scores
-from stvg.evaluate.tables import COLUMNS, PUBLISHED, STYLES, format_table, render
+from stvg.evaluate.tables import COLUMNS, format_table, render
 
 LIMITS = ("50.00", "25.00", "0.00", "0.00", "12.50")
 MEANS = dict(zip(METRICS, (0.47156, 0.34, 1.0, 0.0, 0.123449), strict=True))
@@ -73,41 +73,6 @@ def test_the_latex_table_escapes_what_latex_would_read() -> None:
     assert r"    all & TubeDETR@352 & 43.70 & 32.40 & 49.80 & 23.50 & -- \\" in text
     assert text.count("{") == text.count("}")
     assert r"\caption{hcstvg-v1 test; protocol tubedetr;" in text
-
-
-@pytest.mark.parametrize("style", STYLES)
-def test_published_rows_stand_beside_their_group_of_their_dataset_and_split_only(style: str) -> None:
-    both = some_scores("declarative", "interrogative")
-    text = format_table(both, dataset="vidstg", split="test", style=style)
-    lines = [line for line in text.splitlines() if line.strip()[:1].isalpha() or "|" in line]  # not those of intervals
-    mine = [i for i, line in enumerate(lines) if "this run" in line]
-    assert len(mine) == 2
-    for i, group, fsm in zip(mine, ("declarative", "interrogative"), ("49.09", "47.56"), strict=True):
-        assert group in lines[i + 1]
-        assert "FSM" in lines[i + 1]
-        assert fsm in lines[i + 1]
-        assert "TubeDETR" in lines[i + 2]
-        assert "STCAT@224" in lines[i + 3]
-    for dataset, split in (("vidstg", "val"), ("hcstvg-v2", "test"), ("hcstvg-v1", "train"), ("synthetic", "test")):
-        alone = format_table(both, dataset=dataset, split=split, style=style)
-        assert "FSM" not in alone
-        assert "Published" not in alone
-    assert "FSM" not in format_table(both, style=style)
-
-
-@pytest.mark.parametrize("style", ["terminal", "markdown", "latex"])
-def test_published_rows_come_with_the_warning_that_they_were_trained_end_to_end(style: str) -> None:
-    text = format_table(some_scores(), dataset="hcstvg-v1", split="test", style=style)
-    assert "trained end to end" in text
-    assert "ranks variants" in text
-
-
-def test_published_figures_order_by_threshold_and_belong_to_known_columns() -> None:
-    for groups in PUBLISHED.values():
-        for figures in (row for rows in groups.values() for row in rows.values()):
-            assert len(figures) == len(METRICS) - 1
-            assert all(0 < figure < 100 for figure in figures)
-            assert figures[2] > figures[3]
 
 
 def test_protocols_that_score_every_frame_say_so_and_name_no_sampling() -> None:

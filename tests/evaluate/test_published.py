@@ -1,0 +1,180 @@
+"""Published figures stand beside their own split, whole, and beside nothing that only shares its name and format."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stvg.cache.sampling import Sampling
+from stvg.cache.splits import PUBLISHED_SENTENCES, is_published_split
+from stvg.evaluate.ablation import FULL, TABLES, Plan, cells_of
+from stvg.evaluate.ablation_table import Line, latex, lines_of, markdown, plot, spreadsheet, terminal
+from stvg.evaluate.metrics import METRICS, SampleScore, Scores
+from stvg.evaluate.published import ABLATED, PUBLISHED, published_beside
+from stvg.evaluate.report.page import render
+from stvg.evaluate.tables import STYLES, format_table
+
+from .pages import made_up
+
+WHOLE = sorted(PUBLISHED)
+GROUPS = {"vidstg": ("declarative", "interrogative"), "hcstvg-v1": ("all",)}
+
+
+def scores_of(groups: Sequence[str], total: int, missing: int = 0) -> Scores:
+    """Made-up means of ``total`` samples, two of which are there to take intervals from."""
+    samples = [SampleScore(i, f"v{i}", "a sentence", g, 0.5, 0.25, 0.125) for g in groups for i in range(2)]
+    means = dict.fromkeys(groups, dict.fromkeys(METRICS, 0.5))
+    return Scores("tubedetr", Sampling(5, 100), total - missing, [f"m{i}" for i in range(missing)], means, samples)
+
+
+def whole(dataset: str, split: str, missing: int = 0) -> Scores:
+    return scores_of(GROUPS[dataset], PUBLISHED_SENTENCES[dataset, split], missing)
+
+
+def test_a_split_of_one_sentence_more_or_less_is_another_split() -> None:
+    for (dataset, split), count in PUBLISHED_SENTENCES.items():
+        assert is_published_split(dataset, split, count)
+        assert not is_published_split(dataset, split, count - 1)
+        assert not is_published_split(dataset, split, count + 1)
+        assert not is_published_split("json", split, count)
+
+
+def test_every_published_figure_is_of_a_split_whose_size_is_known() -> None:
+    assert PUBLISHED.keys() <= PUBLISHED_SENTENCES.keys()
+    assert PUBLISHED[ABLATED]["all"]["FSM, paper, 224"] == FULL == (47.15, 34.00, 54.14, 29.74)
+
+
+def test_published_figures_order_by_threshold_and_belong_to_known_columns() -> None:
+    for groups in PUBLISHED.values():
+        for figures in (row for rows in groups.values() for row in rows.values()):
+            assert len(figures) == len(METRICS) - 1
+            assert all(0 < figure < 100 for figure in figures)
+            assert figures[2] > figures[3]
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_published_rows_stand_beside_the_group_they_are_of(style: str) -> None:
+    text = format_table(whole("vidstg", "test"), dataset="vidstg", split="test", style=style)
+    lines = [line for line in text.splitlines() if line.strip()[:1].isalpha() or "|" in line]  # not those of intervals
+    mine = [i for i, line in enumerate(lines) if "this run" in line]
+    assert len(mine) == 2
+    for i, group, fsm in zip(mine, ("declarative", "interrogative"), ("49.09", "47.56"), strict=True):
+        assert group in lines[i + 1]
+        assert "FSM" in lines[i + 1]
+        assert fsm in lines[i + 1]
+        assert "TubeDETR" in lines[i + 2]
+        assert "STCAT@224" in lines[i + 3]
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_no_published_row_stands_beside_another_dataset_or_split(style: str) -> None:
+    both = whole("vidstg", "test")
+    named = [("vidstg", "val"), ("hcstvg-v2", "test"), ("hcstvg-v1", "train"), ("synthetic", "test"), (None, "test")]
+    for dataset, split in named:
+        alone = format_table(both, dataset=dataset, split=split, style=style)
+        assert "FSM" not in alone
+        assert "ublished" not in alone, "nothing to explain"
+
+
+@pytest.mark.parametrize("style", ["terminal", "markdown", "latex"])
+def test_published_rows_come_with_the_warning_that_they_were_trained_end_to_end(style: str) -> None:
+    text = format_table(whole("hcstvg-v1", "test"), dataset="hcstvg-v1", split="test", style=style)
+    assert "trained end to end" in text
+    assert "ranks variants" in text
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_synthetic_data_in_the_format_of_vidstg_gets_no_published_row_but_the_reason(style: str) -> None:
+    text = format_table(scores_of(GROUPS["vidstg"], 368), dataset="vidstg", split="test", style=style)
+    assert "FSM" not in text
+    assert "49.09" not in text
+    if style == "csv":  # every line of it is data
+        assert len(list(csv.DictReader(io.StringIO(text)))) == 2
+    else:
+        assert "of the 10,303 sentences of vidstg test, and these 368 are not that split" in text
+
+
+def test_samples_without_a_prediction_are_part_of_the_split_and_videos_that_were_never_annotated_are_not() -> None:
+    assert published_beside(whole("vidstg", "test", missing=40), "vidstg", "test").rows == PUBLISHED["vidstg", "test"]
+    assert not published_beside(scores_of(GROUPS["vidstg"], 10_263), "vidstg", "test").rows
+
+
+def test_a_report_draws_published_figures_on_the_same_condition() -> None:
+    findings = made_up(dataset="vidstg")
+    few = findings.scores
+    many = replace(few, missing=[f"m{i}" for i in range(10_303 - few.scored)])
+    page = render(replace(findings, scores=many), [], [], {})
+    assert "STCAT@224" in page
+    assert "trained end to end" in page
+    page = render(findings, [], [], {})
+    assert "STCAT@224" not in page
+    assert "10,303 sentences of vidstg test" in page
+
+
+def test_a_command_never_sets_published_figures_beside_synthetic_videos(
+    stvg: Callable[..., Any], synthetic: Path, tmp_path: Path
+) -> None:
+    from stvg.extract.readers import read_annotations
+
+    samples = read_annotations("vidstg", synthetic, "test").samples
+    lines = [
+        {
+            "sample_id": s.sample_id,
+            "start": s.moment[0],
+            "end": s.moment[1],
+            "boxes": {str(s.moment[0]): s.boxes[0].tolist()},
+        }
+        for s in samples
+    ]
+    (tmp_path / "tubes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = ["--predictions", tmp_path / "tubes.jsonl", "--dataset", "vidstg", "--annotations", synthetic]
+    found = stvg("evaluate", *words)
+    assert found.code == 0, found.err
+    assert "FSM" not in found.out
+    assert f"these {len(samples)} are not that split" in found.out
+
+
+def lines_with_results(plan: Plan, name: str) -> list[Line]:
+    for cell in cells_of([TABLES[name]], plan):
+        cell.folder.mkdir(parents=True)
+        found = dict.fromkeys(("m_tIoU", "m_vIoU", "vIoU@0.3", "vIoU@0.5"), 0.25) | {"seconds": 10}
+        (cell.folder / "result.json").write_text(json.dumps(found))
+    return lines_of(TABLES[name], plan)
+
+
+def test_an_ablation_of_another_split_shows_its_own_figures_alone_and_says_why(
+    tiny_cache: Path, tmp_path: Path
+) -> None:
+    lines = lines_with_results(Plan(out=tmp_path, caches={None: tiny_cache}), "IV")
+    for text in (f(TABLES["IV"], lines) for f in (terminal, markdown, latex)):
+        assert "25.00" in text
+        assert "paper (" not in text
+        assert "44.59" not in text
+        assert "HC-STVG v1's test split, and this cache holds another" in text
+    assert all(row["m_vIoU paper"] == "" for row in csv.DictReader(io.StringIO(spreadsheet(TABLES["IV"], lines))))
+    plot({"IV": (TABLES["IV"], lines)}, tmp_path / "plot.png")
+
+
+def test_an_ablation_of_the_papers_split_stands_beside_the_paper(
+    tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The split that this cache holds is declared to be the paper's: no cache of 1,160 videos is made for a test."""
+    from stvg.cache.index import Cache
+
+    monkeypatch.setitem(PUBLISHED_SENTENCES, ("vidstg", "test"), Cache.open(tiny_cache).samples.splits.count("test"))
+    monkeypatch.setattr("stvg.evaluate.published.ABLATED", ("vidstg", "test"))
+    lines = lines_with_results(Plan(out=tmp_path, caches={None: tiny_cache}), "IV")
+    text = markdown(TABLES["IV"], lines)
+    assert "| without | 25.00 | +0.00 | 44.59 (-2.56) |" in text
+    assert "left out" not in text
+    rows = list(csv.DictReader(io.StringIO(spreadsheet(TABLES["IV"], lines))))
+    assert float(rows[1]["m_vIoU paper"]) == 31.14
+    train = Plan(out=tmp_path / "train", caches={None: tiny_cache}, test_split="train")
+    assert "left out" in markdown(TABLES["IV"], lines_with_results(train, "IV"))

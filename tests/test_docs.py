@@ -1,0 +1,299 @@
+"""The documents keep their word: every command they show runs, every option and setting they name exists, every link leads
+somewhere.
+
+A command is run as it stands, in a folder that holds small files under the names the documents use. What would take a
+GPU or published weights is exchanged first, by `STAND_INS` and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from itertools import pairwise
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from stvg.cache.errors import StvgError
+from stvg.cli import cli
+from stvg.evaluate.demo import Size
+from stvg.evaluate.evaluation import load_head
+from stvg.heads.experiment import load_experiment
+
+from .heads.test_published import fill, mdetr
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BENCHMARKS = ROOT / "tests/benchmarks"
+
+TINY = "--backbone tiny --resolution 64"
+SMALL = "--preset tiny --set train.epochs=1 --set model.max_frames=100"
+STAND_INS = {
+    # Encoders and heads of published sizes → tiny ones, for one epoch.
+    "--backbone-weights resnet101.safetensors --text-weights roberta-base/": TINY,
+    "--backbone-weights weights/mdetr/backbone.safetensors "
+    "--text-weights weights/mdetr/roberta.safetensors --tokenizer roberta-base/": TINY,
+    "--init weights/mdetr/head.safetensors": "--init weights/tiny/head.safetensors",
+    "train-head --cache": f"train-head {SMALL} --cache",
+    "--set train.epochs=1000": "--set train.epochs=1",
+    # Fifteen runs → two.
+    "--table III --table V --seeds 3": "--table IV --devices cpu,cpu --preset tiny --set train.epochs=1",
+    # What the document leaves out.
+    "extract --dataset vidstg …": "extract --dataset vidstg --annotations vidstg --videos vidor/video --out cache/vidstg",
+}
+"""Words in a documented command → words that run here."""
+
+
+class Shown(NamedTuple):
+    """Something a document shows, and where."""
+
+    where: str
+    text: str
+
+
+def fenced(document: Path) -> Iterator[Shown]:
+    """Every line of the fenced blocks without a language, continued lines as one, comments cut off."""
+    inside, language, pending = False, "", ""
+    for number, line in enumerate(document.read_text(encoding="utf-8").splitlines(), start=1):
+        if line.startswith("```"):
+            inside, language = not inside, line[3:].strip()
+        elif inside and not language:
+            pending += line.removesuffix("\\") + " "
+            if not line.endswith("\\"):
+                yield Shown(f"{document.name}:{number}", " ".join(re.sub(r"(^|\s)#.*", "", pending).split()))
+                pending = ""
+
+
+def spans(document: Path) -> Iterator[Shown]:
+    """Every code span outside of fenced blocks, on one line whatever the text's width."""
+    text = document.read_text(encoding="utf-8")
+    prose = re.sub(r"^```.*?^```", lambda block: "\n" * block[0].count("\n"), text, flags=re.MULTILINE | re.DOTALL)
+    for found in re.finditer(r"`([^`]+)`", prose):
+        yield Shown(f"{document.name}:{prose.count(chr(10), 0, found.start()) + 1}", " ".join(found[1].split()))
+
+
+def is_command(text: str) -> bool:
+    return bool(re.match(r"(uv run )?stvg |torchrun .*-m stvg ", text))
+
+
+def shown_commands() -> dict[str, str]:
+    """Every different command of the documents, and where it is first shown."""
+    found: dict[str, str] = {}
+    for where, text in (shown for document in DOCUMENTS for shown in fenced(document)):
+        if is_command(text):
+            found.setdefault(text.removeprefix("uv run "), where)
+    return found
+
+
+COMMANDS = shown_commands()
+MADE_BY = (
+    f"train-head --cache cache/vidstg --out runs/fsm {SMALL}",
+    "evaluate --checkpoint runs/fsm/best.safetensors --cache cache/vidstg --out tubes.jsonl --json fsm.json",
+)
+"""What makes the run, the predictions and the scores that commands read."""
+
+
+def stood_in(command: str) -> list[str]:
+    """The words that are run for a command."""
+    text = f" {command} "
+    for documented, runs in STAND_INS.items():
+        text = text.replace(f" {documented} ", f" {runs} ")
+    return shlex.split(text)
+
+
+@pytest.fixture(scope="module")
+def desk(synthetic: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with small files under every name that a documented command reads. Copied for every command."""
+    desk = tmp_path_factory.mktemp("desk")
+    shutil.copytree(synthetic / "annotations", desk / "vidstg/annotations")
+    shutil.copytree(synthetic / "vidor", desk / "vidor")
+    shutil.copy(min(synthetic.glob("vidor/video/*/*.mp4")), desk / "street.mp4")
+    for name in ("cache/vidstg", "cache/hc1", "hc1", "shard1", "shard2", "shard3"):
+        shutil.copytree(tiny_cache, desk / name)
+    torch.save({"model": fill(mdetr())}, desk / "pretrained_resnet101_checkpoint.pth")
+    (desk / "weights/tiny").mkdir(parents=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(desk)
+        for words in MADE_BY:
+            cli.main(shlex.split(words), standalone_mode=False)
+    shutil.copy(desk / "fsm.json", desk / "baseline.json")
+    shutil.copy(desk / "runs/fsm/last.safetensors", desk / "last.safetensors")
+    head = load_head(desk / "last.safetensors", torch.device("cpu"))
+    save_file(head.model.head.state_dict(), desk / "weights/tiny/head.safetensors")
+    return desk
+
+
+def written_by(words: list[str]) -> list[str]:
+    """What a command says it leaves behind."""
+    return [value for option, value in pairwise(words) if option in ("--out", "--json") and "cache" not in words]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=list(COMMANDS.values()))
+def test_every_command_shown_runs_and_leaves_what_it_names(
+    command: str, desk: Path, stvg: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = shutil.copytree(desk, tmp_path / "desk")
+    monkeypatch.chdir(here)
+    for name in ("FULL", "QUICK"):
+        size = Size(train=4, test=2, settings=("train.epochs=1", "train.lr_drop=1"))
+        monkeypatch.setattr(f"stvg.evaluate.demo.{name}", size)
+    words = stood_in(command)
+    left = written_by(words)
+    for path in map(Path, left):  # what was there before proves nothing
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    code, said = run_words(words, stvg)
+    assert code == 0, f"{COMMANDS[command]}: {shlex.join(words)}\n{said}"
+    for path in left:
+        assert Path(path).exists(), f"{COMMANDS[command]}: {shlex.join(words)} left no {path}"
+
+
+def run_words(words: list[str], stvg: Callable[..., Any]) -> tuple[int, str]:
+    """Run a command in this process, or torchrun in its own; its exit status and what it said."""
+    if words[0] == "stvg":
+        ran = stvg(*words[1:])
+        return ran.code, ran.out + ran.err
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", *words[1:]]
+    done = subprocess.run(torchrun, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_every_line_that_names_a_command_is_one_and_every_stand_in_stands_in() -> None:
+    for where, text in (shown for document in DOCUMENTS for shown in fenced(document)):
+        assert is_command(text) or not re.search(r"\bstvg [a-z-]+ ", text), f"{where}: {text}"
+    used = " ".join(f" {command} " for command in COMMANDS)
+    assert [documented for documented in STAND_INS if f" {documented} " not in used] == []
+
+
+# --- what is named without being run ----------------------------------------------------------------------------------
+
+
+def command_of(words: list[str]) -> tuple[click.Command, list[str]]:
+    """The command that words after ``stvg`` begin with, and the words that follow its name."""
+    command: click.Command = cli
+    while isinstance(command, click.Group) and words and words[0] in command.commands:
+        command, words = command.commands[words[0]], words[1:]
+    return command, words
+
+
+def options_of(command: click.Command) -> set[str]:
+    return {name for p in command.params if isinstance(p, click.Option) for name in (*p.opts, *p.secondary_opts)} | {
+        "--help"
+    }
+
+
+def every_command(group: click.Group = cli) -> Iterator[click.Command]:
+    for command in group.commands.values():
+        yield command
+        if isinstance(command, click.Group):
+            yield from every_command(command)
+
+
+def options_in(text: str) -> set[str]:
+    return set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text))
+
+
+SPANS = [shown for document in DOCUMENTS for shown in spans(document)]
+OF_OTHERS = {"--nproc-per-node", "--group"}
+"""torchrun's and uv's."""
+NO_COMMAND = {"stvg crc32c"}
+"""What a user block of HDF5 begins with."""
+
+
+def benchmarks_shown() -> list[tuple[str, str, set[str]]]:
+    """Where a benchmark is shown, its file and the options; ``…`` stands for the benchmark named before it."""
+    found, last = [], ""
+    for document in DOCUMENTS:
+        for where, text in (*fenced(document), *spans(document)):
+            if named := re.search(r"tests/benchmarks/(\w+)\.py", text):
+                last = named[1]
+            elif not text.startswith("… --"):
+                continue
+            found.append((where, last, options_in(text) - OF_OTHERS))
+    return found
+
+
+def test_every_option_named_belongs_to_the_command_it_is_named_with() -> None:
+    anywhere = set().union(OF_OTHERS, *map(options_of, every_command()))
+    of_benchmarks = {where for where, _, _ in benchmarks_shown()}
+    for where, text in SPANS:
+        if where in of_benchmarks and ("benchmarks/" in text or text.startswith("…")):
+            continue
+        known = anywhere
+        if text.startswith("stvg ") and text not in NO_COMMAND:
+            command, _ = command_of(text.split()[1:])
+            assert command is not cli or text.split()[1].startswith("-"), f"{where}: no command {text}"
+            known = options_of(command)
+        assert options_in(text) <= known, f"{where}: {text}"
+
+
+def test_every_setting_named_exists_and_takes_the_value_shown() -> None:
+    found = 0
+    for where, text in SPANS:
+        for name, value in re.findall(r"\b(?!\w+\.(?:py|json)\b)((?:model|loss|train)\.[a-z_.]+)(?:=(\S+))?", text):
+            found += 1
+            assert any(takes(preset, name, value) for preset in ("paper", "tubedetr")), f"{where}: {text}"
+    assert found > 10
+
+
+def takes(preset: str, name: str, value: str) -> bool:
+    """Whether a preset has a setting, and takes a value for it if there is one."""
+    try:
+        attrgetter(name)(load_experiment(preset, [f"{name}={value}"] if value else []))
+    except (StvgError, AttributeError):
+        return False
+    return True
+
+
+@pytest.mark.parametrize("command", [c for c in every_command() if "Example" in (c.help or "")], ids=lambda c: c.name)
+def test_every_example_in_a_help_text_is_understood(command: click.Command) -> None:
+    said = (command.help or "").splitlines()
+    examples = [line for line in said if is_command(line.strip().removeprefix("Example: "))]
+    assert examples
+    for example in examples:
+        words = shlex.split(example.replace("Example: ", "").partition("stvg ")[2])
+        named, rest = command_of(words)
+        assert named is command, example
+        named.make_context(named.name, rest)
+
+
+@pytest.mark.parametrize("name", sorted({name for _, name, _ in benchmarks_shown()}))
+def test_every_benchmark_named_exists_and_knows_the_options_it_is_shown_with(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = BENCHMARKS / f"{name}.py"
+    assert file.is_file()
+    monkeypatch.syspath_prepend(BENCHMARKS)  # where a script's own folder stands
+    monkeypatch.setattr("sys.argv", [str(file), "--help"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(file), run_name="__main__")
+    known = options_in(capsys.readouterr().out)
+    for where, _, options in (shown for shown in benchmarks_shown() if shown[1] == name):
+        assert options <= known, f"{where}: {name}.py"
+
+
+def test_every_link_leads_to_a_file_and_the_readme_to_every_page() -> None:
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text(encoding="utf-8")):
+            assert target.startswith("http") or (document.parent / target).exists(), f"{document.name}: {target}"
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [page.name for page in DOCUMENTS if page.parent.name == "docs" and f"(docs/{page.name})" not in readme] == []
+
+
+def test_every_function_a_document_points_to_is_there() -> None:
+    pointers = [(where, text.split("::")) for where, text in SPANS if re.fullmatch(r"[\w/]+\.py::[\w.]+", text)]
+    assert len(pointers) > 20
+    for where, (file, name) in pointers:
+        module = import_module(f"stvg.{file.removesuffix('.py').replace('/', '.')}")
+        assert attrgetter(name)(module), where
