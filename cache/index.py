@@ -12,6 +12,7 @@ Which videos are complete is read from the store alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -91,6 +92,8 @@ class Cache:
     def __init__(self, path: Location, header: Header) -> None:
         self.path, self.header, self.recipe = path, header, header.recipe
         self.store: Store = open_store(path, header.store, header.compression)
+        self.text_store = self.store
+        """Where the token features are; elsewhere only for `with_samples_of`."""
         self.samples = SampleTable(path / SAMPLES, header.samples_file)
         self.skip_list = SkipList(path)
         self._units: dict[str, VideoUnit] = {}
@@ -162,6 +165,14 @@ class Cache:
                 hint="use the --compression the cache was made with, or another --out folder",
             )
 
+    def with_samples_of(self, other: Cache) -> Cache:
+        """The videos of this cache under the samples and sentences of another, of the same recipe. Nothing is copied."""
+        self.recipe.require_equal(other.recipe, self.path)
+        both = copy(self)
+        both.samples, both.text_store = other.samples, other.store
+        both._text_offsets, both._texts = {}, {}
+        return both
+
     def unit(self, video_id: str) -> VideoUnit:
         """The facts of a complete video; CacheError if it is not in the store or of another recipe."""
         if video_id not in self._units:
@@ -199,11 +210,11 @@ class Cache:
         if part not in self._text_offsets:
             self._text_offsets[part] = self._open_text(part)
         start, end = self._text_offsets[part][local : local + 2]
-        return read_features(self.store, text_key(part), "hidden", slice(int(start), int(end)))
+        return read_features(self.text_store, text_key(part), "hidden", slice(int(start), int(end)))
 
     def _open_text(self, part: int) -> IntArray:
         """Where each sentence's tokens start; CacheError when the unit holds other sentences or another recipe's."""
-        attributes = self.store.attributes(text_key(part))
+        attributes = self.text_store.attributes(text_key(part))
         for name, expected in self.text_attributes(part).items():
             if attributes.get(name) != expected:
                 raise CacheError(

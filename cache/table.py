@@ -180,20 +180,26 @@ class SampleTable(Sequence[Sample]):
         text: str = self.columns["sample_id"][i].as_py()
         return int(text) if self.columns["integer_id"][i] else text
 
+    def video(self, i: int) -> Video:
+        """The video of a sample; samples of one video share it."""
+        video = self._videos.get(self.video_ids[i])
+        if video is None:
+            columns = self.columns
+            texts = (self.video_ids[i], columns["path"][i].as_py())
+            facts = (columns[name][i].item() for name in ("width", "height", "fps", "frame_count"))
+            video = self._videos.setdefault(self.video_ids[i], Video(*texts, *facts))
+        return video
+
     def __getitem__(self, i):  # type: ignore[no-untyped-def]  # only whole numbers; Sequence also promises slices
         if not 0 <= i < len(self):
             raise IndexError(i)
         row: dict[str, Any] = {
             k: c[i].as_py() if isinstance(c, pa.Array) else c[i].item() for k, c in self.columns.items()
         }
-        video = self._videos.get(row["video_id"])
-        if video is None:
-            facts = (row[k] for k in ("video_id", "path", "width", "height", "fps", "frame_count"))
-            video = self._videos.setdefault(row["video_id"], Video(*facts))
         offsets, values = self._boxes
         return Sample(
             sample_id=self.sample_id(i),
-            video=video,
+            video=self.video(i),
             sentence=row["sentence"],
             qtype=row["qtype"],
             split=row["split"],

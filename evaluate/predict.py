@@ -1,34 +1,37 @@
-"""One video and some sentences → tubes: the file is decoded, its features extracted, and the head asked; and as a video."""
+"""Some sentences about one video → tubes. A head and its encoders are made ready once and asked as often as one likes.
+
+The features of a video are kept in a cache and read there the next time: that of an extraction (`stvg extract`), or a
+folder with one cache for every content of a video file.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
-from fractions import Fraction
-from pathlib import Path
-from typing import IO, Any
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Any
 
-import av
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from ..cache.atomic import open_atomic
-from ..cache.errors import UsageError, VideoError
-from ..cache.index import Cache
-from ..cache.sampling import interpolate_boxes, slots_in
+from ..cache.atomic import make_folder, publish, remove, sweep, temporary_name
+from ..cache.errors import CacheError, UsageError, VideoError
+from ..cache.header import HEADER
+from ..cache.index import Cache, video_key
+from ..cache.sampling import video_grid
 from ..cache.schema import Sample, Tube, Video
-from ..extract.backbone import build_backbone
-from ..extract.decode import probe, read_frames
-from ..extract.runner import Options, extract, make_recipe
+from ..extract.backbone import Backbone, build_backbone
+from ..extract.decode import probe
+from ..extract.runner import Options, extract, library_versions, write_text
 from ..extract.text import build_text_encoder
+from ..extract.writer import naming_write_errors
 from .evaluation import Head, open_split, require_features, tubes_of
+from .predictions import write_predictions
 
-YELLOW, GREY = (250, 210, 40), (205, 205, 210)
-BAR, LINE = 16, 3
-"""Pixels: height of the time bar below the picture, thickness of a box."""
 SPLIT = "asked"
 
 
@@ -36,50 +39,117 @@ SPLIT = "asked"
 class Grounding:
     """What was asked of a video, and the answers in the same order."""
 
+    video: Video
     samples: list[Sample]
     tubes: list[Tube]
 
+    def write(self, out: Path) -> Path:
+        """The tubes as ``out``/predictions.jsonl; the folder is made."""
+        out.mkdir(parents=True, exist_ok=True)
+        write_predictions(out / "predictions.jsonl", self.tubes, {s.sample_id: s for s in self.samples})
+        return out / "predictions.jsonl"
 
-def ground(
-    head: Head, video: Path, sentences: Sequence[str], encoders: Mapping[str, Any], scratch: Path, device: torch.device
-) -> Grounding:
-    """Find what every sentence means. ``encoders``: weights, tokenizer and seed as for `stvg extract`.
 
-    ``scratch``: an empty folder for the features. Raises VideoError for a file that does not decode whole, UsageError for
-    an empty sentence, CacheError when the encoders are not those the head was trained on.
+class Predictor:
+    """A head with its encoders. ``encoders``: weights, tokenizer and seed as for `stvg extract`.
+
+    ``features``: where the features of videos are found and kept; see `features_of`. Raises CacheError when the text
+    encoder is not the one the head was trained on; of the backbone the same is said when a video is first extracted.
     """
-    if empty := [number for number, sentence in enumerate(sentences, start=1) if not sentence.strip()]:
-        raise UsageError(f"sentence {empty[0]} is empty", expected="what to look for, in words")
-    recipe = head.recipe
-    facts = probe(video)
-    if facts.fps < recipe.fps:
-        raise VideoError(
-            f"{video} has too few frames a second",
-            expected=f"at least the head's {recipe.fps:g}",
-            found=f"{facts.fps:g}",
+
+    def __init__(self, head: Head, encoders: Mapping[str, Any], features: Path, device: torch.device) -> None:
+        self.head, self.encoders, self.features, self.device = head, encoders, features, device
+        self.recipe = replace(
+            head.recipe,
+            dataset="json",
+            annotations_sha256=hashlib.sha256().hexdigest(),
+            levels="full" if head.mode == "last-stage" else "c5",
+            views=1,
+            views_seed=0,
         )
-    known = Video(
-        hashlib.sha256(video.name.encode()).hexdigest()[:16],
-        video.name,
-        facts.width,
-        facts.height,
-        facts.fps,
-        facts.frames,
-    )
-    samples = [asked(number, known, sentence) for number, sentence in enumerate(sentences, start=1)]
-    backbone = build_backbone(recipe.backbone, encoders["backbone_weights"], encoders["weights_seed"])
-    text = build_text_encoder(
-        recipe.text_encoder, encoders["text_weights"], encoders["tokenizer"], encoders["weights_seed"]
-    )
-    chosen = {name: getattr(recipe, name) for name in ("fps", "resolution", "max_side", "dtype", "amp")}
-    chosen["levels"] = "full" if head.mode == "last-stage" else "c5"
-    wanted = make_recipe("json", hashlib.sha256().hexdigest(), backbone, text, chosen)
-    require_features(head, wanted, "what the encoders named here would extract")
-    files: dict[str, Path | None] = {known.video_id: video}
-    extract(samples, files, scratch, wanted, backbone, text, options=Options(device, strict=True))
-    data = open_split(head, Cache.open(scratch), SPLIT, video.parent)
-    tubes = tubes_of(head.model, data, head.batch_size, device)
-    return Grounding(samples, [tubes[s.sample_id] for s in samples])
+        """Of what is extracted here: all that the head's features depend on, and nothing of its dataset."""
+        weights, tokenizer, seed = (encoders[name] for name in ("text_weights", "tokenizer", "weights_seed"))
+        self.text = build_text_encoder(head.recipe.text_encoder, weights, tokenizer, seed)
+        found = replace(head.recipe, text_sha256=self.text.weights_sha256)
+        require_features(head, found, "the text encoder named here")
+
+    @property
+    def reads_extraction(self) -> bool:
+        """Whether features are those of an extraction; nothing is extracted then."""
+        return (self.features / HEADER).exists()
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """Built when a video is first extracted. Raises CacheError when it is not the one the head was trained on."""
+        recipe, encoders = self.head.recipe, self.encoders
+        backbone = build_backbone(recipe.backbone, encoders["backbone_weights"], encoders["weights_seed"])
+        found = replace(recipe, backbone_sha256=backbone.weights_sha256)
+        require_features(self.head, found, "the backbone named here")
+        return backbone
+
+    def require_backbone(self) -> None:
+        """Build the backbone now if a video may need it, so that a wrong one is refused before anybody asks."""
+        if not self.reads_extraction:
+            _ = self.backbone
+
+    def ground(self, file: Path, sentences: Sequence[str]) -> Grounding:
+        """Find what every sentence means.
+
+        Raises UsageError for a sentence that says nothing, VideoError for a file that does not decode whole, CacheError
+        when the features there are were made for another head or are not of the whole video.
+        """
+        require_words(sentences)
+        cache, video = self.features_of(file)
+        video = replace(video, path=file.name)
+        samples = [asked(number, video, sentence) for number, sentence in enumerate(sentences, start=1)]
+        with TemporaryDirectory(prefix="stvg-") as scratch:
+            words = Cache.create(Path(scratch), cache.recipe, samples, "zarr", library_versions())
+            write_text(words, samples, self.text, Options(self.device))
+            data = open_split(self.head, cache.with_samples_of(words), SPLIT, file.parent)
+            tubes = tubes_of(self.head.model, data, self.head.batch_size, self.device)
+        return Grounding(video, samples, [tubes[s.sample_id] for s in samples])
+
+    def features_of(self, file: Path) -> tuple[Cache, Video]:
+        """A cache that holds the features of a video, and the video as that cache knows it.
+
+        In the cache of an extraction a video is known by where its file lies, and nothing is added. Elsewhere there is a
+        cache for every content of a file and recipe, made now unless it was before.
+        """
+        if self.reads_extraction:
+            cache = Cache.open(self.features)
+            require_features(self.head, cache.recipe, cache.path)
+            return cache, find_video(cache, file)
+        content = content_of(file)
+        place = self.features / f"{content}-{self.recipe.fingerprint}"
+        if not place.exists():
+            self.extract(file, content, place)
+        cache = Cache.open(place)
+        return cache, cache.samples.video(0)
+
+    def extract(self, file: Path, video_id: str, place: Path) -> None:
+        """Make the cache of one video, which appears under its name once it is whole."""
+        video = video_of(file, video_id, self.recipe.fps)
+        backbone, options = self.backbone, Options(self.device, strict=True)
+        files: dict[str, Path | None] = {video_id: file}
+        aside = self.features / temporary_name()
+        with naming_write_errors(self.features):
+            make_folder(self.features)
+            sweep(self.features)
+            try:
+                extract([asked(0, video, "")], files, aside, self.recipe, backbone, self.text, options=options)
+                with suppress(FileExistsError):  # somebody else asked of the same video
+                    publish(aside, place)
+            finally:
+                remove(aside)
+
+
+def require_words(sentences: Sequence[str]) -> None:
+    """Refuse what cannot be looked for: UsageError."""
+    for number, sentence in enumerate(sentences, start=1):
+        if not sentence.strip():
+            raise UsageError(f"sentence {number} is empty", expected="what to look for, in words")
+        if any("\ud800" <= letter <= "\udfff" for letter in sentence):
+            raise UsageError(f"sentence {number} is no text", found="bytes that are not UTF-8, or half a character")
 
 
 def asked(number: int, video: Video, sentence: str) -> Sample:
@@ -87,76 +157,53 @@ def asked(number: int, video: Video, sentence: str) -> Sample:
     return Sample(number, video, sentence, "asked", SPLIT, (0, video.frame_count), (0, 0), np.empty((0, 4)), "")
 
 
-def write_videos(video: Path, found: Grounding, out: Path) -> list[Path]:
-    """The video once for every sentence, ``out``/1.mp4 and on: the box while it lasts, and where in time it is.
+def content_of(file: Path) -> str:
+    """Names what a file holds: 16 hex digits."""
+    if not file.is_file():  # what is no file may never end
+        raise VideoError(f"{file} is not a file")
+    try:
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise VideoError(f"{file} cannot be read", found=error.strerror) from None
 
-    Size (made even at the right and bottom) and rate are the original's; there is no sound. A file appears under its name
-    once it is whole. However long the video, a few frames are in memory.
+
+def video_of(file: Path, video_id: str, fps: float) -> Video:
+    """What a file turns out to be, every frame of it decoded. ``fps``: what a head wants to see of it."""
+    facts = probe(file)
+    if facts.fps < fps:
+        raise VideoError(
+            f"{file} has too few frames a second", expected=f"at least the head's {fps:g}", found=f"{facts.fps:g}"
+        )
+    return Video(video_id, file.name, facts.width, facts.height, facts.fps, facts.frames)
+
+
+def find_video(cache: Cache, file: Path) -> Video:
+    """The video of an extraction's cache whose file this is, by the end of its path: annotations know no more of a file.
+
+    Raises CacheError when there is none, it was skipped, or only some of its segments were extracted.
     """
-    facts = found.samples[0].video
-    paths = [out / f"{number}.mp4" for number in range(1, len(found.tubes) + 1)]
-    with ExitStack() as stack:
-        files = [stack.enter_context(open_atomic(path)) for path in paths]
-        films = [stack.enter_context(Film(file, tube, facts)) for file, tube in zip(files, found.tubes, strict=True)]
-        wanted = np.arange(facts.frame_count)
-        at = 0
-        for block in read_frames(video, wanted, width=facts.width, height=facts.height, block=16):
-            for film in films:
-                film.add(at, block)
-            at += len(block)
-    return paths
-
-
-class Film:
-    """An annotated video under way."""
-
-    def __init__(self, file: IO[Any], tube: Tube, facts: Video) -> None:
-        self.tube, self.facts = tube, facts
-        self.height, self.width = facts.height + facts.height % 2 + BAR, facts.width + facts.width % 2
-        self.container = av.open(file, "w", format="mp4")
-        rate = Fraction(facts.fps).limit_denominator(1001)
-        self.stream = self.container.add_stream("libx264", rate=rate, options={"preset": "veryfast", "crf": "20"})
-        self.stream.height, self.stream.width, self.stream.pix_fmt = self.height, self.width, "yuv420p"
-        self.bar = self._bar()
-
-    def __enter__(self) -> Film:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.container.mux(self.stream.encode())
-        self.container.close()
-
-    def add(self, start: int, pixels: NDArray[np.uint8]) -> None:
-        """Frames ``start`` and on, (n, height, width, 3) RGB."""
-        frames = np.arange(start, start + len(pixels))
-        boxes = interpolate_boxes(self.tube.frames, self.tube.boxes, frames)
-        shown = slots_in(frames, (self.tube.start, self.tube.end))
-        for frame, picture, box, inside in zip(frames.tolist(), pixels, boxes, shown, strict=True):
-            canvas = np.zeros((self.height, self.width, 3), np.uint8)
-            canvas[: self.facts.height, : self.facts.width] = picture
-            if inside:
-                outline(canvas[: self.facts.height, : self.facts.width], box)
-            canvas[-BAR:] = self.bar
-            now = round(frame / self.facts.frame_count * (self.width - LINE))
-            canvas[-BAR:, now : now + LINE] = 255
-            self.container.mux(self.stream.encode(av.VideoFrame.from_ndarray(canvas, format="rgb24")))
-
-    def _bar(self) -> NDArray[np.uint8]:
-        bar = np.full((BAR, self.width, 3), GREY, np.uint8) // 3
-        scale = self.width / self.facts.frame_count
-        bar[:, int(self.tube.start * scale) : int(np.ceil(self.tube.end * scale))] = YELLOW
-        return bar
-
-
-def outline(picture: NDArray[np.uint8], box: NDArray[np.float64]) -> None:
-    """Draw a box, xyxy in pixels, into a picture."""
-    height, width = picture.shape[:2]
-    x1, y1, x2, y2 = np.rint(box).astype(int)
-    x1, x2, y1, y2 = max(x1, 0), min(x2, width - 1), max(y1, 0), min(y2, height - 1)
-    for rows, columns in (
-        (slice(y1, y1 + LINE), slice(x1, x2 + 1)),
-        (slice(max(y2 - LINE + 1, 0), y2 + 1), slice(x1, x2 + 1)),
-        (slice(y1, y2 + 1), slice(x1, x1 + LINE)),
-        (slice(y1, y2 + 1), slice(max(x2 - LINE + 1, 0), x2 + 1)),
-    ):
-        picture[rows, columns] = YELLOW
+    table, ours = cache.samples, file.absolute().parts
+    paths = dict(zip(table.video_ids, table.columns["path"], strict=True))
+    ends = {video_id: PurePosixPath(path.as_py()).parts for video_id, path in paths.items()}
+    known = [v for v, end in ends.items() if ours[-len(end) :] == end and cache.store.contains(video_key(v))]
+    hint = "without --cache, or with a folder of its own, the video is extracted now"
+    if len(known) != 1:
+        raise CacheError(
+            f"{cache.path} does not hold {file}" if not known else f"{cache.path} holds several videos {file} could be",
+            expected=f"one of its {len(ends):,} videos, in folders named as in the dataset",
+            found=", ".join(known[:4]) or None,
+            hint=hint,
+        )
+    video = table.video(table.video_ids.index(known[0]))
+    whole = video_grid([(0, video.frame_count)], video.fps, cache.recipe.fps)
+    lacking = np.setdiff1d(whole, cache.unit(video.video_id).frames)
+    if lacking.size:
+        raise CacheError(
+            f"{cache.path} holds a part of {file} only",
+            expected=f"{len(whole):,} frames at {cache.recipe.fps:g} a second",
+            found=f"all but {len(lacking):,} of them, such as {lacking[0]}",
+            effect="a tube could not lie there; nothing was predicted",
+            hint=hint,
+        )
+    return video

@@ -18,7 +18,13 @@ ALLOWED = {
 # The only doors from a room to the pixels: drawing a demo means making and reading videos, training an encoder means having
 # it, and a published checkpoint holds encoders and head together.
 DOOR_FILES = (
-    *("evaluate/demo.py", "evaluate/picture.py", "evaluate/predict.py", "evaluate/report/frames.py"),
+    *(
+        "evaluate/demo.py",
+        "evaluate/film.py",
+        "evaluate/picture.py",
+        "evaluate/predict.py",
+        "evaluate/report/frames.py",
+    ),
     *("heads/finetune.py", "heads/online.py", "heads/published.py"),
 )
 DOORS = {f: {"extract"} for f in DOOR_FILES}

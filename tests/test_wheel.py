@@ -33,14 +33,15 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(out.glob("*.whl"))
 
 
-def test_the_wheel_holds_every_module_preset_and_part_of_the_page_and_nothing_of_the_tests(wheel):
+def test_the_wheel_holds_every_module_preset_and_part_of_the_pages_and_nothing_of_the_tests(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = {
         f"stvg/{p.relative_to(ROOT).as_posix()}"
         for r in ("cache", "extract", "heads", "evaluate")
         for p in (ROOT / r).rglob("*.py")
     }
-    data = (("heads/presets", "*.yaml"), *(("evaluate/report", f"*.{kind}") for kind in ("html", "css", "js")))
+    pages = [(f"evaluate/{page}", f"*.{kind}") for page in ("report", "serve") for kind in ("html", "css", "js")]
+    data = [("heads/presets", "*.yaml"), *pages]
     expected |= {f"stvg/{folder}/{p.name}" for folder, kind in data for p in (ROOT / folder).glob(kind)}
     expected |= {"stvg/cli.py", "stvg/__init__.py", "stvg/__main__.py", "stvg/py.typed"}
     assert {n for n in names if not n.split("/")[0].endswith(".dist-info")} == expected

@@ -1,7 +1,6 @@
-// The page's data, and drawings of one sample: frames with boxes, and its time line. Data only ever becomes text.
+// The page's data, and drawings of one sample: frames with boxes, and its time line.
 
 const CELLS = 6;
-const byId = (id) => document.getElementById(id);
 const block = (id) => JSON.parse(byId(id).textContent);
 const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 const percent = (x) => (100 * x).toFixed(1);
@@ -13,15 +12,6 @@ function remember(make) {
     return known.get(key);
   };
 }
-
-function fill(element, attributes, children) {
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.append(...children.filter((child) => child !== null));
-  return element;
-}
-const html = (name, attributes = {}, ...children) => fill(document.createElement(name), attributes, children);
-const svg = (name, attributes = {}, ...children) =>
-  fill(document.createElementNS("http://www.w3.org/2000/svg", name), attributes, children);
 
 const index = block("index");
 const detailsBlock = remember((number) => block(`details-${number}`));

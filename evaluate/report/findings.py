@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import block_diag
 
 from ...cache.sampling import FloatArray
 from ...cache.schema import Sample, Tube
@@ -59,8 +58,18 @@ class Evidence:
     def of(cls, reading: Reading) -> Self:
         slots = len(reading.start)
         looked_at = np.concatenate([window.sum(axis=0) for window in reading.attention]) / slots
-        matrix = Shades.of(block_diag(*reading.attention)) if slots <= MATRIX_SLOTS else None
+        matrix = Shades.of(along_diagonal(reading.attention)) if slots <= MATRIX_SLOTS else None
         return cls(Shades.of(reading.start), Shades.of(reading.end), matrix, Shades.of(looked_at))
+
+
+def along_diagonal(blocks: Sequence[FloatArray]) -> FloatArray:
+    """Square blocks as one square matrix, zero outside of them."""
+    size = sum(map(len, blocks))
+    whole, at = np.zeros((size, size)), 0
+    for block in blocks:
+        whole[at : at + len(block), at : at + len(block)] = block
+        at += len(block)
+    return whole
 
 
 @dataclass(frozen=True)

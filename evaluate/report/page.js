@@ -1,4 +1,4 @@
-// What ties the page together: filters, keys, and its colours.
+// What ties the page together: filters and keys.
 
 index.kinds.forEach((kind, k) => byId("kind").append(html("option", { value: k }, kind)));
 if (index.kinds.length < 2) byId("kind").parentElement.hidden = true;
@@ -28,16 +28,6 @@ document.addEventListener("keydown", (event) => {
   if (event.key !== "/" || typing || dialog.open || event.ctrlKey || event.metaKey || event.altKey) return;
   event.preventDefault();
   byId("search").focus();
-});
-
-const themes = { auto: ["◐ Auto", "as the system"], dark: ["● Dark", "dark"], light: ["○ Light", "light"] };
-byId("theme").addEventListener("click", (event) => {
-  const names = Object.keys(themes);
-  const now = document.documentElement.dataset.theme ?? "auto";
-  const next = names[(names.indexOf(now) + 1) % names.length];
-  document.documentElement.dataset.theme = next;
-  event.target.textContent = themes[next][0];
-  event.target.setAttribute("aria-label", `Colours: ${themes[next][1]}`);
 });
 
 search();

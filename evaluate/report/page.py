@@ -30,7 +30,7 @@ from .frames import Pictures, choose, pictured_frames, take_pictures
 from .training import charts_of
 
 HERE = Path(__file__).parent
-SCRIPTS = ("draw.js", "gallery.js", "player.js", "page.js")
+SCRIPTS = ("elements.js", "theme.js", "draw.js", "gallery.js", "player.js", "page.js")
 PICTURES = 36
 """Samples with frames, unless told otherwise."""
 

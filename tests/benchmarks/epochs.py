@@ -1,6 +1,6 @@
 """An epoch from the cache beside one end to end, of the same samples: decoding, ResNet-101, RoBERTa-base and FSM's head.
 
-    uv run python tests/benchmarks/epochs.py --tokenizer DIR [--videos 2] [--frames 60] [--batch 2] [--amp none|bf16]
+    uv run python tests/benchmarks/epochs.py --tokenizer DIR [--videos 2] [--frames 60] [--batch 2] [--sentences 15]
 
 Synthetic videos at 224, encoders with seeded random weights, one epoch each way; the first step of each does not count.
 Prints a Markdown table, with the epoch after which extracting has paid.
@@ -9,9 +9,12 @@ Prints a Markdown table, with the epoch after which extracting has paid.
 from __future__ import annotations
 
 import argparse
+import copy
+import json
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +37,23 @@ WAYS = {
 }
 
 
+def ask(annotations: Path, sentences: int) -> None:
+    """Give every video exactly so many sentences: the first of its own again, in other words."""
+    records = json.loads(annotations.read_text(encoding="utf-8"))
+    by_video: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        by_video.setdefault(record["vid"], []).extend(
+            {**record, "captions": [caption], "questions": []} for caption in record["captions"]
+        )
+    kept = []
+    for of_video in by_video.values():
+        for number in range(sentences):
+            record = copy.deepcopy(of_video[number % len(of_video)])
+            record["captions"][0]["description"] += " again" * (number // len(of_video))
+            kept.append(record)
+    annotations.write_text(json.dumps(kept), encoding="utf-8")
+
+
 def epoch(cache: Cache, folder: Path, settings: tuple[str, ...], sources: dict[str, object]) -> dict[str, float]:
     """Seconds of an epoch as its steps after the first suggest, and the share of them spent waiting for data."""
     run = Run(folder, cache, load_experiment("paper", settings), "train", CPU, sources)
@@ -53,6 +73,7 @@ def main() -> None:
     parser.add_argument("--tokenizer", required=True, help="folder of RoBERTa's vocabulary")
     parser.add_argument("--videos", type=int, default=2)
     parser.add_argument("--frames", type=int, default=60, help="slots of a clip")
+    parser.add_argument("--sentences", type=int, help="of every video  [as many as the synthetic world has]")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--amp", choices=["none", "bf16"], default="none")
     chosen = parser.parse_args()
@@ -60,6 +81,9 @@ def main() -> None:
         folder = Path(name)
         frames = (2 * chosen.frames, 2 * chosen.frames)  # 10 a second, of which every other one is looked at
         write_vidstg(folder / "data", SyntheticConfig(train=chosen.videos, val=0, test=0, frames=frames))
+        if chosen.sentences:
+            (annotations,) = (folder / "data").rglob("train_annotations.json")
+            ask(annotations, chosen.sentences)
         encoders = {"backbone_weights": "random", "text_weights": "random", "tokenizer": chosen.tokenizer}
         start = time.perf_counter()
         report, _ = run_job(

@@ -81,6 +81,30 @@ def made_up(count: int = 30, sentences: tuple[str, ...] = (), **changes: Any) ->
     return Findings(**{**values, **changes})
 
 
+# Texts that hardly stand out against what lies behind them: under 4.5 to 1.
+CONTRASTS = """() => {
+  const canvas = new OffscreenCanvas(1, 1).getContext('2d', { willReadFrequently: true });
+  const rgba = (colour) => {
+    canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+    return Array.from(canvas.getImageData(0, 0, 1, 1).data, (v) => v / 255);
+  };
+  const luminance = ([r, g, b]) => {
+    const f = (v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * f(r) + 0.7152 * f(g) + 0.0722 * f(b);
+  };
+  const behind = (e) => { for (; e; e = e.parentElement) { const c = rgba(getComputedStyle(e).backgroundColor); if (c[3] > 0.99) return c; } };
+  const poor = [];
+  for (const e of document.querySelectorAll('body *')) {
+    const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+    if (!own || e.closest('svg, script, style, noscript, option') || !e.checkVisibility() || e.disabled) continue;
+    const [a, b] = [luminance(rgba(getComputedStyle(e).color)), luminance(behind(e))].sort((x, y) => y - x);
+    const ratio = (a + 0.05) / (b + 0.05);
+    if (ratio < 4.5) poor.push(`${e.tagName}.${e.className}: ${e.textContent.slice(0, 30)} ${ratio.toFixed(2)}`);
+  }
+  return poor;
+}"""  # noqa: E501
+
+
 @contextmanager
 def browser() -> Iterator[Browser]:
     """A headless Chromium. Without one the tests fail: what they claim would go unseen."""
@@ -96,18 +120,18 @@ def browser() -> Iterator[Browser]:
 class Opened:
     """A page, and everything it did that it should not do."""
 
-    def __init__(self, chromium: Browser, path: Path, **context: Any) -> None:
+    def __init__(self, chromium: Browser, where: Path | str, ready: str = "#count:not(:empty)", **context: Any) -> None:
         usual = {"viewport": {"width": 1200, "height": 900}, "reduced_motion": "reduce"}
         self.context = chromium.new_context(**{**usual, **context})
         self.page: Page = self.context.new_page()
-        self.own, self.wrong = path.as_uri(), list[str]()
+        self.own, self.wrong = where if isinstance(where, str) else where.as_uri(), list[str]()
         self.page.on("console", lambda message: self.wrong.append(f"console: {message.text}"))
         self.page.on("pageerror", lambda error: self.wrong.append(f"error: {error}"))
         self.page.on("dialog", lambda dialog: (self.wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
         self.page.on("request", self._asked)
         self.page.goto(self.own)
-        self.page.wait_for_selector("#count:not(:empty)")
+        self.page.wait_for_selector(ready)
 
     def _asked(self, request: Any) -> None:
-        if request.url != self.own and not request.url.startswith("data:"):
+        if not request.url.startswith((self.own, "data:")):
             self.wrong.append(f"request: {request.url}")

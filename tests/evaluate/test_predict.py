@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -10,32 +13,21 @@ import pytest
 import torch
 
 from stvg.cache.index import Cache
+from stvg.cache.merge import link_unit
+from stvg.cache.table import to_parquet
+from stvg.cache.verify import verify
 from stvg.evaluate.evaluation import load_head, open_split, tubes_of
-from stvg.evaluate.predict import BAR, YELLOW
+from stvg.evaluate.film import BAR, YELLOW
+from stvg.evaluate.predict import Predictor
 from stvg.evaluate.predictions import read_predictions
 from stvg.extract.decode import probe
-from stvg.heads.experiment import load_experiment
-from stvg.heads.run import Run
-from stvg.heads.train import train
 
 from ..conftest import extract_synthetic
 
 CPU = torch.device("cpu")
+TINY = {"backbone_weights": None, "text_weights": None, "tokenizer": None, "weights_seed": 0}
 
 HOSTILE = ["<script>alert('x')</script> ../../etc", '‮reversed \x1b[31m 🙂 "quoted"', "a" * 10_000]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tiny_cache, tmp_path_factory):
-    experiment = load_experiment(
-        "tiny", ["train.epochs=1", "train.batch_size=8", "model.ffn=32", "model.max_frames=16"]
-    )
-    return train(Run(tmp_path_factory.mktemp("run"), Cache.open(tiny_cache), experiment, "train", CPU))
-
-
-@pytest.fixture(scope="module")
-def video(synthetic):
-    return min(synthetic.rglob("*.mp4"))
 
 
 def frames_of(path) -> list[np.ndarray]:
@@ -43,7 +35,7 @@ def frames_of(path) -> list[np.ndarray]:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
-def annotated(folder, video, sentence):
+def annotated(folder, video, sentence, **changes):
     """The same question as annotated data: the whole video, and a box somewhere."""
     facts = probe(video)
     known = {
@@ -56,8 +48,12 @@ def annotated(folder, video, sentence):
     boxes = {"0": [10, 10, 60, 60], "20": [20, 10, 60, 60]}
     sample = {"id": 1, "video": "v", "sentence": sentence, "moment": [0, 21], "boxes": boxes, "interpolate": True}
     (folder / "test.json").write_text(json.dumps({"videos": {"v": known}, "samples": [sample]}))
-    changes = {"dataset": "json", "splits": ["test"], "videos": video.parent, "levels": "c5"}
+    changes = {"dataset": "json", "splits": ["test"], "videos": video.parent, "levels": "c5", **changes}
     return extract_synthetic(folder, folder / "cache", **changes)
+
+
+def as_stored(folder) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def test_a_sentence_gets_the_tube_it_gets_from_a_cache(stvg, checkpoint, video, tmp_path):
@@ -71,6 +67,104 @@ def test_a_sentence_gets_the_tube_it_gets_from_a_cache(stvg, checkpoint, video, 
     assert found.frames.tolist() == expected.frames.tolist()
     assert np.array_equal(found.boxes, expected.boxes)
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["predictions.jsonl"]
+
+
+WITHOUT_BACKBONE = ["--no-video", "--backbone-weights", "nowhere.pth"]
+"""The tiny backbone has no weights to load: with these words it cannot be built, and nothing can be extracted."""
+
+
+def test_features_of_a_video_asked_of_before_are_read_whatever_it_is_called_and_whatever_is_asked(
+    stvg, checkpoint, video, tmp_path
+):
+    words = ["--checkpoint", checkpoint, "--cache", tmp_path / "cache"]
+    assert stvg("predict", video, "what moves?", *words, "--out", tmp_path / "a", "--no-video").code == 0
+    (kept,) = (tmp_path / "cache").iterdir()
+    before = as_stored(kept)
+    assert verify(kept).problems == []
+    renamed = shutil.copy(video, tmp_path / "other name.mp4")
+    asked = ["what turns?", "what moves?"]
+    ran = stvg("predict", renamed, *asked, *words, "--out", tmp_path / "b", *WITHOUT_BACKBONE)
+    assert ran.code == 0, ran.err
+    assert [*(tmp_path / "cache").iterdir()] == [kept]
+    assert as_stored(kept) == before
+    ran = stvg("predict", video, *asked, "--checkpoint", checkpoint, "--out", tmp_path / "c", "--no-video")
+    assert ran.code == 0, ran.err
+    answers = [(tmp_path / out / "predictions.jsonl").read_bytes() for out in "bc"]
+    assert answers[0] == answers[1]
+
+
+def test_a_video_in_the_cache_of_an_extraction_is_neither_decoded_nor_needed(stvg, checkpoint, video, tmp_path):
+    cache = annotated(tmp_path, video, "an annotated sentence")
+    before = as_stored(cache)
+    gone = tmp_path / "gone" / video.name
+    words = ["what does the red circle do?", "--checkpoint", checkpoint]
+    ran = stvg("predict", gone, *words, "--cache", cache, "--out", tmp_path / "a", *WITHOUT_BACKBONE)
+    assert ran.code == 0, ran.err
+    assert stvg("predict", video, *words, "--out", tmp_path / "b", "--no-video").code == 0
+    found, expected = (read_predictions(tmp_path / out / "predictions.jsonl")[1] for out in "ab")
+    assert (found.start, found.end, found.score) == (expected.start, expected.end, expected.score)
+    assert np.array_equal(found.boxes, expected.boxes)
+    assert as_stored(cache) == before
+
+
+def test_an_extraction_with_other_encoders_is_refused_field_by_field(stvg, checkpoint, video, tmp_path):
+    cache = annotated(tmp_path, video, "what?", resolution=64)
+    words = ["what?", "--checkpoint", checkpoint, "--cache", cache, "--out", tmp_path / "out"]
+    ran = stvg("predict", video, *words)
+    assert ran.code == 1
+    assert "resolution trained on 96, found 64" in ran.err
+    assert "max_side   trained on 160, found 107" in ran.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_heads_of_other_features_share_a_folder_and_never_a_videos_features(checkpoint, video, tmp_path):
+    head = load_head(checkpoint, CPU)
+    finer = replace(head, recipe=replace(head.recipe, resolution=128, max_side=213))
+    for each in (head, finer, head):
+        Predictor(each, TINY, tmp_path, CPU).ground(video, ["what?"])
+    kept = [Cache.open(place).recipe.resolution for place in tmp_path.iterdir()]
+    assert sorted(kept) == [96, 128]
+
+
+def test_a_file_of_another_folder_is_not_taken_for_the_extracted_one_of_its_name(stvg, checkpoint, video, tiny_cache):
+    words = ["what?", "--checkpoint", checkpoint, "--cache", tiny_cache, "--no-video"]
+    ran = stvg("predict", f"elsewhere/{video.name}", *words)
+    assert ran.code == 1
+    assert f"does not hold elsewhere/{video.name}" in ran.err
+
+
+def test_a_video_of_which_an_extraction_holds_a_part_is_refused(stvg, checkpoint, video, tmp_path):
+    held = Cache.open(annotated(tmp_path, video, "what?"))
+    with_part = replace(held.samples[0].video, frame_count=held.samples[0].video.frame_count + 50)
+    table = to_parquet([replace(held.samples[0], video=with_part)])
+    part = tmp_path / "part"
+    begun = Cache.begin(part, held.recipe, table, "zarr", held.header.counts, {})
+    assert link_unit(held.store, begun.store, "videos/v")
+    words = ["what?", "--checkpoint", checkpoint, "--cache", part, "--out", tmp_path / "out"]
+    ran = stvg("predict", video, *words)
+    assert ran.code == 1
+    assert "holds a part of" in ran.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_cache_that_cannot_be_written_and_a_video_that_never_ends_are_said_to_be(stvg, checkpoint, video, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    os.mkfifo(tmp_path / "endless.mp4")
+    words = ["what?", "--checkpoint", checkpoint, "--cache", tmp_path / "file", "--out", tmp_path / "out"]
+    for asked, says in ((video, "file cannot be written"), (tmp_path / "endless.mp4", "is not a file")):
+        ran = stvg("predict", asked, *words)
+        assert ran.code == 1
+        assert says in ran.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_video_that_cannot_be_extracted_leaves_nothing_in_the_cache(stvg, checkpoint, video, tmp_path):
+    (tmp_path / "cut.mp4").write_bytes(video.read_bytes()[:-500])
+    words = ["what?", "--checkpoint", checkpoint, "--cache", tmp_path / "cache", "--out", tmp_path / "out"]
+    ran = stvg("predict", tmp_path / "cut.mp4", *words)
+    assert ran.code == 1
+    assert "VideoError" in ran.err
+    assert not (tmp_path / "cache").exists() or not list((tmp_path / "cache").iterdir())
 
 
 def test_the_film_has_every_frame_and_the_box_inside_the_moment_only(stvg, checkpoint, video, tmp_path):
@@ -105,10 +199,11 @@ def test_hostile_sentences_are_shown_as_text_and_name_no_file(stvg, checkpoint, 
     ("words", "says"),
     [
         ([" "], "sentence 1 is empty"),
+        (["what?", "\udcff"], "sentence 2 is no text"),
         (["what?", "--weights-seed", "7"], "other features than this head was trained on"),
         ([], "Missing argument"),
     ],
-    ids=["empty sentence", "other encoders", "no sentence"],
+    ids=["empty sentence", "half a character", "other encoders", "no sentence"],
 )
 def test_what_cannot_be_answered_is_refused_before_anything_is_written(stvg, checkpoint, video, tmp_path, words, says):
     ran = stvg("predict", video, *words, "--checkpoint", checkpoint, "--out", tmp_path / "out")

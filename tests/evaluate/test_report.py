@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from stvg.cache.errors import UsageError
 from stvg.cache.sampling import Sampling
@@ -31,7 +30,7 @@ from stvg.extract.decode import read_frames
 from stvg.extract.readers import read_annotations
 from stvg.heads.infer import Reading
 
-from .pages import HOSTILE, Opened, a_sample, browser, made_up
+from .pages import CONTRASTS, HOSTILE, Opened, a_sample, made_up
 
 fraction = st.floats(0, 1)
 scores = st.builds(
@@ -171,12 +170,6 @@ def test_frames_that_samples_share_are_stored_once_and_an_absent_video_is_a_faul
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with browser() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
 def written(tmp_path_factory) -> Path:
     """30 samples; the first sixteen have frames, striped ones of their own."""
     findings = made_up()
@@ -192,21 +185,6 @@ def written(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
     path.write_text(render(findings, rows, chosen, pictures), encoding="utf-8")
     return path
-
-
-@pytest.fixture
-def opened(chromium: Browser) -> Iterator[Callable[..., Page]]:
-    """Open a page; afterwards nothing may have been logged, asked of a network, or popped up."""
-    pages: list[Opened] = []
-
-    def show(path: Path, **context: object) -> Page:
-        pages.append(Opened(chromium, path, **context))
-        return pages[-1].page
-
-    yield show
-    for page in pages:
-        page.context.close()
-        assert page.wrong == []
 
 
 def sentences(page: Page) -> list[str]:
@@ -234,29 +212,6 @@ def test_nothing_is_wider_than_the_screen_and_every_text_stands_out(opened, writ
     page.locator(".open").first.click()
     assert page.evaluate("document.querySelector('dialog').scrollWidth <= innerWidth")
     assert page.evaluate(CONTRASTS) == []
-
-
-CONTRASTS = """() => {
-  const canvas = new OffscreenCanvas(1, 1).getContext('2d', { willReadFrequently: true });
-  const rgba = (colour) => {
-    canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
-    return Array.from(canvas.getImageData(0, 0, 1, 1).data, (v) => v / 255);
-  };
-  const luminance = ([r, g, b]) => {
-    const f = (v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-    return 0.2126 * f(r) + 0.7152 * f(g) + 0.0722 * f(b);
-  };
-  const behind = (e) => { for (; e; e = e.parentElement) { const c = rgba(getComputedStyle(e).backgroundColor); if (c[3] > 0.99) return c; } };
-  const poor = [];
-  for (const e of document.querySelectorAll('body *')) {
-    const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
-    if (!own || e.closest('svg, script, style, noscript, option') || !e.checkVisibility() || e.disabled) continue;
-    const [a, b] = [luminance(rgba(getComputedStyle(e).color)), luminance(behind(e))].sort((x, y) => y - x);
-    const ratio = (a + 0.05) / (b + 0.05);
-    if (ratio < 4.5) poor.push(`${e.tagName}.${e.className}: ${e.textContent.slice(0, 30)} ${ratio.toFixed(2)}`);
-  }
-  return poor;
-}"""  # noqa: E501
 
 
 def test_hostile_texts_are_shown_as_the_texts_they_are(opened, tmp_path):
