@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..cache.atomic import write_atomic
+from ..cache.atomic import make_folder, write_atomic
 from ..cache.index import Cache
 from ..cache.untrusted import in_latex, in_markdown
 from .ablation import Plan, Row, Table, cell_of, parameters
@@ -189,6 +189,7 @@ def plot(tables: Mapping[str, tuple[Table, Sequence[Line]]], out: Path) -> None:
 
 def write_all(out: Path, found: Mapping[str, tuple[Table, Sequence[Line]]]) -> None:
     """tables.md, tables.csv, tables.tex and plot.png of what is finished."""
+    make_folder(out)
     write_atomic(out / "tables.md", "\n".join(markdown(t, lines) for t, lines in found.values()))
     write_atomic(out / "tables.tex", "\n".join(latex(t, lines) for t, lines in found.values()))
     sheets = [spreadsheet(t, lines) for t, lines in found.values()]

@@ -226,6 +226,7 @@ def benchmarks_shown() -> list[tuple[str, str, set[str]]]:
 
 def test_every_option_named_belongs_to_the_command_it_is_named_with() -> None:
     anywhere = set().union(OF_OTHERS, *map(options_of, every_command()))
+    anywhere |= set().union(*(options_in(file.read_text(encoding="utf-8")) for file in BENCHMARKS.glob("*.py")))
     of_benchmarks = {where for where, _, _ in benchmarks_shown()}
     for where, text in SPANS:
         if where in of_benchmarks and ("benchmarks/" in text or text.startswith("…")):
