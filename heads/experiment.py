@@ -49,8 +49,9 @@ class TrainConfig:
     temporal_crop: bool = True
     views: bool = True
     """Train on every stored view of a video; end to end, on a freshly drawn one for every sample."""
-    per_video: int = 4
-    """At most this many sentences of one video stand together in an epoch's order; they share its features."""
+    per_video: int = 1
+    """At most this many sentences of one video stand together in an epoch's order. More share one read and one projection
+    of its features, and make batches more alike, which costs accuracy (docs/benchmarks.md)."""
     seed: int = 42
     log_every: int = 10
     save_every: int = 500

@@ -47,7 +47,7 @@ else:
     if what in ("dataset", "batch"):
         dataset = CachedDataset(cache, "train", Sampling(5.0, 100), "none")
     if what == "batch":
-        order = epoch_order(dataset, 32, 4, 0, 0)
+        order = epoch_order(dataset, 32, 1, 0, 0)
         batch = dataset.collate([dataset[p] for p in order[0]])
 seconds = time.perf_counter() - start
 print(json.dumps({"seconds": seconds, "before": before, "after": memory(), "peak": memory("VmHWM")}))

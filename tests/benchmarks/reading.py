@@ -246,7 +246,7 @@ class Files(Dataset[torch.Tensor]):
 def ours(cache: Cache, seed: int) -> Iterator[int]:
     """Clips in every batch of one epoch: C5, regions, tokens, boxes, masks."""
     dataset = CachedDataset(cache, "train", Sampling(5.0, FRAMES), targets="roi")
-    order = epoch_order(dataset, BATCH, 4, 0, seed)
+    order = epoch_order(dataset, BATCH, 1, 0, seed)
     yield from (len(batch.samples) for batch in training_batches(dataset, order, 0, seed, crop=False))
 
 
@@ -336,7 +336,11 @@ def padding_table(folder: Path) -> None:
     rows = []
     for size, crop in ((8, False), (16, False), (16, True), (32, False)):
         unsorted = [shuffled[i : i + size] for i in range(0, len(shuffled), size)]
-        for name, order in (("ours", epoch_order(dataset, size, 4, 0, 0, crop)), ("shuffled", unsorted)):
+        for name, order in (
+            ("ours", epoch_order(dataset, size, 1, 0, 0, crop)),
+            ("ours, 4 of a video together", epoch_order(dataset, size, 4, 0, 0, crop)),
+            ("shuffled", unsorted),
+        ):
             shares = np.array([padded(dataset, ids, batch, clip_sizes(dataset, 0, 0, crop)) for batch in order])
             held, used = shares[:, 0].sum(0), shares[:, 1].sum(0)
             worst = np.quantile(1 - shares[:, 1] / shares[:, 0], 0.95, axis=0)
