@@ -218,6 +218,10 @@ def joined(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
     if not dist.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":
         yield ALONE, device
         return
+    # Loaded by torch's optimisers otherwise, when its functions' defaults would hold on to the group that is there by then,
+    # and with it to threads that outlive Python: at the end, a rank in some ten would abort.
+    import torch.distributed.nn.functional  # noqa: F401
+
     device = device_of_rank(device)
     store, index, count = next(dist.rendezvous("env://", timeout=PATIENCE))
     dist.init_process_group(

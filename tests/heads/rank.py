@@ -39,7 +39,8 @@ def main(cache: Path, folder: Path, settings: list[str]) -> None:
         train(run)
         hook.remove()
         said = {"seen": seen, "digest": run.digest(), "drawn": torch.rand(1).item(), "diverged": poisoned(run)}
-        (folder / f"rank{ranks.index}.json").write_text(json.dumps(said))
+    said["threads"] = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    (folder / f"rank{ranks.index}.json").write_text(json.dumps(said))
 
 
 def poisoned(run: Run) -> str:
