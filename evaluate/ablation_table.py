@@ -14,7 +14,7 @@ import numpy as np
 
 from ..cache.atomic import make_folder, write_atomic
 from ..cache.index import Cache
-from ..cache.untrusted import in_latex, in_markdown
+from ..cache.untrusted import in_latex, in_markdown, in_spreadsheet
 from .ablation import Plan, Row, Table, cell_of, parameters
 from .published import NOT_ABLATED, is_ablated_split
 from .tables import render
@@ -139,7 +139,7 @@ def spreadsheet(table: Table, lines: Sequence[Line]) -> str:
         writer.writerow(
             [
                 table.name,
-                line.row.label,
+                in_spreadsheet(line.row.label),
                 *figures,
                 line.parameters,
                 "" if np.isnan(seconds) else seconds,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from ..cache.dataset import CachedDataset
 from ..cache.errors import UsageError
 from ..cache.index import Cache
 from ..cache.sampling import Sampling
+from ..cache.schema import Sample
 from ..extract.job import ExtractJob, run_job
 from ..extract.synthetic import SyntheticConfig, write_vidstg
 from ..heads.experiment import load_experiment
@@ -120,8 +122,24 @@ def run_demo(out: Path, *, quick: bool, seed: int, say: Say, report: bool = Fals
     left |= {"predictions": out / "predictions.jsonl"} | ({"a page to look at": out / "report.html"} if report else {})
     for what, where in left.items():
         say(f"{what:<22} {where}")
+    say("\nwhat to try on it (behind `uv run`, if you came that way)")
+    for command in commands_for(out, checkpoint, next(iter(held_out.samples())), seed):
+        say(f"  {command}")
     stage("done")
     return {**reached, "shuffled": control["m_vIoU"]}
+
+
+def commands_for(out: Path, checkpoint: Path, sample: Sample, seed: int) -> list[str]:
+    """What else there is to do with the files of a demo, as commands for a shell."""
+    videos, cache, encoders = out / "data" / "vidor" / "video", out / "cache", ("--weights-seed", seed)
+    head = ("--checkpoint", checkpoint)
+    words = (
+        ("predict", videos / sample.video.path, sample.sentence, *head, *encoders, "--out", out / "predicted"),
+        ("predict", "--serve", "--videos", videos, *head, *encoders),
+        ("evaluate", *head, "--cache", cache, "--json", out / "scores.json", "--export", "csv", out / "scores.csv"),
+        ("ablate", "--cache", cache, "--table", "III", "--preset", "tiny", "--out", out / "ablation"),
+    )
+    return [shlex.join(["stvg", *map(str, of_command)]) for of_command in words]
 
 
 def demo_job(data: Path, cache_path: Path, seed: int) -> ExtractJob:

@@ -105,8 +105,9 @@ def write_csv(path: Path, samples: Iterable[Sample], tubes: Tubes, scores: Score
         writer.writerow([*names, "tIoU", "vIoU", "gt_vIoU"])
         for sample in samples:
             tube, scored = tubes.get(sample.sample_id), by_id.get(sample.sample_id)
-            texts = (str(sample.sample_id), sample.video.video_id, sample.qtype, sample.sentence)
-            row: list[object] = [*map(in_spreadsheet, texts), *sample.moment]
+            named = (sample.sample_id, sample.video.video_id, sample.qtype, sample.sentence)
+            row: list[object] = [in_spreadsheet(x) if isinstance(x, str) else x for x in named]
+            row += sample.moment
             row += ["", "", ""] if tube is None else [tube.start, tube.end, "" if tube.score is None else tube.score]
             row += ["", "", ""] if scored is None else [scored.tIoU, scored.vIoU, scored.gt_vIoU]
             writer.writerow(row)

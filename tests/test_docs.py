@@ -269,6 +269,24 @@ def test_every_example_in_a_help_text_is_understood(command: click.Command) -> N
         named.make_context(named.name, rest)
 
 
+def test_the_commands_that_a_demo_ends_with_run(
+    stvg: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "stvg.evaluate.demo.QUICK", Size(train=4, test=2, settings=("train.epochs=1", "train.lr_drop=1"))
+    )
+    ran = stvg("demo", "--quick", "--seed", "1", "--out", tmp_path / "a demo")
+    shown = [shlex.split(line)[1:] for line in ran.out.splitlines() if line.startswith("  stvg ")]
+    assert [words[0] for words in shown] == ["predict", "predict", "evaluate", "ablate"]
+    for words in shown:
+        command, rest = command_of(words)
+        command.make_context(command.name, rest)
+        if "--serve" not in words and "ablate" not in words:  # one never ends, the other takes a minute
+            done = stvg(*words)
+            assert done.code == 0, done.err
+    assert (tmp_path / "a demo/predicted/1.mp4").exists()
+
+
 @pytest.mark.parametrize("name", sorted({name for _, name, _ in benchmarks_shown()}))
 def test_every_benchmark_named_exists_and_knows_the_options_it_is_shown_with(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
