@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,9 +33,11 @@ class OpenFile:
         except OSError as error:
             raise CacheError(f"{label}: {path} cannot be read", found=error, hint=REPAIR) from None
 
-    def __del__(self) -> None:
+    def __del__(
+        self, close: Callable[[int], None] = os.close
+    ) -> None:  # at the end of a program `os` may be gone first
         if self.descriptor >= 0:
-            os.close(self.descriptor)
+            close(self.descriptor)
 
 
 class ChunkFile(OpenFile):

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stvg.cache.buffers import Reused, fresh, memory_for
+from stvg.cache.buffers import Reused, aligned, fresh, memory_for
 
 
 def take(memory: Reused, size: int, purpose: str = "c5") -> torch.Tensor:
@@ -24,6 +24,13 @@ def test_memory_is_used_again_once_its_tensor_is_gone():
     place = first.data_ptr()
     del first
     assert take(memory, 80).data_ptr() == place
+
+
+def test_memory_starts_at_a_cache_line_and_has_the_size_asked_for():
+    for size in (1, 63, 64, 65, 4097, 1 << 20):
+        block = aligned(size)
+        assert (block.ctypes.data % 64, block.shape, block.flags.c_contiguous) == (0, (size,), True)
+        assert take(Reused(), size).data_ptr() % 64 == 0
 
 
 def test_any_view_keeps_the_memory():

@@ -245,6 +245,25 @@ def test_a_plain_torch_loader_works_after_the_parent_has_read(tiny_cache, worker
         assert [s.sample_id for s in mine.samples] == [s.sample_id for s in theirs.samples]
 
 
+def test_a_loader_hands_batches_over_instead_of_copying_them(tiny_cache):
+    dataset = open_split(tiny_cache)
+
+    def collate(clips):
+        batch = dataset.collate(clips)
+        return batch.inputs.c5.is_shared(), batch.targets.roi.is_shared()
+
+    batches = epoch_order(dataset, 4, 2, 0, 0)[:2]
+    for workers, shared in ((0, False), (1, True)):
+        loader = torch.utils.data.DataLoader(
+            dataset,
+            batch_sampler=batches,
+            collate_fn=collate,
+            num_workers=workers,
+            multiprocessing_context="fork" if workers else None,
+        )
+        assert set(loader) == {(shared, shared)}
+
+
 def test_windows_of_a_long_clip_are_read_as_they_stand(tiny_cache):
     dataset = open_split(tiny_cache, None)
     for batch in inference_batches(dataset, 3, 7):

@@ -583,6 +583,18 @@ def test_a_store_goes_along_to_worker_processes(store, method):
     assert read == {arrays["hidden"][::3].tobytes()}
 
 
+def test_a_program_that_keeps_a_store_to_its_end_ends_quietly(store):
+    """Modules may be taken apart first; an open file that then looked for `os` would write a traceback for every array."""
+    fill(store, KEY, features())
+    code = (
+        "import os, pathlib; from stvg.cache.store import open_store;"
+        f"kept = open_store(pathlib.Path({str(store.path)!r})); [kept.read({KEY!r}, n) for n in kept.arrays({KEY!r})];"
+        "os.kept = lambda: kept"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 # ---- which backend
 
 
