@@ -10,9 +10,10 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from .dropout import dropout, keep_scale, kept
-from .precision import at_least_float32
+from .precision import at_least_float32, product_type
 
 TILE_BYTES = 4 * 1024 * 1024
 """Attention weights worked on together on a CPU: what its cache holds."""
@@ -34,31 +35,58 @@ class Attention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        d = query.shape[-1]
-        weight, bias = self.in_proj_weight, self.in_proj_bias
-        if query is key:  # of itself: one product instead of two
-            q, k = F.linear(query, weight[: 2 * d], bias[: 2 * d]).chunk(2, dim=-1)
-        else:
-            q, k = F.linear(query, weight[:d], bias[:d]), F.linear(key, weight[d : 2 * d], bias[d : 2 * d])
-        v = F.linear(value, weight[2 * d :], bias[2 * d :])
-        return split_heads(q, self.heads), split_heads(k, self.heads), split_heads(v, self.heads)
-
     def forward(self, query: Tensor, key: Tensor, value: Tensor, key_padding: Tensor | None) -> Tensor:
         """Attended values (R, Lq, d)."""
-        q, k, v = self._project(query, key, value)
-        return self.out_proj(merge_heads(attend(q, k, v, key_padding, self.dropout if self.training else 0.0)))
+        return self._attended(*self._project(query, key, value), key_padding)
 
-    def with_weights(self, query: Tensor, key: Tensor, value: Tensor, key_padding: Tensor) -> tuple[Tensor, Tensor]:
-        """Attended values (R, Lq, d) and the weights (R, Lq, Lk), averaged over heads *before* dropout.
+    def within(self, x: Tensor, position: Tensor, padding: Tensor | None) -> Tensor:
+        """Attention of x (R, L, d) to itself; position (R, L, d) is added to what becomes queries and keys. (R, L, d)"""
+        return self._attended(*self._of_itself(x, position), padding)
+
+    def within_and_weights(self, x: Tensor, position: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
+        """As `within`, and the weights (R, L, L), averaged over heads *before* dropout.
 
         Weights after dropout can exceed 1, and log(1 - weight) of the guided attention loss would not be a number.
         """
-        q, k, v = self._project(query, key, value)
+        q, k, v = self._of_itself(x, position)
         scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-        weights = at_least_float32(scores).masked_fill(key_padding[:, None, None], -torch.inf).softmax(-1)
+        weights = at_least_float32(scores).masked_fill(padding[:, None, None], -torch.inf).softmax(-1)
         mixed = dropout(weights, self.dropout, self.training).to(v.dtype) @ v
         return self.out_proj(merge_heads(mixed)), weights.mean(1)
+
+    def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        d = query.shape[-1]
+        weight, bias = self.in_proj_weight, self.in_proj_bias
+        return self._heads(
+            F.linear(query, weight[:d], bias[:d]), F.linear(key, weight[d : 2 * d], bias[d : 2 * d]), value
+        )
+
+    def _of_itself(self, x: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        d = x.shape[-1]  # one product for queries and keys
+        q, k = placed_product(x, position, self.in_proj_weight[: 2 * d], self.in_proj_bias[: 2 * d]).chunk(2, dim=-1)
+        return self._heads(q, k, x)
+
+    def _heads(self, q: Tensor, k: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        d = value.shape[-1]
+        v = F.linear(value, self.in_proj_weight[2 * d :], self.in_proj_bias[2 * d :])
+        return split_heads(q, self.heads), split_heads(k, self.heads), split_heads(v, self.heads)
+
+    def _attended(self, q: Tensor, k: Tensor, v: Tensor, padding: Tensor | None) -> Tensor:
+        return self.out_proj(merge_heads(attend(q, k, v, padding, self.dropout if self.training else 0.0)))
+
+
+def placed_product(x: Tensor, position: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """(x + position) · weightᵀ + bias. Of a sum in float32 nothing is kept for the backward pass, which adds again: x is
+    kept for the values anyway, and position is the same in every layer."""
+    placed = x + position
+    if product_type(weight) != placed.dtype:  # autocast keeps a copy of half the size
+        return F.linear(placed, weight, bias)
+    start, shape = placed.data_ptr(), placed.flatten(0, -2).shape
+    with saved_tensors_hooks(
+        lambda kept: None if kept.data_ptr() == start else kept,
+        lambda kept: (x + position).view(shape) if kept is None else kept,
+    ):
+        return F.linear(placed, weight, bias)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

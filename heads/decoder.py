@@ -40,9 +40,8 @@ class DecoderLayer(nn.Module):
         Returns (B, N, T, d) and the temporal attention (B, N, T, T), rows = queries.
         """
         B, N, T, _ = x.shape
-        placed = (x + position).flatten(0, 1)
         padding = frame_padding[:, None].expand(-1, N, -1).flatten(0, 1)
-        update, weights = self.self_attn.with_weights(placed, placed, x.flatten(0, 1), padding)
+        update, weights = self.self_attn.within_and_weights(x.flatten(0, 1), position.flatten(0, 1), padding)
         x = self.norm1(x + self.dropout(update.unflatten(0, (B, N))))
 
         per_frame = (x + position).transpose(1, 2).flatten(0, 1)  # (B·T, N, d)

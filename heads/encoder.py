@@ -22,8 +22,7 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, position: Tensor, padding: Tensor) -> Tensor:
         """x, position (R, L, d), padding (R, L) bool → (R, L, d)."""
-        placed = x + position
-        x = self.norm1(x + self.dropout(self.self_attn(placed, placed, x, padding)))
+        x = self.norm1(x + self.dropout(self.self_attn.within(x, position, padding)))
         return self.norm2(x + self.dropout(feed_forward(x, self.linear1, self.linear2, self.dropout.p, self.training)))
 
 

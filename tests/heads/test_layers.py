@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torchvision.ops import roi_align as torchvision_roi_align
 
+from stvg.heads.attention import placed_product
 from stvg.heads.layers import MaskedGroupNorm, StoredLinear, roi_align, roi_sine, sine_2d, time_code
 
 EXTENTS = torch.tensor([[9, 13]] * 3)
@@ -79,6 +82,38 @@ def test_a_layer_on_stored_features_is_a_linear_layer_that_keeps_them_as_they_ar
     assert torch.equal(features.grad, same.grad)
     torch.testing.assert_close(ours.weight.grad, theirs.weight.grad)
     torch.testing.assert_close(ours.bias.grad, theirs.bias.grad)
+
+
+def test_a_product_with_a_sum_keeps_its_terms_and_has_the_gradients_of_a_plain_one():
+    torch.manual_seed(0)
+    operands = [torch.randn(shape, requires_grad=True) for shape in ((3, 5, 4), (3, 5, 4), (6, 4), (6,))]
+    again = [t.detach().clone().requires_grad_() for t in operands]
+    found = placed_product(*operands)
+    x, position, weight, bias = again
+    expected = torch.nn.functional.linear(x + position, weight, bias)
+    assert torch.equal(found, expected)
+    product = found.grad_fn
+    while not hasattr(product, "_saved_mat1"):  # behind the view that gives rows back their shape
+        product = product.next_functions[0][0]
+    first, second = product._saved_mat1, product._saved_mat1
+    assert torch.equal(first, (x + position).flatten(0, 1))
+    assert first.data_ptr() != second.data_ptr()  # added again each time, so not kept
+    gradient = torch.randn_like(found)
+    found.backward(gradient)
+    expected.backward(gradient)
+    for mine, theirs in zip(operands, again, strict=True):
+        assert torch.equal(mine.grad, theirs.grad)
+
+
+def test_in_autocast_a_product_with_a_sum_keeps_only_autocasts_copy_of_it():
+    x, position = torch.randn(3, 5, 4, requires_grad=True), torch.randn(3, 5, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        kept = x + 0
+        left = weakref.ref(kept)
+        found = placed_product(kept, position, torch.randn(6, 4, requires_grad=True), torch.zeros(6))
+        del kept
+    assert found.dtype == torch.bfloat16
+    assert left() is None
 
 
 def test_in_autocast_a_layer_on_stored_features_works_in_its_type_and_weights_keep_theirs():
