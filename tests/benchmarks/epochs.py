@@ -1,6 +1,7 @@
-"""An epoch from the cache beside one end to end, of the same samples: decoding, ResNet-101, RoBERTa-base and FSM's head.
+"""An epoch from the cache beside one end to end, of the same samples: decoding, ResNet-101, RoBERTa-base and a head.
 
-    uv run python tests/benchmarks/epochs.py --tokenizer DIR [--videos 2] [--frames 60] [--batch 2] [--sentences 15]
+    uv run python tests/benchmarks/epochs.py --tokenizer DIR [--preset tubedetr]
+        [--videos 2] [--frames 60] [--batch 2] [--sentences 15] [--amp bf16]
 
 Synthetic videos at 224, encoders with seeded random weights, one epoch each way; the first step of each does not count.
 Prints a Markdown table, with the epoch after which extracting has paid.
@@ -54,9 +55,11 @@ def ask(annotations: Path, sentences: int) -> None:
     annotations.write_text(json.dumps(kept), encoding="utf-8")
 
 
-def epoch(cache: Cache, folder: Path, settings: tuple[str, ...], sources: dict[str, object]) -> dict[str, float]:
+def epoch(
+    cache: Cache, folder: Path, preset: str, settings: tuple[str, ...], sources: dict[str, object]
+) -> dict[str, float]:
     """Seconds of an epoch as its steps after the first suggest, and the share of them spent waiting for data."""
-    run = Run(folder, cache, load_experiment("paper", settings), "train", CPU, sources)
+    run = Run(folder, cache, load_experiment(preset, settings), "train", CPU, sources)
     lines: list[dict[str, float]] = []
     train(run, report=lines.append)
     steps = [line for line in lines if "seconds" in line][1:]
@@ -71,6 +74,7 @@ def epoch(cache: Cache, folder: Path, settings: tuple[str, ...], sources: dict[s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokenizer", required=True, help="folder of RoBERTa's vocabulary")
+    parser.add_argument("--preset", choices=["paper", "tubedetr"], default="paper", help="the head")
     parser.add_argument("--videos", type=int, default=2)
     parser.add_argument("--frames", type=int, default=60, help="slots of a clip")
     parser.add_argument("--sentences", type=int, help="of every video  [as many as the synthetic world has]")
@@ -96,12 +100,13 @@ def main() -> None:
         common = (f"train.batch_size={chosen.batch}", "train.epochs=1", "train.log_every=1", f"train.amp={chosen.amp}")
         sources = {**encoders, "videos": folder / "data" / "vidor" / "video"}
         found = {
-            name: epoch(cache, folder / str(number), (*common, *settings), sources)
+            name: epoch(cache, folder / str(number), chosen.preset, (*common, *settings), sources)
             for number, (name, settings) in enumerate(WAYS.items())
         }
     samples, base = int(found["cached"]["samples"]), found["cached"]["seconds"]
     print(
-        f"{samples} samples of {chosen.frames} frames in {chosen.videos} videos, batches of {chosen.batch}, {chosen.amp}; "
+        f"{samples} samples of {chosen.frames} frames in {chosen.videos} videos, preset {chosen.preset}, "
+        f"batches of {chosen.batch}, {chosen.amp}; "
         f"extraction {extraction:.1f} s for {report.frames} frames, set-up included; {torch.get_num_threads()} threads\n"
     )
     table(
