@@ -21,6 +21,9 @@ from stvg.evaluate.film import BAR, YELLOW
 from stvg.evaluate.predict import Predictor
 from stvg.evaluate.predictions import read_predictions
 from stvg.extract.decode import probe
+from stvg.heads.experiment import load_experiment
+from stvg.heads.run import Run
+from stvg.heads.train import train
 
 from ..conftest import extract_synthetic
 
@@ -67,6 +70,33 @@ def test_a_sentence_gets_the_tube_it_gets_from_a_cache(stvg, checkpoint, video, 
     assert found.frames.tolist() == expected.frames.tolist()
     assert np.array_equal(found.boxes, expected.boxes)
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["predictions.jsonl"]
+
+
+@pytest.mark.parametrize("mode", ["text", "last-stage", "end-to-end"])
+def test_a_head_that_trained_encoders_is_asked_with_those(stvg, synthetic, video, tmp_path, mode):
+    """The same tube as from a cache of the video, through encoders that moved away from those its features are of."""
+    trained_on = Cache.open(extract_synthetic(synthetic, tmp_path / "full", levels="full"))
+    settings = ["train.epochs=1", "train.batch_size=8", "model.ffn=32", "model.max_frames=16", "model.multiscale=full"]
+    settings += [f"train.mode={mode}", "train.lr_backbone=0.01", "train.lr_text=0.01", "train.ema=0"]
+    run = Run(
+        tmp_path / "run", trained_on, load_experiment("tiny", settings), "train", CPU, {"videos": video.parents[1]}
+    )
+    checkpoint = train(run)
+    head, sentence = load_head(checkpoint, CPU), "what does the red circle do?"
+    folder = tmp_path / "annotated"
+    folder.mkdir()
+    cache = Cache.open(annotated(folder, video, sentence, levels="full"))
+    expected = tubes_of(head.model, open_split(head, cache, "test", video.parent), 1, CPU)[1]
+    ran = stvg("predict", video, sentence, "--checkpoint", checkpoint, "--out", tmp_path / "out", "--no-video")
+    assert ran.code == 0, ran.err
+    found = read_predictions(tmp_path / "out" / "predictions.jsonl")[1]
+    assert (found.start, found.end, found.score) == (expected.start, expected.end, expected.score)
+    assert np.array_equal(found.boxes, expected.boxes)
+    with torch.no_grad():
+        for weight in head.model.encoders.parameters():
+            weight.zero_()
+    without = tubes_of(head.model, open_split(head, cache, "test", video.parent), 1, CPU)[1]
+    assert not np.array_equal(without.boxes, found.boxes)
 
 
 WITHOUT_BACKBONE = ["--no-video", "--backbone-weights", "nowhere.pth"]
