@@ -6,7 +6,8 @@ head that is given only `Inputs` cannot look at the answer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+import copy
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
@@ -18,9 +19,15 @@ Group = TypeVar("Group", "Inputs", "Targets")
 
 
 def _to(group: Group, device: torch.device) -> Group:
-    values = {f.name: getattr(group, f.name) for f in fields(group)}
-    moved = {k: v.to(device, non_blocking=True) for k, v in values.items() if isinstance(v, Tensor)}
-    return replace(group, **moved)
+    tensors = {name: value for name, value in vars(group).items() if isinstance(value, Tensor)}
+    return _with(group, {name: value.to(device, non_blocking=True) for name, value in tensors.items()})
+
+
+def _with(group: Group, tensors: dict[str, Tensor]) -> Group:
+    """As `replace`, which would derive again what was derived."""
+    changed = copy.copy(group)
+    vars(changed).update(tensors)
+    return changed
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,10 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Targets:
-    """The annotation of B samples, in slots and fractions. G = slots inside the moments, sample by sample."""
+    """The annotation of B samples, in slots and fractions. G = slots inside the moments, sample by sample.
+
+    Raises ValueError for a sample without a slot inside its moment.
+    """
 
     boxes: Tensor
     """(B, T, 4) cxcywh fractions; read only where ``in_moment``."""
@@ -62,9 +72,26 @@ class Targets:
     """(G, h3, w3, C3): stored maps (level ``full``), zero where padding."""
     c4: Tensor | None = None
     """(G, h4, w4, C4)."""
+    slots: Tensor = field(init=False, compare=False)
+    """(2, G) int64: sample and slot of everything that is G long. Found before a batch is moved: a GPU that is asked for
+    them in the middle of a step has to be waited for."""
+    longest: int = field(init=False, compare=False)
+    """Slots of the longest moment."""
+
+    def __post_init__(self) -> None:
+        inside = self.in_moment.sum(1).tolist()
+        if 0 in inside:
+            empty = [row for row, count in enumerate(inside) if not count]
+            raise ValueError(f"batch rows {empty} have no frame inside the moment")
+        object.__setattr__(self, "slots", self.in_moment.nonzero().t().contiguous())
+        object.__setattr__(self, "longest", max(inside, default=0))
 
     def to(self, device: torch.device) -> Targets:
         return _to(self, device)
+
+    def with_levels(self, **levels: Tensor) -> Targets:
+        """The same slots with other ``roi``, or ``c3`` and ``c4``."""
+        return _with(self, levels)
 
 
 @dataclass(frozen=True)

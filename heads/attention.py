@@ -78,15 +78,15 @@ class Attention(nn.Module):
 def placed_product(x: Tensor, position: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """(x + position) · weightᵀ + bias. Of a sum in float32 nothing is kept for the backward pass, which adds again: x is
     kept for the values anyway, and position is the same in every layer."""
-    placed = x + position
+    placed = (x + position).flatten(0, -2)
     if product_type(weight) != placed.dtype:  # autocast keeps a copy of half the size
-        return F.linear(placed, weight, bias)
-    start, shape = placed.data_ptr(), placed.flatten(0, -2).shape
+        return F.linear(placed, weight, bias).view(*x.shape[:-1], -1)
+    this = id(placed)  # not the tensor: both functions live as long as what is kept
     with saved_tensors_hooks(
-        lambda kept: None if kept.data_ptr() == start else kept,
-        lambda kept: (x + position).view(shape) if kept is None else kept,
+        lambda kept: None if id(kept) == this else kept,
+        lambda kept: (x + position).flatten(0, -2) if kept is None else kept,
     ):
-        return F.linear(placed, weight, bias)
+        return F.linear(placed, weight, bias).view(*x.shape[:-1], -1)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

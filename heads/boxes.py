@@ -12,16 +12,20 @@ def to_corners(boxes: Tensor) -> Tensor:
     return torch.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], dim=-1)
 
 
+def area(first: Tensor, last: Tensor) -> Tensor:
+    """Of boxes between two corners (…, 2), zero where they are the wrong way round: (…,). Not torch's prod, whose gradient
+    waits for the GPU to count zeros."""
+    width, height = (last - first).clamp(min=0).unbind(-1)
+    return width * height
+
+
 def generalised_iou(a: Tensor, b: Tensor) -> Tensor:
     """Generalised IoU of paired cxcywh boxes (…, 4): (…,), in [-1, 1].
 
     Areas are kept above 1e-7, so a degenerate prediction early in training gives a small number, not a division by zero.
     """
     a, b = to_corners(a), to_corners(b)
-    area_a = (a[..., 2:] - a[..., :2]).clamp(min=0).prod(-1)
-    area_b = (b[..., 2:] - b[..., :2]).clamp(min=0).prod(-1)
-    overlap = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
-    hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
-    union = (area_a + area_b - overlap).clamp(min=1e-7)
-    hull = hull.clamp(min=1e-7)
+    overlap = area(torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:]))
+    hull = area(torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])).clamp(min=1e-7)
+    union = (area(*a.split(2, -1)) + area(*b.split(2, -1)) - overlap).clamp(min=1e-7)
     return overlap / union - (hull - union) / hull

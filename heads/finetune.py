@@ -89,7 +89,7 @@ class LiveEncoders(nn.Module):
         if self.text is not None:
             distinct = {s: i for i, s in enumerate(dict.fromkeys(batch.sentences))}
             tokens, padding = self.text(list(distinct))
-            rows = torch.tensor([distinct[s] for s in batch.sentences], device=tokens.device)
+            rows = torch.tensor([distinct[s] for s in batch.sentences]).to(tokens.device)
             inputs = replace(inputs, tokens=tokens[rows], token_padding=padding[rows])
         if self.backbone is not None:
             levels = [self.encode(group) for group in batch.live]
@@ -111,7 +111,7 @@ class LiveEncoders(nn.Module):
     ) -> Targets:
         """C3 and C4 of the annotated slots, as regions or as maps, as `CachedDataset` would have read them."""
         assert self.backbone is not None
-        sample, slot = targets.in_moment.nonzero(as_tuple=True)
+        sample, slot = targets.slots
         wanted = inputs.frame_index[sample, slot]  # (G,) rows of U
         corners = to_corners(targets.boxes[sample, slot]) * targets.size[sample].repeat(1, 2)
         found: dict[str, list[Tensor]] = {"c3": [], "c4": [], "roi": []}
@@ -133,8 +133,8 @@ class LiveEncoders(nn.Module):
                     found[k].append(maps[k][at].permute(0, 2, 3, 1))
         back = torch.cat(order).argsort()
         if self.multiscale == "roi":
-            return replace(targets, roi=torch.cat(found["roi"])[back])
-        return replace(targets, c3=pad_together(found["c3"])[back], c4=pad_together(found["c4"])[back])
+            return targets.with_levels(roi=torch.cat(found["roi"])[back])
+        return targets.with_levels(c3=pad_together(found["c3"])[back], c4=pad_together(found["c4"])[back])
 
 
 def scatter(levels: list[dict[str, Tensor]], live: Sequence[LiveFrames], name: str, shape: torch.Size) -> Tensor:

@@ -51,9 +51,10 @@ class LossConfig:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
 
 
-def box_losses(pred: Tensor, target: Tensor, in_moment: Tensor) -> tuple[Tensor, Tensor]:
-    """L1 and 1 - GIoU of one tube per sample, pred and target (B, T, 4), summed over the moments' slots, per slot."""
-    pred, target = pred[in_moment].float(), target[in_moment]
+def box_losses(pred: Tensor, target: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
+    """L1 and 1 - GIoU of one tube per sample, pred and target (B, T, 4), summed over ``slots`` of `Targets`, per slot."""
+    sample, slot = slots
+    pred, target = pred[sample, slot].float(), target[sample, slot]
     boxes = max(len(target), 1)
     return (pred - target).abs().sum() / boxes, (1 - generalised_iou(pred, target)).sum() / boxes
 
@@ -72,7 +73,8 @@ def focal_label_loss(score: Tensor, matched: Tensor, in_moment: Tensor) -> Tenso
 def softmax_label_loss(score: Tensor, matched: Tensor, in_moment: Tensor) -> Tensor:
     """The published code's form: log-softmax over all (candidate, slot) pairs of a moment, at the matched tube."""
     logits = score.float().masked_fill(~in_moment[:, None], -torch.inf).flatten(1)
-    log_p = logits.log_softmax(-1).view(score.shape)[torch.arange(len(score)), matched]  # (B, T)
+    rows = torch.arange(len(score), device=score.device)
+    log_p = logits.log_softmax(-1).view(score.shape)[rows, matched]  # (B, T)
     return -log_p.masked_fill(~in_moment, 0).sum() / in_moment.sum().clamp(min=1)
 
 
@@ -141,7 +143,7 @@ class Criterion:
             losses["aux"] = torch.stack([term for terms in earlier for term in terms.values()]).sum()
         if output.anchor is not None:
             if c.anchor:
-                l1, giou = box_losses(output.anchor.boxes, targets.boxes, targets.in_moment)
+                l1, giou = box_losses(output.anchor.boxes, targets.boxes, targets.slots)
                 losses["anchor"] = c.anchor * (c.l1 * l1 + c.giou * giou)
             if c.mrcl:
                 states = output.layers[-1].states
@@ -157,7 +159,7 @@ class Criterion:
         matched = match_tubes(layer.boxes, layer.score, targets.boxes, inside)
         rows = torch.arange(len(matched), device=matched.device)
         terms: dict[str, Tensor] = {}
-        l1, giou = box_losses(layer.boxes[rows, matched], targets.boxes, inside)
+        l1, giou = box_losses(layer.boxes[rows, matched], targets.boxes, targets.slots)
         if c.l1:
             terms["l1"] = c.l1 * l1
         if c.giou:

@@ -247,25 +247,25 @@ class FSM(nn.Module):
 
         The slots of every sample's moment are packed to the left, so that no frame outside costs anything.
         """
-        inside = targets.in_moment
-        order = (~inside).to(torch.int8).argsort(dim=1, stable=True)[:, : int(inside.sum(1).max())]  # (B, D) slots
-        kept = inside.gather(1, order)
+        inside, (sample, slot) = targets.in_moment, targets.slots
+        order = (~inside).to(torch.int8).argsort(dim=1, stable=True)[:, : targets.longest]  # (B, D) slots
+        kept, place = inside.gather(1, order), inside.cumsum(1)[sample, slot] - 1  # place (G,) among the D
         regions, region_position = self.regions(inputs, targets, memory, shape)  # (G, L·S², d)
         B, D = order.shape
         region_memory = regions.new_zeros(B, D, *regions.shape[1:])
         region_code = torch.zeros_like(region_memory)
-        region_memory[kept], region_code[kept] = regions, region_position.to(regions.dtype)
+        region_memory[sample, place], region_code[sample, place] = regions, region_position.to(regions.dtype)
         position = (self.anchor_query.weight + times[order])[:, None]  # (B, 1, D, d), the same times as stream 1
         states, _ = self.decoder(position, region_memory, region_code, None, ~kept, self.anchor_layers)
         full = states[-1].new_zeros(B, inside.shape[1], self.config.d)
-        full[inside] = states[-1][:, 0][kept]
+        full[sample, slot] = states[-1][sample, 0, place]
         return Anchor(self.boxes(full), full)
 
     def regions(
         self, inputs: Inputs, targets: Targets, memory: Tensor, shape: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
         """RoI-aligned features of the annotated boxes over all levels, and their position codes: two (G, L·S², d)."""
-        sample, slot = targets.in_moment.nonzero(as_tuple=True)
+        sample, slot = targets.slots
         size = targets.size[sample]  # (G, 2) width, height
         corners = to_corners(targets.boxes[sample, slot]) * size.repeat(1, 2)  # rendition pixels
         features, codes = [], []

@@ -135,7 +135,7 @@ def extent(batch: Batch | None) -> tuple[int, int, int]:
     if batch is None:
         return 0, 0, 0
     assert batch.targets is not None
-    return int(batch.targets.in_moment.sum()), *batch.targets.in_moment.shape
+    return batch.targets.slots.shape[1], *batch.targets.in_moment.shape
 
 
 def lengthened(batch: Batch, length: int) -> Batch:

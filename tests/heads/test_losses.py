@@ -54,7 +54,7 @@ def test_box_span_and_attention_terms_equal_the_recorded_baseline_with_gradients
                 torch.tensor(arrays[f"{at}/layer{layer}.{k}"], requires_grad=True)
                 for k in ("pred_boxes", "pred_sted", "self_attn")
             )
-            l1, giou = box_losses(boxes.view(B, T, 4), target, in_moment)
+            l1, giou = box_losses(boxes.view(B, T, 4), target, in_moment.nonzero().t())
             ours = {
                 "loss_bbox": (l1, boxes),
                 "loss_giou": (giou, boxes),
@@ -178,10 +178,10 @@ def test_frames_outside_the_moment_cannot_sway_the_match_even_as_nan():
 
 
 def test_a_sample_without_a_frame_in_its_moment_is_refused_by_name():
-    pred, score, target, inside = random_tubes(3)
+    _, _, target, inside = random_tubes(3)
     inside[1] = False
     with pytest.raises(ValueError, match=r"rows \[1\]"):
-        match_tubes(pred, score, target, inside)
+        Targets(target, inside, torch.zeros(3, 2, dtype=torch.int64), torch.ones(3, 2, dtype=torch.int64))
 
 
 @settings(max_examples=25, deadline=None)

@@ -77,7 +77,9 @@ def forward(clips, config, seed=0):
     inputs, targets = batch(clips)
     as_double = {k: v.double() for k, v in vars(inputs).items() if v.is_floating_point()}
     inputs = replace(inputs, **as_double)
-    targets = replace(targets, **{k: v.double() for k, v in vars(targets).items() if v.is_floating_point()})
+    targets = replace(
+        targets, **{k: v.double() for k, v in vars(targets).items() if torch.is_tensor(v) and v.is_floating_point()}
+    )
     return model, inputs, targets, model(inputs, targets)
 
 

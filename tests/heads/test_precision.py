@@ -17,7 +17,7 @@ VARIANTS = [{}, {"multiscale": "full", "proj_norm": "none"}, {"fusion": OFF, "st
 
 
 def as_double(group):
-    floats = {k: v.double() for k, v in vars(group).items() if v is not None and v.is_floating_point()}
+    floats = {k: v.double() for k, v in vars(group).items() if torch.is_tensor(v) and v.is_floating_point()}
     return replace(group, **floats)
 
 

@@ -1,0 +1,127 @@
+"""What a GPU is given to do: all of it lies there, comes out as on a CPU, and is hardly ever waited for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from stvg.cache.index import Cache
+from stvg.evaluate.evaluation import tubes_of
+from stvg.heads import train as training
+from stvg.heads.experiment import load_experiment
+from stvg.heads.losses import Criterion
+from stvg.heads.model import build_model
+from stvg.heads.run import Run
+
+from ..gpu import CPU, GPU, OnGpu, pretended_gpu
+from .clips import CLIPS, FACTS, batch
+
+SMALL = ("model.d=32", "model.ffn=48", "model.encoder_layers=2", "model.decoder_layers=2", "model.max_frames=12")
+STILL = ("model.dropout=0", "model.span_dropout=0")
+"""A GPU draws other random numbers."""
+VARIANTS = {
+    "paper": ("paper",),
+    "tubedetr": ("tubedetr",),
+    "baseline without its fast branch": ("tubedetr", "model.fast=false", "model.stride=3"),
+    "whole maps": ("paper", "model.multiscale=full"),
+    "no C3 and C4": ("paper", "model.multiscale=none"),
+    "decoders not shared": ("paper", "model.shared_decoder=false"),
+    "no gate, no scaling": ("paper", "model.fusion.gate=false", "model.fusion.scale=false"),
+    "the published code's forms": ("paper", "loss.mrcl_form=framewise", "loss.label_form=softmax"),
+}
+
+
+def test_the_pretence_notices_what_is_left_behind_and_what_has_to_be_waited_for():
+    with pretended_gpu() as gpu:
+        there, mask = torch.ones(3).to(GPU), torch.arange(3, device=GPU) > 0
+        assert (type(there), there.device, type(mask)) == (OnGpu, GPU, OnGpu)
+        assert type(there + 1) is type(there * torch.tensor(2.0)) is OnGpu
+        with pytest.raises(AssertionError, match="on the processor"):
+            _ = there + torch.ones(3)
+        assert gpu.waits == []
+        assert there[mask].cpu().tolist() == [1, 1]
+        assert bool(there.sum() > 2)
+        assert gpu.waits == ["aten::index", "aten::_to_copy", "aten::_local_scalar_dense"]
+
+
+def loss_and_gradients(preset: str, settings: tuple[str, ...], device: torch.device) -> tuple[float, dict[str, Any]]:
+    experiment = load_experiment(preset, [*SMALL, *STILL, *settings])
+    model = build_model(experiment.model, FACTS).to(device).train()
+    inputs, targets = (part.to(device) for part in batch(CLIPS))
+    terms = Criterion(experiment.loss)(model(inputs, targets), targets, inputs.frame_padding)
+    loss = torch.stack(list(terms.values())).sum()
+    loss.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return loss.item(), gradients
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_head_on_a_gpu_is_all_there_and_has_the_gradients_of_one_on_a_cpu(variant):
+    preset, *settings = VARIANTS[variant]
+    expected, here = loss_and_gradients(preset, tuple(settings), CPU)
+    with pretended_gpu():
+        found, there = loss_and_gradients(preset, tuple(settings), GPU)
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert here.keys() == there.keys()
+    scale = max(float(g.abs().max()) for g in here.values())
+    for name, gradient in there.items():
+        assert type(gradient) is OnGpu, name
+        torch.testing.assert_close(gradient.held, here[name], rtol=1e-3, atol=1e-5 * scale, msg=name)
+
+
+MODES = {"cached": "roi", "text": "roi", "last-stage": "full", "end-to-end": "roi"}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_training_on_a_gpu_goes_as_on_a_cpu_and_finds_the_same_tubes(stvg_caches, synthetic, tmp_path, mode):
+    cache = Cache.open(stvg_caches[MODES[mode]])
+    settings = [*SMALL, *STILL, f"model.multiscale={MODES[mode]}", f"train.mode={mode}", "train.views=false"]
+    settings += ["train.epochs=1", "train.batch_size=12", "train.log_every=1", "train.temporal_crop=false"]
+    videos = synthetic / "vidor/video"
+
+    def outcome(device: torch.device) -> tuple[list[float], dict[int, Any]]:
+        run = Run(tmp_path / device.type, cache, load_experiment("tiny", settings), "train", device, {"videos": videos})
+        lines: list[dict[str, Any]] = []
+        training.train(run, report=lines.append)
+        tubes = tubes_of(run.ema.model, run.open_split("test"), 4, device)
+        return [line["loss"] for line in lines if "loss" in line], tubes
+
+    here, tubes = outcome(CPU)
+    with pretended_gpu():
+        there, found = outcome(GPU)
+    assert len(here) > 2
+    np.testing.assert_allclose(there, here, rtol=2e-3)
+    assert [(t.start, t.end) for t in found.values()] == [(t.start, t.end) for t in tubes.values()]
+
+
+def test_a_training_step_waits_for_the_gpu_once(tiny_cache, tmp_path, monkeypatch):
+    """For whether its loss is a number, before the weights change. Logging and saving are between steps."""
+    waits, step = [], training.step
+    with pretended_gpu() as gpu:
+
+        def counted(*arguments: Any) -> Any:
+            gpu.waits.clear()
+            terms = step(*arguments)
+            waits.append(list(gpu.waits))
+            return terms
+
+        monkeypatch.setattr(training, "step", counted)
+        settings = [*SMALL, "train.epochs=1", "train.batch_size=12"]
+        cache = Cache.open(tiny_cache)
+        training.train(Run(tmp_path, cache, load_experiment("tiny", settings), "train", GPU))
+    assert len(waits) > 2
+    assert waits == [["aten::_local_scalar_dense"]] * len(waits)
+
+
+@pytest.fixture(scope="module")
+def stvg_caches(tiny_cache: Path, synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    from ..conftest import extract_synthetic
+
+    return {
+        "roi": tiny_cache,
+        "full": extract_synthetic(synthetic, tmp_path_factory.mktemp("full") / "full", levels="full"),
+    }
