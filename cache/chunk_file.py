@@ -33,9 +33,8 @@ class OpenFile:
         except OSError as error:
             raise CacheError(f"{label}: {path} cannot be read", found=error, hint=REPAIR) from None
 
-    def __del__(
-        self, close: Callable[[int], None] = os.close
-    ) -> None:  # at the end of a program `os` may be gone first
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        # A default, because at the end of a program `os` may be gone before an open file is.
         if self.descriptor >= 0:
             close(self.descriptor)
 
