@@ -6,6 +6,7 @@ Parameter names of `Attention` follow torch's MultiheadAttention, so that publis
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -78,14 +79,17 @@ class Attention(nn.Module):
 def placed_product(x: Tensor, position: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """(x + position) · weightᵀ + bias. Of a sum in float32 nothing is kept for the backward pass, which adds again: x is
     kept for the values anyway, and position is the same in every layer."""
-    placed = (x + position).flatten(0, -2)
-    if product_type(weight) != placed.dtype:  # autocast keeps a copy of half the size
-        return F.linear(placed, weight, bias).view(*x.shape[:-1], -1)
-    this = id(placed)  # not the tensor: both functions live as long as what is kept
-    with saved_tensors_hooks(
-        lambda kept: None if id(kept) == this else kept,
-        lambda kept: (x + position).flatten(0, -2) if kept is None else kept,
-    ):
+
+    def added() -> Tensor:
+        return (x + position).flatten(0, -2)
+
+    placed = added()
+    this = id(placed)  # not the tensor: what is told below lives as long as what is kept
+    forgetting = saved_tensors_hooks(
+        lambda kept: None if id(kept) == this else kept, lambda kept: added() if kept is None else kept
+    )
+    in_autocast = product_type(weight) != placed.dtype  # which keeps a copy of half the size, and needs no x
+    with nullcontext() if in_autocast else forgetting:
         return F.linear(placed, weight, bias).view(*x.shape[:-1], -1)
 
 
