@@ -16,7 +16,7 @@ from ..cache.atomic import make_folder, write_atomic
 from ..cache.index import Cache
 from ..cache.untrusted import in_latex, in_markdown, in_spreadsheet
 from .ablation import Plan, Row, Table, cell_of, parameters
-from .published import NOT_ABLATED, is_ablated_split
+from .published import not_ablated
 from .tables import render
 
 METRICS = ("m_tIoU", "m_vIoU", "vIoU@0.3", "vIoU@0.5")
@@ -33,6 +33,8 @@ class Line:
     row: Row
     parameters: int
     results: list[dict[str, Any]]
+    no_paper: str = ""
+    """Why the paper's figures are left out."""
 
     def mean(self, key: str) -> float:
         return float(np.mean([r[key] for r in self.results])) if self.results else float("nan")
@@ -43,15 +45,21 @@ class Line:
 
 
 def lines_of(table: Table, plan: Plan) -> list[Line]:
-    """Every row of a table and the results of its cells that are finished; the paper's figures only for its own split."""
+    """Every row of a table and the results of its finished cells.
+
+    The paper's figures stay only where every finished cell scored all of the paper's split.
+    """
     opened = {resolution: Cache.open(path) for resolution, path in plan.caches.items()}
-    comparable = all(is_ablated_split(cache, plan.test_split) for cache in opened.values())
-    found = []
+    found: list[Line] = []
     for row in table.rows:
         cells = [] if table.counts else [cell_of(row, seed, plan, opened) for seed in range(plan.seeds)]
         results = [r for cell in cells if (r := cell.result) is not None]
-        found.append(Line(row if comparable else replace(row, paper=None), parameters(row, plan), results))
-    return found
+        found.append(Line(row, parameters(row, plan), results))
+    results = [result for line in found for result in line.results]
+    reasons = [why for cache in opened.values() if (why := not_ablated(cache, plan.test_split, results))]
+    if not reasons:
+        return found
+    return [replace(line, row=replace(line.row, paper=None), no_paper=reasons[0]) for line in found]
 
 
 def grid(lines: Sequence[Line]) -> list[list[str]]:
@@ -83,8 +91,8 @@ def full_line(lines: Sequence[Line]) -> Line:
 
 def notes(table: Table, lines: Sequence[Line]) -> str:
     """What must be said below a table."""
-    left_out = any(row.paper for row in table.rows) and not any(line.row.paper for line in lines)
-    return ("" if table.counts else FROZEN) + (NOT_ABLATED if left_out else "") + table.note
+    left_out = lines[0].no_paper if any(row.paper for row in table.rows) else ""
+    return ("" if table.counts else FROZEN) + left_out + table.note
 
 
 def terminal(table: Table, lines: Sequence[Line]) -> str:

@@ -1,8 +1,9 @@
-"""Figures of papers, and when they may stand beside a run: only where the run was scored on the very split they are of."""
+"""Figures of papers, and when they may stand beside a run: only where it scored every sample of the split they are of."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from ..cache.index import Cache
 from ..cache.splits import PUBLISHED_SENTENCES, is_published_split
@@ -39,6 +40,10 @@ FOOTNOTE = (
     "Published figures are of models trained end to end, each scored by its own evaluator (STCAT: every frame). "
     "A run from a cache keeps its encoders frozen: it ranks variants and reproduces none of these figures."
 )
+NOT_ALL_SCORED = (
+    "The paper's figures are left out: they are of all {sentences:,} sentences of the split, "
+    "and a cell scored {scored:,} of them. "
+)
 NOT_ABLATED = "The paper's figures are left out: they are of HC-STVG v1's test split, and this cache holds another. "
 
 
@@ -50,25 +55,33 @@ class Beside(NamedTuple):
 
 
 def published_beside(scores: Scores, dataset: str | None, split: str | None) -> Beside:
-    """The published rows of ``dataset`` and ``split``; none, and why, where what was scored is not all of that split.
+    """The published rows of ``dataset`` and ``split``; none, and why, unless every sample of that split was scored.
 
-    Samples without a prediction count as part of it: how many there are stands in every table.
+    A sample without a prediction was not scored, whether a protocol leaves it out or counts it as 0.
     """
     rows = PUBLISHED.get((dataset or "", split or ""), {})
     if not rows or dataset is None or split is None:
         return Beside({}, "")
-    found = scores.scored + len(scores.missing)
-    if is_published_split(dataset, split, found):
+    if not scores.missing and is_published_split(dataset, split, scores.scored):
         return Beside(rows, FOOTNOTE)
-    expected = PUBLISHED_SENTENCES[dataset, split]
+    expected, annotated = PUBLISHED_SENTENCES[dataset, split], scores.scored + len(scores.missing)
+    why = f"these {annotated:,} are not that split"
+    if annotated == expected:
+        why = f"only {scores.scored:,} of them were scored"
     return Beside(
-        {},
-        f"No published figures stand here: they are of the {expected:,} sentences of {dataset} {split}, "
-        f"and these {found:,} are not that split.",
+        {}, f"No published figures stand here: they are of the {expected:,} sentences of {dataset} {split}, and {why}."
     )
 
 
-def is_ablated_split(cache: Cache, split: str) -> bool:
-    """Whether a split of a cache is the one of the paper's ablations."""
+def not_ablated(cache: Cache, split: str, results: Iterable[Mapping[str, Any]]) -> str:
+    """Why the figures of the paper's ablations must not stand beside ``results``; empty where they may.
+
+    ``results``: what result.json of each finished cell holds. They may stand beside cells that scored every sample of
+    the paper's split, which is what ``split`` of ``cache`` must hold.
+    """
     dataset = cache.recipe.dataset
-    return (dataset, split) == ABLATED and is_published_split(dataset, split, cache.samples.splits.count(split))
+    sentences = cache.samples.splits.count(split)
+    if (dataset, split) != ABLATED or not is_published_split(dataset, split, sentences):
+        return NOT_ABLATED
+    short = min((r["scored"] for r in results if r["missing"] or r["scored"] != sentences), default=None)
+    return "" if short is None else NOT_ALL_SCORED.format(scored=short, sentences=sentences)

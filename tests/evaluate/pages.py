@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Error, Page, Playwright, sync_playwright
 
 from stvg.cache.sampling import Sampling
 from stvg.cache.schema import Sample, Tube, Video
 from stvg.evaluate.metrics import score
 from stvg.evaluate.report.findings import Evidence, Findings
 from stvg.heads.infer import Reading
+
+from ..conftest import left_out
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 SAMPLING = Sampling(5.0, 100)
@@ -107,14 +108,24 @@ CONTRASTS = """() => {
 
 @contextmanager
 def browser() -> Iterator[Browser]:
-    """A headless Chromium. Without one the tests fail: what they claim would go unseen."""
-    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if found is None:
-        pytest.fail("no Chromium, and the report is tested in a real browser: apt-get install chromium", pytrace=False)
+    """A headless Chromium. Without one the tests are skipped, with the reason; in CI they fail."""
     with sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=found)
+        chromium = _launched(driver)
         yield chromium
         chromium.close()
+
+
+def _launched(driver: Playwright) -> Browser:
+    """The first browser that starts: those on the path, then the one of `playwright install`."""
+    found = [path for name in BROWSERS if (path := shutil.which(name))]
+    found += [path for path in [driver.chromium.executable_path] if Path(path).exists()]
+    why = f"none of {', '.join(BROWSERS)} is on the path"
+    for path in found:
+        try:
+            return driver.chromium.launch(executable_path=path)
+        except Error as error:  # a distribution's stub, or libraries that are missing
+            why = f"{path} does not start: {error.message.splitlines()[0]}"
+    raise left_out(f"no Chromium to show the page in ({why}): apt-get install chromium")
 
 
 class Opened:

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
+from stvg.cache.index import Cache
 from stvg.cache.sampling import Sampling
 from stvg.cache.splits import PUBLISHED_SENTENCES, is_published_split
 from stvg.evaluate.ablation import FULL, TABLES, Plan, cells_of
 from stvg.evaluate.ablation_table import Line, latex, lines_of, markdown, plot, spreadsheet, terminal
-from stvg.evaluate.metrics import METRICS, SampleScore, Scores
+from stvg.evaluate.metrics import METRICS, PROTOCOLS, SampleScore, Scores
 from stvg.evaluate.published import ABLATED, PUBLISHED, published_beside
 from stvg.evaluate.report.page import render
 from stvg.evaluate.tables import STYLES, format_table
@@ -101,21 +102,38 @@ def test_synthetic_data_in_the_format_of_vidstg_gets_no_published_row_but_the_re
         assert "of the 10,303 sentences of vidstg test, and these 368 are not that split" in text
 
 
-def test_samples_without_a_prediction_are_part_of_the_split_and_videos_that_were_never_annotated_are_not() -> None:
-    assert published_beside(whole("vidstg", "test", missing=40), "vidstg", "test").rows == PUBLISHED["vidstg", "test"]
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("missing", [1, 40, 10_287])
+def test_published_figures_stand_beside_a_run_only_when_every_sample_was_scored(protocol: str, missing: int) -> None:
+    part = replace(whole("vidstg", "test", missing=missing), protocol=protocol)
+    beside = published_beside(part, "vidstg", "test")
+    assert not beside.rows
+    assert f"of the 10,303 sentences of vidstg test, and only {10_303 - missing:,} of them were scored" in beside.note
     assert not published_beside(scores_of(GROUPS["vidstg"], 10_263), "vidstg", "test").rows
+    assert not published_beside(scores_of(GROUPS["vidstg"], 10_304, missing=1), "vidstg", "test").rows, (
+        "of another split"
+    )
+    assert published_beside(whole("vidstg", "test"), "vidstg", "test").rows == PUBLISHED["vidstg", "test"]
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_no_style_of_table_sets_published_figures_beside_a_part_of_the_split(style: str) -> None:
+    text = format_table(whole("hcstvg-v1", "test", missing=1), dataset="hcstvg-v1", split="test", style=style)
+    assert "STCAT" not in text
+    assert style == "csv" or "only 1,159 of them were scored" in text
 
 
 def test_a_report_draws_published_figures_on_the_same_condition() -> None:
     findings = made_up(dataset="vidstg")
     few = findings.scores
-    many = replace(few, missing=[f"m{i}" for i in range(10_303 - few.scored)])
-    page = render(replace(findings, scores=many), [], [], {})
+    page = render(replace(findings, scores=replace(few, scored=10_303)), [], [], {})
     assert "STCAT@224" in page
     assert "trained end to end" in page
-    page = render(findings, [], [], {})
-    assert "STCAT@224" not in page
-    assert "10,303 sentences of vidstg test" in page
+    part = replace(few, missing=[f"m{i}" for i in range(10_303 - few.scored)])
+    for scores in (few, part):
+        page = render(replace(findings, scores=scores), [], [], {})
+        assert "STCAT@224" not in page
+        assert "10,303 sentences of vidstg test" in page
 
 
 def test_a_command_never_sets_published_figures_beside_synthetic_videos(
@@ -141,10 +159,15 @@ def test_a_command_never_sets_published_figures_beside_synthetic_videos(
     assert f"these {len(samples)} are not that split" in found.out
 
 
-def lines_with_results(plan: Plan, name: str) -> list[Line]:
-    for cell in cells_of([TABLES[name]], plan):
+def lines_with_results(plan: Plan, name: str, missing: int = 0) -> list[Line]:
+    """``missing``: samples that the last cell did not score."""
+    total = Cache.open(plan.caches[None]).samples.splits.count(plan.test_split)
+    cells = cells_of([TABLES[name]], plan)
+    for cell in cells:
         cell.folder.mkdir(parents=True)
-        found = dict.fromkeys(("m_tIoU", "m_vIoU", "vIoU@0.3", "vIoU@0.5"), 0.25) | {"seconds": 10}
+        left_out = missing if cell is cells[-1] else 0
+        found = dict.fromkeys(("m_tIoU", "m_vIoU", "vIoU@0.3", "vIoU@0.5"), 0.25)
+        found |= {"seconds": 10, "scored": total - left_out, "missing": left_out}
         (cell.folder / "result.json").write_text(json.dumps(found))
     return lines_of(TABLES[name], plan)
 
@@ -166,8 +189,6 @@ def test_an_ablation_of_the_papers_split_stands_beside_the_paper(
     tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The split that this cache holds is declared to be the paper's: no cache of 1,160 videos is made for a test."""
-    from stvg.cache.index import Cache
-
     monkeypatch.setitem(PUBLISHED_SENTENCES, ("vidstg", "test"), Cache.open(tiny_cache).samples.splits.count("test"))
     monkeypatch.setattr("stvg.evaluate.published.ABLATED", ("vidstg", "test"))
     lines = lines_with_results(Plan(out=tmp_path, caches={None: tiny_cache}), "IV")
@@ -178,3 +199,8 @@ def test_an_ablation_of_the_papers_split_stands_beside_the_paper(
     assert float(rows[1]["m_vIoU paper"]) == 31.14
     train = Plan(out=tmp_path / "train", caches={None: tiny_cache}, test_split="train")
     assert "left out" in markdown(TABLES["IV"], lines_with_results(train, "IV"))
+    part = lines_with_results(Plan(out=tmp_path / "part", caches={None: tiny_cache}), "IV", missing=1)
+    for text in (f(TABLES["IV"], part) for f in (terminal, markdown, latex)):
+        assert "paper (" not in text
+        assert "sentences of the split, and a cell scored" in text
+    assert all(row["m_vIoU paper"] == "" for row in csv.DictReader(io.StringIO(spreadsheet(TABLES["IV"], part))))
