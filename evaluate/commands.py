@@ -48,7 +48,8 @@ scoring_options = options(
         "--predictions",
         type=FOLDER,
         metavar="FILE",
-        help="Anyone's predictions (.jsonl); needs --dataset, --annotations.",
+        help="Anyone's predictions: JSON lines, results of TubeDETR, STCAT or CG-STVG, HC-STVG's challenge JSON; "
+        "needs --dataset, --annotations.",
     ),
     click.option("--dataset", type=click.Choice(DATASETS), help="Annotation format, with --predictions."),
     click.option(
@@ -257,7 +258,7 @@ def score_predictions(
     from ..cache.sampling import Sampling
     from ..extract.readers import read_annotations
     from .metrics import score
-    from .predictions import read_predictions
+    from .predictions import LINES, read_prediction_file
 
     if dataset is None or annotations is None:
         raise click.UsageError("--predictions needs --dataset and --annotations")
@@ -267,6 +268,9 @@ def score_predictions(
         raise click.UsageError(f"--predictions does not go with --{given[0].replace('_path', '').replace('_', '-')}")
     sampling = Sampling(fps or 5.0, max_frames or 100)
     read = read_annotations(dataset, annotations, split, sampling=sampling, for_scoring=True, vidor=vidor)
-    tubes = read_predictions(predictions)
-    scores = score(read.samples, tubes, protocol=protocol, sampling=sampling, allow_missing=allow_missing)
-    return Scored(scores, dataset, read.samples, tubes, {}, {"predictions": predictions.name})
+    found = read_prediction_file(predictions, read.samples, read.captions_first)
+    if found.format != LINES:
+        say(f"{predictions} was read as {found.format}; tubes: {len(found.tubes):,}", err=True)
+    scores = score(read.samples, found.tubes, protocol=protocol, sampling=sampling, allow_missing=allow_missing)
+    facts = {"predictions": predictions.name} | ({} if found.format == LINES else {"format": found.format})
+    return Scored(scores, dataset, read.samples, found.tubes, {}, facts)

@@ -29,6 +29,9 @@ def frames_of(tube: Tube, sample: Sample) -> tuple[IntArray, FloatArray]:
 def write_challenge(path: Path, samples: Iterable[Sample], tubes: Tubes) -> None:
     """HC-STVG's: per video first and last frame (inclusive) and a box xyxy for each between, frames counted from 1.
 
+    ``bbox_outside``, which its script does not read, has the tube's other boxes: gt_vIoU needs them when this is read
+    back. A moment is cut to whole frames of its video; a tube without one is left out.
+
     Raises PredictionError when a video has several sentences: the format has room for one.
     """
     found: dict[str, Any] = {}
@@ -44,13 +47,19 @@ def write_challenge(path: Path, samples: Iterable[Sample], tubes: Tubes) -> None
             )
         frames, boxes = frames_of(tube, sample)
         if len(frames):
-            per_frame = dict(zip(map(str, (frames + 1).tolist()), boxes.round(2).tolist(), strict=True))
+            outside = (tube.frames < frames[0]) | (tube.frames > frames[-1])
             found[sample.video.video_id] = {
                 "st_frame": int(frames[0]) + 1,
                 "ed_frame": int(frames[-1]) + 1,
-                "bbox": per_frame,
+                "bbox": _from_1(frames, boxes),
+                **({"bbox_outside": _from_1(tube.frames[outside], tube.boxes[outside])} if outside.any() else {}),
             }
     write_atomic(path, json.dumps(found, ensure_ascii=False) + "\n")
+
+
+def _from_1(frames: IntArray, boxes: FloatArray) -> dict[str, list[float]]:
+    """Boxes by frame, counted from 1."""
+    return dict(zip(map(str, (frames + 1).tolist()), boxes.tolist(), strict=True))
 
 
 def write_coco(path: Path, samples: Iterable[Sample], tubes: Tubes) -> None:

@@ -1,4 +1,4 @@
-"""Predictions as a file: JSON lines, one per sample, ours or anybody's.
+"""Predictions as a file: JSON lines, one per sample, ours or anybody's; or what another project wrote.
 
     {"sample_id": 17, "start": 90, "end": 150, "boxes": {"90": [x1, y1, x2, y2], ...}}
 
@@ -6,62 +6,120 @@
 they may be fractional, inverted or outside the clip, and are scored as they are. ``boxes`` maps source frames to source
 pixels. Not every frame needs a box: a frame that is scored and has none is read by linear interpolation between the
 frames given, constant before the first and after the last. ``score`` and ``query`` are kept; other keys are for people
-and not read.
+and not read. Files of other projects are read by `prediction_formats`.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-import math
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from ..cache.atomic import open_atomic
 from ..cache.errors import PredictionError
-from ..cache.sampling import FloatArray, IntArray
 from ..cache.schema import Sample, Tube
+from .prediction_formats.content import is_torch_file, lines_of, load_torch, without_repeats
+from .prediction_formats.fields import Fault, fault_at, read_boxes, read_number, shown
+from .prediction_formats.numbering import Split
+from .prediction_formats.table import Format, recognise, unknown
 
 Prediction = Tube
 """What a head returns and what a file holds are the same thing."""
 
-Fault = Callable[..., PredictionError]
+LINES = "JSON lines"
+FIELDS = ("sample_id", "start", "end", "boxes")
 
-_FRAME = re.compile(r"0|[1-9][0-9]{0,8}")
+
+class PredictionFile(NamedTuple):
+    """What a file holds, and the name of the format it was recognised as."""
+
+    format: str
+    tubes: dict[int | str, Prediction]
 
 
 def read_predictions(path: str | Path) -> dict[int | str, Prediction]:
-    """All predictions of a file, by sample id.
+    """All predictions of a file of lines, by sample id. Raises PredictionError as `read_prediction_file`."""
+    return read_prediction_file(path).tubes
 
-    Raises PredictionError naming file, line, field, what was expected and what was found: malformed JSON, a missing or
-    wrongly typed field, a number that is not finite, a box that is not four numbers or ends before it begins, no box at
-    all, a frame that is not an integer, a sample id given twice, a file that is missing or empty.
+
+def read_prediction_file(
+    path: str | Path, samples: Sequence[Sample] = (), captions_first: Sequence[int] = ()
+) -> PredictionFile:
+    """All predictions of a file in any known format, gzipped or not, UTF-8, UTF-16 or UTF-32.
+
+    ``samples``: all of the split, in the order of its file, which the numbers of other projects count. For VidSTG
+    ``captions_first`` has the sample_id at each place when captions are counted before questions.
+
+    Raises PredictionError naming file, line or sample, field, what was expected and what was found: malformed JSON, a
+    missing or wrongly typed field, a number that is not finite, a box that is not four numbers or ends before it begins,
+    no box at all, a frame that is not an integer, a sample id given twice, a file that is missing or empty, a format
+    that is not known, a number that is no sample's or may be two.
     """
+    split = Split(Path(path), samples, captions_first)
+    if is_torch_file(path):
+        content: Any = load_torch(path)
+        found = recognise(content)
+    else:
+        lines = lines_of(path)
+        read, content, found = _foreign(lines)
+        if content is None:
+            return PredictionFile(LINES, _read_lines(path, itertools.chain(read, lines)))
+    if found is None:
+        raise unknown(path, content)
+    return PredictionFile(found.name, _some(path, found.read(content, split)))
+
+
+def _foreign(lines: Iterator[bytes | str]) -> tuple[list[bytes | str], Any, Format | None]:
+    """The lines that were read to tell a format, and the content of the file and its format unless it is of lines."""
+    read: list[bytes | str] = []
+    for line in lines:
+        read.append(line)
+        if line.strip():
+            break
+    content = _parsed(read[-1]) if read else None
+    if content is not None and (not isinstance(content, dict) or not content or {*FIELDS} & content.keys()):
+        return read, None, None  # an object a line, or a fault in the first
+    rest = list(lines)
+    read += rest
+    if content is None or any(line.strip() for line in rest):
+        content = _parsed((b"" if isinstance(read[0], bytes) else "").join(read)) if read else None  # type: ignore[arg-type]
+    return (read, content, recognise(content)) if isinstance(content, dict) else (read, None, None)
+
+
+def _parsed(text: bytes | str) -> Any:
+    """JSON, or None for anything else."""
+    try:
+        return json.loads(text, object_pairs_hook=without_repeats)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _some(path: str | Path, tubes: dict[int | str, Prediction]) -> dict[int | str, Prediction]:
+    if not tubes:
+        raise PredictionError(f"{path} holds no prediction", expected="one JSON object per line, one line per sample")
+    return tubes
+
+
+def _read_lines(path: str | Path, lines: Iterable[bytes | str]) -> dict[int | str, Prediction]:
     first_line: dict[int | str, int] = {}
     predictions: dict[int | str, Prediction] = {}
-    try:
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                prediction = _parse_line(line, _fault_at(path, number))
-                earlier = first_line.setdefault(prediction.sample_id, number)
-                if earlier != number:
-                    raise _fault_at(path, number)(
-                        "sample_id",
-                        f"sample {prediction.sample_id!r} was predicted before",
-                        expected="one line per sample",
-                        found=f"lines {earlier} and {number}",
-                    )
-                predictions[prediction.sample_id] = prediction
-    except OSError as error:
-        raise PredictionError(f"{path} cannot be read", found=error.strerror) from None
-    if not predictions:
-        raise PredictionError(f"{path} holds no prediction", expected="one JSON object per line, one line per sample")
-    return predictions
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        fault = fault_at(path, f"line {number}")
+        prediction = _parse_line(line, fault)
+        earlier = first_line.setdefault(prediction.sample_id, number)
+        if earlier != number:
+            raise fault(
+                "sample_id",
+                f"sample {prediction.sample_id!r} was predicted before",
+                expected="one line per sample",
+                found=f"lines {earlier} and {number}",
+            )
+        predictions[prediction.sample_id] = prediction
+    return _some(path, predictions)
 
 
 def write_predictions(
@@ -103,91 +161,29 @@ def _shortest(number: float) -> int | float:
     return int(number) if number.is_integer() else number
 
 
-def _fault_at(path: str | Path, line: int) -> Fault:
-    def fault(field: str, message: str, **facts: object) -> PredictionError:
-        where = f"{path}, line {line}" + (f", {field}" if field else "")
-        return PredictionError(f"{where}: {message}", effect="nothing was scored", **facts)
-
-    return fault
-
-
-def _parse_line(line: bytes, fault: Fault) -> Prediction:
+def _parse_line(line: bytes | str, fault: Fault) -> Prediction:
     try:
-        record = json.loads(line, object_pairs_hook=_without_repeats)
+        record = json.loads(line, object_pairs_hook=without_repeats)
     except (ValueError, RecursionError) as error:
         hint = "one object per line, no list around them"
         raise fault("", "malformed JSON", expected="one JSON object", found=error, hint=hint) from None
     if not isinstance(record, dict):
-        raise fault("", "not a JSON object", expected="an object per line", found=_shown(record))
-    for name in ("sample_id", "start", "end", "boxes"):
+        raise fault("", "not a JSON object", expected="an object per line", found=shown(record))
+    for name in FIELDS:
         if name not in record:
             raise fault(name, "the field is missing", expected=name, found=", ".join(record) or "an empty object")
     if type(record["sample_id"]) not in (int, str):
-        raise fault("sample_id", "not an id", expected="an integer or a string", found=_shown(record["sample_id"]))
-    frames, boxes = _read_boxes(record["boxes"], fault)
+        raise fault("sample_id", "not an id", expected="an integer or a string", found=shown(record["sample_id"]))
+    frames, boxes = read_boxes(record["boxes"], fault)
     query = record.get("query")
     if query is not None and type(query) is not int:
-        raise fault("query", "not an integer", expected="an integer or null", found=_shown(query))
+        raise fault("query", "not an integer", expected="an integer or null", found=shown(query))
     return Prediction(
         record["sample_id"],
-        _read_number(record, "start", fault),
-        _read_number(record, "end", fault),
+        read_number(record["start"], "start", fault),
+        read_number(record["end"], "end", fault),
         frames,
         boxes,
-        score=None if record.get("score") is None else _read_number(record, "score", fault),
+        score=None if record.get("score") is None else read_number(record["score"], "score", fault),
         query=query,
     )
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"key {next(n for n in names if names.count(n) > 1)!r} is given twice")
-    return found
-
-
-def _read_number(record: dict[str, Any], name: str, fault: Fault) -> float:
-    value = record[name]
-    if type(value) not in (int, float):
-        raise fault(name, "not a number", expected="a number", found=_shown(value))
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise fault(name, "not finite", expected="a finite number", found=_shown(value))
-    return number
-
-
-def _read_boxes(value: object, fault: Fault) -> tuple[IntArray, FloatArray]:
-    """Frames (n,), ascending whatever their order in the file, and boxes (n, 4)."""
-    expected = 'an object such as {"90": [x1, y1, x2, y2]}'
-    if not isinstance(value, dict):
-        raise fault("boxes", "not an object", expected=expected, found=_shown(value))
-    if not value:
-        raise fault("boxes", "no box at all", expected=expected, found="{}")
-    for key, box in value.items():
-        if not _FRAME.fullmatch(key):
-            raise fault("boxes", "not a frame number", expected='0-based source frames: "0", "1", …', found=_shown(key))
-        if not (isinstance(box, list) and len(box) == 4 and {*map(type, box)} <= {int, float}):
-            raise fault(f"boxes[{key}]", "not a box", expected="four numbers [x1, y1, x2, y2]", found=_shown(box))
-    frames = np.fromiter(map(int, value), dtype=np.int64, count=len(value))
-    try:
-        boxes = np.array(list(value.values()), dtype=np.float64)
-    except OverflowError:
-        raise fault("boxes", "a coordinate is not finite", expected="finite pixels", found="a huge integer") from None
-    for wrong, message, wanted in (
-        (~np.isfinite(boxes).all(-1), "a coordinate is not finite", "finite pixels"),
-        ((boxes[:, 2:] < boxes[:, :2]).any(-1), "the box ends before it begins", "x1 <= x2 and y1 <= y2"),
-    ):
-        if wrong.any():
-            row = int(wrong.argmax())
-            raise fault(f"boxes[{frames[row]}]", message, expected=wanted, found=_shown(boxes[row].tolist()))
-    order = np.argsort(frames)
-    return frames[order], boxes[order]
-
-
-def _shown(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else text[:77] + "…"

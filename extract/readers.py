@@ -9,7 +9,7 @@ import difflib
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..cache.errors import AnnotationError, UsageError
@@ -48,6 +48,8 @@ class Annotations:
     warnings: list[str]
     records: int
     """Records in the file, good or bad."""
+    captions_first: list[int] = field(default_factory=list)
+    """VidSTG: the sample_id at each place when a record's captions are counted before its questions; else empty."""
 
 
 def read_annotations(
@@ -84,7 +86,8 @@ def read_annotations(
         samples = hcstvg.read(file, reading)
     content = hashlib.sha256("".join(sorted(reading.digests)).encode()).hexdigest()
     warnings = [*reading.warnings, *_warnings(dataset, samples, reading)]
-    return Annotations(dataset, split, samples, content, reading.dropped, warnings, reading.records)
+    counted = [reading.captions_first] if dataset == "vidstg" else []
+    return Annotations(dataset, split, samples, content, reading.dropped, warnings, reading.records, *counted)
 
 
 def _warnings(dataset: str, samples: list[Sample], reading: Reading) -> Iterator[str]:

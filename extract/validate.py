@@ -190,6 +190,8 @@ class Reading:
     dropped: list[AnnotationError] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
+    captions_first: list[int] = field(default_factory=list)
+    """VidSTG: as in `Annotations`."""
     records: int = 0
     unseen: list[int | str] = field(default_factory=list)
     """Training samples left out because no sampled frame falls into their moment."""

@@ -127,7 +127,10 @@ def _relations(file: Path, reading: Reading) -> Iterator[Relation]:
         with reading.record():
             yield Relation.read(Fields.of(record, file, index), index, number, reading)
         lists = [record.get(key) for key in KINDS] if isinstance(record, dict) else []
-        number += sum(len(sentences) for sentences in lists if isinstance(sentences, list))
+        counts = [len(sentences) if isinstance(sentences, list) else 0 for sentences in lists]
+        numbers = range(number, number := number + sum(counts))
+        questions = counts[0] if counts else 0
+        reading.captions_first += [*numbers[questions:], *numbers[:questions]]
 
 
 def _samples(relations: list[Relation], trajectories: Trajectories | None, reading: Reading) -> Iterator[Sample]:

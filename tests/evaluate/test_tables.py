@@ -49,7 +49,8 @@ def test_the_markdown_table_is_this() -> None:
 
 
 def test_every_csv_line_is_data() -> None:
-    text = format_table(some_scores(), dataset="hcstvg-v1", split="test", style="csv", run="mine, the second")
+    whole = some_scores(scored=1160, missing=())
+    text = format_table(whole, dataset="hcstvg-v1", split="test", style="csv", run="mine, the second")
     rows = list(csv.DictReader(io.StringIO(text)))
     assert [row["source"] for row in rows] == ["mine, the second", "FSM, paper, 224", "TubeDETR@352", "STCAT@224"]
     assert rows[0] == dict(
@@ -58,7 +59,7 @@ def test_every_csv_line_is_data() -> None:
         protocol="tubedetr",
         fps="5",
         max_frames="100",
-        scored="1158",
+        scored="1160",
         total="1160",
     )
     assert rows[1]["m_tIoU"] == "47.15"
@@ -66,7 +67,8 @@ def test_every_csv_line_is_data() -> None:
 
 
 def test_the_latex_table_escapes_what_latex_would_read() -> None:
-    text = format_table(some_scores(), dataset="hcstvg-v1", split="test", style="latex", run=r"50%_of\all")
+    whole = some_scores(scored=1160, missing=())
+    text = format_table(whole, dataset="hcstvg-v1", split="test", style="latex", run=r"50%_of\all")
     assert r"    group & source & m\_tIoU & m\_vIoU & vIoU@0.3 & vIoU@0.5 & gt\_vIoU \\" in text
     figures = "47.16 50.0--50.0 & 34.00 25.0--25.0 & 100.00 0.0--0.0 & 0.00 0.0--0.0 & 12.34 12.5--12.5"
     assert rf"    all & 50\%\_of\textbackslash{{}}all & {figures} \\" in text
