@@ -77,14 +77,14 @@ class Sample:
 def resized(width: int, height: int, short: int, max_side: int | None = None) -> tuple[int, int]:
     """(width, height) with short side ``short``, lowered until the long side fits ``max_side``.
 
-    640x360 at 224/373 becomes 373x210: the cap wins over the short side. Rounding follows the public code.
+    640x360 at 224/373 becomes 373x210: the cap wins over the short side. Rounding follows the public code; what it would
+    round to nothing, 4000x16 at 64/107, is one pixel wide.
     """
     low, high = sorted((width, height))
     if max_side is not None and high / low * short > max_side:
         short = round(max_side * low / high)
-    if width < height:
-        return short, int(short * height / width)
-    return int(short * width / height), short
+    long = int(short * high / low) if short else max_side or 1
+    return (max(short, 1), long) if width < height else (long, max(short, 1))
 
 
 @dataclass(frozen=True)

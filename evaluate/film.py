@@ -15,25 +15,28 @@ from numpy.typing import NDArray
 from ..cache.atomic import open_atomic
 from ..cache.sampling import interpolate_boxes, slots_in
 from ..cache.schema import Tube, Video
-from ..extract.decode import probe, read_frames
+from ..extract.clock import Clock
+from ..extract.decode import clock_of, read_frames
 
 YELLOW, GREY = (250, 210, 40), (205, 205, 210)
+TICK = Fraction(1, 90_000)
+"""Seconds: what times in an annotated video are multiples of."""
 BAR, LINE = 16, 3
 """Pixels: height of the time bar below the picture, thickness of a box."""
 
 
-def write_videos(file: Path, video: Video, tubes: Sequence[Tube], out: Path) -> list[Path]:
+def write_videos(file: Path, video: Video, tubes: Sequence[Tube], out: Path, clock: Clock | None = None) -> list[Path]:
     """``file`` once for every tube, ``out``/1.mp4 and on: the box while it lasts, and where in time it is.
 
-    Size (made even at the right and bottom) and rate are the original's; there is no sound. A file appears under its name
-    once it is whole. However long the video, a few frames are in memory. Raises VideoError for a file that is not as
-    ``video`` says, or does not decode whole.
+    Size (made even at the right and bottom) is the original's, and so is the time every frame is shown, which ``clock``
+    tells if it is known already; there is no sound. A file appears under its name once it is whole. However long the
+    video, a few frames are in memory. Raises VideoError for a file that is not as ``video`` says, or does not decode whole.
     """
-    rate = Fraction(probe(file, count_frames=False).fps).limit_denominator(1001)
+    clock = clock or clock_of(file, video.frame_count)
     paths = [out / f"{number}.mp4" for number in range(1, len(tubes) + 1)]
     with ExitStack() as stack:
         files = [stack.enter_context(open_atomic(path)) for path in paths]
-        films = [stack.enter_context(Film(file, tube, video, rate)) for file, tube in zip(files, tubes, strict=True)]
+        films = [stack.enter_context(Film(file, tube, video, clock)) for file, tube in zip(files, tubes, strict=True)]
         at = 0
         for block in read_frames(file, np.arange(video.frame_count), width=video.width, height=video.height, block=16):
             for film in films:
@@ -45,11 +48,14 @@ def write_videos(file: Path, video: Video, tubes: Sequence[Tube], out: Path) -> 
 class Film:
     """An annotated video under way."""
 
-    def __init__(self, file: IO[Any], tube: Tube, video: Video, rate: Fraction) -> None:
+    def __init__(self, file: IO[Any], tube: Tube, video: Video, clock: Clock) -> None:
         self.tube, self.video = tube, video
+        self.ticks = np.rint(clock.starts / float(TICK)).astype(int).tolist()
         self.height, self.width = video.height + video.height % 2 + BAR, video.width + video.width % 2
         self.container = av.open(file, "w", format="mp4")
+        rate = Fraction(clock.rate).limit_denominator(1001)
         self.stream = self.container.add_stream("libx264", rate=rate, options={"preset": "veryfast", "crf": "20"})
+        self.stream.codec_context.time_base = TICK
         self.stream.height, self.stream.width, self.stream.pix_fmt = self.height, self.width, "yuv420p"
         self.bar = self._bar()
 
@@ -73,7 +79,9 @@ class Film:
             canvas[-BAR:] = self.bar
             now = round(frame / self.video.frame_count * (self.width - LINE))
             canvas[-BAR:, now : now + LINE] = 255
-            self.container.mux(self.stream.encode(av.VideoFrame.from_ndarray(canvas, format="rgb24")))
+            painted = av.VideoFrame.from_ndarray(canvas, format="rgb24")
+            painted.pts, painted.time_base = self.ticks[frame], TICK
+            self.container.mux(self.stream.encode(painted))
 
     def _bar(self) -> NDArray[np.uint8]:
         bar = np.full((BAR, self.width, 3), GREY, np.uint8) // 3

@@ -30,8 +30,8 @@ def draw_strip(dataset: CachedDataset, tubes: Mapping[int | str, Tube], videos: 
     sample = dataset[position].sample
     tube = tubes[sample.sample_id]
     frames = chosen_frames(sample)
-    size = {"width": sample.video.width, "height": sample.video.height}
-    pixels = np.concatenate(list(read_frames(videos / sample.video.path, frames, **size)))
+    video = sample.video
+    pixels = np.concatenate(list(read_frames(videos / video.path, frames, width=video.width, height=video.height)))
     picture = compose(sample, tube, frames, pixels, viou)
     with open_atomic(out) as file:
         picture.save(file, format="PNG")

@@ -24,8 +24,10 @@ from ..cache.header import HEADER
 from ..cache.index import Cache, video_key
 from ..cache.sampling import video_grid
 from ..cache.schema import Sample, Tube, Video
+from ..extract.agreement import rate_is_assumed
 from ..extract.backbone import Backbone, build_backbone
-from ..extract.decode import probe
+from ..extract.clock import Clock
+from ..extract.decode import clock_of, probe
 from ..extract.runner import Options, extract, library_versions, write_text
 from ..extract.text import build_text_encoder
 from ..extract.writer import naming_write_errors
@@ -33,6 +35,7 @@ from .evaluation import Head, open_split, require_features, tubes_of
 from .predictions import write_predictions
 
 SPLIT = "asked"
+HINT = "without --cache, or with a folder of its own, the video is extracted now"
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,15 @@ class Grounding:
     """What was asked of a video, and the answers in the same order."""
 
     video: Video
+    """Its id is the file's name."""
     samples: list[Sample]
     tubes: list[Tube]
+    clock: Clock | None
+    """When each frame is shown. None: the file is not there, and its rate is not known either."""
+
+    def seconds(self, tube: Tube) -> tuple[float, float] | None:
+        """When a tube begins and ends, from the start of the video."""
+        return (self.clock.seconds(tube.start), self.clock.seconds(tube.end)) if self.clock else None
 
     def write(self, out: Path) -> Path:
         """The tubes as ``out``/predictions.jsonl; the folder is made."""
@@ -92,25 +102,28 @@ class Predictor:
         if not self.reads_extraction:
             _ = self.backbone
 
-    def ground(self, file: Path, sentences: Sequence[str]) -> Grounding:
-        """Find what every sentence means.
+    def ground(self, file: Path, sentences: Sequence[str], name: str | None = None) -> Grounding:
+        """Find what every sentence means. ``name``: what the answers call the video.  [the file's name]
 
         Raises UsageError for a sentence that says nothing, VideoError for a file that does not decode whole, CacheError
         when the features there are were made for another head or are not of the whole video.
         """
         require_words(sentences)
-        cache, video = self.features_of(file)
+        cache, video, end = self.features_of(file)
+        clock = clock_when_known(cache, video, file)
         video = replace(video, path=file.name)
-        samples = [asked(number, video, sentence) for number, sentence in enumerate(sentences, start=1)]
+        samples = [asked(number, video, sentence, end) for number, sentence in enumerate(sentences, start=1)]
         with TemporaryDirectory(prefix="stvg-") as scratch:
             words = Cache.create(Path(scratch), cache.recipe, samples, "zarr", library_versions())
             write_text(words, samples, self.text, Options(self.device))
             data = open_split(self.head, cache.with_samples_of(words), SPLIT, file.parent)
             tubes = tubes_of(self.head.model, data, self.head.batch_size, self.device)
-        return Grounding(video, samples, [tubes[s.sample_id] for s in samples])
+        video = replace(video, video_id=name or file.name)
+        named = [replace(sample, video=video) for sample in samples]
+        return Grounding(video, named, [tubes[s.sample_id] for s in samples], clock)
 
-    def features_of(self, file: Path) -> tuple[Cache, Video]:
-        """A cache that holds the features of a video, and the video as that cache knows it.
+    def features_of(self, file: Path) -> tuple[Cache, Video, int]:
+        """A cache that holds the features of a video, the video as that cache knows it, and the frame they reach up to.
 
         In the cache of an extraction a video is known by where its file lies, and nothing is added. Elsewhere there is a
         cache for every content of a file and recipe, made now unless it was before.
@@ -118,13 +131,15 @@ class Predictor:
         if self.reads_extraction:
             cache = Cache.open(self.features)
             require_features(self.head, cache.recipe, cache.path)
-            return cache, find_video(cache, file)
+            video = find_video(cache, file)
+            return cache, video, looked_at(cache, video, file)
         content = content_of(file)
         place = self.features / f"{content}-{self.recipe.fingerprint}"
         if not place.exists():
             self.extract(file, content, place)
         cache = Cache.open(place)
-        return cache, cache.samples.video(0)
+        video = cache.samples.video(0)
+        return cache, video, video.frame_count
 
     def extract(self, file: Path, video_id: str, place: Path) -> None:
         """Make the cache of one video, which appears under its name once it is whole."""
@@ -136,7 +151,15 @@ class Predictor:
             make_folder(self.features)
             sweep(self.features)
             try:
-                extract([asked(0, video, "")], files, aside, self.recipe, backbone, self.text, options=options)
+                extract(
+                    [asked(0, video, "", video.frame_count)],
+                    files,
+                    aside,
+                    self.recipe,
+                    backbone,
+                    self.text,
+                    options=options,
+                )
                 with suppress(FileExistsError):  # somebody else asked of the same video
                     publish(aside, place)
             finally:
@@ -152,9 +175,9 @@ def require_words(sentences: Sequence[str]) -> None:
             raise UsageError(f"sentence {number} is no text", found="bytes that are not UTF-8, or half a character")
 
 
-def asked(number: int, video: Video, sentence: str) -> Sample:
-    """A sample without an annotation: its moment is empty, and so are its boxes."""
-    return Sample(number, video, sentence, "asked", SPLIT, (0, video.frame_count), (0, 0), np.empty((0, 4)), "")
+def asked(number: int, video: Video, sentence: str, end: int) -> Sample:
+    """A sample about the frames before ``end``, without an annotation: its moment is empty, and so are its boxes."""
+    return Sample(number, video, sentence, "asked", SPLIT, (0, end), (0, 0), np.empty((0, 4)), "")
 
 
 def content_of(file: Path) -> str:
@@ -169,41 +192,64 @@ def content_of(file: Path) -> str:
 
 
 def video_of(file: Path, video_id: str, fps: float) -> Video:
-    """What a file turns out to be, every frame of it decoded. ``fps``: what a head wants to see of it."""
+    """What a file turns out to be, every frame of it decoded. ``fps``: what a head wants to see of it.
+
+    The rate is the average one. With pauses it may be below ``fps``; then it is that of most frames.
+    """
     facts = probe(file)
-    if facts.fps < fps:
+    rate = facts.fps if facts.fps >= fps else 1 / facts.clock.step
+    if rate < fps:
         raise VideoError(
-            f"{file} has too few frames a second", expected=f"at least the head's {fps:g}", found=f"{facts.fps:g}"
+            f"{file} has too few frames a second", expected=f"at least the head's {fps:g}", found=f"{rate:.4g}"
         )
-    return Video(video_id, file.name, facts.width, facts.height, facts.fps, facts.frames)
+    return Video(video_id, file.name, facts.width, facts.height, rate, facts.frames)
+
+
+def clock_when_known(cache: Cache, video: Video, file: Path) -> Clock | None:
+    """When the frames of a video are shown: by its file, or else by its annotation, or None where that assumes a rate.
+
+    Raises VideoError when the file has another number of frames than the video.
+    """
+    if file.exists():
+        return clock_of(file, video.frame_count)
+    return None if rate_is_assumed(cache.recipe.dataset) else Clock.steady(video.frame_count, video.fps)
 
 
 def find_video(cache: Cache, file: Path) -> Video:
-    """The video of an extraction's cache whose file this is, by the end of its path: annotations know no more of a file.
+    """The video of an extraction's cache whose file this is: it ends as the annotation's path does.
 
-    Raises CacheError when there is none, it was skipped, or only some of its segments were extracted.
+    Raises CacheError when there is none, it was skipped, or there are several.
     """
     table, ours = cache.samples, file.absolute().parts
-    paths = dict(zip(table.video_ids, table.columns["path"], strict=True))
-    ends = {video_id: PurePosixPath(path.as_py()).parts for video_id, path in paths.items()}
+    paths = dict(zip(table.video_ids, (path.as_py() for path in table.columns["path"]), strict=True))
+    ends = {video_id: PurePosixPath(path).parts for video_id, path in paths.items()}
     known = [v for v, end in ends.items() if ours[-len(end) :] == end and cache.store.contains(video_key(v))]
-    hint = "without --cache, or with a folder of its own, the video is extracted now"
     if len(known) != 1:
+        alike = known or [v for v, end in ends.items() if ours[-1] == end[-1]]
         raise CacheError(
             f"{cache.path} does not hold {file}" if not known else f"{cache.path} holds several videos {file} could be",
             expected=f"one of its {len(ends):,} videos, in folders named as in the dataset",
-            found=", ".join(known[:4]) or None,
-            hint=hint,
+            found=", ".join(paths[v] for v in alike[:4]) or None,
+            hint=HINT,
         )
-    video = table.video(table.video_ids.index(known[0]))
+    return table.video(table.video_ids.index(known[0]))
+
+
+def looked_at(cache: Cache, video: Video, file: Path) -> int:
+    """The frame that an extraction's features of a video reach up to: its end, or the last frame that would be looked at.
+
+    That one is lacking where annotated segments end before the last frame. Raises CacheError when more is.
+    """
     whole = video_grid([(0, video.frame_count)], video.fps, cache.recipe.fps)
     lacking = np.setdiff1d(whole, cache.unit(video.video_id).frames)
-    if lacking.size:
-        raise CacheError(
-            f"{cache.path} holds a part of {file} only",
-            expected=f"{len(whole):,} frames at {cache.recipe.fps:g} a second",
-            found=f"all but {len(lacking):,} of them, such as {lacking[0]}",
-            effect="a tube could not lie there; nothing was predicted",
-            hint=hint,
-        )
-    return video
+    if not lacking.size:
+        return video.frame_count
+    if len(whole) > 1 and lacking[0] == whole[-1]:
+        return int(lacking[0])
+    raise CacheError(
+        f"{cache.path} holds a part of {file} only",
+        expected=f"{len(whole):,} frames at {cache.recipe.fps:g} a second",
+        found=f"all but {len(lacking):,} of them, such as {lacking[0]}",
+        effect="a tube could not lie there; nothing was predicted",
+        hint=HINT,
+    )

@@ -85,12 +85,11 @@ def answer(predictor: Predictor, video: Path, sentences: tuple[str, ...], out: P
 
     found = predictor.ground(video, sentences)
     boxes = found.write(out)
-    films = [] if no_video else write_videos(video, found.video, found.tubes, out)
-    fps = found.video.fps
+    films = [] if no_video else write_videos(video, found.video, found.tubes, out, found.clock)
     rows = [
         [
             sample.sentence.replace("\n", " "),
-            f"{tube.start / fps:.1f}–{tube.end / fps:.1f} s",
+            "–" if (moment := found.seconds(tube)) is None else "{:.1f}–{:.1f} s".format(*moment),
             f"{tube.start:g}–{tube.end - 1:g}",
             "–" if tube.score is None else f"{tube.score:.2f}",
         ]

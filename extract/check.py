@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,10 +12,10 @@ import numpy as np
 from ..cache.errors import StvgError, UsageError, VideoError
 from ..cache.sampling import Sampling, grid_frames
 from ..cache.schema import Sample, Video
+from .agreement import DisagreementError, rate_is_assumed
+from .channel import CheckJob
+from .decoders import Decoders, End, Settings
 from .readers import Annotations, find_splits, find_video_files, read_annotations
-
-RATE_TOLERANCE = 0.02
-"""By how much a video may play faster or slower than its annotation says."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ def check_dataset(
 
 
 def _check_videos(
-    report: CheckReport, videos: list[Video], folder: Path, jobs: int, progress: Callable[[], None]
+    report: CheckReport, videos: list[Video], folder: Path, processes: int, progress: Callable[[], None]
 ) -> None:
     report.videos_opened = 0
     try:
@@ -131,58 +129,21 @@ def _check_videos(
     except StvgError as error:
         report.faults.append(error)
         return
-    rate_is_assumed = report.dataset.startswith("hcstvg")
-    # Threads: decoding happens outside the interpreter's lock.
-    with ThreadPoolExecutor(jobs) as pool:
-        try:
-            for video, found in zip(
-                videos, pool.map(_compare, videos, (files[v.video_id] for v in videos)), strict=True
-            ):
-                fault, rate = found
-                report.videos_opened += rate is not None
-                if fault:
-                    report.faults.append(fault)
-                if rate is not None and not math.isclose(rate, video.fps, rel_tol=RATE_TOLERANCE):
-                    _report_rate(report, video, rate, rate_is_assumed)
+    assumed = rate_is_assumed(report.dataset)
+    ends: dict[str, End] = {}
+    jobs = (CheckJob(video, file, assumed) for video in videos if (file := files[video.video_id]))
+    if any(files.values()):
+        with Decoders(Settings(processes=min(processes, len(videos)))) as decoders:
+            for end in decoders.decode(jobs):
+                assert isinstance(end, End)
+                ends[end.job.video_id] = end
                 progress()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _compare(video: Video, file: Path | None) -> tuple[VideoError | None, float | None]:
-    """What is wrong with a video but its rate, if anything; and its rate in frames per second, if it decodes."""
-    from .decode import probe
-
-    if file is None:
-        return VideoError(f"{video.path} is not in the folder of videos", video=video.video_id), None
-    try:
-        found = probe(file, threads=1)
-    except VideoError as error:
-        return error, None
-    annotated = (video.width, video.height, video.frame_count)
-    if (found.width, found.height, found.frames) == annotated:
-        return None, found.fps
-    turned = f", turned {found.rotation} degrees by its metadata" if found.rotation else ""
-    fault = VideoError(
-        f"{file} differs from its annotation",
-        expected=f"{video.width}x{video.height}, {video.frame_count} frames",
-        found=f"{found.width}x{found.height}{turned}, {found.frames} frames",
-    )
-    return fault, found.fps
-
-
-def _report_rate(report: CheckReport, video: Video, rate: float, assumed: bool) -> None:
-    if assumed:  # HC-STVG gives no rate; what it says follows from clips of 20 s
-        report.warnings.append(
-            f"{video.path} plays at {rate:g} frames per second; {video.fps:g} are assumed (img_num / 20)"
-        )
-    else:
-        report.faults.append(
-            VideoError(
-                f"{video.path} plays at another rate than its annotation says",
-                expected=f"{video.fps:g} frames per second",
-                found=f"{rate:g}",
-                effect="sampled frames would be further apart, or closer, than asked for",
-            )
-        )
+    for video in videos:
+        found = ends.get(video.video_id)
+        if found is None:
+            progress()
+            report.faults.append(VideoError(f"{video.path} is not in the folder of videos", video=video.video_id))
+        else:
+            report.videos_opened += found.error is None or isinstance(found.error, DisagreementError)
+            report.faults += [found.error] if found.error else []
+            report.warnings += found.warnings

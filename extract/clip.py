@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..cache.quantise import FeatureWriter
 from ..cache.sampling import IntArray, video_grid
 from ..cache.schema import Recipe, Sample, Video, View
+from .agreement import rate_is_assumed
 from .augment import stored_views
 from .backbone import Backbone
+from .channel import DecodeJob
 from .features import Regions, layout
-from .worker import DecodeJob
 
 
 @dataclass
@@ -27,6 +28,8 @@ class Clip:
     """Per view."""
     missing: int
     """Frames of all views that are not written yet."""
+    rate_is_assumed: bool
+    """Whether the video's rate is not among its annotations."""
     failed: bool = False
     features: FeatureWriter | None = None
     opened: ExitStack = field(default_factory=ExitStack)
@@ -37,7 +40,7 @@ class Clip:
         grid = video_grid([s.segment for s in samples], video.fps, recipe.fps)
         views = stored_views(samples, recipe)
         regions = [Regions.of(samples, grid, recipe, view) for view in views]
-        return cls(video, grid, views, regions, len(grid) * len(views))
+        return cls(video, grid, views, regions, len(grid) * len(views), rate_is_assumed(recipe.dataset))
 
     @property
     def video_id(self) -> str:
@@ -46,7 +49,8 @@ class Clip:
     def decode_job(self, file: Path, backbone: Backbone) -> DecodeJob:
         """What is to be decoded of its file."""
         size = (self.video.width, self.video.height)
-        return DecodeJob(self.video_id, file, self.grid, *size, self.views, backbone.mean, backbone.std)
+        job = DecodeJob(self.video_id, file, self.grid, *size, self.views, backbone.mean, backbone.std)
+        return replace(job, annotated=self.video, rate_is_assumed=self.rate_is_assumed)
 
     def layout(self, recipe: Recipe) -> dict[str, tuple[int, ...]]:
         """Name and shape of every array of its unit."""

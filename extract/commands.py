@@ -187,7 +187,7 @@ def dataset_make(out: Path, kind: str, videos: int, seed: int, jobs: int) -> Non
     type=click.FloatRange(min=0, min_open=True),
     default=120.0,
     show_default=True,
-    help="Seconds without a new frame after which a video is given up.",
+    help="Seconds in which a decoder passes no frame before its video is given up.",
 )
 @click.option(
     "--decoder-memory",
@@ -239,7 +239,7 @@ def extract(
         shares = report.shares()
         busy = ", ".join(f"{stage} {share:.0%}" for stage, share in shares.items())
         say(f"busy: {busy}; {max(shares, key=lambda s: shares[s])} is the limit")
-    for line in [str(e) for e in dropped] + list(report.skipped.values()):
+    for line in [*map(str, dropped), *report.skipped.values(), *(f"warning: {w}" for w in sorted(report.warnings))]:
         say(f"  {line}", err=True)
     if report.skipped:
         say(f"skipped videos are listed in {out / 'skipped.jsonl'}; try them again with --retry-skipped", err=True)

@@ -2,7 +2,8 @@
 
 A frame's number is its position, from 0, among the pictures the decoder puts out, that is in presentation order. Time
 stamps play no part: there is no rate conversion, and a variable rate, a late first time stamp or time stamps that run
-backwards change nothing. What an edit list cuts away is not counted, as in every FFmpeg-based reader.
+backwards change nothing. What an edit list cuts away is not counted, as in every FFmpeg-based reader. When a frame is
+shown is another question, which `clock` answers.
 
 Pixels are used as stored. A display matrix (rotation, mirroring) is obeyed, since annotators saw the video upright; a
 pixel aspect other than 1:1 is not, since annotations count stored pixels.
@@ -14,27 +15,25 @@ and a clean cut of a container without an index (MPEG-TS, FLV, Matroska), whose 
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import av
 import numpy as np
-from av.container import InputContainer
+from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from ..cache.errors import VideoError
 from ..cache.sampling import IntArray
+from .clock import Clock, Stamps, with_damage
+from .streams import opened, why
 
 Pixels = NDArray[np.uint8]
-
-# FFmpeg "plays" text files, pictures and playlists (which reach for other files and hosts); only these are opened.
-CONTAINERS = ("mov", "mp4", "3gp", "matroska", "webm", "avi", "mpegts", "mpeg", "flv", "ogg", "asf")
 
 UNTOUCHED = "nothing was padded or guessed"
 
@@ -47,41 +46,86 @@ class Probe:
     height: int
     """Size of the upright picture, in stored pixels."""
     fps: float
-    """Average rate, source frames per second."""
+    """Average rate, source frames per second: the container's, if it fits frames and duration."""
     frames: int
-    """How many frames decode; when they were not counted, how many the header promises (0: it does not say)."""
+    """How many frames decode; when they were not counted, how many coded pictures the file holds to be shown."""
     rotation: int
     """Degrees clockwise, 0, 90, 180 or 270, by which stored pixels are turned to be upright."""
     codec: str
+    clock: Clock
+    """When each of the frames is shown."""
 
 
-def probe(path: str | Path, count_frames: bool = True, *, threads: int = 0) -> Probe:
-    """Decode the whole file (``count_frames``) or its first frame only, and say what it is.
+def probe(
+    path: str | Path, count_frames: bool = True, *, threads: int = 0, passed: Callable[[], None] = lambda: None
+) -> Probe:
+    """Say what a video file is, from all of its frames (``count_frames``), or from its first frame and all packets.
 
-    ``threads``: decoding threads, 0 for one per core. Raises VideoError for anything but a sound video file.
+    ``threads``: decoding threads, 0 for one per core. ``passed``: called after every frame, or packet. Raises VideoError
+    for anything but a sound video file, and for one whose pictures change their size.
     """
-    with _opened(path, threads) as (container, stream):
-        pictures = _decoded(container, stream, path, None)
+    with opened(path, threads) as (container, stream):
+        stamps = Stamps(stream)
+        packets = stamps.noted(container.demux(stream))
+        pictures = _decoded(packets, stream, path, None)
         first = next(pictures, None)
         if first is None:
             raise VideoError(f"{path} has no frame that decodes", found=f"{stream.codec.name} without pictures")
-        rate = stream.average_rate or stream.guessed_rate
-        if not rate:
-            raise VideoError(f"{path} does not say how fast it plays", expected="a frame rate")
-        turn = Orientation.of(first, path)
-        width, height = turn.size(first)
-        frames = 1 + sum(1 for _ in pictures) if count_frames else stream.frames
-        return Probe(width, height, float(rate), frames, turn.rotation, stream.codec.name)
+        turn, stored, shown = Orientation.of(first, path), (first.width, first.height), [first.pts]
+        if count_frames:
+            for number, picture in enumerate(pictures, start=1):
+                _require_stored_size(path, picture, stored, number)
+                shown.append(picture.pts)
+                passed()
+            clock = stamps.clock(shown)
+        else:
+            _pass(packets, passed)
+            clock = stamps.clock()
+        rate = float(stream.average_rate or stream.guessed_rate or 0)
+        frames = len(shown) if count_frames else len(stamps.found)
+        clock = clock or (Clock.steady(frames, rate) if rate else None)
+        if clock is None:
+            raise VideoError(f"{path} does not say how fast it plays", expected="time stamps or a frame rate")
+        fps = rate if clock.fits(rate) else clock.rate
+        return Probe(*turn.size(first), fps, frames, turn.rotation, stream.codec.name, clock)
+
+
+def _pass(packets: Iterator[Packet], passed: Callable[[], None]) -> None:
+    """Read packets to the end of the file, or to where it cannot be read any more."""
+    with suppress(av.error.FFmpegError):  # fewer frames are counted then
+        for _ in packets:
+            passed()
+
+
+def clock_of(path: str | Path, frames: int) -> Clock:
+    """When every frame is shown of a video that is known to have so many frames. Raises VideoError when it has not."""
+    found = probe(path, count_frames=False)
+    if found.frames != frames:  # packets are not always frames
+        found = probe(path)
+    if found.frames != frames:
+        raise VideoError(
+            f"{path} has another number of frames than the features that are known of it",
+            expected=f"{frames} frames",
+            found=f"{found.frames}",
+        )
+    return found.clock
 
 
 def read_frames(
-    path: str | Path, frames: IntArray, *, width: int, height: int, block: int = 64, threads: int = 0
+    path: str | Path,
+    frames: IntArray,
+    *,
+    width: int,
+    height: int,
+    block: int = 64,
+    threads: int = 0,
+    passed: Callable[[], None] = lambda: None,
 ) -> Iterator[Pixels]:
     """The wanted ``frames`` (n,) ascending and distinct, in new arrays (<= ``block``, height, width, 3) uint8 RGB.
 
     One sequential pass that stops after the last wanted frame; only wanted frames are converted to RGB. ``width`` and
     ``height`` are the annotation's and must equal the upright picture's. ``threads``: decoding threads, 0 for one per
-    core; they do not change a pixel.
+    core; they do not change a pixel. ``passed``: called after every frame that decodes, wanted or not.
 
     Raises VideoError, possibly after some blocks (which are right), and ValueError for frames that do not ascend.
     """
@@ -90,27 +134,25 @@ def read_frames(
         raise ValueError("frames must be a list of distinct, ascending numbers from 0")
     if block < 1:
         raise ValueError(f"block must be at least 1, got {block}")
-    return _blocks(path, wanted, (width, height), block, threads)
+    return _blocks(path, wanted, (width, height), block, threads, passed)
 
 
-def _blocks(path: str | Path, wanted: IntArray, size: tuple[int, int], block: int, threads: int) -> Iterator[Pixels]:
+def _blocks(
+    path: str | Path, wanted: IntArray, size: tuple[int, int], block: int, threads: int, passed: Callable[[], None]
+) -> Iterator[Pixels]:
     if not wanted.size:
         return
     last = int(wanted[-1])
-    with _opened(path, threads) as (container, stream):
+    with opened(path, threads) as (container, stream):
         turn, stored, done, number = None, (0, 0), 0, -1
-        for number, picture in enumerate(_decoded(container, stream, path, last)):
+        for number, picture in enumerate(_decoded(container.demux(stream), stream, path, last)):
+            passed()
             if turn is None:
                 turn, stored = Orientation.of(picture, path), (picture.width, picture.height)
                 _require_size(path, picture, turn, size)
             if number != wanted[done]:
                 continue
-            if (picture.width, picture.height) != stored:
-                raise VideoError(
-                    f"{path} changes its size at frame {number}",
-                    expected=f"{stored[0]}x{stored[1]}",
-                    found=f"{picture.width}x{picture.height}",
-                )
+            _require_stored_size(path, picture, stored, number)
             if done % block == 0:
                 out = np.empty((min(block, wanted.size - done), size[1], size[0], 3), dtype=np.uint8)
             out[done % block] = turn.apply(cast(Pixels, picture.to_ndarray(format="rgb24")))
@@ -128,6 +170,15 @@ def _blocks(path: str | Path, wanted: IntArray, size: tuple[int, int], block: in
         )
 
 
+def _require_stored_size(path: str | Path, picture: VideoFrame, stored: tuple[int, int], number: int) -> None:
+    if (picture.width, picture.height) != stored:
+        raise VideoError(
+            f"{path} changes its size at frame {number}",
+            expected=f"{stored[0]}x{stored[1]}",
+            found=f"{picture.width}x{picture.height}",
+        )
+
+
 def _require_size(path: str | Path, picture: VideoFrame, turn: Orientation, size: tuple[int, int]) -> None:
     width, height = turn.size(picture)
     if (width, height) == size:
@@ -141,51 +192,13 @@ def _require_size(path: str | Path, picture: VideoFrame, turn: Orientation, size
     )
 
 
-@contextmanager
-def _opened(path: str | Path, threads: int) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a regular file and pick its first moving picture, ready to decode with errors reported."""
-    file = Path(path)
-    if not file.is_file():
-        raise VideoError(f"{path} " + ("is not a regular file" if file.exists() else "does not exist"))
-    if not file.stat().st_size:
-        raise VideoError(f"{path} is empty", found="0 bytes", hint="fetch the file again")
-    only_video = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
-    try:
-        # An absolute path, so that no part of a name is taken for a protocol.
-        container = av.open(os.path.abspath(path), options=only_video)
-    except (av.error.FFmpegError, ValueError) as error:
-        raise VideoError(
-            f"{path} is not a video that can be opened",
-            expected=f"a whole file of one of the containers {', '.join(CONTAINERS)}",
-            found="something else (text, a picture, a playlist)"
-            if isinstance(error, av.error.ArgumentError)
-            else _why(error),
-            hint="fetch the file again",
-        ) from None
-    with container:
-        streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
-        if not streams:
-            raise VideoError(f"{path} has no moving picture", found="sound, text or a cover picture only")
-        stream = streams[0]
-        if stream.codec_context is None:
-            raise VideoError(f"{path} cannot be decoded", found="a codec that is unknown, or a damaged header")
-        stream.thread_type = "AUTO"
-        stream.codec_context.thread_count = threads
-        # Doubtful pictures shall come out, flagged: dropping them would shift the number of every later frame.
-        # ("err_detect": "explode" found no more damage, and refuses sound clips whose edit list hides such pictures.)
-        stream.codec_context.options = {"flags": "+output_corrupt"}
-        yield container, stream
-
-
-def _decoded(
-    container: InputContainer, stream: VideoStream, path: str | Path, last: int | None
-) -> Iterator[VideoFrame]:
+def _decoded(coded: Iterable[Packet], stream: VideoStream, path: str | Path, last: int | None) -> Iterator[VideoFrame]:
     """Every picture in presentation order; VideoError at the first sign of damage."""
     indexed = len(stream.index_entries)
     packets = count = 0
     try:
-        for packet in container.demux(stream):
-            if packet.is_corrupt:
+        for packet, damaged in with_damage(coded, stream):
+            if damaged:
                 raise _damaged(path, stream, count, last, "the data is cut short")
             if packet.size:
                 packets += 1
@@ -200,11 +213,7 @@ def _decoded(
                 yield picture
                 count += 1
     except (av.error.FFmpegError, ValueError) as error:
-        raise _damaged(path, stream, count, last, _why(error)) from None
-
-
-def _why(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
+        raise _damaged(path, stream, count, last, why(error)) from None
 
 
 def _damaged(path: str | Path, stream: VideoStream, count: int, last: int | None, what: str) -> VideoError:

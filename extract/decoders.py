@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 
 import numpy as np
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from ..cache.errors import StvgError, VideoError
 from ..cache.schema import Recipe
-from .worker import BLOCK_FRAMES, DecodeJob, Slots, renditions
+from .channel import BLOCK_FRAMES, CheckJob, DecodeJob, Outcome, Slots, renditions
 
 PROGRAM = (sys.executable, "-m", "stvg.extract.worker")
 GRACE = 2
@@ -40,7 +40,7 @@ class Settings:
     threads: int = 1
     """FFmpeg's threads in each process; 0 for one per core."""
     timeout: float = 120.0
-    """Seconds a decoder may take for its next block of frames before its video is given up."""
+    """Seconds a decoder may go without passing another frame before its video is given up."""
     memory: int = 4 * 2**30
     """Bytes of address space a decoder may take."""
     slots: int = 8
@@ -71,8 +71,10 @@ class Block:
 class End:
     """Nothing more comes of a video: it is complete, or an error says why not."""
 
-    job: DecodeJob
+    job: DecodeJob | CheckJob
     error: VideoError | None
+    warnings: list[str] = field(default_factory=list)
+    """In what a complete one differs from its annotation."""
 
 
 class Decoder:
@@ -93,12 +95,12 @@ class Decoder:
         os.close(memory)
         self.channel = Connection(ours.detach())
         self.ready, self.given_up = False, False
-        self.job: DecodeJob | None = None
-        self.at = self.received = 0
+        self.job: DecodeJob | CheckJob | None = None
+        self.at = self.received = self.passed = 0
         self.since = time.monotonic()
 
-    def start(self, job: DecodeJob) -> None:
-        self.job, self.at, self.since = job, 0, time.monotonic()
+    def start(self, job: DecodeJob | CheckJob) -> None:
+        self.job, self.at, self.passed, self.since = job, 0, 0, time.monotonic()
         with suppress(ConnectionError):  # its death is noticed when it is listened to
             self.channel.send(job)
 
@@ -112,8 +114,10 @@ class Decoder:
         self.since = time.monotonic()
         if message is True:
             self.ready = True
+        elif isinstance(message, int):
+            self.passed = message
         elif isinstance(message, tuple):
-            assert self.job is not None
+            assert isinstance(self.job, DecodeJob)
             count, seconds = message
             pixels = renditions(self.job, self.slots[self.received], count)
             yield Block(self.job, self.at, pixels, seconds)
@@ -136,11 +140,13 @@ class Decoder:
             )
         if self.job is not None:
             yield from self.finish(
-                VideoError(
-                    f"{self.job.file} brings its decoder down",
-                    found=f"{self.at} frames decode, then: {_how(code)}",
-                    effect="the video was left out; the others are not concerned",
-                    hint="fetch the file again, or convert it",
+                Outcome(
+                    VideoError(
+                        f"{self.job.file} brings its decoder down",
+                        found=f"{self.at} frames decode, then: {_how(code)}",
+                        effect="the video was left out; the others are not concerned",
+                        hint="fetch the file again, or convert it",
+                    )
                 )
             )
 
@@ -151,19 +157,21 @@ class Decoder:
         self.given_up = True
         self.process.kill()
         yield from self.finish(
-            VideoError(
-                f"{self.job.file} takes too long to decode",
-                expected=f"the next frames within {self.settings.timeout:g} s",
-                found=f"{self.at} frames, then nothing",
-                effect="the video was left out",
-                hint="stvg extract --retry-skipped with a larger --decode-timeout",
+            Outcome(
+                VideoError(
+                    f"{self.job.file} takes too long to decode",
+                    expected=f"the next frame within {self.settings.timeout:g} s",
+                    found=f"{max(self.at, self.passed)} frames, then nothing",
+                    effect="the video was left out",
+                    hint="stvg extract --retry-skipped with a larger --decode-timeout",
+                )
             )
         )
 
-    def finish(self, error: VideoError | None) -> Iterator[End]:
+    def finish(self, outcome: Outcome) -> Iterator[End]:
         job, self.job = self.job, None
         if job is not None:
-            yield End(job, error)
+            yield End(job, outcome.error, outcome.warnings)
 
     def alive(self) -> bool:
         return not self.given_up and self.process.poll() is None
@@ -188,7 +196,7 @@ class Decoders:
         for decoder in self.team:
             decoder.close()
 
-    def decode(self, jobs: Iterator[DecodeJob]) -> Iterator[Block | End]:
+    def decode(self, jobs: Iterator[DecodeJob | CheckJob]) -> Iterator[Block | End]:
         """What the processes have for the extractor, as it comes. Jobs are taken as processes become free."""
         self._assign(jobs)
         while any(decoder.job for decoder in self.team):
@@ -205,7 +213,7 @@ class Decoders:
         oldest = min(d.since for d in self.team if d.job)
         return max(0.0, oldest + self.settings.timeout - time.monotonic())
 
-    def _assign(self, jobs: Iterator[DecodeJob]) -> None:
+    def _assign(self, jobs: Iterator[DecodeJob | CheckJob]) -> None:
         for i, decoder in enumerate(self.team):
             if decoder.job is not None:
                 continue

@@ -15,11 +15,11 @@ from ..cache.schema import Sample
 from ..cache.table import distinct_sentences
 from .backbone import Backbone
 from .batches import FrameBatch, Mixer
+from .channel import DecodeJob
 from .clip import Clip
 from .decoders import Decoders, End
 from .features import encode
 from .job import ExtractJob, Prepared, prepare
-from .worker import DecodeJob
 
 PROBED_VIDEOS, PROBED_FRAMES, PROBED_SENTENCES = 4, 64, 64
 

@@ -28,11 +28,11 @@ from ..cache.schema import Recipe, Sample
 from ..cache.table import distinct_sentences
 from .backbone import Backbone
 from .batches import FrameBatch, Mixer
+from .channel import DecodeJob
 from .clip import Clip
 from .decoders import Decoders, End, Settings
 from .features import encode
 from .text import TextEncoder
-from .worker import DecodeJob
 from .writer import Encoded, Writer, naming_write_errors
 
 STAGES = ("decode", "encode", "write")
@@ -82,6 +82,8 @@ class Report:
     frames: int = 0
     already: int = 0
     skipped: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    """In what extracted videos differ from their annotations."""
     busy: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     """Seconds of each stage; decoding is averaged over its processes."""
     elapsed: float = 0.0
@@ -97,6 +99,7 @@ class Report:
         self.frames += other.frames
         self.already += other.already
         self.skipped |= other.skipped
+        self.warnings += other.warnings
         self.elapsed += other.elapsed
         self.busy = {stage: self.busy[stage] + other.busy[stage] for stage in STAGES}
 
@@ -184,6 +187,7 @@ class Extraction:
                     if event.error is not None:
                         writer.give_up(self.clips.pop(event.job.video_id))
                         self.skip(event.job.video_id, event.error)
+                    self.report.warnings += event.warnings
                     continue
                 clip = self.clips[event.job.video_id]
                 self.report.busy["decode"] += event.seconds / self.options.decoding.processes

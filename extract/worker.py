@@ -7,93 +7,38 @@ file does to it, be it a crash, a hang or all memory it may take, the extractor 
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import resource
 import signal
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ..cache.errors import VideoError
-from ..cache.sampling import IntArray
-from ..cache.schema import View
+from .agreement import examine
+from .channel import BLOCK_FRAMES, CheckJob, DecodeJob, Outcome, Slots, renditions
 from .decode import Pixels, read_frames
 from .render import render
 
-BLOCK_FRAMES = 8
-"""Frames handed over at once, unless they are larger than a slot."""
-
-
-@dataclass(frozen=True)
-class DecodeJob:
-    """The frames wanted of one video, and what they are turned into."""
-
-    video_id: str
-    file: Path
-    frames: IntArray
-    """(n,) ascending source frames."""
-    width: int
-    height: int
-    views: list[View]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    @property
-    def frame_bytes(self) -> int:
-        """Of one frame, all its renditions together."""
-        return sum(view.height * view.width * 3 * 4 for view in self.views)
-
-
-def renditions(job: DecodeJob, slot: memoryview, count: int) -> list[NDArray[np.float32]]:
-    """A slot's content: per view (count, height, width, 3) float32, one after the other."""
-    arrays, at = [], 0
-    for view in job.views:
-        shape = (count, view.height, view.width, 3)
-        arrays.append(np.frombuffer(slot, np.float32, count=int(np.prod(shape)), offset=at).reshape(shape))
-        at += arrays[-1].nbytes
-    return arrays
-
-
-@dataclass(frozen=True)
-class Slots:
-    """A ring of equal pieces of shared memory; the decoder fills them in turn, the extractor empties them in turn."""
-
-    memory: memoryview
-    count: int
-
-    @classmethod
-    def of(cls, descriptor: int, count: int) -> Slots:
-        return cls(memoryview(mmap.mmap(descriptor, 0)), count)
-
-    @property
-    def bytes_each(self) -> int:
-        return len(self.memory) // self.count
-
-    def __getitem__(self, number: int) -> memoryview:
-        start = number % self.count * self.bytes_each
-        return self.memory[start : start + self.bytes_each]
+BEAT = 0.1
+"""Seconds between two signs of life on the way to the next block."""
 
 
 class Worker:
-    """Takes jobs from a channel. What goes over it, from the extractor: a `DecodeJob`, or None for a slot emptied.
+    """Takes jobs from a channel. What goes over it, from the extractor: a job, or None for a slot emptied.
 
-    To the extractor: ``True`` once, when ready; then per block (frames, seconds it took); per job at its end the
-    VideoError that ended it, or None.
+    To the extractor: ``True`` once, when ready; now and then how many packets or pictures were passed; per block (frames,
+    seconds it took); per job at its end its `Outcome`.
 
-    ``patience``: seconds a block may take. The extractor kills a decoder that hangs; should it be gone itself, the
+    ``patience``: seconds without any progress. The extractor kills a decoder that hangs; should it be gone itself, the
     system's alarm does.
     """
 
     def __init__(self, channel: Connection, slots: Slots, threads: int, patience: int) -> None:
         self.channel, self.slots, self.threads, self.patience = channel, slots, threads, patience
         self.filled = self.emptied = 0
+        self.told, self.count = 0.0, 0
 
     def run(self) -> None:
         """Until the extractor hangs up, or is gone."""
@@ -105,17 +50,36 @@ class Worker:
             else:
                 self.channel.send(self.attempt(message))
 
-    def attempt(self, job: DecodeJob) -> VideoError | None:
+    def attempt(self, job: DecodeJob | CheckJob) -> Outcome:
+        self.told, self.count = time.monotonic(), 0
         signal.alarm(self.patience)
         try:
-            self.decode(job)
+            warnings = self.compare(job)
+            if isinstance(job, DecodeJob):
+                self.decode(job)
         except VideoError as error:
-            return out_of_memory(job) if os.strerror(errno.ENOMEM) in str(error) else error
+            return Outcome(out_of_memory(job) if os.strerror(errno.ENOMEM) in str(error) else error)
         except (MemoryError, BlockingIOError):  # the second: no room for another thread
-            return out_of_memory(job)
+            return Outcome(out_of_memory(job))
         finally:
             signal.alarm(0)
-        return None
+        return Outcome(None, warnings)
+
+    def compare(self, job: DecodeJob | CheckJob) -> list[str]:
+        if job.annotated is None:
+            return []
+        whole = isinstance(job, CheckJob)
+        return examine(job.file, job.annotated, job.rate_is_assumed, whole, self.threads, self.passed)
+
+    def passed(self) -> None:
+        """A packet or a picture more: tell the extractor now and then, and put off the alarm."""
+        self.count += 1
+        now = time.monotonic()
+        if now - self.told > BEAT:
+            signal.alarm(0)  # an extractor that is busy may let us wait here
+            self.channel.send(self.count)
+            signal.alarm(self.patience)
+            self.told = now
 
     def decode(self, job: DecodeJob) -> None:
         start = time.perf_counter()
@@ -136,10 +100,18 @@ class Worker:
 
     def blocks(self, job: DecodeJob) -> Iterator[Pixels]:
         block = max(1, min(BLOCK_FRAMES, self.slots.bytes_each // job.frame_bytes))
-        return read_frames(job.file, job.frames, width=job.width, height=job.height, block=block, threads=self.threads)
+        return read_frames(
+            job.file,
+            job.frames,
+            width=job.width,
+            height=job.height,
+            block=block,
+            threads=self.threads,
+            passed=self.passed,
+        )
 
 
-def out_of_memory(job: DecodeJob) -> VideoError:
+def out_of_memory(job: DecodeJob | CheckJob) -> VideoError:
     """Called in the worker: names its own limit."""
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     return VideoError(

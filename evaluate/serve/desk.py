@@ -83,24 +83,24 @@ class Desk:
         self._line.put(None)
 
     def answer(self, question: Question) -> None:
-        found = self.predictor.ground(question.file, question.sentences)
+        found = self.predictor.ground(question.file, question.sentences, question.name)
         out = self.folder / str(question.number)
         found.write(out)
-        write_videos(question.file, found.video, found.tubes, out)
+        write_videos(question.file, found.video, found.tubes, out, found.clock)
         question.answers = answers(found)
 
 
 def answers(found: Grounding) -> list[dict[str, Any]]:
-    """What the page shows of every sentence; seconds from the start of the video, and source frames."""
-    fps = found.video.fps
+    """What the page shows of every sentence; seconds from the start of the video (None: not known), and source frames."""
+    moments = [found.seconds(tube) or (None, None) for tube in found.tubes]
     return [
         {
             "sentence": sample.sentence,
-            "start": tube.start / fps,
-            "end": tube.end / fps,
+            "start": start,
+            "end": end,
             "first": int(tube.start),
             "last": int(tube.end) - 1,
             "score": tube.score,
         }
-        for sample, tube in zip(found.samples, found.tubes, strict=True)
+        for sample, tube, (start, end) in zip(found.samples, found.tubes, moments, strict=True)
     ]

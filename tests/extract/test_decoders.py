@@ -12,11 +12,11 @@ import pytest
 
 from stvg.cache.errors import StvgError, VideoError
 from stvg.cache.schema import Crop, View
+from stvg.extract.channel import DecodeJob
 from stvg.extract.decode import read_frames
 from stvg.extract.decoders import Block, Decoder, Decoders, End, Settings
 from stvg.extract.drawing import write_video
 from stvg.extract.transforms import apply_view
-from stvg.extract.worker import DecodeJob
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
 SIZE = (96, 64)
