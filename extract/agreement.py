@@ -13,8 +13,8 @@ from pathlib import Path
 
 from ..cache.errors import VideoError
 from ..cache.schema import Video
-from .clock import same
-from .decode import Probe, probe
+from .clock import Timing, same
+from .decode import Probe, probe, timing_of
 
 EVEN_CLIPS = ("hcstvg-v1", "hcstvg-v2")
 """Datasets whose annotations state no rate; what is assumed follows from clips of 20 s."""
@@ -35,11 +35,12 @@ def examine(
     """Compare a file with its annotation; returns warnings, raises VideoError.
 
     ``whole``: decode every frame. Otherwise frames are counted without decoding them, and decoded only if their number is
-    not the annotated one, since packets are not always frames. ``passed`` is called after every packet or picture.
+    not the annotated one, since packets are not always frames; their size is left to who decodes them. ``passed`` is
+    called after every packet or picture.
     """
-    found = probe(file, count_frames=whole, threads=threads, passed=passed)
-    if found.frames != video.frame_count and not whole:
-        found = probe(file, threads=threads, passed=passed)
+    if not whole and (timing := timing_of(file, passed)).frames == video.frame_count:
+        return rate_warnings(file, video, timing, assumed)
+    found = probe(file, threads=threads, passed=passed)
     require_same_pictures(file, video, found)
     return rate_warnings(file, video, found, assumed)
 
@@ -62,7 +63,7 @@ def require_same_pictures(file: Path, video: Video, found: Probe) -> None:
     )
 
 
-def rate_warnings(file: Path, video: Video, found: Probe, assumed: bool) -> list[str]:
+def rate_warnings(file: Path, video: Video, found: Timing | Probe, assumed: bool) -> list[str]:
     """Compare rates where frames agree, which is to compare durations. Returns warnings, or raises DisagreementError."""
     if found.clock.fits(video.fps):
         return []

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import islice, pairwise
 from typing import cast
 
@@ -18,6 +17,7 @@ from av.format import Flags
 from av.packet import Packet
 from av.video.stream import VideoStream
 
+from ..cache.errors import VideoError
 from ..cache.sampling import FloatArray
 
 TOLERANCE = 0.02
@@ -91,12 +91,21 @@ def _filled(stamps: FloatArray, others: FloatArray | None = None) -> FloatArray:
     return np.interp(np.arange(len(stamps)), known, stamps[known]) if known.size else np.zeros_like(stamps)
 
 
+@dataclass(frozen=True)
+class Timing:
+    """How many frames a video has, and when they are shown."""
+
+    frames: int
+    fps: float
+    """Average rate: the container's, if it fits frames and duration."""
+    clock: Clock
+
+
 class Stamps:
     """What a stream's packets say of time, noted while they pass."""
 
     def __init__(self, stream: VideoStream) -> None:
-        self.base = stream.time_base or Fraction(1)
-        self.leap = LEAP if is_broadcast(stream) else np.inf
+        self.stream = stream
         self.found: list[tuple[int | None, int | None, int | None]] = []
 
     def noted(self, packets: Iterable[Packet]) -> Iterator[Packet]:
@@ -106,16 +115,30 @@ class Stamps:
                 self.found.append((packet.pts, packet.dts, packet.duration))
             yield packet
 
-    def clock(self, pictures: Sequence[int | None] | None = None) -> Clock | None:
-        """Of the packets seen; of the ``pictures`` with these stamps, where there are not as many as packets."""
+    def timing(self, pictures: Sequence[int | None] | None = None) -> Timing:
+        """Of the packets seen; of the ``pictures`` with these stamps, where there are not as many as packets.
+
+        Raises VideoError when neither stamps nor container say how fast the video plays.
+        """
+        stream = self.stream
+        frames = len(self.found if pictures is None else pictures)
+        rate = float(stream.average_rate or stream.guessed_rate or 0)
+        clock = self._clock(pictures) or (Clock.steady(frames, rate) if rate and frames else None)
+        if clock is None:
+            raise VideoError(f"{stream.container.name} does not say when its frames are shown", expected="time stamps")
+        return Timing(frames, rate if clock.fits(rate) else clock.rate, clock)
+
+    def _clock(self, pictures: Sequence[int | None] | None) -> Clock | None:
         if not self.found:
             return None
-        shown, order, durations = np.array(self.found, dtype=np.float64).T * float(self.base)
-        last = durations[np.nanargmax(shown)] if not np.isnan(shown).all() else durations[-1]
+        base = float(self.stream.time_base or 1)
+        shown, order, durations = np.array(self.found, dtype=np.float64).T * base
+        last = durations[-1] if np.isnan(shown).all() else durations[np.nanargmax(shown)]
         if pictures is not None and len(pictures) != len(shown):
-            shown = order = np.array(pictures, dtype=np.float64) * float(self.base)
+            shown = order = np.array(pictures, dtype=np.float64) * base
         slack = REORDERING if order is shown or np.isnan(order).all() else 0.5
-        return Clock.of(shown, order, float(np.nan_to_num(last)), slack, self.leap)
+        leap = LEAP if is_broadcast(self.stream) else np.inf
+        return Clock.of(shown, order, float(np.nan_to_num(last)), slack, leap)
 
 
 def with_damage(packets: Iterable[Packet], stream: VideoStream) -> Iterator[tuple[Packet, bool]]:

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from ..cache.errors import VideoError
 from ..cache.sampling import IntArray
-from .clock import Clock, Stamps, with_damage
+from .clock import Clock, Stamps, Timing, with_damage
 from .streams import opened, why
 
 Pixels = NDArray[np.uint8]
@@ -77,17 +77,19 @@ def probe(
                 _require_stored_size(path, picture, stored, number)
                 shown.append(picture.pts)
                 passed()
-            clock = stamps.clock(shown)
         else:
             _pass(packets, passed)
-            clock = stamps.clock()
-        rate = float(stream.average_rate or stream.guessed_rate or 0)
-        frames = len(shown) if count_frames else len(stamps.found)
-        clock = clock or (Clock.steady(frames, rate) if rate else None)
-        if clock is None:
-            raise VideoError(f"{path} does not say how fast it plays", expected="time stamps or a frame rate")
-        fps = rate if clock.fits(rate) else clock.rate
-        return Probe(*turn.size(first), fps, frames, turn.rotation, stream.codec.name, clock)
+        timing = stamps.timing(shown if count_frames else None)
+        width, height = turn.size(first)
+        return Probe(width, height, timing.fps, timing.frames, turn.rotation, stream.codec.name, timing.clock)
+
+
+def timing_of(path: str | Path, passed: Callable[[], None] = lambda: None) -> Timing:
+    """Of the frames a file holds, none of them decoded: what does not decode is counted, too. Raises VideoError."""
+    with opened(path, 1) as (container, stream):
+        stamps = Stamps(stream)
+        _pass(stamps.noted(container.demux(stream)), passed)
+        return stamps.timing()
 
 
 def _pass(packets: Iterator[Packet], passed: Callable[[], None]) -> None:
@@ -99,7 +101,7 @@ def _pass(packets: Iterator[Packet], passed: Callable[[], None]) -> None:
 
 def clock_of(path: str | Path, frames: int) -> Clock:
     """When every frame is shown of a video that is known to have so many frames. Raises VideoError when it has not."""
-    found = probe(path, count_frames=False)
+    found: Timing | Probe = timing_of(path)
     if found.frames != frames:  # packets are not always frames
         found = probe(path)
     if found.frames != frames:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stvg.cache.errors import AnnotationError, CacheError, StvgError, VideoError
-from stvg.cache.schema import MAX_SIDE, Recipe, Sample, Video, View
+from stvg.cache.schema import MAX_SIDE, Recipe, Sample, Video, View, resized
 
 RECIPE = Recipe("json", "a" * 64, "tiny", "b" * 64, "tiny", "c" * 64, (32, 64, 128), (4, 8, 16), 64)
 
@@ -25,6 +25,17 @@ def test_evaluation_geometry_and_target_boxes_equal_the_recorded_ones(shared):
         boxes = np.array(case["boxes_xywh"], dtype=float)
         boxes[:, 2:] += boxes[:, :2]
         np.testing.assert_allclose(view.to_fractions(boxes), case["target_boxes_cxcywh"], rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "expected"), [(4000, 16, (107, 1)), (16, 4000, (1, 107)), (9000, 1, (107, 1))]
+)
+def test_a_strip_is_at_least_a_pixel_wide_and_no_longer_than_the_cap(width, height, expected):
+    view = View.evaluation(width, height, 64, 107)
+    assert (view.width, view.height) == expected
+    boxes = np.array([[0.0, 0.0, width / 2, height]])
+    np.testing.assert_allclose(view.to_fractions(boxes), [[0.25, 0.5, 0.5, 1]])
+    assert min(resized(width, height, 40)) >= 1
 
 
 def test_fractions_become_the_recorded_pixels_held_inside_the_picture(shared):

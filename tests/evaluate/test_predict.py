@@ -6,19 +6,25 @@ import json
 import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
+from stvg.cache.errors import CacheError
 from stvg.cache.index import Cache
 from stvg.cache.merge import link_unit
+from stvg.cache.sampling import video_grid
+from stvg.cache.schema import Tube, Video
 from stvg.cache.table import to_parquet
 from stvg.cache.verify import verify
 from stvg.evaluate.evaluation import load_head, open_split, tubes_of
 from stvg.evaluate.film import BAR, YELLOW
-from stvg.evaluate.predict import Predictor
+from stvg.evaluate.predict import Grounding, Predictor, clock_when_known, find_video, video_of
 from stvg.evaluate.predictions import read_predictions
 from stvg.extract.decode import probe
 from stvg.heads.experiment import load_experiment
@@ -26,6 +32,8 @@ from stvg.heads.run import Run
 from stvg.heads.train import train
 
 from ..conftest import extract_synthetic
+from ..extract.test_clock import PAUSE, browser_recording, irregular
+from ..extract.test_decode import write_video
 
 CPU = torch.device("cpu")
 TINY = {"backbone_weights": None, "text_weights": None, "tokenizer": None, "weights_seed": 0}
@@ -164,18 +172,93 @@ def test_a_file_of_another_folder_is_not_taken_for_the_extracted_one_of_its_name
     assert f"does not hold elsewhere/{video.name}" in ran.err
 
 
+def with_frames(held: Cache, frames: int, out: Path) -> Path:
+    """The cache of one video, whose annotation says that it has so many frames."""
+    video = replace(held.samples[0].video, frame_count=frames)
+    table = to_parquet([replace(held.samples[0], video=video)])
+    begun = Cache.begin(out, held.recipe, table, "zarr", held.header.counts, {})
+    assert link_unit(held.store, begun.store, "videos/v")
+    for part in held.store.keys("text"):
+        assert link_unit(held.store, begun.store, part)
+    return out
+
+
 def test_a_video_of_which_an_extraction_holds_a_part_is_refused(stvg, checkpoint, video, tmp_path):
     held = Cache.open(annotated(tmp_path, video, "what?"))
-    with_part = replace(held.samples[0].video, frame_count=held.samples[0].video.frame_count + 50)
-    table = to_parquet([replace(held.samples[0], video=with_part)])
-    part = tmp_path / "part"
-    begun = Cache.begin(part, held.recipe, table, "zarr", held.header.counts, {})
-    assert link_unit(held.store, begun.store, "videos/v")
+    part = with_frames(held, held.samples[0].video.frame_count + 50, tmp_path / "part")
     words = ["what?", "--checkpoint", checkpoint, "--cache", part, "--out", tmp_path / "out"]
-    ran = stvg("predict", video, *words)
+    ran = stvg("predict", tmp_path / "gone" / video.name, *words)
     assert ran.code == 1
     assert "holds a part of" in ran.err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_video_whose_last_frame_was_not_extracted_is_grounded_in_the_others(stvg, checkpoint, video, tmp_path):
+    held = Cache.open(annotated(tmp_path, video, "what?"))
+    frames = held.unit("v").frames
+    longer = with_frames(held, int(2 * frames[-1] - frames[-2]) + 1, tmp_path / "longer")
+    words = ["what?", "--checkpoint", checkpoint, "--out", tmp_path / "out", *WITHOUT_BACKBONE]
+    ran = stvg("predict", tmp_path / "gone" / video.name, *words, "--cache", longer)
+    assert ran.code == 0, ran.err
+    found = read_predictions(tmp_path / "out" / "predictions.jsonl")[1]
+    assert set(found.frames.tolist()) <= set(frames.tolist())
+
+
+def test_a_file_that_is_not_the_extracted_one_is_refused_though_it_is_called_so(stvg, checkpoint, video, tmp_path):
+    cache = annotated(tmp_path, video, "what?")
+    (tmp_path / "other").mkdir()
+    other = write_video(tmp_path / "other" / video.name, 20)
+    words = ["what?", "--checkpoint", checkpoint, "--cache", cache, "--no-video"]
+    ran = stvg("predict", other, *words)
+    assert ran.code == 1
+    assert "another number of frames" in ran.err
+    assert f"{len(frames_of(video))} frames" in ran.err
+
+
+def cache_of(*paths: str) -> SimpleNamespace:
+    """As much of a cache as says which videos are in it."""
+    samples = SimpleNamespace(video_ids=list(paths), columns={"path": pa.array(paths)}, video=paths.__getitem__)
+    return SimpleNamespace(path="cache", samples=samples, store=SimpleNamespace(contains=lambda key: True))
+
+
+def test_a_file_is_the_video_whose_path_it_ends_with_and_two_such_are_named():
+    assert find_video(cache_of("1006/22.mp4", "1007/22.mp4"), Path("vidor/video/1006/22.mp4")) == "1006/22.mp4"
+    assert find_video(cache_of("front.mp4", "b/front.mp4"), Path("a/front.mp4")) == "front.mp4"
+    with pytest.raises(CacheError, match=r"several videos .*(?s:.)*found +front.mp4, a/front.mp4"):
+        find_video(cache_of("front.mp4", "a/front.mp4", "b/front.mp4"), Path("a/front.mp4"))
+    with pytest.raises(CacheError, match=r"does not hold .*(?s:.)*found +a/front.mp4, b/front.mp4"):
+        find_video(cache_of("a/front.mp4", "b/front.mp4", "c/x.mp4"), Path("d/front.mp4"))
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4"])
+def test_a_moment_is_told_and_shown_in_the_seconds_of_the_time_stamps(stvg, checkpoint, tmp_path, suffix):
+    """A video that pauses for 24 s; the container states 25 frames a second, or 2.3 on average."""
+    file = write_video(tmp_path / f"pause.{suffix}", 60, pts=PAUSE.__getitem__)
+    ran = stvg("predict", file, "what moves?", "--checkpoint", checkpoint, "--out", tmp_path / "out")
+    assert ran.code == 0, ran.err
+    tube = read_predictions(tmp_path / "out" / "predictions.jsonl")[1]
+    clock = probe(file).clock
+    assert f"{clock.seconds(tube.start):.1f}–{clock.seconds(tube.end):.1f} s" in ran.out
+    np.testing.assert_allclose(probe(tmp_path / "out" / "1.mp4").clock.starts, clock.starts, atol=1e-3)
+
+
+def test_a_recording_without_a_rate_is_looked_at_as_often_as_any_other(tmp_path):
+    stamps = irregular(90)
+    found = video_of(browser_recording(tmp_path / "live.webm", stamps), "v", 5)
+    assert found.fps == pytest.approx(90_000 / stamps[-1], rel=0.02)
+    assert len(video_grid([(0, 90)], found.fps, 5)) == pytest.approx(stamps[-1] / 200, abs=1)
+
+
+def test_an_assumed_rate_is_never_shown_as_seconds(tmp_path, tiny_cache):
+    """HC-STVG's annotations state none: its clips are taken to last 20 s, and this one lasts 2.4."""
+    file = write_video(tmp_path / "a.mp4", 60)
+    video = Video("a.mp4", "a.mp4", 208, 48, 3, 60)
+    hcstvg, others = (SimpleNamespace(recipe=SimpleNamespace(dataset=name)) for name in ("hcstvg-v1", "vidstg"))
+    assert clock_when_known(hcstvg, video, file).end == pytest.approx(2.4)
+    assert clock_when_known(hcstvg, video, tmp_path / "gone.mp4") is None
+    assert clock_when_known(others, video, tmp_path / "gone.mp4").end == 20
+    tube = Tube(1, 0, 30, np.array([0]), np.zeros((1, 4)))
+    assert Grounding(video, [], [tube], None).seconds(tube) is None
 
 
 def test_a_cache_that_cannot_be_written_and_a_video_that_never_ends_are_said_to_be(stvg, checkpoint, video, tmp_path):

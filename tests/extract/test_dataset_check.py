@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from stvg.cache.sampling import Sampling
 from stvg.extract.check import check_dataset
 
 
-def make_video(path: Path, frames: int = 30, fps: int = 10, size: tuple[int, int] = (64, 48)) -> None:
+def make_video(
+    path: Path, frames: int = 30, fps: int = 10, size: tuple[int, int] = (64, 48), codec: str = "mpeg4"
+) -> None:
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=Fraction(fps))
+        stream = container.add_stream(codec, rate=Fraction(fps))
         stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"
         pictures = np.random.default_rng(0).integers(0, 255, (frames, size[1], size[0], 3), dtype=np.uint8)
@@ -95,6 +98,46 @@ def test_videos_are_compared_whatever_the_number_of_jobs(dataset: Path) -> None:
     assert one.lines() == three.lines()
     with pytest.raises(UsageError, match="0 jobs"):
         check_dataset("json", dataset, ["train"], videos=dataset / "videos", jobs=0)
+
+
+def test_what_extract_would_skip_is_a_fault_whatever_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture that changes its size, a file that brings its decoder down, and one that never ends."""
+    from stvg.extract import check
+    from stvg.extract.decoders import Settings
+
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    make_video(videos / "grows.mpg", fps=25, codec="mpeg2video")
+    make_video(tmp_path / "large.mpg", fps=25, size=(128, 96), codec="mpeg2video")
+    with (videos / "grows.mpg").open("ab") as file:
+        file.write((tmp_path / "large.mpg").read_bytes())
+    make_video(videos / "good.mp4")
+    names = ["grows.mpg", "good.mp4", "crashes.mp4", "hangs.mp4"]
+    for name in names[2:]:
+        shutil.copy(videos / "good.mp4", videos / name)
+    described = {name: {"file": name, "width": 64, "height": 48, "fps": 10, "frame_count": 30} for name in names}
+    train = [sample(n, name) for n, name in enumerate(names)]
+    (tmp_path / "train.json").write_text(json.dumps({"videos": described, "samples": train}))
+    hostile = """
+import os, time
+from stvg.extract import worker
+ask = worker.examine
+def examine(file, *rest):
+    if file.name == "crashes.mp4": os.abort()
+    if file.name == "hangs.mp4": time.sleep(99)
+    return ask(file, *rest)
+worker.examine = examine
+worker.main()
+"""
+    program = (sys.executable, "-c", hostile)
+    monkeypatch.setattr(check, "Settings", lambda processes: Settings(processes, timeout=3, program=program))
+    report = check_dataset("json", tmp_path, videos=videos)
+    said = [str(fault) for fault in report.faults]
+    for fault, expected in zip(said, ["changes its size at", "brings its decoder down", "takes too long"], strict=True):
+        assert expected in fault
+    assert report.videos_opened == 1
 
 
 def test_a_wrong_folder_of_videos_is_one_fault(dataset: Path) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
 from stvg.cache.errors import StvgError, VideoError
-from stvg.cache.schema import Crop, View
+from stvg.cache.schema import Crop, Video, View
 from stvg.extract.channel import DecodeJob
 from stvg.extract.decode import read_frames
 from stvg.extract.decoders import Block, Decoder, Decoders, End, Settings
@@ -98,6 +99,60 @@ def test_a_decoder_that_hangs_costs_its_video_only_and_is_replaced(videos):
     assert "--decode-timeout" in str(errors["0"])
     assert errors["1"] is None
     assert len(pixels["1"][0]) == 20
+
+
+SLOW = """
+import time
+from stvg.extract import decode, worker
+
+def slowly(coded, stream, *rest, take=decode._decoded):
+    for picture in take(coded, stream, *rest):
+        time.sleep(0.08)
+        yield picture
+
+decode._decoded = slowly
+worker.main()
+"""
+"""A decoder that needs 3.2 s for the 40 pictures of a video."""
+
+
+def test_frames_passed_on_the_way_to_a_late_segment_are_progress(videos):
+    settings = Settings(slot_bytes=2**18, timeout=1, program=(sys.executable, "-c", SLOW))
+    late = replace(job(videos[0]), frames=np.array([39]))
+    pixels, errors = run(settings, [late])
+    assert errors == {"0": None}
+    assert len(pixels["0"][0]) == 1
+
+
+def test_the_alarm_of_a_process_is_put_off_by_frames_passed_and_ends_one_without_an_extractor(videos):
+    patience_of_three_seconds = Settings(slot_bytes=2**18, timeout=0.5, program=(sys.executable, "-c", SLOW))
+    late = replace(job(videos[0]), frames=np.array([39]))
+    decoder = Decoder(patience_of_three_seconds)
+    decoder.start(late)
+    heard = []
+    while not heard or not isinstance(heard[-1], tuple):
+        heard.append(decoder.channel.recv())
+    assert heard[0] is True
+    assert 20 < max(heard[1:-1]) <= 40
+    decoder.start(late)
+    decoder.channel.close()
+    assert decoder.process.wait(60) == 0
+
+
+def test_a_file_is_compared_with_its_annotation_before_it_is_decoded(videos):
+    video = Video("0", "0.mp4", *SIZE, 25, 40)
+    jobs = [
+        replace(job(videos[0]), annotated=video),
+        replace(job(videos[1]), annotated=replace(video, frame_count=80, fps=50)),
+        replace(job(videos[2]), annotated=replace(video, fps=2), rate_is_assumed=True),
+    ]
+    warnings = {}
+    pixels, errors = run(ONE_SLOT, jobs, lambda _, event: warnings.update({event.job.video_id: event}))
+    assert [errors["0"], errors["2"]] == [None, None]
+    assert "encoded again, at 25 frames per second in place of 50" in str(errors["1"])
+    assert sorted(pixels) == ["0", "2"]
+    assert warnings["0"].warnings == []
+    assert "25 frames per second; 2 are assumed" in warnings["2"].warnings[0]
 
 
 def test_a_decoder_that_hangs_ends_when_its_extractor_is_gone(videos):
