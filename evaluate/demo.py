@@ -6,13 +6,12 @@ import os
 import shlex
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
 from ..cache.dataset import CachedDataset
-from ..cache.errors import UsageError
 from ..cache.index import Cache
 from ..cache.sampling import Sampling
 from ..cache.schema import Sample
@@ -22,6 +21,7 @@ from ..heads.experiment import load_experiment
 from ..heads.infer import Reading
 from ..heads.run import Run
 from ..heads.train import train
+from .demo_folder import claim, write_folder
 from .evaluation import Head, load_head, open_split, overall, readings_of, score_split, shuffle_sentences, tubes_of
 from .metrics import Scores
 from .picture import draw_strip
@@ -62,20 +62,23 @@ WORLD = SyntheticConfig(
 def run_demo(out: Path, *, quick: bool, seed: int, say: Say, report: bool = False) -> dict[str, float]:
     """Make, extract, train, evaluate, draw; ``report``: also the page of `stvg report`.
 
-    Returns the held-out scores and, as ``shuffled``, the control's m_vIoU.
+    Repeated after an interrupt it goes on; a full demo may follow a quick one. Returns the held-out scores and, as
+    ``shuffled``, the control's m_vIoU. Raises UsageError where ``out`` holds something else, or other options' demo.
     """
-    if out.exists() and any(out.iterdir()):
-        raise UsageError(f"{out} is not empty", effect="nothing was written", hint="remove it, or choose another --out")
     size = QUICK if quick else FULL
     started = time.monotonic()
+    begun = claim(out, {"quick": quick, "seed": seed, **asdict(size), "settings": list(size.settings)})
 
     def stage(text: str) -> None:
         say(f"[{time.monotonic() - started:5.0f} s] {text}")
 
     data, cache_path, run_path = out / "data", out / "cache", out / "run"
-    jobs = os.cpu_count() or 1
-    stage(f"drawing {size.train + size.test} synthetic videos in VidSTG + VidOR format → {data}")
-    write_vidstg(data, replace(WORLD, train=size.train, val=0, test=size.test, seed=seed, jobs=jobs))
+    if begun:
+        stage(f"going on with the demo in {out}")
+    world = replace(WORLD, train=size.train, val=0, test=size.test, seed=seed, jobs=os.cpu_count() or 1)
+    if not data.exists():
+        stage(f"drawing {size.train + size.test} synthetic videos in VidSTG + VidOR format → {data}")
+    write_folder(data, lambda folder: write_vidstg(folder, world))
 
     stage(f"extracting features once → {cache_path}")
     extracted, _ = run_job(demo_job(data, cache_path, seed))
@@ -84,9 +87,9 @@ def run_demo(out: Path, *, quick: bool, seed: int, say: Say, report: bool = Fals
 
     experiment = load_experiment("tiny", [*size.settings, f"train.seed={seed}"])
     run = Run(run_path, Cache.open(cache_path), experiment, "train", torch.device("cpu"))
-    stage(
-        f"training a head of {sum(p.numel() for p in run.model.parameters()):,} parameters for {run.total_steps} steps"
-    )
+    run.resume()
+    size_of_head = f"{sum(p.numel() for p in run.model.parameters()):,} parameters"
+    stage(f"training a head of {size_of_head}, steps {run.step} to {run.total_steps}")
 
     def progress(line: dict[str, float]) -> None:
         if line["step"] % max(1, run.total_steps // 8) < experiment.train.log_every:

@@ -1,0 +1,88 @@
+"""The folder of a demo: whose it is, and what of an earlier demo in it still counts."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..cache.atomic import TEMPORARY, make_folder, write_atomic
+from ..cache.errors import UsageError
+
+RECORD = "demo.json"
+"""Says which demo a folder holds."""
+OWN = ("data", "cache", "run", "predictions.jsonl", "grounding.png", "report.html")
+"""What a demo writes. Nothing else in its folder is touched."""
+
+
+def claim(out: Path, wanted: Mapping[str, Any]) -> bool:
+    """Make ``out`` the folder of this demo; whether there was an earlier start of it to go on from.
+
+    ``wanted``: everything that makes a difference to the files, by name, ``quick`` and ``seed`` among it. The files of
+    a quick demo make room for those of the full one with the same seed: they are moved to ``out``/quick.
+
+    Raises UsageError for a folder of something else, or of a demo with other options.
+    """
+    record = out / RECORD
+    if not record.exists():
+        if out.exists() and (not out.is_dir() or any(not p.name.startswith(TEMPORARY) for p in out.iterdir())):
+            raise UsageError(
+                f"{out} is not empty and holds no demo to go on with",
+                effect="nothing was written",
+                hint="remove it, or choose another --out",
+            )
+        make_folder(out)
+        write_atomic(record, json.dumps(wanted, indent=1) + "\n")
+        return False
+    found = _read(record)
+    if found == dict(wanted):
+        return True
+    if found.get("quick") and not wanted["quick"] and found.get("seed") == wanted["seed"]:
+        make_folder(out / "quick")
+        for name in OWN:
+            if (out / name).exists():
+                os.replace(out / name, _free(out / "quick" / name))
+        write_atomic(record, json.dumps(wanted, indent=1) + "\n")
+        return False
+    raise UsageError(
+        f"{out} holds a demo with other options",
+        expected=_options(wanted),
+        found=_options(found),
+        effect="nothing was written",
+        hint=f"choose another --out, or go on with that one: stvg demo {_options(found)} --out {out}",
+    )
+
+
+def write_folder(folder: Path, write: Callable[[Path], None]) -> bool:
+    """Have a folder written, which is there whole or not at all; False where it was there already."""
+    if folder.exists():
+        return False
+    unfinished = folder.parent / f"{TEMPORARY}{folder.name}"
+    if unfinished.exists():  # of a demo that was killed
+        shutil.rmtree(unfinished)
+    write(unfinished)
+    os.replace(unfinished, folder)
+    return True
+
+
+def _read(record: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{record} cannot be read", found=error, effect="nothing was written", hint="choose another --out"
+        ) from None
+    return found if isinstance(found, dict) else {}
+
+
+def _free(path: Path) -> Path:
+    """A path that nothing has yet: of an earlier quick demo something may lie there."""
+    tried = (path.with_name(f"{path.name}.{i}") for i in range(1, 1000))
+    return path if not path.exists() else next(p for p in tried if not p.exists())
+
+
+def _options(of: Mapping[str, Any]) -> str:
+    return ("--quick " if of.get("quick") else "") + f"--seed {of.get('seed')}"
