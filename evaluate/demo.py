@@ -158,6 +158,7 @@ def demo_job(data: Path, cache_path: Path, seed: int) -> ExtractJob:
         weights_seed=seed,
         resolution=RESOLUTION,
         batch_frames=64,
+        retry_skipped=True,  # the videos are the demo's own: one that failed was interrupted
     )
 
 
