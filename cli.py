@@ -22,6 +22,7 @@ from .heads.commands import train_head, weights
 def main() -> None:
     """Entry point: our errors become a message and exit status 1, an interrupt 130, a request to end 143."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    logging.getLogger("stvg").setLevel(logging.INFO)
     try:
         cli.main(prog_name="stvg", standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt) as stop:

@@ -23,6 +23,7 @@ def say(text: str, *, err: bool = False, nl: bool = True) -> None:
 
 
 DATASETS = ("vidstg", "hcstvg-v1", "hcstvg-v2", "json")
+AMP = ("none", "tf32", "bf16")
 FOLDER = click.Path(path_type=Path)
 
 
@@ -83,11 +84,15 @@ device_option = click.option(
     "--device", default=None, metavar="NAME", help="cpu, cuda, cuda:1 …  [cuda if there is one]"
 )
 tokenizer_option = click.option(
-    "--tokenizer", metavar="DIR", help="Folder with vocab.json and merges.txt.  [that of the text weights]"
+    "--tokenizer",
+    metavar="DIR",
+    help="Folder with tokenizer.json, or vocab.json and merges.txt.  [that of the text weights]",
 )
 encoder_options = options(
     click.option(
-        "--backbone-weights", metavar="PATH", help="A .pth or .safetensors file, or 'random'.  [local torch hub cache]"
+        "--backbone-weights",
+        metavar="PATH",
+        help="A file of weights, an index of shards, or 'random'.  [local torch hub cache]",
     ),
     click.option(
         "--text-weights",

@@ -182,7 +182,7 @@ class Recipe:
     """How features are stored: see `quantise`."""
     decode: str = "exact"
     amp: str = "none"
-    """``bf16``: the backbone ran under autocast."""
+    """What the backbone computed in: see `computing_in`. ``tf32`` and ``bf16`` round more than ``none``."""
     views: int = 1
     """Renditions of every training video: the evaluation geometry, then random resizes and crops. Others have one."""
     views_seed: int = 0

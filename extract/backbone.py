@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from copy import deepcopy
 from itertools import pairwise
@@ -16,9 +17,18 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from ..cache.config import nearest
 from ..cache.errors import CheckpointError, UsageError
-from ..cache.weights import load_exactly, random_values, read_state_dict, state_sha256
+from ..cache.weight_files import NAMES
+from ..cache.weights import load_exactly, random_values, read_weights, some, state_sha256
+
+log = logging.getLogger(__name__)
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+PUBLISHED = "resnet101-63fe2227.pth"
+"""torchvision's first weights, from which the field starts. Its second, resnet101-cd907fc2.pth, give other features."""
+ANCHOR = "layer4.0.conv1.weight"
+"""Where a ResNet stands in a larger model is seen by this tensor."""
 
 
 class Backbone(nn.Module):
@@ -33,6 +43,8 @@ class Backbone(nn.Module):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     weights_sha256: str
+    source = "random"
+    """Where the weights come from, as printed."""
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         c3, c4 = self.early_stages(pixels)
@@ -90,8 +102,10 @@ class ResNet101(Backbone):
         backbone = cls()
         if str(weights) == "random":
             backbone.randomise(seed)
+            backbone.source = f"random, seed {seed}"
         else:
-            backbone.load(Path(weights) if weights else _in_hub_cache("resnet101-*.pth"))
+            backbone.load(Path(weights) if weights else _in_hub_cache())
+        log.info("%s: weights %s", cls.name, backbone.source)
         return backbone
 
     def early_stages(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,13 +155,13 @@ class ResNet101(Backbone):
                 value.fill_(0.25)
 
     def load(self, path: Path) -> None:
-        """Plain torchvision names, or TubeDETR's ``backbone.0.body.`` prefix; the classifier is left out."""
-        tensors = read_state_dict(path)
-        prefix = "backbone.0.body."
-        if any(k.startswith(prefix) for k in tensors):
-            tensors = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-        kept = {k: v for k, v in tensors.items() if not k.startswith("fc.") and not k.endswith("num_batches_tracked")}
-        load_exactly(self.body, kept, path)
+        """The ResNet-101 of a file or folder, under torchvision's names or inside of a larger model.
+
+        The classifier is left out. Raises CheckpointError; see `read_weights`.
+        """
+        found = read_weights(path, ("backbone.safetensors", *NAMES)).beside(ANCHOR)
+        load_exactly(self.body, {k: v for k, v in found.tensors.items() if not k.startswith("fc.")}, found)
+        self.source = str(found)
 
 
 class TinyBackbone(Backbone):
@@ -206,17 +220,19 @@ class TinyBackbone(Backbone):
         return torch.cat([layout, mixed5, y, x], dim=1)
 
 
-def _in_hub_cache(pattern: str) -> Path:
+def _in_hub_cache() -> Path:
+    """The weights of the field in torch's local cache. CheckpointError names what else lies there; nothing is guessed."""
     folder = Path(torch.hub.get_dir()) / "checkpoints"
-    found = sorted(folder.glob(pattern))
-    if not found:
-        raise CheckpointError(
-            "no weights for resnet101",
-            expected=f"{pattern} in {folder}",
-            effect="nothing is downloaded",
-            hint="--backbone-weights FILE, or --backbone-weights random to try things out",
-        )
-    return found[-1]
+    if (folder / PUBLISHED).is_file():
+        return folder / PUBLISHED
+    others = sorted(p.name for p in folder.glob("resnet101-*"))
+    raise CheckpointError(
+        "no weights for resnet101",
+        expected=f"{PUBLISHED} (torchvision's IMAGENET1K_V1, the field's) in {folder}",
+        found=f"{some(others)}: other weights, which give other features" if others else None,
+        effect="nothing is downloaded",
+        hint="--backbone-weights FILE, or --backbone-weights random to try things out",
+    )
 
 
 BACKBONES: dict[str, type[Backbone]] = {"resnet101": ResNet101, "tiny": TinyBackbone}

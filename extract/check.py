@@ -15,6 +15,7 @@ from ..cache.schema import Sample, Video
 from .agreement import DisagreementError, rate_is_assumed
 from .channel import CheckJob
 from .decoders import Decoders, End, Settings
+from .lengths import notice_of_long_ones
 from .readers import Annotations, find_splits, find_video_files, read_annotations
 
 
@@ -91,13 +92,14 @@ def check_dataset(
     sampling: Sampling | None = None,
     videos: Path | None = None,
     vidor: Path | None = None,
+    tokenizer: str | None = None,
     jobs: int = 2,
     progress: Callable[[], None] | None = None,
 ) -> CheckReport:
     """Read every split (those found, if none is named) and, with ``videos``, decode every video that occurs in them.
 
-    ``jobs``: videos decoded at once. ``progress``: called after each. Faults are collected, not raised; UsageError is
-    raised when there is no such dataset, or none of its splits.
+    ``tokenizer``: folder of RoBERTa's, to count tokens. ``jobs``: videos decoded at once. ``progress``: called after each.
+    Faults are collected, not raised; UsageError is raised when there is no such dataset, or none of its splits.
     """
     if jobs < 1:
         raise UsageError(f"{jobs} jobs cannot decode anything", expected="at least 1")
@@ -113,6 +115,8 @@ def check_dataset(
         report.splits.append(SplitCounts.of(read, sampling))
         report.faults += read.dropped
         report.warnings += [f"{split}: {warning}" for warning in read.warnings]
+        if notice := notice_of_long_ones(read.samples, tokenizer):
+            report.warnings.append(f"{split}: {notice}")
         samples += read.samples
     if videos:
         distinct = list({s.video.video_id: s.video for s in samples}.values())

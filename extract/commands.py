@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ..cache.options import (
+    AMP,
     CACHE,
     FOLDER,
     Commands,
@@ -36,6 +37,7 @@ def dataset() -> None:
 @click.option("--split", "splits", multiple=True, help="May be repeated.  [every split found]")
 @click.option("--videos", type=FOLDER, metavar="DIR", help="Also open every video: frames, size, rate.")
 @sampling_options
+@click.option("--tokenizer", metavar="DIR", help="RoBERTa's, to find sentences it cuts.  [local Hugging Face cache]")
 @click.option("--jobs", type=int, default=2, show_default=True, help="Videos opened at once.")
 def dataset_check(
     dataset: str,
@@ -45,6 +47,7 @@ def dataset_check(
     videos: Path | None,
     fps: float,
     max_frames: int,
+    tokenizer: str | None,
     jobs: int,
 ) -> None:
     """Validate a dataset: counts, and a list of every fault. Exits with 1 if there is any.
@@ -65,6 +68,7 @@ def dataset_check(
             sampling=Sampling(fps, max_frames),
             videos=videos,
             vidor=vidor,
+            tokenizer=tokenizer,
             jobs=jobs,
             progress=lambda: tick(bar),
         )
@@ -135,10 +139,10 @@ def dataset_make(out: Path, kind: str, videos: int, seed: int, jobs: int) -> Non
 )
 @click.option(
     "--amp",
-    type=click.Choice(["none", "bf16"]),
+    type=click.Choice(AMP),
     default="none",
     show_default=True,
-    help="bf16: run the backbone in bfloat16, where the machine is faster at it. Features differ by its rounding.",
+    help="What the backbone computes in: float32; tf32, on GPUs that have it; bfloat16. Features differ by rounding.",
 )
 @click.option("--store", type=click.Choice(["zarr", "hdf5"]), default="zarr", show_default=True)
 @compression_option

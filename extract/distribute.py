@@ -6,6 +6,7 @@ dies leaves complete videos behind, and repeating the command does the rest.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -67,6 +68,9 @@ def run_processes(jobs: Sequence[ExtractJob], progress: Bar | None = None) -> Ou
 
 
 def _work(job: ExtractJob, channel: Connection, processes: int) -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    if job.part.index == 0:  # what all of them would say is said once
+        logging.getLogger("stvg").setLevel(logging.INFO)
     if job.device.type == "cpu":
         torch.set_num_threads(max(1, torch.get_num_threads() // processes))
     channel.send(attempt(job, Relay(channel.send)))

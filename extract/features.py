@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from ..cache.index import array_name
+from ..cache.precision import computing_in
 from ..cache.sampling import IntArray, Sampling, slots_in
 from ..cache.schema import Recipe, Sample, View
 from .backbone import Backbone
@@ -26,8 +27,8 @@ def stored_maps(recipe: Recipe) -> tuple[str, ...]:
 
 @torch.inference_mode()
 def encode(backbone: Backbone, pixels: Tensor, device: torch.device, amp: str = "none") -> dict[str, Tensor]:
-    """C3, C4, C5 of a batch: (n, C, h, w) float32 each. ``amp``: ``bf16`` runs the convolutions in bfloat16."""
-    with torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16"):
+    """C3, C4, C5 of a batch: (n, C, h, w) float32 each. ``amp``: what the convolutions compute in; see `computing_in`."""
+    with computing_in(amp, device):
         levels = backbone(pixels.to(device, non_blocking=True, memory_format=torch.channels_last))
     return {name: level.float() for name, level in levels.items()}  # regions are cut with boxes of the maps' own type
 

@@ -7,6 +7,7 @@ itself. A kill at any moment loses at most the videos in flight.
 
 from __future__ import annotations
 
+import logging
 import platform
 import time
 from collections.abc import Iterator, Sequence
@@ -32,8 +33,11 @@ from .channel import DecodeJob
 from .clip import Clip
 from .decoders import Decoders, End, Settings
 from .features import encode
+from .lengths import notice_of_cuts
 from .text import TextEncoder
 from .writer import Encoded, Writer, naming_write_errors
+
+log = logging.getLogger(__name__)
 
 STAGES = ("decode", "encode", "write")
 
@@ -143,6 +147,8 @@ def extract(
 
 def write_text(cache: Cache, samples: Sequence[Sample], text: TextEncoder, options: Options) -> None:
     """Token features of every distinct sentence, PART_ROWS sentences to a unit."""
+    if options.part.index == 0 and (notice := notice_of_cuts(samples, text.tokenizer)):
+        log.warning("%s", notice)
     sentences = list(distinct_sentences(samples))
     for part, start in enumerate(range(0, len(sentences), PART_ROWS)):
         if part % options.part.count != options.part.index or cache.store.contains(text_key(part)):

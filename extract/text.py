@@ -16,14 +16,17 @@ from torch import Tensor, nn
 
 from ..cache.config import nearest
 from ..cache.errors import CheckpointError, UsageError
-from ..cache.weights import StateDict, first_line, load_exactly, random_values, read_state_dict, state_sha256
+from ..cache.precision import float32_products
+from ..cache.weight_files import NAMES, find_file
+from ..cache.weights import StateDict, load_exactly, random_values, read_weights, state_sha256
+from .tokenizer import LONGEST, VOCABULARY, in_hub_cache, load_tokenizer, tokenizer_sha256
 
 log = logging.getLogger(__name__)
 
-LONGEST = 512
-VOCABULARY = 50_265
 INITIAL_SPREAD = 0.02
 """Of random weights, as BERT and its kind start."""
+ANCHOR = "embeddings.word_embeddings.weight"
+"""Where a RoBERTa stands in a larger model is seen by this tensor."""
 
 
 class TextEncoder(nn.Module):
@@ -32,7 +35,11 @@ class TextEncoder(nn.Module):
     name: str
     width: int
     weights_sha256: str
-    """Of the weights and the vocabulary together."""
+    """Of the weights and all of the tokenizer that decides on ids."""
+    source = "random"
+    """Where the weights and the tokenizer come from, as printed."""
+    tokenizer: Any = None
+    """Of an encoder that reads tokens, and no more than LONGEST of a sentence."""
 
     def forward(self, sentences: list[str]) -> tuple[Tensor, Tensor]:
         """Features (B, M, width), start and end marks included, and their padding (B, M) bool."""
@@ -43,7 +50,8 @@ class TextEncoder(nn.Module):
         """Per sentence (M, width) float32, whatever else is in the batch."""
         if not sentences:
             return []
-        hidden, padding = self(sentences)
+        with float32_products():
+            hidden, padding = self(sentences)
         values, lengths = hidden.float().cpu().numpy(), (~padding).sum(1).tolist()
         return [values[i, :length] for i, length in enumerate(lengths)]
 
@@ -53,18 +61,17 @@ class Roberta(TextEncoder):
 
     name, width = "roberta-base", 768
 
-    def __init__(self, module: nn.Module, tokenizer: Any) -> None:
+    def __init__(self, module: nn.Module, tokenizer: Any, source: str = "as given") -> None:
         super().__init__()
         self.module, self.tokenizer = module, tokenizer
-        vocabulary = sorted(tokenizer.get_vocab().items())
-        self.weights_sha256 = state_sha256(module.state_dict(), repr(vocabulary).encode())
+        self.source = f"{source}; tokenizer {tokenizer.name_or_path}"
+        self.tokenizer_sha256 = tokenizer_sha256(tokenizer)
+        self.weights_sha256 = state_sha256(module.state_dict(), self.tokenizer_sha256.encode())
         self.eval().requires_grad_(False)
 
     def tokenize(self, sentences: list[str]) -> tuple[Tensor, Tensor]:
-        """Token ids and attention mask, (B, M) int64 each, padded to the longest."""
+        """Token ids and attention mask, (B, M) int64 each, padded to the longest and cut at LONGEST tokens."""
         found = self.tokenizer(sentences, padding="longest", truncation=True, max_length=LONGEST, return_tensors="pt")
-        if found["input_ids"].shape[1] == LONGEST:
-            log.warning("a sentence was cut at %d tokens", LONGEST)
         return found["input_ids"], found["attention_mask"]
 
     def forward(self, sentences: list[str]) -> tuple[Tensor, Tensor]:
@@ -119,53 +126,40 @@ def roberta_module() -> nn.Module:
 
 def _roberta(weights: str | None, tokenizer: str | None, seed: int) -> Roberta:
     module = roberta_module()
+    source = f"random, seed {seed}"
     if weights == "random":
         for name, value in module.state_dict().items():
             if value.dim() == 2:
                 value.copy_(random_values(value.shape, seed, name) * INITIAL_SPREAD)
     else:
-        file = _weights_file(weights)
-        load_exactly(module, _plain_names(read_state_dict(file)), file)
+        found = read_weights(_weights_file(weights)).beside(ANCHOR)
+        load_exactly(module, plain_names(found.tensors), found)
+        source = str(found)
         if tokenizer is None and weights is not None and Path(weights).is_dir():
             tokenizer = weights
-    return Roberta(module, load_tokenizer(tokenizer, VOCABULARY))
+    roberta = Roberta(module, load_tokenizer(tokenizer), source)
+    log.info("%s: weights %s", roberta.name, roberta.source)
+    return roberta
 
 
 def _weights_file(weights: str | None) -> Path:
     """A file, the file in a folder, or the one in the local Hugging Face cache. Never fetched."""
-    names = ("model.safetensors", "pytorch_model.bin")
-    if weights is None:
-        found = [Path(file) for name in names if (file := _in_hub_cache(name))]
-    elif Path(weights).is_dir():
-        found = [Path(weights) / name for name in names if (Path(weights) / name).is_file()]
-    else:
-        return Path(weights)
-    if not found:
+    if weights is not None:
+        return find_file(Path(weights), ("roberta.safetensors", *NAMES), "RoBERTa weights")
+    found = next(filter(None, map(in_hub_cache, NAMES)), None)
+    if found is None:
         raise CheckpointError(
-            f"no RoBERTa weights in {weights}" if weights else "no weights for roberta-base",
-            expected=f"{' or '.join(names)} in {weights or 'the local Hugging Face cache'}",
+            "no weights for roberta-base",
+            expected=f"{' or '.join(NAMES)} in the local Hugging Face cache",
             effect="nothing is downloaded",
             hint="--text-weights DIR, or --text-weights random --tokenizer DIR to try things out",
         )
-    return found[0]
+    return found
 
 
-def _in_hub_cache(name: str) -> str | None:
-    """Where the local Hugging Face cache keeps a file of roberta-base, under its old or its new name."""
-    from huggingface_hub import try_to_load_from_cache
-
-    for repository in ("roberta-base", "FacebookAI/roberta-base"):
-        if isinstance(file := try_to_load_from_cache(repository, name), str):
-            return file
-    return None
-
-
-def _plain_names(tensors: StateDict) -> StateDict:
-    """Published names without their prefix; position ids, which old files carry, are no weights."""
-    for prefix in ("transformer.text_encoder.", "roberta."):
-        if any(k.startswith(prefix) for k in tensors):
-            tensors = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-    return with_pooler({k: v for k, v in tensors.items() if k != "embeddings.position_ids"})
+def plain_names(tensors: StateDict) -> StateDict:
+    """RoBERTa's weights alone: without the language model's head and the position ids that old files carry."""
+    return with_pooler({k: v for k, v in tensors.items() if k != "embeddings.position_ids" and k[:8] != "lm_head."})
 
 
 def with_pooler(tensors: StateDict) -> StateDict:
@@ -175,40 +169,6 @@ def with_pooler(tensors: StateDict) -> StateDict:
     """
     pooler = {"pooler.dense.weight": torch.zeros(768, 768), "pooler.dense.bias": torch.zeros(768)}
     return {**pooler, **tensors}
-
-
-def load_tokenizer(folder: str | None, vocabulary: int) -> Any:
-    """The tokenizer of a folder or of the local cache, with the vocabulary size and the marks RoBERTa was trained with.
-
-    transformers makes an empty tokenizer of a folder without one, hence the checks.
-    """
-    from transformers import RobertaTokenizerFast
-
-    if folder is None and (cached := _in_hub_cache("vocab.json")):
-        folder = str(Path(cached).parent)
-    where = folder or "the local Hugging Face cache"
-    expected = f"vocab.json and merges.txt, or tokenizer.json, of {vocabulary:,} entries"
-    hint = "--tokenizer DIR"
-    alternatives = [("tokenizer.json",), ("vocab.json", "merges.txt")]
-    if folder is None or not any(all((Path(folder) / n).is_file() for n in names) for names in alternatives):
-        raise CheckpointError(
-            f"no RoBERTa tokenizer in {where}", expected=expected, effect="nothing is downloaded", hint=hint
-        )
-    try:
-        found = RobertaTokenizerFast.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # the tokenizers library raises bare Exceptions
-        raise CheckpointError(
-            f"the tokenizer in {where} cannot be read", expected=expected, found=first_line(error), hint=hint
-        ) from None
-    marks = (found.bos_token_id, found.pad_token_id, found.eos_token_id)
-    if len(found) != vocabulary or marks != (0, 1, 2):
-        raise CheckpointError(
-            f"the tokenizer in {where} is not RoBERTa's",
-            expected=f"{vocabulary:,} entries; <s>, <pad>, </s> are 0, 1, 2",
-            found=f"{len(found):,} entries; <s>, <pad>, </s> are {', '.join(map(str, marks))}",
-            hint=hint,
-        )
-    return found
 
 
 def _tiny(weights: str | None, tokenizer: str | None, seed: int) -> TinyText:

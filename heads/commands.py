@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=Commands)
 def weights() -> None:
-    """Bring published weights into files of our own."""
+    """Convert published weights."""
 
 
 @weights.command("import")
@@ -29,7 +29,8 @@ def weights() -> None:
 @click.option("--out", type=FOLDER, required=True, metavar="DIR", help="A new folder for the parts and report.json.")
 def weights_import(source: Path, out: Path) -> None:
     """Split a checkpoint of MDETR, TubeDETR, the FSM authors, torchvision or Hugging Face into backbone, text encoder and
-    head, as safetensors. Every tensor is accounted for; a part that is not whole is refused, and so is a file with anything
+    head, as safetensors; of DETR, STCAT and CG-STVG only the encoders. SOURCE is a file, an index of shards, or a folder
+    with either. Every tensor is accounted for; a part that is not whole is refused, and so is a file with anything
     but tensors and options in it.
 
     \b
@@ -65,7 +66,8 @@ def weights_import(source: Path, out: Path) -> None:
     "--init",
     type=FOLDER,
     metavar="FILE",
-    help="Start the head from these weights: head.safetensors of stvg weights import.",
+    help="Start the head from these weights: a checkpoint of stvg train-head, whose averaged head is taken, or "
+    "head.safetensors of stvg weights import.",
 )
 @click.option("--split", default="train", show_default=True, help="Split to train on.")
 @click.option(
@@ -197,7 +199,8 @@ def answer(
     run = Run(out, cache, request.experiment, request.split, device, sources, init, ranks)
     if run.start is not None:
         fresh, unused = len(run.start.fresh), len(run.start.unused)
-        tell(f"the head starts from {init}; {fresh} of its tensors are drawn afresh, {unused} of the file's unused")
+        drawn = f"{fresh} of its tensors are drawn afresh, {unused} of the file's unused"
+        tell(f"the head starts from {run.start.source}; {drawn}")
     record, kept = Record.of(request, run), out / "record.json"
     going_on = run.resume()
     if going_on:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..cache.config import build, load_yaml, merge, nearest, override
 from ..cache.errors import UsageError
+from ..cache.options import AMP
 from .losses import LossConfig
 from .model import ModelConfig
 
@@ -42,7 +43,8 @@ class TrainConfig:
     ema: float = 0.9998
     """Decay of the averaged weights, which are the ones evaluated; updated after every optimiser step."""
     amp: str = "none"
-    """``none`` or ``bf16``: autocast of the forward pass. Losses stay in float32."""
+    """``none``: float32. ``tf32``: a GPU may round the factors of products to 10 bits. ``bf16``: autocast of the forward
+    pass; losses stay in float32. Scores are always computed in float32."""
     recompute: bool = False
     """Forget what happens inside the transformer layers and compute it again in the backward pass: less memory, more time,
     the same weights bit for bit."""
@@ -67,8 +69,8 @@ class TrainConfig:
         for name in ("batch_size", "accumulate", "lr_drop", "per_video", "log_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.amp not in ("none", "bf16"):
-            raise ValueError(f"amp is {self.amp!r}, expected none or bf16")
+        if self.amp not in AMP:
+            raise ValueError(f"amp is {self.amp!r}, expected one of {', '.join(AMP)}")
         if not (self.lr > 0 and 0 <= self.warmup <= 1 and 0 <= self.ema < 1 and self.clip > 0 and self.eval_every >= 0):
             raise ValueError("lr and clip must be positive, warmup in [0, 1], ema in [0, 1), eval_every not negative")
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from ..cache.batch import Batch, Inputs, LiveFrames, Targets
-from ..cache.errors import CacheError
+from ..cache.errors import CacheError, CheckpointError
 from ..cache.index import Cache
 from ..extract.backbone import Backbone, build_backbone
 from ..extract.text import TextEncoder, TinyText, build_text_encoder
@@ -73,6 +73,7 @@ class LiveEncoders(nn.Module):
             "text": self.text and self.text.name,
             "multiscale": self.multiscale,
             "roi_size": self.roi_size,
+            "tokenizer_sha256": getattr(self.text, "tokenizer_sha256", None),
             "tiny_text": tiny and {"seed": tiny.seed, "vocabulary": list(tiny.rows)},
         }
 
@@ -199,4 +200,12 @@ def encoders_of(facts: dict[str, Any], tokenizer: str | None) -> LiveEncoders:
         text = TinyText(**facts["tiny_text"])
     elif facts["text"]:
         text = build_text_encoder(facts["text"], "random", tokenizer)
+        trained_with, found = facts.get("tokenizer_sha256"), getattr(text, "tokenizer_sha256", None)
+        if trained_with and trained_with != found:
+            raise CheckpointError(
+                "this is not the tokenizer that the text encoder was trained with",
+                expected=f"sha256 {trained_with[:16]}…",
+                found=f"sha256 {str(found)[:16]}…",
+                hint="--tokenizer DIR",
+            )
     return LiveEncoders(facts["mode"], backbone, text, facts["multiscale"], facts["roi_size"])

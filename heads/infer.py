@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..cache.batch import Batch
+from ..cache.precision import float32_products
 from ..cache.sampling import FloatArray, IntArray, span_of_slots
 from ..cache.schema import Sample, Tube, View
 from .memory import hold_memory
@@ -81,7 +82,8 @@ def choose_span(logits: Tensor) -> tuple[int, int]:
 @torch.no_grad()
 def read_windows(model: Grounder, batch: Batch, attention: bool = False) -> list[Window]:
     """What the last decoder layer says of every clip of a batch on the model's device; ``attention``: that, too."""
-    layer = model(batch).layers[-1]
+    with float32_products():
+        layer = model(batch).layers[-1]
     boxes, span = layer.boxes.float().cpu(), layer.span.float().cpu()
     score = None if layer.score is None else layer.score.float().cpu()
     weights = layer.attention.float().cpu() if attention else None

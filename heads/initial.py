@@ -1,16 +1,21 @@
-"""A head that starts from imported weights: what fits is loaded, what the head has beyond them stays as it was drawn."""
+"""A head that starts from imported weights or a checkpoint: what fits is loaded, what it has beyond them stays as drawn."""
 
 from __future__ import annotations
 
+import json
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..cache.errors import CheckpointError
-from ..cache.weights import read_state_dict, some, state_sha256
+from ..cache.weight_files import find_file, require_finite
+from ..cache.weights import StateDict, read_weights, some, state_sha256
+from .checkpoint import FORMAT, load_checkpoint
 from .model import FSM
 
 log = logging.getLogger(__name__)
@@ -19,6 +24,10 @@ REQUIRED = ("input_proj", "resizer", "encoder", "decoder", "bbox_embed", "query_
 """What every head of this family has, and must take over whole."""
 NOISE = 0.02
 """Of repeated queries, as a share of their own spread: equal ones would stay equal for ever."""
+FILES = ("head.safetensors", "best.safetensors", "last.safetensors")
+"""What is taken from a folder of `stvg weights import`, or of a run."""
+ANCHOR = "query_embed.weight"
+"""Where a head stands in a larger model is seen by this tensor."""
 
 
 @dataclass(frozen=True)
@@ -31,36 +40,98 @@ class Start:
     """Parameters that the weights do not have."""
     unused: list[str]
     """Weights that the head has no place for."""
+    source: str
+    """The file they were read from, and what of it was taken."""
 
 
-def start_from(model: FSM, path: Path) -> Start:
-    """Load what `stvg weights import` wrote as ``head.safetensors``, as far as the head has a place for it.
+@dataclass(frozen=True)
+class Found:
+    """A head's weights, where they come from, and the settings of the head they are of, where the file says them."""
+
+    tensors: StateDict
+    source: str
+    settings: dict[str, Any] | None = None
+
+
+def start_from(model: FSM, place: Path) -> Start:
+    """Load a head as far as this one has a place for it; see `read_head`.
 
     The head takes the first of the file's queries; where it has more, they are repeated with a little noise. Raises
-    CheckpointError when projection, resizer, encoder, decoder, box head or queries are missing or of another size.
+    CheckpointError when projection, resizer, encoder, decoder, box head or queries are missing or of another size, or the
+    file's head had another number of attention heads, which leaves no trace in its tensors.
     """
-    weights = read_state_dict(path)
+    read = read_head(place)
+    weights = read.tensors
     wanted = dict(model.state_dict())
     copies = "anchor_layers."  # the second stream's own layers start as the first's (table VIII)
-    found = weights | {copies + k.removeprefix("decoder.layers."): v for k, v in weights.items() if k.startswith("decoder.layers.")}  # fmt: skip  # noqa: E501
-    if "query_embed.weight" in found:
-        found["query_embed.weight"] = fit_queries(found["query_embed.weight"], len(wanted["query_embed.weight"]))
+    found = {copies + k.removeprefix("decoder.layers."): v for k, v in weights.items() if k.startswith("decoder.layers.")} | weights  # fmt: skip  # noqa: E501
+    if found.get(ANCHOR) is not None and found[ANCHOR].dim() == 2:
+        found[ANCHOR] = fit_queries(found[ANCHOR], len(wanted[ANCHOR]))
     known = found.keys() & wanted.keys()
     wrong = [k for k in sorted(known) if found[k].shape != wanted[k].shape]
     fresh = [k for k in wanted if k not in found]
     lost = [k for k in fresh if k.partition(".")[0] in REQUIRED]
-    if wrong or lost:
+    changed = differing_settings(read, model)
+    if wrong or lost or "heads" in changed:
         sizes = (f"{k} is {tuple(found[k].shape)} here, {tuple(wanted[k].shape)} in the head" for k in wrong)
+        foreign = any(k.startswith("transformer.") for k in weights)
         raise CheckpointError(
-            f"{path} does not fit this head",
+            f"{read.source} does not fit this head",
             missing=some(lost),
             misshapen=some(sizes, 2),
+            settings=some((f"model.{k}: {a} there, {b} here" for k, (a, b) in changed.items()), 8),
             effect="nothing was trained",
-            hint="choose the preset that the weights were made for, and give them the features that they know",
+            hint="stvg weights import makes a head of it"
+            if foreign
+            else "choose the preset that the weights were made for, and give them the features that they know",
         )
+    if changed:
+        said = some((f"model.{k} {a}, now {b}" for k, (a, b) in changed.items()), 8)
+        log.warning("the head of %s had other settings: %s", read.source, said)
     model.load_state_dict({k: found[k] for k in known}, strict=False)
     unused = sorted(k for k in weights if k not in wanted)
-    return Start(state_sha256(weights), fresh, unused)
+    return Start(state_sha256(weights), fresh, unused, read.source)
+
+
+def read_head(place: Path) -> Found:
+    """The head of a checkpoint of `stvg train-head`, averaged, or of any file of weights in which it has our names.
+
+    ``place``: a file, or a folder that holds one of `FILES`. Raises CheckpointError.
+    """
+    path = find_file(place, FILES)
+    if format_of(path).startswith(FORMAT.rstrip("0123456789")):
+        saved = load_checkpoint(path, ("ema",))
+        tensors = saved.group("ema.head")
+        require_finite(tensors, path)
+        source = f"{path} (averaged head of step {saved.facts['step']:,})"
+        return Found(tensors, source, saved.facts["experiment"]["model"])
+    found = read_weights(path).beside(ANCHOR)
+    return Found(found.tensors, str(found))
+
+
+def format_of(path: Path) -> str:
+    """What the header of a safetensors file says it is; empty for other files."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return str((file.metadata() or {}).get("format", ""))
+    except (SafetensorError, OSError):
+        return ""
+
+
+def differing_settings(read: Found, model: FSM) -> dict[str, tuple[Any, Any]]:
+    """Settings of the head that was read and of this one where they differ; none where the file does not say."""
+    if read.settings is None:
+        return {}
+    there, here = flat(read.settings), flat(asdict(model.config))
+    return {k: (there[k], v) for k, v in here.items() if k in there and json.dumps(there[k]) != json.dumps(v)}
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings of all levels under dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
 
 
 def fit_queries(rows: Tensor, count: int) -> Tensor:

@@ -1,4 +1,5 @@
-"""Published checkpoints into ours: MDETR, TubeDETR, the FSM authors', torchvision's ResNet-101, Hugging Face's RoBERTa.
+"""Published checkpoints into ours: MDETR, TubeDETR, the FSM authors', torchvision's ResNet-101, Hugging Face's RoBERTa;
+of DETR, STCAT and CG-STVG the encoders alone.
 
 A checkpoint becomes up to three parts, kept in a file each: the backbone and the text encoder, which extraction takes, and
 the head, which training starts from. Every tensor of the checkpoint is accounted for: matched, dropped (known, and of no
@@ -20,94 +21,18 @@ from torch import nn
 
 from ..cache.atomic import write_atomic
 from ..cache.errors import CheckpointError, UsageError
-from ..cache.weights import StateDict, read_container, some
+from ..cache.weights import StateDict, Weights, read_weights, some
+from ..extract.backbone import ANCHOR as BACKBONE
 from ..extract.backbone import ResNet101
+from ..extract.text import ANCHOR as TEXT
 from ..extract.text import roberta_module, with_pooler
 from .fusion import FusionConfig
 from .initial import REQUIRED
 from .model import FeatureFacts, ModelConfig, build_model
+from .published_names import ENCODER_RULES, HEAD_RULES, KINDS, OTHER_HEADS, OWN, ROOT
 
 FILES = {"backbone": "backbone.safetensors", "text": "roberta.safetensors", "head": "head.safetensors"}
 HEAD_FORMAT = "stvg head weights 1"
-KINDS = {
-    "FSM": r"class_embeding\.|transformer\.dual_attn_bloack_",
-    "TubeDETR": r"sted_embed\.",
-    "MDETR": r"transformer\.decoder\.",
-    "ResNet-101": r"layer4\.",
-    "RoBERTa": r"(roberta\.)?embeddings\.word_embeddings\.",
-}
-"""What gives a checkpoint away; the first that is found."""
-MATCHING = {
-    "query": "query",
-    "f_key": "self_key",
-    "f_value": "self_value",
-    "t_key": "cross_key",
-    "t_value": "cross_value",
-    "s_value": "self_out",
-    "x_value": "cross_out",
-    "s_score": "gates.cross",
-    "x_score": "gates.self",
-    "outputs": "out",
-}
-"""The published linear layers of frame-level matching. A score is named after what it is computed from, our gates after
-what they gate. The layers of eq 3 are drawn at random in every forward pass there, and are in no file."""
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What becomes of the tensors whose whole name fits: a name in a part, or None and the reason."""
-
-    pattern: str
-    part: str | None
-    name: str
-
-
-def matching_rules() -> list[Rule]:
-    """The linear layers of frame-level matching, one-wide convolutions in the published code."""
-    return [
-        Rule(
-            rf"transformer\.dual_attn_bloack_{theirs}\.(?:.+\.)?{layer}(?:\.conv1d)?\.(weight|bias)",
-            "head",
-            rf"fusion.{ours}.{name}.\1",
-        )
-        for theirs, ours in (("seg", "video_branch"), ("word", "text_branch"))
-        for layer, name in MATCHING.items()
-    ]
-
-
-RULES = [
-    Rule(r"backbone\.0\.body\.(.+)", "backbone", r"\1"),
-    Rule(r"transformer\.text_encoder\.embeddings\.position_ids", None, "positions counted up, not a weight"),
-    Rule(r"transformer\.text_encoder\.(.+)", "text", r"\1"),
-    Rule(r"transformer\.time_embed\.te", None, "the sine table of time, rebuilt here"),
-    Rule(r"transformer\.(resizer\.(?:fc|layer_norm)\..+)", "head", r"\1"),
-    Rule(r"transformer\.((?:encoder|decoder)\.layers\.\d+\..+|decoder\.norm\..+)", "head", r"\1"),
-    Rule(r"transformer\.(fast_(?:encoder|residual)\..+)", "head", r"\1"),
-    Rule(r"((?:bbox_embed|sted_embed)\.layers\.\d+\..+|input_proj\..+|query_embed\.weight)", "head", r"\1"),
-    # MDETR's own
-    Rule(r"class_embed\..+", None, "MDETR's classes of words; nothing here predicts words"),
-    Rule(r"contrastive_align_projection_(?:image|text)\..+", None, "MDETR's alignment of objects and words"),
-    # the FSM authors' own
-    Rule(r"input_proj_pre\.0\.0\.(.+)", "head", r"level_proj.c3.conv.\1"),
-    Rule(r"input_proj_pre\.0\.1\.(.+)", "head", r"level_proj.c3.norm.\1"),
-    Rule(r"input_proj_pre\.1\.0\.(.+)", "head", r"level_proj.c4.conv.\1"),
-    Rule(r"input_proj_pre\.1\.1\.(.+)", "head", r"level_proj.c4.norm.\1"),
-    Rule(r"class_embeding\.(.+)", "head", r"class_embed.\1"),
-    Rule(r"bbox_query_embed\.weight", "head", "anchor_query.weight"),
-    Rule(r"hsbbox_embed\..+", None, "a second box head that the published code never uses"),
-    Rule(r"transformer\.decoder\.bbox_layers\..+", None, "the decoder's layers under a second name"),
-    Rule(r"transformer\.decoder\.temp\..+", None, "the start and end head under a second name"),
-    Rule(r"transformer\.cross_tweight\..+", None, "weights of frames that the published code never trains"),
-    *matching_rules(),
-    Rule(r"transformer\.dual_attn_bloack_.+", None, "works on layers drawn at random in every pass"),
-    # plain files
-    Rule(r"fc\.(?:weight|bias)", None, "ImageNet's classifier"),
-    Rule(r".+\.num_batches_tracked", None, "a counter of batch norm"),
-    Rule(r"((?:conv1|bn1|layer[1-4])\..+)", "backbone", r"\1"),
-    Rule(r"lm_head\..+", None, "RoBERTa's language model head"),
-    Rule(r"(?:roberta\.)?embeddings\.position_ids", None, "positions counted up, not a weight"),
-    Rule(r"(?:roberta\.)?((?:embeddings|encoder|pooler)\..+)", "text", r"\1"),
-]
 
 
 @dataclass
@@ -122,12 +47,14 @@ class Report:
     unexpected: list[str] = field(default_factory=list)
     dropped: dict[str, str] = field(default_factory=dict)
     """Published name → why it is of no use here."""
+    read: str = ""
+    """What was read, and what was taken off to get at it."""
     sizes: dict[str, int] = field(default_factory=dict)
     """Numbers in every part."""
 
     def lines(self, source: Path, out: Path) -> list[str]:
         """The report as a person reads it."""
-        found = [f"{source}: a checkpoint of {self.kind}, {len(self.matched)} tensors matched"]
+        found = [f"{self.read or source}: a checkpoint of {self.kind}, {len(self.matched)} tensors matched"]
         for part, size in self.sizes.items():
             count = sum(v.startswith(f"{part}:") for v in self.matched.values())
             found.append(f"  {part:<10} {count:>5} tensors {size:>13,} numbers → {out / FILES[part]}")
@@ -142,7 +69,14 @@ class Report:
 
 def translate(tensors: StateDict, where: object) -> tuple[dict[str, StateDict], Report]:
     """The parts of a checkpoint under our names. Raises CheckpointError for an unknown kind or a part that is not whole."""
-    kind = next((k for k, mark in KINDS.items() if any(re.match(mark, name) for name in tensors)), None)
+    plain = plain_names(tensors, where)
+    kind = next((k for k, mark in KINDS.items() if any(re.match(mark, name) for name in plain.values())), None)
+    if any(re.match(OWN, name) for name in tensors):
+        raise CheckpointError(
+            f"{where} is a checkpoint of stvg train-head, which needs no import",
+            effect="nothing was written",
+            hint="give it as it is: to --init, and to --backbone-weights or --text-weights if its encoders trained",
+        )
     if kind is None:
         raise CheckpointError(
             f"{where} is none of the checkpoints that can be imported",
@@ -151,9 +85,12 @@ def translate(tensors: StateDict, where: object) -> tuple[dict[str, StateDict], 
         )
     parts: dict[str, StateDict] = {}
     report = Report(kind)
+    rules = ENCODER_RULES if kind in OTHER_HEADS else ENCODER_RULES + HEAD_RULES
     for name, value in tensors.items():
-        fit = next(((m, rule) for rule in RULES if (m := re.fullmatch(rule.pattern, name))), None)
-        if fit is None:
+        fit = next(((m, rule) for rule in rules if (m := re.fullmatch(rule.pattern, plain[name]))), None)
+        if fit is None and kind in OTHER_HEADS:
+            report.dropped[name] = OTHER_HEADS[kind]
+        elif fit is None:
             report.unexpected.append(name)
         elif fit[1].part is None:
             report.dropped[name] = fit[1].name
@@ -166,10 +103,30 @@ def translate(tensors: StateDict, where: object) -> tuple[dict[str, StateDict], 
             report.matched[name] = f"{rule.part}: {ours}"
     if "text" in parts:
         parts["text"] = with_pooler(parts["text"])
+    if not parts:
+        raise CheckpointError(
+            f"{where}: a checkpoint of {kind} without an encoder that fits", effect="nothing was written"
+        )
     for name, found in parts.items():
         report.missing += require_whole(name, found, where)
         report.sizes[name] = sum(v.numel() for v in found.values())
     return parts, report
+
+
+def plain_names(tensors: StateDict, where: object) -> dict[str, str]:
+    """Every name as MDETR would write it, whatever the encoders and the whole model are wrapped in."""
+    found = Weights(tensors, Path(str(where)))
+    backbone, text, root = (found.prefix_of(anchor) for anchor in (BACKBONE, TEXT, ROOT))
+    known = [
+        *([(backbone, "backbone.0.body.")] if backbone else []),
+        *([(text, "transformer.text_encoder.")] if text and text != "roberta." else []),
+        *([(root, "")] if root else []),
+    ]
+
+    def plain(name: str) -> str:
+        return next((ours + name[len(theirs) :] for theirs, ours in known if name.startswith(theirs)), name)
+
+    return {name: plain(name) for name in tensors}
 
 
 def require_whole(part: str, found: StateDict, where: object) -> list[str]:
@@ -252,21 +209,22 @@ def size_of(head: StateDict) -> tuple[ModelConfig, FeatureFacts]:
 
 
 def import_weights(source: Path, out: Path) -> Report:
-    """Write the parts of a checkpoint, and report.json last, into the folder ``out``.
+    """Write the parts of a checkpoint, and report.json last, into the folder ``out``. ``source``: see `read_weights`.
 
     Raises CheckpointError when the checkpoint cannot be read, is of an unknown kind or not whole, and UsageError when an
     import is there already; nothing is written then.
     """
     if (out / "report.json").exists():
         raise UsageError(f"{out} holds an import already", effect="nothing was written", hint="choose another --out")
-    tensors, container = read_container(source)
-    parts, report = translate(tensors, source)
+    weights = read_weights(source)
+    parts, report = translate(weights.tensors, weights.file)
+    report.read = str(weights)
     out.mkdir(parents=True, exist_ok=True)
     for part, found in parts.items():
         header = {"format": HEAD_FORMAT, "source": report.kind} if part == "head" else {"format": "pt"}
         write_atomic(out / FILES[part], save({k: v.contiguous() for k, v in found.items()}, metadata=header))
-    with source.open("rb") as file:
+    with weights.file.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    facts = {"source": source.name, "sha256": digest, "entry": container, **asdict(report)}
+    facts = {"source": weights.file.name, "sha256": digest, "entry": weights.entry, **asdict(report)}
     write_atomic(out / "report.json", json.dumps(facts, indent=1) + "\n")
     return report

@@ -22,6 +22,7 @@ from ..cache.atomic import sweep
 from ..cache.batch import Batch
 from ..cache.errors import TrainingDiverged
 from ..cache.order import epoch_order, share_of, training_batches
+from ..cache.precision import float32_products
 from .experiment import TrainConfig
 from .losses import mrcl_floor
 from .memory import hold_memory
@@ -70,7 +71,13 @@ def train(
     run.model.train()
     if run.device.type == "cpu":
         hold_memory()
-    with Stop() as stop, repeatable(run.device), profile.running() if profile else nullcontext():
+    tf32 = run.experiment.train.amp == "tf32"
+    with (
+        Stop() as stop,
+        repeatable(run.device),
+        float32_products(tf32),
+        profile.running() if profile else nullcontext(),
+    ):
         train_epochs(run, Watch(Meter(run.device), writers(run, report, tensorboard), profile), stop, validate)
     if not run.total_steps:
         run.save()

@@ -13,7 +13,8 @@ from stvg.cache.errors import CacheError, UsageError
 from stvg.cache.index import Cache
 from stvg.evaluate.evaluation import load_head, open_split, tubes_of
 from stvg.extract.backbone import build_backbone
-from stvg.extract.text import Roberta, TinyText, load_tokenizer
+from stvg.extract.text import Roberta, TinyText
+from stvg.extract.tokenizer import load_tokenizer
 from stvg.heads.checkpoint import load_checkpoint
 from stvg.heads.experiment import load_experiment
 from stvg.heads.finetune import LiveEncoders

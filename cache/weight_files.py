@@ -1,0 +1,136 @@
+"""Files of weights as they lie on a disk: one file, or shards with their index. Tensors and plain data, never code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from .errors import CheckpointError
+
+INDEX = ".index.json"
+NAMES = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin", f"pytorch_model.bin{INDEX}")
+"""What a folder of Hugging Face's keeps its weights in; the first that is there is taken."""
+
+
+def find_file(place: Path, names: Sequence[str] = NAMES, what: str = "weights") -> Path:
+    """``place`` itself, or the first of ``names`` where it is a folder. CheckpointError when the folder has none."""
+    if not place.is_dir():
+        return place
+    found = next((place / name for name in names if (place / name).is_file()), None)
+    if found is None:
+        raise CheckpointError(f"no {what} in {place}", expected=f"one of {', '.join(names)}")
+    return found
+
+
+def read_file(path: Path) -> Any:
+    """What a .safetensors file, a torch file or an index of shards holds.
+
+    Raises CheckpointError for anything else; a pickle that holds more than tensors is refused without running it.
+    """
+    return read_shards(path) if path.name.endswith(INDEX) else read_whole(path)
+
+
+def read_whole(path: Path) -> Any:
+    """What one file holds; its first bytes say of which kind it is."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+        size = path.stat().st_size
+    except OSError as error:
+        raise CheckpointError(f"weights {path} cannot be read", found=error.strerror) from None
+    if head.startswith(b"version https://git-lfs"):
+        raise CheckpointError(
+            f"{path} is not weights but a git-lfs pointer",
+            found=f"{size} bytes of text",
+            hint="git lfs pull, or download the file itself",
+        )
+    try:
+        if head[8:9] == b"{" or (path.suffix == ".safetensors" and not head.startswith(b"PK")):
+            return load_file(path)
+        # MDETR and TubeDETR store their options as an argparse namespace, which holds data and runs nothing.
+        # Opened here: by its name torch would take a file for safetensors.
+        with torch.serialization.safe_globals([argparse.Namespace]), path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged pickles raise whatever their bytes lead to
+        raise CheckpointError(
+            f"{path} cannot be read as weights",
+            expected="a whole .safetensors file, or a torch file of tensors only",
+            found=f"{size:,} bytes; {why(error)}",
+            hint="download it again, or save its state dict alone, best as safetensors",
+        ) from None
+
+
+def why(error: Exception) -> str:
+    """Why a file of weights could not be read. Torch answers with advice on how to run what the file holds."""
+    if isinstance(error, SafetensorError | RuntimeError | EOFError | OSError):
+        return first_line(error)
+    refused = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+    return f"it holds more than tensors: {refused[1]}" if refused else "it is no file of torch's"
+
+
+def first_line(error: Exception) -> str:
+    """What a library's error says: its first sentence, or as many of its words as fit into one of our lines."""
+    line = (str(error) or type(error).__name__).splitlines()[0]
+    sentence = line.split(". ")[0]
+    return sentence if len(sentence) <= 160 else f"{sentence[:160].rpartition(' ')[0]} …"
+
+
+def read_shards(index: Path) -> dict[str, Tensor]:
+    """The tensors of all shards that an index names, each from the shard it is said to lie in.
+
+    Raises CheckpointError for an index that is none, a shard that is missing or lies outside the index's folder, and a
+    tensor that is not in its shard.
+    """
+    try:
+        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        if not places or not all(isinstance(p, str) for p in places.values()):
+            raise ValueError("its weight_map names no files")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{index} cannot be read as an index of shards", expected='{"weight_map": {tensor: file}}', found=error
+        ) from None
+    shards: dict[str, Any] = {}
+    for name in sorted(set(places.values())):
+        if PurePosixPath(name).name != name or PureWindowsPath(name).name != name or name == "..":
+            raise CheckpointError(
+                f"{index} names a shard outside its folder", found=name, effect="nothing was read from there"
+            )
+        if not (index.parent / name).is_file():
+            raise CheckpointError(
+                f"{index} names a shard that is missing",
+                expected=f"{index.parent / name}, one of {len(set(places.values()))} shards",
+                hint="download the missing file into the same folder",
+            )
+        shards[name] = read_whole(index.parent / name)
+    lost = [k for k, name in places.items() if not isinstance(shards[name], Mapping) or k not in shards[name]]
+    if lost:
+        raise CheckpointError(
+            f"{index} and its shards do not belong together",
+            missing=f"{lost[0]} in {places[lost[0]]} ({len(lost)} such tensors)",
+            hint="download the index and all shards again",
+        )
+    return {k: shards[name][k] for k, name in places.items()}
+
+
+def require_finite(tensors: Mapping[str, Tensor], where: object) -> None:
+    """Raises CheckpointError, naming it, for a tensor with NaN or infinity in it, or one without numbers of its own."""
+    for name, value in tensors.items():
+        if value.is_meta or value.is_quantized or value.layout is not torch.strided:
+            raise CheckpointError(f"{where}: {name} is no plain tensor", found=f"{value.device}, {value.layout}")
+        if value.is_floating_point() and not (finite := value.to(torch.float32).isfinite()).all():
+            raise CheckpointError(
+                f"{where}: {name} holds numbers that are not finite",
+                found=f"{int((~finite).sum()):,} of {value.numel():,} values are NaN or infinite in float32",
+                effect="nothing was loaded",
+                hint="these weights are damaged, or their training diverged; use others",
+            )

@@ -1,0 +1,133 @@
+"""Starting a head: from our own checkpoints as from imported weights, and never from what does not fit or is no number."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from stvg.cache.errors import CheckpointError
+from stvg.heads.checkpoint import save_checkpoint
+from stvg.heads.experiment import load_experiment
+from stvg.heads.initial import start_from
+from stvg.heads.model import FeatureFacts, build_model
+from stvg.heads.published import import_weights
+
+FACTS = FeatureFacts((34, 50, 92), (4, 8, 16), 64)
+
+
+def head(*settings: str, seed: int = 0):
+    experiment = load_experiment("tiny", settings)
+    return build_model(experiment.model, FACTS, seed), asdict(experiment)
+
+
+def checkpoint(folder: Path, *settings: str, name: str = "best", change=None) -> tuple[Path, dict[str, torch.Tensor]]:
+    """What a run writes: averaged and plain weights, which are not the same."""
+    model, experiment = head(*settings, seed=1)
+    averaged = {k: v.clone() for k, v in model.state_dict().items()}
+    if change:
+        change(averaged)
+    tensors = {f"ema.head.{k}": v for k, v in averaged.items()}
+    tensors |= {f"model.head.{k}": v + 1 for k, v in averaged.items()}
+    folder.mkdir(exist_ok=True)
+    save_checkpoint(folder / f"{name}.safetensors", {"step": 8, "experiment": experiment}, tensors)
+    return folder / f"{name}.safetensors", averaged
+
+
+def same(model, tensors: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(v, tensors[k]) for k, v in model.state_dict().items())
+
+
+def test_a_checkpoint_of_a_run_starts_a_head_with_its_averaged_weights(tmp_path):
+    path, averaged = checkpoint(tmp_path)
+    for place in (path, tmp_path):
+        model, _ = head()
+        start = start_from(model, place)
+        assert same(model, averaged)
+        assert (start.fresh, start.unused) == ([], [])
+        assert str(path) in start.source
+        assert "averaged head of step 8" in start.source
+
+
+@pytest.mark.parametrize("prefix", ["", "head.", "module.", "ema.head.", "model.head."])
+def test_a_heads_state_dict_is_found_under_any_prefix(prefix, tmp_path):
+    _, averaged = checkpoint(tmp_path)
+    torch.save({"state_dict": {prefix + k: v for k, v in averaged.items()}}, tmp_path / "x.pth")
+    model, _ = head()
+    assert start_from(model, tmp_path / "x.pth").fresh == []
+    assert same(model, averaged)
+
+
+def test_layers_of_the_second_stream_that_were_trained_apart_are_kept(tmp_path):
+    path, averaged = checkpoint(tmp_path, "model.shared_decoder=false")
+    name = next(k for k in averaged if k.startswith("anchor_layers."))
+    assert start_from(head("model.shared_decoder=false")[0], path).fresh == []
+    model, _ = head("model.shared_decoder=false")
+
+    def apart(tensors):
+        tensors[name] += 5
+
+    path, averaged = checkpoint(tmp_path / "apart", "model.shared_decoder=false", change=apart)
+    start_from(model, path)
+    assert same(model, averaged)
+
+
+def test_a_checkpoint_of_another_size_says_what_differs(tmp_path):
+    path, _ = checkpoint(tmp_path, "model.ffn=160")
+    model, _ = head()
+    with pytest.raises(CheckpointError, match="does not fit this head") as refused:
+        start_from(model, path)
+    assert "model.ffn: 160 there" in refused.value.facts["settings"]
+    assert "linear1" in refused.value.facts["misshapen"]
+
+
+def test_another_number_of_attention_heads_is_refused_though_every_tensor_fits(tmp_path):
+    model, experiment = head()
+    other = experiment["model"]["heads"] * 2
+    path, _ = checkpoint(tmp_path, f"model.heads={other}")
+    with pytest.raises(CheckpointError, match="does not fit this head") as refused:
+        start_from(model, path)
+    assert f"model.heads: {other} there" in refused.value.facts["settings"]
+
+
+def test_settings_that_leave_no_trace_are_said_when_they_differ(tmp_path, caplog):
+    path, _ = checkpoint(tmp_path, "model.span_dropout=0.25")
+    start_from(head()[0], path)
+    assert "model.span_dropout 0.25" in caplog.text
+
+
+def test_weights_that_are_no_numbers_start_nothing(tmp_path):
+    def spoil(tensors):
+        tensors["bbox_embed.layers.0.bias"][0] = float("nan")
+
+    path, averaged = checkpoint(tmp_path, change=spoil)
+    save_file(averaged, tmp_path / "plain.safetensors")
+    for place in (path, tmp_path / "plain.safetensors"):
+        model, _ = head()
+        before = {k: v.clone() for k, v in model.state_dict().items()}
+        with pytest.raises(CheckpointError, match=r"bbox_embed.layers.0.bias holds numbers that are not finite"):
+            start_from(model, place)
+        assert same(model, before)
+
+
+def test_a_published_checkpoint_is_sent_to_weights_import_and_ours_away_from_it(tmp_path):
+    torch.save(
+        {"transformer.decoder.norm.weight": torch.ones(4), "query_embed.weight": torch.ones(1, 4)}, tmp_path / "x.pth"
+    )
+    with pytest.raises(CheckpointError) as refused:
+        start_from(head()[0], tmp_path / "x.pth")
+    assert "stvg weights import" in refused.value.facts["hint"]
+    path, _ = checkpoint(tmp_path)
+    with pytest.raises(CheckpointError, match="needs no import") as refused:
+        import_weights(path, tmp_path / "out")
+    assert "--init" in refused.value.facts["hint"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_a_head_says_which_files_it_was_searched_for(tmp_path):
+    with pytest.raises(CheckpointError, match="no weights in") as refused:
+        start_from(head()[0], tmp_path)
+    assert "best.safetensors" in refused.value.facts["expected"]
