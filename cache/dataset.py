@@ -90,7 +90,7 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
 
     def _available(self) -> set[str]:
         """The videos whose frames can be had."""
-        return {key.removeprefix(video_key("")) for key in self.cache.store.keys("videos")}
+        return self.cache.complete()
 
     def _check_request(self) -> None:
         splits = sorted(set(self.cache.samples.splits))

@@ -20,6 +20,7 @@ import google_crc32c
 import numpy as np
 
 from .atomic import TEMPORARY, make_folder, write_atomic, write_once
+from .contents import Contents
 from .errors import CacheError
 from .header import HEADER, SAMPLES, Header
 from .objects import Location
@@ -230,6 +231,18 @@ class Cache:
         rows = range(part * PART_ROWS, min((part + 1) * PART_ROWS, self.samples.text_count))
         sentences = sentences_sha256(map(self.samples.sentence, rows))
         return {"sentences_sha256": sentences, "fingerprint": self.recipe.fingerprint}
+
+    def complete(self) -> set[str]:
+        """The videos whose features are in the cache."""
+        return {key.removeprefix(video_key("")) for key in self.store.keys("videos")}
+
+    def contents(self, split: str) -> Contents:
+        """What of a split can be read now, for the record of a run and for comparing with one."""
+        done, table = self.complete(), self.samples
+        rows = [
+            i for i, (s, v) in enumerate(zip(table.splits, table.video_ids, strict=True)) if s == split and v in done
+        ]
+        return Contents.of(table, split, rows, self.recipe.fingerprint)
 
     def skipped(self) -> dict[str, str]:
         """Videos that could not be read, with the reason, unless a later attempt succeeded."""

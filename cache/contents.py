@@ -1,0 +1,108 @@
+"""What of a split can be read: which videos are complete, and which samples they serve. For the record of a run.
+
+Two caches with equal digests give a run the same samples in the same order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import google_crc32c
+
+from .errors import CacheError
+from .table import SampleTable
+
+COLUMNS = (
+    "sample_id",
+    "integer_id",
+    "sentence",
+    "qtype",
+    "target_id",
+    "segment_start",
+    "segment_end",
+    "moment_start",
+    "moment_end",
+    "width",
+    "height",
+    "fps",
+)
+"""What of a row reaches training, the boxes aside."""
+NAMED = 5
+"""Videos that a change names; the others are counted."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The videos of a split that are complete, and their samples."""
+
+    split: str
+    fingerprint: str
+    """Of the recipe of the features."""
+    videos: dict[str, tuple[int, str]]
+    """Video id → number of samples, checksum of all that training reads of them; in the order of the table."""
+    order: str
+    """Checksum of the order of the samples."""
+
+    @classmethod
+    def of(cls, table: SampleTable, split: str, rows: Sequence[int], fingerprint: str) -> Contents:
+        """Of some rows of a table of samples, ascending: all those a run can read."""
+        sums: dict[str, tuple[int, int]] = {}
+        order = hashlib.sha256()
+        for row, content in zip(rows, table.contents(rows, COLUMNS), strict=True):
+            video_id = table.video_ids[row]
+            count, total = sums.get(video_id, (0, 0))
+            sums[video_id] = count + 1, google_crc32c.extend(total, content)
+            order.update(google_crc32c.value(content).to_bytes(4, "little"))
+        videos = {video_id: (count, f"{total:08x}") for video_id, (count, total) in sums.items()}
+        return cls(split, fingerprint, videos, order.hexdigest()[:16])
+
+    @property
+    def samples(self) -> int:
+        return sum(count for count, _ in self.videos.values())
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits, of everything here."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_json(self) -> dict[str, Any]:
+        videos = {video_id: list(facts) for video_id, facts in self.videos.items()}
+        return {"split": self.split, "fingerprint": self.fingerprint, "videos": videos, "order": self.order}
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> Contents:
+        """Raises CacheError for anything else than `to_json` gives."""
+        try:
+            videos = {str(video_id): (int(count), str(total)) for video_id, (count, total) in stored["videos"].items()}
+            return cls(str(stored["split"]), str(stored["fingerprint"]), videos, str(stored["order"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CacheError("the recorded contents of a cache cannot be read", found=repr(error)) from None
+
+    def changes(self, now: Contents) -> list[str]:
+        """What is not as it was when this was recorded, a line each, with counts and names. Empty when all is the same."""
+        if self.digest == now.digest:
+            return []
+        found = []
+        if (self.split, self.fingerprint) != (now.split, now.fingerprint):
+            found.append(f"split {self.split}, recipe {self.fingerprint}; now {now.split}, {now.fingerprint}")
+        came, went = ([v for v in a.videos if v not in b.videos] for a, b in ((now, self), (self, now)))
+        other = [v for v, facts in self.videos.items() if v in now.videos and now.videos[v] != facts]
+        found += [f"{_counted(came)} came: {_some(came)}"] if came else []
+        found += [f"{_counted(went)} went: {_some(went)}"] if went else []
+        found += [f"{_counted(other)} with other samples: {_some(other)}"] if other else []
+        if self.samples != now.samples:
+            found.append(f"{self.samples:,} samples then, {now.samples:,} now")
+        return found or ["the samples are the same, in another order"]
+
+
+def _counted(videos: Sequence[str]) -> str:
+    return f"{len(videos):,} video{'' if len(videos) == 1 else 's'}"
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")
