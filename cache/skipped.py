@@ -17,6 +17,8 @@ from .errors import CacheError
 from .objects import Location, ObjectPath
 
 NAME, FOLDER = "skipped.jsonl", "skipped"
+NOT_THERE = "is not in the folder of videos"
+"""How the reason of a video begins that had no file, after the file's name."""
 
 
 class SkipList:
@@ -79,6 +81,12 @@ class SkipList:
         except FileNotFoundError:
             return []
         return [(f"line {i}", line) for i, line in enumerate(lines, 1)]
+
+
+def was_absent(reason: str) -> bool:
+    """Whether a video was skipped because there was no file; it may be there by now."""
+    first = reason.partition("\n")[0]
+    return first.endswith((NOT_THERE, " is not there"))
 
 
 def _line(video_id: str, reason: str) -> bytes:

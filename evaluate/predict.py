@@ -145,7 +145,7 @@ class Predictor:
         """Make the cache of one video, which appears under its name once it is whole."""
         video = video_of(file, video_id, self.recipe.fps)
         backbone, options = self.backbone, Options(self.device, strict=True)
-        files: dict[str, Path | None] = {video_id: file}
+        files: dict[str, Path] = {video_id: file}
         aside = self.features / temporary_name()
         with naming_write_errors(self.features):
             make_folder(self.features)

@@ -16,7 +16,8 @@ from .agreement import DisagreementError, rate_is_assumed
 from .channel import CheckJob
 from .decoders import Decoders, End, Settings
 from .lengths import notice_of_long_ones
-from .readers import Annotations, find_splits, find_video_files, read_annotations
+from .readers import Annotations, find_splits, read_annotations
+from .video_files import find_video_files, require_some
 
 
 @dataclass(frozen=True)
@@ -129,25 +130,26 @@ def _check_videos(
 ) -> None:
     report.videos_opened = 0
     try:
-        files = find_video_files(videos, folder)
+        files = find_video_files(videos, folder, report.dataset)
+        require_some(files, folder)
     except StvgError as error:
         report.faults.append(error)
         return
     assumed = rate_is_assumed(report.dataset)
     ends: dict[str, End] = {}
-    jobs = (CheckJob(video, file, assumed) for video in videos if (file := files[video.video_id]))
-    if any(files.values()):
+    jobs = (CheckJob(v, file, assumed) for v in videos if isinstance(file := files[v.video_id], Path))
+    if any(isinstance(file, Path) for file in files.values()):
         with Decoders(Settings(processes=min(processes, len(videos)))) as decoders:
             for end in decoders.decode(jobs):
                 assert isinstance(end, End)
                 ends[end.job.video_id] = end
                 progress()
     for video in videos:
-        found = ends.get(video.video_id)
-        if found is None:
+        file, found = files[video.video_id], ends.get(video.video_id)
+        if isinstance(file, VideoError):
             progress()
-            report.faults.append(VideoError(f"{video.path} is not in the folder of videos", video=video.video_id))
-        else:
+            report.faults.append(file)
+        elif found is not None:
             report.videos_opened += found.error is None or isinstance(found.error, DisagreementError)
             report.faults += [found.error] if found.error else []
             report.warnings += found.warnings

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -88,7 +89,7 @@ def estimate(job: ExtractJob, processes: int = 1) -> Estimate:
         by_video.setdefault(sample.video.video_id, []).append(sample)
     mine = job.part.of(list(by_video))
     done = _done(job, ready, mine)
-    todo = [v for v in mine if v not in done and ready.files[v] is not None]
+    todo = [v for v in mine if v not in done and isinstance(ready.files[v], Path)]
     missing = len(mine) - len(done) - len(todo)
     frames = size = 0
     for video_id in todo:
@@ -144,7 +145,7 @@ def _measure(job: ExtractJob, ready: Prepared, by_video: dict[str, list[Sample]]
 
 def _beginning(clip: Clip, ready: Prepared) -> DecodeJob:
     file = ready.files[clip.video_id]
-    assert file is not None
+    assert isinstance(file, Path)
     job = clip.decode_job(file, ready.backbone)
     return replace(job, frames=job.frames[:PROBED_FRAMES])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -11,14 +11,18 @@ from typing import Protocol
 import torch
 
 from ..cache.errors import AnnotationError, UsageError
+from ..cache.header import HEADER
+from ..cache.index import Cache, video_key
 from ..cache.objects import Location
 from ..cache.sampling import Sampling
 from ..cache.schema import MAX_SIDE, Recipe, Sample
+from ..cache.skipped import was_absent
 from .backbone import Backbone, build_backbone
 from .decoders import Settings
-from .readers import default_video_folder, find_splits, find_video_files, read_annotations
+from .readers import default_video_folder, find_splits, read_annotations
 from .runner import Options, Part, Progress, Report, extract, make_recipe
 from .text import TextEncoder, build_text_encoder
+from .video_files import VideoFiles, find_video_files, require_some
 
 
 class Bar(Progress, Protocol):
@@ -80,8 +84,8 @@ class Prepared:
     samples: Sequence[Sample]
     dropped: list[AnnotationError]
     recipe: Recipe
-    files: dict[str, Path | None]
-    """The file of every video, None where there is none."""
+    files: VideoFiles
+    """The file of every video, or why there is none."""
     backbone: Backbone
     text: TextEncoder
 
@@ -140,5 +144,16 @@ def prepare(job: ExtractJob) -> Prepared:
         },
     )
     folder = job.videos or default_video_folder(job.dataset, job.annotations)
-    files = find_video_files({s.video.video_id: s.video for s in samples}.values(), folder)
+    files = find_video_files({s.video.video_id: s.video for s in samples}.values(), folder, job.dataset)
+    if not settled(job.out, files):
+        require_some(files, folder)
     return Prepared(samples, dropped, recipe, files, backbone, text)
+
+
+def settled(out: Location, videos: Iterable[str]) -> bool:
+    """Whether the cache at ``out`` has every video, or says why it cannot be read."""
+    if not (out / HEADER).exists():
+        return False
+    cache = Cache.open(out)
+    bad = {video_id for video_id, reason in cache.skipped().items() if not was_absent(reason)}
+    return all(video_id in bad or cache.store.contains(video_key(video_id)) for video_id in videos)

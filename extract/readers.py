@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..cache.errors import AnnotationError, UsageError
 from ..cache.sampling import Sampling
-from ..cache.schema import Sample, Video
+from ..cache.schema import Sample
 from ..cache.splits import PUBLISHED_SENTENCES
 from . import custom, hcstvg, vidstg
 from .validate import Reading, some
@@ -217,53 +217,6 @@ def default_video_folder(dataset: str, path: Path) -> Path:
         looked_in=_listed(candidates),
         hint="--videos DIR",
     )
-
-
-def find_video_files(videos: Iterable[Video], folder: Path) -> dict[str, Path | None]:
-    """The file of each video by video id; None where there is none.
-
-    A file is where the annotation says, or else anywhere below ``folder`` under its name. Raises UsageError when the
-    folder does not exist, or two different files have a name that is looked for.
-    """
-    if not folder.is_dir():
-        raise UsageError(f"{folder} is not a folder of videos", hint="--videos DIR")
-    found: dict[str, Path | None] = {}
-    index: dict[str, list[Path]] | None = None
-    for video in videos:
-        file = folder / video.path
-        if not file.is_file():
-            if index is None:
-                index = _by_name(folder)
-            files = index.get(Path(video.path).name, [])
-            if len(files) > 1:
-                raise UsageError(
-                    f"{len(files)} different files are called {files[0].name}",
-                    found=", ".join(map(str, files[:3])),
-                    hint="point to a folder that holds each video once",
-                )
-            found[video.video_id] = files[0] if files else None
-        else:
-            found[video.video_id] = file
-    return found
-
-
-def _by_name(folder: Path) -> dict[str, list[Path]]:
-    """Every file below a folder, links followed, by its name; a file reached twice counts once."""
-    index: dict[str, list[Path]] = {}
-    visited: set[str] = set()
-    for here, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(here)
-        if real in visited:  # a link back up would never end
-            folders.clear()
-            continue
-        visited.add(real)
-        folders.sort()
-        for name in sorted(names):
-            file = Path(here, name)
-            known = index.setdefault(name, [])
-            if not any(file.samefile(other) for other in known if file.exists() and other.exists()):
-                known.append(file)
-    return index
 
 
 def _roots(path: Path) -> Iterator[Path]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +26,7 @@ from ..cache.index import PART_ROWS, Cache, text_key, video_key
 from ..cache.objects import Location
 from ..cache.quantise import FeatureWriter
 from ..cache.schema import Recipe, Sample
+from ..cache.skipped import was_absent
 from ..cache.table import distinct_sentences
 from .backbone import Backbone
 from .batches import FrameBatch, Mixer
@@ -116,7 +117,7 @@ def library_versions() -> dict[str, str]:
 
 def extract(
     samples: Sequence[Sample],
-    files: dict[str, Path | None],
+    files: Mapping[str, Path | VideoError],
     out: Location,
     recipe: Recipe,
     backbone: Backbone,
@@ -129,7 +130,7 @@ def extract(
 ) -> Report:
     """Fill the cache at ``out`` with everything of ``options.part`` that is not there yet.
 
-    ``files``: the video file of every video id, None where there is none. Videos that cannot be read are listed in
+    ``files``: the file of every video id, or why there is none. Videos that cannot be read are listed in
     skipped.jsonl and in the report; with ``options.strict`` the first one raises its VideoError. Raises CacheError when
     the cache was made with another recipe or compression, cannot be written, or a feature does not fit its dtype.
     """
@@ -173,7 +174,7 @@ class Extraction:
         self,
         cache: Cache,
         by_video: dict[str, list[Sample]],
-        files: dict[str, Path | None],
+        files: Mapping[str, Path | VideoError],
         backbone: Backbone,
         options: Options,
         progress: Progress | None,
@@ -216,14 +217,13 @@ class Extraction:
         SystemRandom().shuffle(order)
         for video_id in order:
             samples = self.by_video[video_id]
-            video, file = samples[0].video, self.files.get(video_id)
+            file = self.files[video_id]
             if self.cache.store.contains(video_key(video_id)):
                 self.report.already += 1
-            elif video_id in known_bad:
+            elif video_id in known_bad and (isinstance(file, VideoError) or not was_absent(known_bad[video_id])):
                 self.note(video_id, 0, known_bad[video_id])
-            elif file is None:
-                effect = "its sentences cannot be used"
-                self.skip(video_id, VideoError(f"video {video_id} is not there", expected=video.path, effect=effect))
+            elif isinstance(file, VideoError):
+                self.skip(video_id, file)
             else:
                 clip = self.clips[video_id] = Clip.of(samples, self.cache.recipe)
                 yield clip.decode_job(file, self.backbone)

@@ -19,8 +19,8 @@ from ..cache.schema import Video, View, has_boxes
 from ..extract.augment import draw_view
 from ..extract.backbone import BACKBONES
 from ..extract.decode import read_frames
-from ..extract.readers import find_video_files
 from ..extract.transforms import apply_view
+from ..extract.video_files import find_video_files, require_some
 
 
 def open_live_split(
@@ -69,11 +69,12 @@ class LivePixels(LiveText):
         wanted = {
             v: table[i].video for i, (v, s) in enumerate(zip(table.video_ids, table.splits, strict=True)) if s == split
         }
-        self.files = find_video_files(wanted.values(), videos)
+        self.files = find_video_files(wanted.values(), videos, cache.recipe.dataset)
+        require_some(self.files, videos)
         super().__init__(cache, split, sampling, targets)
 
     def _available(self) -> set[str]:
-        return {video for video, file in self.files.items() if file is not None}
+        return {video for video, file in self.files.items() if isinstance(file, Path)}
 
     def _check_request(self) -> None:
         """Any level of detail will do: nothing is read of it."""
@@ -99,7 +100,7 @@ class LivePixels(LiveText):
         """Normalised pixels of a part's frames: (n, 3, view.height, view.width)."""
         video, view = part.rendition.video, part.rendition.view
         file = self.files[video.video_id]
-        assert file is not None
+        assert isinstance(file, Path)
         decoded = np.concatenate(list(read_frames(file, part.frames, width=video.width, height=video.height)))
         return apply_view(decoded, view, self.backbone.mean, self.backbone.std)
 

@@ -14,7 +14,7 @@ from ...cache.errors import VideoError
 from ...cache.sampling import IntArray, slots_in, thin
 from ...cache.schema import Sample, Video
 from ...extract.decode import Pixels, read_frames
-from ...extract.readers import find_video_files
+from ...extract.video_files import find_video_files
 from ..compare import Comparison
 from ..metrics import Id, SampleScore
 
@@ -48,26 +48,27 @@ def pictured_frames(frames: IntArray, *spans: tuple[float, float]) -> IntArray:
 def take_pictures(
     chosen: Sequence[tuple[Sample, IntArray]],
     videos: Path,
+    dataset: str = "json",
     tick: Callable[[], None] | None = None,
 ) -> tuple[Pictures, dict[str, VideoError]]:
     """Pictures of some samples' source frames, and what could not be read; a frame that several show is stored once.
 
-    Faults go by video; such a video has no picture at all. Raises UsageError when ``videos`` is not a folder, or
-    holds several files of one name.
+    ``dataset``: whose rules say which file is a video's. Faults go by video; such a video has no picture at all. Raises
+    UsageError when ``videos`` is not a folder, or holds several files of one name.
     """
     wanted: dict[str, list[IntArray]] = {}
     known: dict[str, Video] = {}
     for sample, frames in chosen:
         known[sample.video.video_id] = sample.video
         wanted.setdefault(sample.video.video_id, []).append(frames)
-    files = find_video_files(known.values(), videos)
+    files = find_video_files(known.values(), videos, dataset)
     pictures: Pictures = {}
     faults: dict[str, VideoError] = {}
     for video_id, video in known.items():
         frames = np.unique(np.concatenate(wanted[video_id]))
         try:
-            if (file := files[video_id]) is None:
-                raise VideoError(f"{video.path} is not in the folder of videos", expected=f"below {videos}")
+            if isinstance(file := files[video_id], VideoError):
+                raise file
             blocks = read_frames(file, frames, width=video.width, height=video.height, block=8)
             small = [shrink(pixels) for block in blocks for pixels in block]
             pictures[video_id] = dict(zip(frames.tolist(), small, strict=True))

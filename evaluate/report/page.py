@@ -68,7 +68,7 @@ def write_report(
         known = {sample.sample_id: (sample, tube) for sample, tube, _ in rows}
         picked = [(s, gallery.clip_frames(findings, s), (t.start, t.end)) for s, t in map(known.__getitem__, chosen)]
         wanted = [(s, pictured_frames(clip, s.moment, span)) for s, clip, span in picked]
-        frames, faults = take_pictures(wanted, videos, tick)
+        frames, faults = take_pictures(wanted, videos, findings.dataset, tick)
         chosen = [s.sample_id for s, _ in wanted if s.video.video_id in frames]
     page = render(findings, rows, chosen, frames, faults)
     # A name of a file or a sentence may hold half a character, which no encoding has: it becomes a question mark.

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from stvg.cache.errors import AnnotationError, UsageError
 from stvg.cache.sampling import Sampling
-from stvg.extract.readers import find_splits, find_video_files, read_annotations
+from stvg.extract.readers import find_splits, read_annotations
 
 VIDEO = {"file": "trips/beach.mp4", "width": 160, "height": 120, "fps": 10, "frame_count": 100}
 BOXES = {str(f): [f, 5, f + 20.5, 45] for f in range(20, 40)}
@@ -182,20 +182,6 @@ def test_any_name_is_a_split_and_the_usual_ones_come_first(tmp_path: Path) -> No
     with pytest.raises(UsageError, match="no annotations of split 'hoilday'") as caught:
         read_annotations("json", tmp_path, "hoilday")
     assert caught.value.facts["hint"] == "holiday?"
-
-
-def test_a_video_is_found_where_the_file_says_or_by_its_name(tmp_path: Path) -> None:
-    (sample,) = read(tmp_path).samples
-    (tmp_path / "videos" / "2024").mkdir(parents=True)
-    elsewhere = tmp_path / "videos" / "2024" / "beach.mp4"
-    elsewhere.write_bytes(b"1")
-    assert find_video_files([sample.video], tmp_path / "videos") == {"beach": elsewhere}
-    (tmp_path / "videos" / "trips").mkdir()
-    there = tmp_path / "videos" / "trips" / "beach.mp4"
-    there.write_bytes(b"2")
-    assert find_video_files([sample.video], tmp_path / "videos") == {"beach": there}
-    with pytest.raises(UsageError, match="not a folder of videos"):
-        find_video_files([sample.video], tmp_path / "nowhere")
 
 
 def test_the_example_in_the_documentation_is_read_as_it_says(tmp_path: Path) -> None:

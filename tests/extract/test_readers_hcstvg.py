@@ -13,9 +13,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from stvg.cache.errors import AnnotationError, UsageError
+from stvg.cache.errors import AnnotationError, UsageError, VideoError
 from stvg.cache.sampling import Sampling, slots_in
-from stvg.extract.readers import default_video_folder, find_splits, find_video_files, read_annotations
+from stvg.extract.readers import default_video_folder, find_splits, read_annotations
+from stvg.extract.video_files import find_video_files
 
 V1 = {
     "bbox": [[10, 20, 30.5, 40]] * 60,
@@ -227,11 +228,8 @@ def test_videos_are_found_by_name_at_any_depth_and_doubles_are_refused(tmp_path:
     (tmp_path / "video" / "z").mkdir()
     (tmp_path / "video" / "z" / "b.mkv").symlink_to(tmp_path / "video" / "part1" / "b.mkv")
     found = find_video_files(videos, tmp_path / "video")
-    assert found == {
-        "a.mp4": tmp_path / "video" / "a.mp4",
-        "b.mkv": tmp_path / "video" / "part1" / "b.mkv",
-        "c.mp4": None,
-    }
+    assert isinstance(found.pop("c.mp4"), VideoError)
+    assert found == {"a.mp4": tmp_path / "video" / "a.mp4", "b.mkv": tmp_path / "video" / "part1" / "b.mkv"}
     (tmp_path / "video" / "z" / "b.mkv").unlink()
     (tmp_path / "video" / "z" / "b.mkv").write_bytes(b"another b")
     with pytest.raises(UsageError, match=r"2 different files are called b\.mkv"):

@@ -130,6 +130,27 @@ def test_a_video_that_cannot_be_read_is_listed_and_retried_only_when_asked(synth
         extract_synthetic(data, tmp_path / "strict", splits=["train"], strict=True)
 
 
+def test_a_video_that_was_not_there_is_read_once_it_is_and_a_wrong_folder_lists_nobody(synthetic, tmp_path, stvg):
+    import shutil
+
+    data, nowhere = shutil.copytree(synthetic, tmp_path / "data"), tmp_path / "photos"
+    nowhere.mkdir()
+    late = min(data.glob("vidor/video/*/*.mp4"))
+    late.rename(tmp_path / late.name)
+    words = ["extract", "--dataset", "vidstg", "--annotations", data, "--split", "train", "--out", tmp_path / "cache"]
+    words += ["--backbone", "tiny", "--resolution", "96", "--device", "cpu"]
+    wrong = stvg(*words, "--videos", nowhere)
+    assert (wrong.code, wrong.err.count(str(nowhere))) == (1, 1)
+    assert not (tmp_path / "cache").exists()
+    assert stvg(*words).code == 3
+    assert set(Cache.open(tmp_path / "cache").skipped()) == {late.stem}
+    assert f"none of the 6 videos is in {nowhere}" in stvg(*words, "--videos", nowhere).err
+    (tmp_path / late.name).rename(late)
+    assert stvg(*words).code == 0
+    assert not Cache.open(tmp_path / "cache").skipped()
+    assert stvg(*words, "--videos", nowhere).code == 0  # nothing is left to read
+
+
 def test_sentences_are_encoded_once_and_found_again(tiny_cache):
     from stvg.extract.text import build_text_encoder
 
