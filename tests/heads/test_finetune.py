@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from stvg.cache.errors import CacheError, UsageError
+from stvg.cache.errors import CacheError, CheckpointError, UsageError
 from stvg.cache.index import Cache
 from stvg.evaluate.evaluation import load_head, open_split, tubes_of
 from stvg.extract.backbone import build_backbone
 from stvg.extract.text import Roberta, TinyText
 from stvg.extract.tokenizer import load_tokenizer
+from stvg.heads import finetune
 from stvg.heads.checkpoint import load_checkpoint
 from stvg.heads.experiment import load_experiment
 from stvg.heads.finetune import LiveEncoders
@@ -193,3 +194,20 @@ def test_roberta_trains_on_cached_vision_and_its_pooler_stays(shared):
         "module.pooler.dense.weight",
         "module.pooler.dense.bias",
     }
+
+
+def test_a_text_encoder_that_trained_is_used_with_its_own_tokenizer_only(monkeypatch):
+    facts = {
+        "mode": "text",
+        "backbone": None,
+        "text": "roberta-base",
+        "tiny_text": None,
+        "multiscale": "none",
+        "roi_size": 4,
+    }
+    found = torch.nn.Module()
+    found.tokenizer_sha256 = "b" * 64
+    monkeypatch.setattr(finetune, "build_text_encoder", lambda *_: found)
+    assert finetune.encoders_of({**facts, "tokenizer_sha256": "b" * 64}, "folder").text is found
+    with pytest.raises(CheckpointError, match="not the tokenizer"):
+        finetune.encoders_of({**facts, "tokenizer_sha256": "a" * 64}, "folder")
