@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from .options import CACHE, FOLDER, Commands, compression_option, say
+from .options import CACHE, Commands, compression_option, say
 
 if TYPE_CHECKING:
     from .objects import Location
@@ -80,9 +79,9 @@ def cache_convert(source: Location, target: Location, store: str, compression: s
 
 
 @cache.command("merge")
-@click.argument("out", type=FOLDER)
-@click.argument("shards", type=FOLDER, nargs=-1, required=True)
-def cache_merge(out: Path, shards: tuple[Path, ...]) -> None:
+@click.argument("out", type=CACHE)
+@click.argument("shards", type=CACHE, nargs=-1, required=True)
+def cache_merge(out: Location, shards: tuple[Location, ...]) -> None:
     """Make one cache of SHARDS of the same recipe. On one file system nothing is copied: units are linked.
 
     \b

@@ -19,21 +19,23 @@ from .convert import copy_skips, copy_unit
 from .errors import CacheError, UsageError
 from .header import SAMPLES
 from .index import PART_ROWS, Cache, text_key
+from .objects import Location
 from .quantise import FeatureWriter
 from .schema import Sample
 from .store import Store
 from .table import to_parquet
 
 
-def merge(out: Path, shards: Sequence[Path], progress: Callable[[int, int], None] | None = None) -> int:
+def merge(out: Location, shards: Sequence[Location], progress: Callable[[int, int], None] | None = None) -> int:
     """Make ``out`` of ``shards``, or go on with it; returns the number of units that were not there yet.
 
     Samples come in the order of the shards, each once. Raises CacheError, before anything is written, for another recipe
     (field by field), another store, and a unit or a sample that two shards hold differently.
     """
-    if not all(isinstance(path, Path) for path in (out, *shards)):
+    folders = [path.resolve() for path in (out, *shards) if isinstance(path, Path)]
+    if len(folders) != 1 + len(shards):
         raise UsageError("caches are merged in local folders", hint="extract into object storage directly: no merge")
-    if len({out.resolve(), *(path.resolve() for path in shards)}) != 1 + len(shards):
+    if len(set(folders)) != len(folders):
         raise UsageError("a cache cannot be merged with itself", hint="name every folder once")
     caches = [Cache.open(path) for path in shards]
     first = caches[0]
@@ -115,7 +117,7 @@ def _same_file(a: Path, b: Path) -> bool:
     return os.path.samefile(a, b) or filecmp.cmp(a, b, shallow=False)
 
 
-def _begin(out: Path, caches: Sequence[Cache], one_table: bool) -> Cache:
+def _begin(out: Location, caches: Sequence[Cache], one_table: bool) -> Cache:
     first = caches[0]
     if one_table:
         table, counts = (first.path / SAMPLES).read_bytes(), first.header.counts

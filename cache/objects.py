@@ -8,6 +8,7 @@ reads the usual settings (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, …) from the env
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote
 
 from .errors import CacheError, UsageError
 
@@ -28,6 +29,11 @@ PAUSE_SECONDS = 0.5
 SERVER_RETRIES = 8
 PATIENCE_SECONDS = 120
 """In all, for the library's own retries of one request."""
+BUCKET = r"[A-Za-z0-9._-]+"
+AUTHORITIES = dict.fromkeys(("http", "https"), BUCKET + r"(:\d+)?") | dict.fromkeys(
+    ("abfs", "abfss"), BUCKET + f"(@{BUCKET})?"
+)
+"""What stands between ``://`` and the next slash, where that is not only a bucket's name."""
 SLOWEST_SECONDS = 30
 """An answer that takes longer is given up and asked for again."""
 
@@ -41,8 +47,17 @@ class ObjectPath:
 
     @classmethod
     def parse(cls, url: str) -> ObjectPath:
-        parts = urlsplit(url)
-        return cls(f"{parts.scheme}://{parts.netloc}", parts.path.strip("/"))
+        """Of ``scheme://bucket/key``; every character belongs to one of them. Raises UsageError where one cannot."""
+        scheme, _, rest = url.partition("://")
+        bucket, _, key = rest.partition("/")
+        scheme, key = scheme.lower(), key.rstrip("/")
+        if not re.fullmatch(AUTHORITIES.get(scheme, BUCKET), bucket):
+            raise _unusable(url, f"{bucket!r} is no bucket", f"{scheme}://bucket/folder")
+        if scheme in ("http", "https") and set(key) & set("?#"):
+            raise _unusable(url, "a query or a fragment", "an address without one")
+        if any(part in ("", ".", "..") for part in key.split("/") if key) or not key.isprintable():
+            raise _unusable(url, f"the key {key!r}", "names with one / between them, none of them . or ..")
+        return cls(f"{scheme}://{bucket}", key)
 
     def __str__(self) -> str:
         return f"{self.root}/{self.key}".rstrip("/")
@@ -125,10 +140,33 @@ Location = Path | ObjectPath
 
 
 def location(text: str) -> Location:
-    """Where a cache lies: a local path, or a URL of object storage."""
-    if text.startswith("file://"):
-        return Path(urlsplit(text).path)
-    return ObjectPath.parse(text) if "://" in text else Path(text)
+    """Where a cache lies: a local path, or a URL of object storage. Nothing of it is cut off or guessed.
+
+    A file URL is read as browsers and `Path.as_uri` write it: ``%20`` is a space. Elsewhere ``%20`` is three characters.
+    Raises UsageError for an empty text, and for a URL that could mean another place than it seems to.
+    """
+    if not text:
+        raise UsageError("an empty text names no place", expected="a path, or s3://bucket/folder")
+    if re.match(r"(file|memory|s3a?|gs|az|adl|abfss?|azure|https?):(?!//)", text, re.IGNORECASE):
+        raise _unusable(text, "no // after the colon", "file:///folder, s3://bucket/folder, or ./ before a local name")
+    if not text.lower().startswith("file://"):
+        return ObjectPath.parse(text) if "://" in text else Path(text)
+    host, slash, path = text[len("file://") :].partition("/")
+    if host not in ("", "localhost") or not slash:
+        raise _unusable(text, f"{host!r} where a host stands", "file:///folder, absolute; or a path without file://")
+    return Path(unquote("/" + path))
+
+
+def local_path(text: str) -> Path:
+    """A path of this machine. Raises UsageError for any other place."""
+    place = location(text)
+    if not isinstance(place, Path):
+        raise UsageError(f"{text} is not on this machine", expected="a local path", hint="copy it here first")
+    return place
+
+
+def _unusable(text: str, found: str, expected: str) -> UsageError:
+    return UsageError(f"{text} does not name a place clearly", expected=expected, found=found)
 
 
 def _request(where: ObjectPath, work: Callable[[], Result]) -> Result:

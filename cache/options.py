@@ -24,7 +24,17 @@ def say(text: str, *, err: bool = False, nl: bool = True) -> None:
 
 DATASETS = ("vidstg", "hcstvg-v1", "hcstvg-v2", "json")
 AMP = ("none", "tf32", "bf16")
-FOLDER = click.Path(path_type=Path)
+
+
+class LocalPlace(click.ParamType):
+    """A file or folder of this machine. An address of object storage is refused, not taken for a name."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        from .objects import local_path
+
+        return local_path(value) if isinstance(value, str) else value
 
 
 class CachePlace(click.ParamType):
@@ -38,7 +48,7 @@ class CachePlace(click.ParamType):
         return location(value) if isinstance(value, str) else value
 
 
-CACHE = CachePlace()
+FOLDER, CACHE = LocalPlace(), CachePlace()
 
 
 class Commands(click.Group):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -46,7 +47,7 @@ class ZarrWriter(UnitWriter):
     def _create(self, name: str, facts: ArrayFacts) -> None:
         folder = self.temporary / name
         folder.mkdir()
-        (folder / "zarr.json").write_bytes(_json(array_metadata(facts)))
+        (folder / "zarr.json").write_bytes(_json(array_metadata(name, facts)))
         self._lengths[name] = []
         if facts.chunks:
             place = folder / shard_name(facts)
@@ -127,14 +128,15 @@ class ZarrStore(Store):
         expected = {"zarr.json": _json(group_metadata(record)), RECORD: record.to_bytes()}
         shards = set()
         for name, facts in record.arrays.items():
-            expected[f"{name}/zarr.json"] = _json(array_metadata(facts))
+            expected[f"{name}/zarr.json"] = _json(array_metadata(name, facts))
             if facts.chunks:
                 shards.add(f"{name}/{shard_name(facts)}")
         wanted, present = expected.keys() | shards, self._names(place)
         folders = record.arrays.keys()
         problems = [f"{record.key}: {name} is missing" for name in sorted(wanted - present)]
         problems += [f"{record.key}: {name} does not belong there" for name in sorted(present - wanted - folders)]
-        changed = [n for n in expected if n in present and (place / n).read_bytes() != expected[n]]
+        found = {n: (place / n).read_bytes() for n in expected if n in present}
+        changed = [n for n, stored in found.items() if stored not in (expected[n], _before_names(expected[n]))]
         return problems + [f"{record.key}: {name} is damaged" for name in changed]
 
     @staticmethod
@@ -191,7 +193,20 @@ def packed_places(tail: bytes, size: int, facts: ArrayFacts, where: str) -> tupl
     return expected[:, 0].astype(np.int64), lengths.astype(np.int64) - SUM_BYTES
 
 
-def array_metadata(facts: ArrayFacts) -> dict[str, Any]:
+ROWS = {"c3": "frame", "c4": "frame", "c5": "frame", "roi": "region", "hidden": "token"}
+"""What the rows of an array are. Arrays of a unit that have the same rows say so by an equal name."""
+AXES = {4: ("y", "x", "channel"), 3: ("cell", "channel"), 2: ("channel",)}
+
+
+def dimension_names(name: str, axes: int) -> list[str]:
+    """A name for every axis, as xarray needs them: equal names mean equal lengths, within a unit."""
+    level = re.sub(r"^view\d+_", "", name)
+    if level not in ROWS or axes not in AXES:
+        return [f"{name}_{axis}" for axis in range(axes)]
+    return [ROWS[level], *(f"{name}_{axis}" for axis in AXES[axes])]
+
+
+def array_metadata(name: str, facts: ArrayFacts) -> dict[str, Any]:
     """zarr.json of an array. The shard holds a whole number of chunks, as Zarr wants it."""
     plain = {"name": "bytes", "configuration": {"endian": "little"}}
     inner = (facts.rows_per_chunk, *facts.shape[1:])
@@ -213,7 +228,14 @@ def array_metadata(facts: ArrayFacts) -> dict[str, Any]:
         "fill_value": np.zeros((), facts.dtype).item(),
         "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
         "attributes": facts.attributes,
+        "dimension_names": dimension_names(name, len(facts.shape)),
     }
+
+
+def _before_names(stored: bytes) -> bytes:
+    """A zarr.json as it was written before it named its dimensions."""
+    content = json.loads(stored)
+    return _json({name: value for name, value in content.items() if name != "dimension_names"})
 
 
 def group_metadata(record: Record) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from ..cache.atomic import make_folder, publish, remove, sweep, temporary_name
 from ..cache.errors import CacheError, UsageError, VideoError
 from ..cache.header import HEADER
 from ..cache.index import Cache, video_key
+from ..cache.objects import Location
 from ..cache.sampling import video_grid
 from ..cache.schema import Sample, Tube, Video
 from ..extract.agreement import rate_is_assumed
@@ -67,7 +68,7 @@ class Predictor:
     encoder is not the one the head was trained on; of the backbone the same is said when a video is first extracted.
     """
 
-    def __init__(self, head: Head, encoders: Mapping[str, Any], features: Path, device: torch.device) -> None:
+    def __init__(self, head: Head, encoders: Mapping[str, Any], features: Location, device: torch.device) -> None:
         self.head, self.encoders, self.features, self.device = head, encoders, features, device
         self.recipe = replace(
             head.recipe,
@@ -133,23 +134,27 @@ class Predictor:
             require_features(self.head, cache.recipe, cache.path)
             video = find_video(cache, file)
             return cache, video, looked_at(cache, video, file)
+        if not isinstance(self.features, Path):
+            raise CacheError(
+                f"{self.features} is not a cache of stvg extract", effect="others are kept in local folders only"
+            )
         content = content_of(file)
         place = self.features / f"{content}-{self.recipe.fingerprint}"
         if not place.exists():
-            self.extract(file, content, place)
+            self.extract(file, content, self.features, place)
         cache = Cache.open(place)
         video = cache.samples.video(0)
         return cache, video, video.frame_count
 
-    def extract(self, file: Path, video_id: str, place: Path) -> None:
+    def extract(self, file: Path, video_id: str, folder: Path, place: Path) -> None:
         """Make the cache of one video, which appears under its name once it is whole."""
         video = video_of(file, video_id, self.recipe.fps)
         backbone, options = self.backbone, Options(self.device, strict=True)
         files: dict[str, Path] = {video_id: file}
-        aside = self.features / temporary_name()
-        with naming_write_errors(self.features):
-            make_folder(self.features)
-            sweep(self.features)
+        aside = folder / temporary_name()
+        with naming_write_errors(folder):
+            make_folder(folder)
+            sweep(folder)
             try:
                 extract(
                     [asked(0, video, "", video.frame_count)],

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..cache.options import FOLDER, choose_device, device_option, encoder_options, say
+from ..cache.options import CACHE, FOLDER, choose_device, device_option, encoder_options, say
 
 if TYPE_CHECKING:
+    from ..cache.objects import Location
     from .predict import Predictor
 
 
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 @encoder_options
 @click.option(
     "--cache",
-    type=FOLDER,
-    metavar="DIR",
+    type=CACHE,
+    metavar="DIR|URL",
     help="Read the video's features here: a cache of stvg extract, or a folder that keeps those of every video asked of.",
 )
 @click.option("--out", type=FOLDER, help="Folder for predictions.jsonl and 1.mp4 …  [grounding]")
@@ -35,7 +36,7 @@ def predict(
     video: Path | None,
     sentences: tuple[str, ...],
     checkpoint: Path,
-    cache: Path | None,
+    cache: Location | None,
     out: Path | None,
     no_video: bool,
     serve: bool,

@@ -88,6 +88,14 @@ def test_zarr_opens_the_stored_units(place):
     assert opened["c5"][:].tobytes() == features(0).tobytes()
 
 
+def test_storage_keeps_every_character_of_an_address(place):
+    odd = location(f"{place}/a#b?c%20d e+f/x")
+    make_cache(odd, range(1))
+    assert {path.key.split("/")[2] for path, _ in place.below()} == {"a#b?c%20d e+f"}
+    assert verify(odd).problems == []
+    assert contents(Cache.open(location(str(odd)))).keys() == {"videos/v0", "text/00000"}
+
+
 FAULTS = {"500": 0.1, "dropped": 0.1, "cut": 0.05, "slow": 0.03}
 
 
