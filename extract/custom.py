@@ -38,7 +38,7 @@ def read(file: Path, reading: Reading) -> list[Sample]:
             ids.add(str(sample.sample_id))
             same = targets.setdefault((sample.video.video_id, sample.target_id), [])
             _require_equal_boxes(where, sample, same)
-            if reading.admit(where, sample, "moment", "boxes"):
+            if reading.admit(where, sample, "moment", "boxes", absent_hint=_absent_hint(where, sample)):
                 same.append(sample)
                 samples.append(sample)
     return samples
@@ -49,6 +49,7 @@ def _sample(where: Fields, videos: dict[str, object], reading: Reading) -> Sampl
     sample_id = where.values.get("id")
     if not isinstance(sample_id, int | str) or isinstance(sample_id, bool) or sample_id == "":
         raise where.fault("id", "not an id", expected="a text or a whole number", found=describe(sample_id))
+    where.whole_characters("id", str(sample_id))
     name = where.text("video")
     if name not in videos:
         close = difflib.get_close_matches(name, videos, 1)
@@ -116,6 +117,19 @@ def _boxes(where: Fields, moment: Span, reading: Reading) -> FloatArray:
         inside = (frames >= moment[0]) & (frames < moment[1])
         found[frames[inside] - moment[0]] = boxes[inside]
     return found
+
+
+def _absent_hint(where: Fields, sample: Sample) -> str | None:
+    """What to try where frames have no box: they may lie between listed ones, or before the first or after the last."""
+    listed = sorted(int(name) for name in where.values["boxes"])
+    if len(listed) < 2:
+        return None
+    first, last = sample.moment[0], sample.moment[1] - 1
+    ends = None if listed[0] <= first and listed[-1] >= last else f"list a box at {first} and {last}, the moment's ends"
+    if where.values.get("interpolate", False):
+        return ends
+    lines = '"interpolate": true puts boxes on straight lines between the listed ones'
+    return lines + (f"; {ends}" if ends else "")
 
 
 def _require_equal_boxes(where: Fields, sample: Sample, same: list[Sample]) -> None:

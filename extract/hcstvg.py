@@ -26,6 +26,7 @@ def read(file: Path, reading: Reading) -> list[Sample]:
             file, None, "", "not an object keyed by video", expected='{"1_x.mp4": {...}}', found=describe(records)
         )
     reading.records = len(records)
+    reading.units.sized = True
     samples, odd = [], []
     for name, record in records.items():
         with reading.record():
@@ -46,6 +47,7 @@ def read(file: Path, reading: Reading) -> list[Sample]:
 def _sample(name: str, where: Fields, reading: Reading) -> Sample:
     if not name.strip():
         raise where.fault("", "the key is empty", expected="the name of a video file")
+    where.whole_characters("key", name)
     frame_count = where.integer("img_num", 2)
     fps = frame_count / SECONDS
     reading.check_rate(where, "img_num", fps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,8 @@ from .readers import default_video_folder, find_splits, read_annotations
 from .runner import Options, Part, Progress, Report, extract, make_recipe
 from .text import TextEncoder, build_text_encoder
 from .video_files import VideoFiles, find_video_files, require_some
+
+log = logging.getLogger(__name__)
 
 
 class Bar(Progress, Protocol):
@@ -121,6 +124,9 @@ def prepare(job: ExtractJob) -> Prepared:
         )
         for split in splits
     ]
+    for part in read if job.part.index == 0 else ():  # what all processes would say is said once
+        for doubt in part.doubts:
+            log.warning("%s: %s", part.split, doubt)
     samples = [s for part in read for s in part.samples]
     dropped = [error for part in read for error in part.dropped]
     content = hashlib.sha256("".join(f"{part.split}:{part.sha256};" for part in read).encode()).hexdigest()

@@ -50,6 +50,8 @@ class Annotations:
     """Records in the file, good or bad."""
     captions_first: list[int] = field(default_factory=list)
     """VidSTG: the sample_id at each place when a record's captions are counted before its questions; else empty."""
+    doubts: list[str] = field(default_factory=list)
+    """Of the warnings those that say that boxes are likely to be read wrongly."""
 
 
 def read_annotations(
@@ -75,6 +77,8 @@ def read_annotations(
     """
     if on_bad_record not in ("raise", "skip"):
         raise UsageError(f"on_bad_record cannot be {on_bad_record!r}", expected="raise or skip")
+    if any("\ud800" <= letter <= "\udfff" for letter in split):  # how Python spells the bytes of such a name
+        raise UsageError(f"the split {split!r} has a name that is not UTF-8", hint="rename its file")
     file = annotation_file(dataset, path, split)
     reading = Reading(split, sampling or Sampling(), on_bad_record == "skip", for_scoring, boxes)
     if dataset == "vidstg":
@@ -85,9 +89,10 @@ def read_annotations(
     else:
         samples = hcstvg.read(file, reading)
     content = hashlib.sha256("".join(sorted(reading.digests)).encode()).hexdigest()
-    warnings = [*reading.warnings, *_warnings(dataset, samples, reading)]
-    counted = [reading.captions_first] if dataset == "vidstg" else []
-    return Annotations(dataset, split, samples, content, reading.dropped, warnings, reading.records, *counted)
+    doubts = list(reading.units.doubts())
+    warnings = [*doubts, *reading.warnings, *_warnings(dataset, samples, reading)]
+    counted = reading.captions_first if dataset == "vidstg" else []
+    return Annotations(dataset, split, samples, content, reading.dropped, warnings, reading.records, counted, doubts)
 
 
 def _warnings(dataset: str, samples: list[Sample], reading: Reading) -> Iterator[str]:
@@ -114,18 +119,18 @@ def annotation_file(dataset: str, path: Path, split: str) -> Path:
     if splits and split not in splits:
         raise _unknown("split", split, splits, f"of {dataset}")
     names = splits.get(split, (f"{split}.json",))
-    if path.is_file():
+    if os.path.isfile(path):
         other = [s for s in _splits_named(dataset, path.name) if s != split]
         if splits and other and split not in _splits_named(dataset, path.name):
             raise UsageError(f"{path} holds the split {other[0]!r}, not {split!r}", hint=f"--split {other[0]}")
         return path
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise UsageError(f"{path} does not exist", expected=f"the folder of {dataset}, or its annotation file")
     folders = list(_annotation_folders(dataset, path))
     for folder in folders:
         for name in names:
             for file in (folder / name, folder / f"{name}.gz"):
-                if file.is_file():
+                if os.path.isfile(file):
                     return file
     there = find_splits(dataset, path, required=False)
     raise UsageError(
@@ -140,15 +145,14 @@ def annotation_file(dataset: str, path: Path, split: str) -> Path:
 def find_splits(dataset: str, path: Path, *, required: bool = True) -> list[str]:
     """The splits whose annotation files are there. Raises UsageError when none is, if one is ``required``."""
     _require_dataset(dataset)
-    if path.is_file():
+    if os.path.isfile(path):
         found = _splits_named(dataset, path.name)
     else:
         names = {
             file.name
             for folder in _annotation_folders(dataset, path)
-            if folder.is_dir()
-            for file in sorted(folder.iterdir())
-            if file.is_file()
+            for file in _listing(folder)
+            if os.path.isfile(file) and not file.name.startswith(".")
         }
         there = {split for name in names for split in _splits_named(dataset, name)}
         order = list(SPLITS[dataset]) or ["train", "val", "test"]
@@ -163,6 +167,14 @@ def find_splits(dataset: str, path: Path, *, required: bool = True) -> list[str]
     return found
 
 
+def _listing(folder: Path) -> list[Path]:
+    """What a folder holds; nothing where there is none. Raises UsageError for one that cannot be read."""
+    try:
+        return sorted(folder.iterdir()) if os.path.isdir(folder) else []
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be read", found=error.strerror) from None
+
+
 def _splits_named(dataset: str, name: str) -> list[str]:
     """The split that a file of this name holds, if it is one."""
     plain = name.removesuffix(".gz")
@@ -174,7 +186,7 @@ def _splits_named(dataset: str, name: str) -> list[str]:
 def _annotation_folders(dataset: str, path: Path) -> Iterator[Path]:
     if dataset == "json":
         # One of the two, since any .json in it is taken for a split.
-        yield path / "annotations" if (path / "annotations").is_dir() else path
+        yield path / "annotations" if os.path.isdir(path / "annotations") else path
         return
     own = "vidstg" if dataset == "vidstg" else dataset.replace("-", "_")
     for level in (Path(), Path("annotations"), Path("annos")):
@@ -189,9 +201,9 @@ def find_vidor(path: Path, split: str, vidor: Path | None = None) -> list[Path]:
     bases = [vidor] if vidor else [b for root in _roots(path) for b in (root / "vidor", root, root.parent / "vidor")]
     for base in bases:
         for folder in (base / "annotation" / part, base / part):
-            if folder.is_dir():
+            if os.path.isdir(folder):
                 return [folder]
-    if vidor and vidor.name == part and vidor.is_dir():
+    if vidor and vidor.name == part and os.path.isdir(vidor):
         return [vidor]
     raise UsageError(
         f"no VidOR annotations for the {split} split of VidSTG",
@@ -210,7 +222,7 @@ def default_video_folder(dataset: str, path: Path) -> Path:
     if dataset == "vidstg":
         candidates += [root.parent / "vidor" / "video" for root in roots]
     for folder in candidates:
-        if folder.is_dir():
+        if os.path.isdir(folder):
             return folder
     raise UsageError(
         f"no folder of videos near {path}",
@@ -221,7 +233,7 @@ def default_video_folder(dataset: str, path: Path) -> Path:
 
 def _roots(path: Path) -> Iterator[Path]:
     """``path`` and the folders above it that may be the dataset's folder."""
-    folder = Path(os.path.abspath(path if path.is_dir() else path.parent))
+    folder = Path(os.path.abspath(path if os.path.isdir(path) else path.parent))
     yield folder
     while folder.name in LEVELS and folder != folder.parent:
         folder = folder.parent

@@ -1,15 +1,12 @@
 """Annotation files read field by field: every complaint names the file, the record and the field.
 
-What all datasets have in common is here: JSON that may be gzipped, fields of a known type, and the checks a sample must
-pass whatever file it came from.
+What all datasets have in common is here: fields of a known type, and the checks a sample must pass whatever file it came
+from.
 """
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import json
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,52 +18,11 @@ import numpy as np
 from ..cache.errors import AnnotationError
 from ..cache.sampling import FloatArray, IntArray, Sampling, slots_in
 from ..cache.schema import Sample, Span, Video, has_boxes
+from .box_units import BoxUnits
+from .json_file import read_json
 
 LARGEST = 10_000_000
 """No whole number in an annotation may exceed it: 90 hours of video. Keeps a stray digit from filling the memory."""
-
-
-def read_json(file: Path, *, repeated_keys: bool = False) -> tuple[Any, str]:
-    """A JSON file, gzipped or not, and the SHA-256 of its unpacked bytes.
-
-    A key that occurs twice in one object is an error unless ``repeated_keys`` says not to look (large files read
-    faster). Raises AnnotationError with line and column for anything but JSON.
-    """
-    try:
-        raw = file.read_bytes()
-        content = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-    except (OSError, EOFError, zlib.error) as error:
-        raise AnnotationError(file, None, "", "cannot be read", found=error, hint="fetch the file again") from None
-    try:
-        value = json.loads(content, object_pairs_hook=None if repeated_keys else _distinct)
-    except _RepeatedKey as error:
-        raise AnnotationError(file, None, "", f"the key {error.args[0]!r} occurs twice in one object") from None
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno} column {error.colno}"
-        start = content[:60].decode("utf-8", "replace") if content.strip() else "an empty file"
-        raise AnnotationError(
-            file,
-            None,
-            where,
-            f"not JSON: {error.msg}",
-            found=f"a file that starts with {start!r}",
-            hint="fetch it again",
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise AnnotationError(file, None, "", "not JSON that can be read", found=error) from None
-    return value, hashlib.sha256(content).hexdigest()
-
-
-class _RepeatedKey(Exception):
-    pass
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _RepeatedKey(next(key for key in keys if keys.count(key) > 1))
-    return values
 
 
 def describe(value: object) -> str:
@@ -117,14 +73,22 @@ class Fields:
         value = self._get(key, "a text")
         if not isinstance(value, str) or not value.strip():
             raise self.fault(key, "not a text, or an empty one", expected="a text", found=describe(value))
-        return value
+        return self.whole_characters(key, value)
+
+    def whole_characters(self, key: str, text: str) -> str:
+        """``text`` as it is, if it can be written as UTF-8: half an emoji, or a file name in another encoding, cannot."""
+        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise self.fault(
+                key,
+                "half of a surrogate pair, which is no character",
+                found=describe(text),
+                hint="a file name that is not UTF-8 becomes such halves; rename the file",
+            )
+        return text
 
     def sentence(self, key: str) -> str:
         """A text with its white space normalised (runs and no-break spaces to one space), otherwise as it is."""
-        sentence = " ".join(self.text(key).split())
-        if not sentence.isascii() and any("\ud800" <= letter <= "\udfff" for letter in sentence):
-            raise self.fault(key, "half of a surrogate pair, which is no character", found=describe(sentence))
-        return sentence
+        return " ".join(self.text(key).split())
 
     def array(self, key: str) -> list[Any]:
         value = self._get(key, "a list")
@@ -195,6 +159,7 @@ class Reading:
     records: int = 0
     unseen: list[int | str] = field(default_factory=list)
     """Training samples left out because no sampled frame falls into their moment."""
+    units: BoxUnits = field(default_factory=BoxUnits)
     leaving: dict[int | str, int] = field(default_factory=dict)
     """For each sample, how many of its boxes reach beyond the picture."""
 
@@ -247,8 +212,12 @@ class Reading:
                 found=_span(moment),
             )
 
-    def admit(self, where: Fields, sample: Sample, moment_key: str, box_key: str) -> bool:
+    def admit(
+        self, where: Fields, sample: Sample, moment_key: str, box_key: str, *, absent_hint: str | None = None
+    ) -> bool:
         """The checks every sample must pass; the keys are the fields that moment and boxes came from.
+
+        ``absent_hint``: what to try where sampled frames have no box.
 
         False for a training sample whose moment no sampled frame falls into: it is left out with a warning.
         """
@@ -274,7 +243,7 @@ class Reading:
                 f"target {sample.target_id} has no box in {absent.size} of {inside.size} sampled frames of the moment",
                 expected=f"a box in every sampled frame of {_span(sample.moment)}",
                 found=f"none in frames {some(absent)}",
-                hint="leave the record out: there is nothing to learn or score in these frames",
+                hint=absent_hint or "leave the record out: there is nothing to learn or score in these frames",
             )
         if not self.for_scoring:
             self._check_area(where, sample, box_key)
@@ -284,16 +253,20 @@ class Reading:
         """Every box of the moment, sampled or not, must have something left inside the picture."""
         boxes = sample.boxes
         limit = np.array([sample.video.width, sample.video.height] * 2, dtype=np.float64)
+        self.units.add(sample)
         clamped = np.clip(boxes, 0, limit)
         empty = (clamped[:, 2:] <= clamped[:, :2]).any(axis=1)  # False for NaN, which is no box
         if empty.any():
             row = int(np.argmax(empty))
+            alone = BoxUnits(self.units.sized)
+            alone.add(sample)
             raise where.fault(
                 key,
                 "a box without area inside the picture",
                 expected=f"x1 < x2 and y1 < y2 within {sample.video.width}x{sample.video.height}",
                 found=f"[x1, y1, x2, y2] = {boxes[row].tolist()} at frame {sample.moment[0] + row}"
                 + (f", and {int(empty.sum()) - 1} more" if empty.sum() > 1 else ""),
+                hint=next(alone.doubts(), None),
             )
         beyond = int(((boxes < 0) | (boxes > limit)).any(axis=1).sum())
         if beyond:

@@ -7,6 +7,7 @@ in VidOR, one file per video. Each of those is read once, and only the tracks th
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -98,7 +99,7 @@ def read(file: Path, vidor: list[Path], reading: Reading) -> list[Sample]:
     for relation in _relations(file, reading):
         if relation.sentences:
             by_video.setdefault(relation.vid, []).append(relation)
-    files = {found.stem: found for folder in vidor for found in sorted(folder.rglob("*.json"))}
+    files = _box_files(vidor)
     samples: list[Sample] = []
     for vid, relations in by_video.items():
         if not reading.boxes:
@@ -112,9 +113,30 @@ def read(file: Path, vidor: list[Path], reading: Reading) -> list[Sample]:
                     expected=f"*/{vid}.json below {' or '.join(map(str, vidor))}",
                     records=some([r.index for r in relations]),
                 )
-            trajectories = Trajectories(files[vid], relations, reading)
+            trajectories = Trajectories(_the_one(files[vid], relations[0]), relations, reading)
             samples += _samples(relations, trajectories, reading)
     return sorted(samples, key=lambda s: int(s.sample_id))
+
+
+def _box_files(vidor: list[Path]) -> dict[str, list[Path]]:
+    """VidOR's files by video, hidden ones left out; a file with two names counts once."""
+    files: dict[str, dict[str, Path]] = {}
+    for folder in vidor:
+        for found in sorted(folder.rglob("*.json")):
+            if not any(part.startswith(".") for part in found.relative_to(folder).parts):
+                files.setdefault(found.stem, {}).setdefault(os.path.realpath(found), found)
+    return {vid: list(found.values()) for vid, found in files.items()}
+
+
+def _the_one(files: list[Path], relation: Relation) -> Path:
+    if len(files) > 1:
+        raise relation.where.fault(
+            "vid",
+            f"{len(files)} different VidOR files are called {files[0].name}",
+            found=some([str(file) for file in files], 3),
+            hint="keep the one of the video's group",
+        )
+    return files[0]
 
 
 def _relations(file: Path, reading: Reading) -> Iterator[Relation]:
