@@ -24,6 +24,7 @@ DOOR_FILES = (
         "evaluate/picture.py",
         "evaluate/predict.py",
         "evaluate/report/frames.py",
+        "evaluate/report/gallery.py",
     ),
     *("heads/finetune.py", "heads/online.py", "heads/published.py"),
 )

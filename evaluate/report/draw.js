@@ -19,12 +19,27 @@ const picturesOf = remember((video) => (byId(`pictures-${video}`) ? block(`pictu
 
 // Everything the index says of the sample in row i. Spans are source frames, half-open.
 function sampleAt(i) {
-  const [video, width, height, fps] = index.videos[index.video[i]];
+  const [video, width, height, fps, times] = index.videos[index.video[i]];
   const before = index.before && index.before[i];
   const own = Object.fromEntries(
     ["id", "sentence", "segment", "moment", "tube", "tIoU", "vIoU", "outcome"].map((name) => [name, index[name][i]]),
   );
-  return { ...own, row: i, kind: index.kinds[index.kind[i]], video, width, height, fps, before };
+  return { ...own, row: i, kind: index.kinds[index.kind[i]], video, width, height, fps, times, before };
+}
+
+// When a source frame of a sample's video is shown, in seconds, by the video's own times or its rate.
+function secondsAt({ fps, times }, frame) {
+  if (!Array.isArray(times)) return frame / fps;
+  const at = Math.min(Math.max(0, frame), times.length - 1);
+  const low = Math.floor(at);
+  const next = times[Math.min(low + 1, times.length - 1)];
+  return times[low] + (at - low) * (next - times[low]);
+}
+
+// A span in seconds; in frames where only an assumed rate is known.
+function spanText(sample, [a, b], to) {
+  if (sample.times === false) return `frames ${Math.round(a)}${to}${Math.round(b)}`;
+  return `${secondsAt(sample, a).toFixed(1)}${to}${secondsAt(sample, b).toFixed(1)} s`;
 }
 
 // The clip of row i: source frames of its slots, boxes as numbers from 0 to 65535, and the evidence if there is any.
@@ -116,13 +131,12 @@ function drawStrip(sample, clip) {
 function drawTimeline(sample, clip, height) {
   const [from, to] = sample.segment;
   const x = (frame) => 100 * Math.min(1, Math.max(0, (frame - from) / (to - from)));
-  const seconds = ([a, b]) => `${(a / sample.fps).toFixed(1)} to ${(b / sample.fps).toFixed(1)} s`;
   const total = clip.start ? 36 + height : 22;
   const drawing = svg("svg", {
     class: "timeline",
     height: total,
     role: "img",
-    "aria-label": `Annotated ${seconds(sample.moment)}, predicted ${seconds(sample.tube)}`,
+    "aria-label": `Annotated ${spanText(sample, sample.moment, " to ")}, predicted ${spanText(sample, sample.tube, " to ")}`,
   });
   const band = (name, y, [a, b]) => [
     svg("rect", { class: "groove", x: 0, y, width: "100%", height: 8, rx: 2 }),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from PIL import Image
 from ...cache.errors import VideoError
 from ...cache.sampling import IntArray, slots_in, thin
 from ...cache.schema import Sample, Video
-from ...extract.decode import Pixels, read_frames
+from ...extract.clock import Clock
+from ...extract.decode import Pixels, clock_of, read_frames
 from ...extract.video_files import find_video_files
 from ..compare import Comparison
 from ..metrics import Id, SampleScore
@@ -45,16 +47,27 @@ def pictured_frames(frames: IntArray, *spans: tuple[float, float]) -> IntArray:
     return np.union1d(thin(frames, HALF), thin(frames[inside], HALF))
 
 
+@dataclass(frozen=True)
+class Taken:
+    """What was read of the videos of a report, by video id."""
+
+    pictures: Pictures = field(default_factory=dict)
+    clocks: dict[str, Clock] = field(default_factory=dict)
+    """When the frames of every video with pictures are shown."""
+    faults: dict[str, VideoError] = field(default_factory=dict)
+    """Videos that could not be read; they have no picture at all."""
+
+
 def take_pictures(
     chosen: Sequence[tuple[Sample, IntArray]],
     videos: Path,
     dataset: str = "json",
     tick: Callable[[], None] | None = None,
-) -> tuple[Pictures, dict[str, VideoError]]:
-    """Pictures of some samples' source frames, and what could not be read; a frame that several show is stored once.
+) -> Taken:
+    """Pictures of some samples' source frames; a frame that several samples show is stored once.
 
-    ``dataset``: whose rules say which file is a video's. Faults go by video; such a video has no picture at all. Raises
-    UsageError when ``videos`` is not a folder, or holds several files of one name.
+    ``dataset``: whose rules say which file is a video's. Raises UsageError when ``videos`` is not a folder, or holds
+    several files of one name.
     """
     wanted: dict[str, list[IntArray]] = {}
     known: dict[str, Video] = {}
@@ -62,8 +75,7 @@ def take_pictures(
         known[sample.video.video_id] = sample.video
         wanted.setdefault(sample.video.video_id, []).append(frames)
     files = find_video_files(known.values(), videos, dataset)
-    pictures: Pictures = {}
-    faults: dict[str, VideoError] = {}
+    taken = Taken()
     for video_id, video in known.items():
         frames = np.unique(np.concatenate(wanted[video_id]))
         try:
@@ -71,12 +83,13 @@ def take_pictures(
                 raise file
             blocks = read_frames(file, frames, width=video.width, height=video.height, block=8)
             small = [shrink(pixels) for block in blocks for pixels in block]
-            pictures[video_id] = dict(zip(frames.tolist(), small, strict=True))
+            taken.clocks[video_id] = clock_of(file, video.frame_count)
+            taken.pictures[video_id] = dict(zip(frames.tolist(), small, strict=True))
         except VideoError as fault:
-            faults[video_id] = fault
+            taken.faults[video_id] = fault
         if tick:
             tick()
-    return pictures, faults
+    return taken
 
 
 def shrink(pixels: Pixels) -> bytes:

@@ -7,20 +7,25 @@ is cut at the frame's edge, which is where its drawing ends), probabilities and 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...cache.sampling import FloatArray, IntArray, interpolate_boxes
-from ...cache.schema import Sample, Tube, has_boxes
+from ...cache.schema import Sample, Tube, Video, has_boxes
+from ...extract.agreement import rate_is_assumed
+from ...extract.clock import Clock
 from ..metrics import Id, SampleScore
 from .breakdown import outcome
 from .findings import Evidence, Findings, Shades
 
 BLOCK = 200
 """Samples whose details are read together."""
+
+ROUNDING = 0.05
+"""Seconds that the page, which shows tenths, does not tell apart."""
 
 Shown = list[tuple[Sample, Tube, SampleScore]]
 
@@ -39,8 +44,14 @@ def clip_frames(findings: Findings, sample: Sample) -> IntArray:
     return sample.frames(findings.scores.sampling)
 
 
-def index(findings: Findings, rows: Shown, chosen: Sequence[Id]) -> dict[str, Any]:
-    """One list per column. ``chosen``: the samples with pictures, in the order they are first shown in."""
+def index(
+    findings: Findings, rows: Shown, chosen: Sequence[Id], clocks: Mapping[str, Clock] | None = None
+) -> dict[str, Any]:
+    """One list per column.
+
+    ``chosen``: the samples with pictures, in the order they are first shown in. ``clocks``: of the videos whose files
+    were read.
+    """
     videos = {sample.video.video_id: sample.video for sample, _, _ in rows}
     video_row = {video_id: i for i, video_id in enumerate(videos)}
     kinds = sorted({sample.qtype for sample, _, _ in rows})
@@ -50,7 +61,7 @@ def index(findings: Findings, rows: Shown, chosen: Sequence[Id]) -> dict[str, An
         "block": BLOCK,
         "kinds": kinds,
         "chosen": [place[i] for i in chosen if i in place],
-        "videos": [[v.video_id, v.width, v.height, round(v.fps, 4)] for v in videos.values()],
+        "videos": [[v.video_id, v.width, v.height, *times(v, findings.dataset, clocks or {})] for v in videos.values()],
         "id": [sample.sample_id for sample, _, _ in rows],
         "sentence": [sample.sentence for sample, _, _ in rows],
         "video": [video_row[sample.video.video_id] for sample, _, _ in rows],
@@ -65,6 +76,20 @@ def index(findings: Findings, rows: Shown, chosen: Sequence[Id]) -> dict[str, An
         if findings.against
         else None,
     }
+
+
+def times(video: Video, dataset: str | None, clocks: Mapping[str, Clock]) -> tuple[float, list[float] | bool]:
+    """A video's rate in frames per second, and how frames become seconds.
+
+    True: by the rate. False: not at all, because the file was not read and its annotation only assumes a rate. A list: when
+    each frame is shown, and the end of the last one, of a video whose rate is not constant.
+    """
+    clock = clocks.get(video.video_id)
+    if clock is None:
+        return round(video.fps, 4), not rate_is_assumed(dataset or "")
+    starts = np.append(clock.starts, clock.end)
+    even = np.abs(starts - np.arange(len(starts)) / clock.rate).max() < ROUNDING
+    return round(clock.rate, 4), True if even else starts.round(2).tolist()
 
 
 def details(findings: Findings, rows: Shown, chosen: Sequence[Id]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from ..published import published_beside
 from ..tables import describe, spread
 from . import breakdown, gallery
 from .findings import Findings
-from .frames import Pictures, choose, pictured_frames, take_pictures
+from .frames import Taken, choose, pictured_frames, take_pictures
 from .training import charts_of
 
 HERE = Path(__file__).parent
@@ -62,33 +62,31 @@ def write_report(
     """
     rows = gallery.shown(findings)
     chosen = choose([score for _, _, score in rows], pictures, findings.against)
-    frames: Pictures = {}
-    faults: dict[str, VideoError] = {}
+    taken = Taken()
     if videos is not None and chosen:
         known = {sample.sample_id: (sample, tube) for sample, tube, _ in rows}
         picked = [(s, gallery.clip_frames(findings, s), (t.start, t.end)) for s, t in map(known.__getitem__, chosen)]
         wanted = [(s, pictured_frames(clip, s.moment, span)) for s, clip, span in picked]
-        frames, faults = take_pictures(wanted, videos, findings.dataset, tick)
-        chosen = [s.sample_id for s, _ in wanted if s.video.video_id in frames]
-    page = render(findings, rows, chosen, frames, faults)
+        taken = take_pictures(wanted, videos, findings.dataset, tick)
+        chosen = [s.sample_id for s, _ in wanted if s.video.video_id in taken.pictures]
+    page = render(findings, rows, chosen, taken)
     # A name of a file or a sentence may hold half a character, which no encoding has: it becomes a question mark.
     content = page.encode("utf-8", "replace")
     write_atomic(out, content)
-    return Written(out, len(content), len(chosen) if frames else 0, faults)
+    return Written(out, len(content), len(chosen) if taken.pictures else 0, taken.faults)
 
 
 def render(
     findings: Findings,
     rows: gallery.Shown,
     chosen: Sequence[int | str],
-    pictures: Pictures,
-    faults: Collection[str] = (),
+    taken: Taken,
 ) -> str:
     """The page as text."""
     scores = findings.scores
     style = (HERE / "page.css").read_text(encoding="utf-8")
     script = "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    index = gallery.index(findings, rows, chosen)
+    index = gallery.index(findings, rows, chosen, taken.clocks)
     place = {video[0]: i for i, video in enumerate(index["videos"])}
     beside = published_beside(scores, findings.dataset, findings.split)
     template = jinja2.Environment(
@@ -115,13 +113,13 @@ def render(
         },
         breakdowns=breakdown.breakdowns(scores, findings.samples),
         charts=charts_of(findings.training),
-        faults=faults,
-        pictured=len(chosen) if pictures else 0,
+        faults=taken.faults,
+        pictured=len(chosen) if taken.pictures else 0,
         total=len(rows),
         data={
             "index": json_block(index),
             **{f"details-{i}": json_block(block) for i, block in enumerate(gallery.details(findings, rows, chosen))},
-            **{f"pictures-{place[video]}": json_block(_encoded(taken)) for video, taken in pictures.items()},
+            **{f"pictures-{place[video]}": json_block(_encoded(frames)) for video, frames in taken.pictures.items()},
         },
         version=__version__,
     )
@@ -136,8 +134,8 @@ def _outcomes(findings: Findings) -> list[dict[str, Any]]:
     return [{"name": name, "rule": rule, "count": n, "share": n / total} for (name, rule), n in named]
 
 
-def _encoded(taken: dict[int, bytes]) -> dict[int, str]:
-    return {frame: base64.b64encode(picture).decode() for frame, picture in taken.items()}
+def _encoded(pictures: dict[int, bytes]) -> dict[int, str]:
+    return {frame: base64.b64encode(picture).decode() for frame, picture in pictures.items()}
 
 
 def json_block(value: Any) -> str:

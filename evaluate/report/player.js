@@ -24,12 +24,11 @@ function openPlayer(position) {
 }
 
 function facts(sample) {
-  const span = ([a, b]) => `${(a / sample.fps).toFixed(1)} – ${(b / sample.fps).toFixed(1)} s`;
   const lines = [
     ["vIoU", percent(sample.vIoU)],
     ["tIoU", percent(sample.tIoU)],
-    ["annotated", span(sample.moment)],
-    ["predicted", span(sample.tube)],
+    ["annotated", spanText(sample, sample.moment, " – ")],
+    ["predicted", spanText(sample, sample.tube, " – ")],
     ["kind", sample.kind],
     ["video", sample.video],
     ["sample", String(sample.id)],
@@ -47,7 +46,8 @@ function step(k) {
   byId("stage").replaceChildren(drawFrame(sample, clip, slot));
   const { truth, guess } = boxesAt(sample, clip, slot);
   const iou = truth && guess ? ` · IoU ${percent(overlap(truth, guess))}` : "";
-  const text = `${(frame / sample.fps).toFixed(1)} s · frame ${frame}${iou}`;
+  const when = sample.times === false ? "" : `${secondsAt(sample, frame).toFixed(1)} s · `;
+  const text = `${when}frame ${frame}${iou}`;
   byId("clock").textContent = text;
   byId("scrub").value = player.at;
   byId("scrub").setAttribute("aria-valuetext", text);
@@ -90,7 +90,7 @@ function play() {
   byId("play").setAttribute("aria-label", "Pause");
   const tick = () => {
     if (player.at === slots.length - 1) return stop();
-    const wait = (clip.frames[slots[player.at + 1]] - clip.frames[slots[player.at]]) / sample.fps;
+    const wait = secondsAt(sample, clip.frames[slots[player.at + 1]]) - secondsAt(sample, clip.frames[slots[player.at]]);
     player.timer = setTimeout(() => {
       step(player.at + 1);
       tick();

@@ -23,7 +23,7 @@ from stvg.cache.sampling import Sampling
 from stvg.cache.schema import Sample, Tube, Video
 from stvg.evaluate.metrics import score
 from stvg.evaluate.report.findings import Evidence, Findings
-from stvg.evaluate.report.frames import choose, pictured_frames, shrink
+from stvg.evaluate.report.frames import Taken, choose, pictured_frames, shrink
 from stvg.evaluate.report.gallery import clip_frames, shown
 from stvg.evaluate.report.page import PICTURES, render
 from stvg.heads.infer import Reading
@@ -94,7 +94,7 @@ def write(path: Path, findings: Findings) -> None:
         for frame in pictured_frames(clip_frames(findings, sample), sample.moment).tolist():
             noise = rng.integers(0, 256, (30, 40, 3), np.uint8).repeat(8, axis=0).repeat(8, axis=1)
             pictures.setdefault(sample.video.video_id, {})[frame] = shrink(noise)
-    path.write_text(render(findings, rows, chosen, pictures), encoding="utf-8")
+    path.write_text(render(findings, rows, chosen, Taken(pictures)), encoding="utf-8")
 
 
 def measure(chromium: Browser, path: Path, rounds: int = 5) -> dict[str, float]:

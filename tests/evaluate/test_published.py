@@ -19,6 +19,7 @@ from stvg.evaluate.ablation import FULL, TABLES, Plan, cells_of
 from stvg.evaluate.ablation_table import Line, latex, lines_of, markdown, plot, spreadsheet, terminal
 from stvg.evaluate.metrics import METRICS, PROTOCOLS, SampleScore, Scores
 from stvg.evaluate.published import ABLATED, PUBLISHED, published_beside
+from stvg.evaluate.report.frames import Taken
 from stvg.evaluate.report.page import render
 from stvg.evaluate.tables import STYLES, format_table
 
@@ -126,12 +127,12 @@ def test_no_style_of_table_sets_published_figures_beside_a_part_of_the_split(sty
 def test_a_report_draws_published_figures_on_the_same_condition() -> None:
     findings = made_up(dataset="vidstg")
     few = findings.scores
-    page = render(replace(findings, scores=replace(few, scored=10_303)), [], [], {})
+    page = render(replace(findings, scores=replace(few, scored=10_303)), [], [], Taken())
     assert "STCAT@224" in page
     assert "trained end to end" in page
     part = replace(few, missing=[f"m{i}" for i in range(10_303 - few.scored)])
     for scores in (few, part):
-        page = render(replace(findings, scores=scores), [], [], {})
+        page = render(replace(findings, scores=scores), [], [], Taken())
         assert "STCAT@224" not in page
         assert "10,303 sentences of vidstg test" in page
 

@@ -22,10 +22,11 @@ from stvg.evaluate.metrics import SampleScore
 from stvg.evaluate.predictions import write_predictions
 from stvg.evaluate.report.breakdown import OUTCOMES, breakdowns, histogram, outcome
 from stvg.evaluate.report.findings import Evidence, Findings, Shades
-from stvg.evaluate.report.frames import choose, pictured_frames, shrink, take_pictures
-from stvg.evaluate.report.gallery import _evidence, fractions, shown
+from stvg.evaluate.report.frames import Taken, choose, pictured_frames, shrink, take_pictures
+from stvg.evaluate.report.gallery import _evidence, fractions, shown, times
 from stvg.evaluate.report.page import json_block, render, write_report
 from stvg.evaluate.report.training import POINTS, charts_of, read_training
+from stvg.extract.clock import Clock
 from stvg.extract.decode import read_frames
 from stvg.extract.readers import read_annotations
 from stvg.heads.infer import Reading
@@ -150,7 +151,8 @@ def test_frames_that_samples_share_are_stored_once_and_an_absent_video_is_a_faul
     samples = read_annotations("vidstg", synthetic, "test").samples
     wanted = [(s, pictured_frames(s.frames(Sampling(5, 100)), s.moment)) for s in samples]
     gone = replace(samples[-1], sample_id="gone", video=replace(samples[-1].video, video_id="gone", path="0/gone.mp4"))
-    pictures, faults = take_pictures([*wanted, (gone, wanted[-1][1])], folder)
+    taken = take_pictures([*wanted, (gone, wanted[-1][1])], folder)
+    pictures, faults = taken.pictures, taken.faults
     assert {video: fault.message for video, fault in faults.items()} == {
         "gone": "0/gone.mp4 is not in the folder of videos"
     }
@@ -164,6 +166,15 @@ def test_frames_that_samples_share_are_stored_once_and_an_absent_video_is_a_faul
     assert pictures[video.video_id][frame] == shrink(pixels[0])
     with pytest.raises(UsageError, match="not a folder of videos"):
         take_pictures(wanted, folder / "none")
+
+
+def test_seconds_of_a_report_are_those_of_the_file_and_frames_where_the_rate_is_only_assumed():
+    video = replace(made_up().samples[0].video, frame_count=4, fps=25.0)
+    pause = Clock(np.array([0.0, 0.04, 60.04, 60.08]), 60.12, 0.04)
+    assert times(video, "json", {}) == (25.0, True)
+    assert times(video, "hcstvg-v1", {}) == (25.0, False)
+    assert times(video, "hcstvg-v1", {video.video_id: Clock.steady(4, 10.0)}) == (10.0, True)
+    assert times(video, "json", {video.video_id: pause}) == (round(4 / 60.12, 4), [0.0, 0.04, 60.04, 60.08, 60.12])
 
 
 # In the browser ------------------------------------------------------------------------------------------------------
@@ -183,7 +194,7 @@ def written(tmp_path_factory) -> Path:
         for video in {s.video.video_id for s in findings.samples[:16]}
     }
     path = tmp_path_factory.mktemp("report") / "report.html"
-    path.write_text(render(findings, rows, chosen, pictures), encoding="utf-8")
+    path.write_text(render(findings, rows, chosen, Taken(pictures)), encoding="utf-8")
     return path
 
 
