@@ -12,6 +12,7 @@ from .errors import CacheError
 from .schema import Recipe
 
 HEADER, SAMPLES = "cache.json", "samples.parquet"
+FORMAT = "stvg feature cache"
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Header:
     """What the units are packed with."""
 
     def to_bytes(self) -> bytes:
-        content = {"format": "stvg feature cache", "fingerprint": self.recipe.fingerprint, **asdict(self)}
+        content = {"format": FORMAT, "fingerprint": self.recipe.fingerprint, **asdict(self)}
         checked = {"crc32c": google_crc32c.value(_render(content)), **json.loads(_render(content))}
         return _render(checked) + b"\n"
 

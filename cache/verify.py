@@ -13,7 +13,7 @@ from typing import Any
 
 from .atomic import TEMPORARY, abandoned, remove
 from .errors import CacheError
-from .header import HEADER, SAMPLES
+from .header import FORMAT, HEADER, SAMPLES
 from .index import PART_ROWS, Cache, array_name, read_header, text_key, video_key
 from .objects import Location
 from .skipped import FOLDER, NAME, SkipList
@@ -55,6 +55,13 @@ def verify(path: Location, jobs: int = 2, progress: Callable[[int, int], None] |
         raise CacheError(f"{path} is not there", hint="make a cache with stvg extract")
     findings = Findings(path)
     cache, store = _open(path, findings)
+    if cache is None and not _is_cache(path, store):
+        raise CacheError(
+            f"{path} is no cache",
+            expected=f"{HEADER} of stvg extract, or units that it wrote",
+            effect="nothing was removed",
+            hint="name the folder that stvg extract --out was given",
+        )
     findings.problems += _foreign(path)
     if store is None:
         return findings
@@ -95,6 +102,24 @@ def _open(path: Location, findings: Findings) -> tuple[Cache | None, Store | Non
     except CacheError as error:
         findings.problems.append(Problem(error.message))
         return None, None
+
+
+def _is_cache(path: Location, store: Store | None) -> bool:
+    """Whether a folder without a sound header is a cache all the same: by what is left of it, or by one of its units."""
+    header = path / HEADER
+    try:
+        if FORMAT.encode() in header.read_bytes():
+            return True
+    except OSError:
+        pass
+    return any(_is_unit(store, key) for room in ROOMS for key in store.keys(room)) if store else False
+
+
+def _is_unit(store: Store, key: str) -> bool:
+    try:
+        return bool({"fingerprint", "offsets"} & store.attributes(key).keys())
+    except CacheError:
+        return False
 
 
 def _expected(cache: Cache) -> set[str]:

@@ -2,7 +2,8 @@
 
 For the demonstration, for tests, and as a benchmark whose answers are known exactly. A dataset depends on its settings
 alone: every video grows from its own branch of the seed, so processes may make them in any order. Writing into a folder
-that already holds the dataset makes it again; annotations come last, when all their videos are there.
+that already holds the dataset makes it again; annotations come last, when all their videos are there. A folder of anything
+else is refused, and so is a file of annotations that somebody changed.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ..cache.atomic import make_folder, write_atomic
 from ..cache.errors import UsageError
 from .drawing import draw, write_video
 from .planning import plan_scene
@@ -29,6 +31,8 @@ Progress = Callable[[int, int], None]
 
 SPLITS = ("train", "val", "test")
 VIDOR_FOLDER = {"train": "training", "val": "training", "test": "validation"}
+RECORD = ".synthetic.json"
+"""Says which dataset a folder holds. Hidden, or it would be taken for a split."""
 GROUP = 500
 """Videos in one VidOR group or HC-STVG part."""
 CLIP_SECONDS = 20
@@ -50,6 +54,7 @@ def scene_seed(config: SyntheticConfig, split: str, index: int) -> np.random.See
 
 def write_vidstg(folder: Path, config: SyntheticConfig, progress: Progress | None = None) -> None:
     """Write ``folder``/annotations and ``folder``/vidor: splits train, val and test, several sentences per video."""
+    _claim(folder, "vidstg", config)
     made = _make(_make_vidstg, folder, config, SPLITS, progress)
     for split, videos in made.items():
         records = [record for _, found in videos for record in found]
@@ -66,6 +71,7 @@ def write_hcstvg(folder: Path, config: SyntheticConfig, version: int = 1, progre
         raise UsageError("HC-STVG has no such version", expected="1 or 2", found=version)
     fewest, most = config.frames
     config = replace(config, frames=(max(100, fewest), max(120, most)))
+    _claim(folder, f"hcstvg-v{version}", config)
     made = _make(_make_hcstvg, folder, config, ("train", "test") if version == 1 else ("train", "val"), progress)
     for split, videos in made.items():
         if version == 2:
@@ -205,9 +211,38 @@ def _as_version_2(record: dict[str, Any]) -> dict[str, Any]:
     return {**kept, "English": record["caption"], "img_size": [record["height"], record["width"]]}
 
 
+def _claim(folder: Path, kind: str, config: SyntheticConfig) -> None:
+    """Make a folder this dataset's. Raises UsageError for one that holds anything else."""
+    settings = {name: value for name, value in asdict(config).items() if name != "jobs"}  # any number makes the same
+    wanted = json.dumps({"format": kind, **settings})
+    record = folder / RECORD
+    try:
+        if record.is_file():
+            own, holds = record.read_bytes() == wanted.encode(), "a synthetic dataset with other settings"
+        else:
+            entries = folder.iterdir() if folder.exists() else ()
+            own, holds = all(entry.name.startswith(".") for entry in entries), "something else"
+        if own:
+            make_folder(folder)
+            write_atomic(record, wanted)
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be written", found=error.strerror, effect="nothing was written") from None
+    if not own:
+        raise UsageError(f"{folder} holds {holds}", effect="nothing was written", hint="choose another folder")
+
+
 def _write_json(path: Path, content: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content), encoding="utf-8")
+    """Write a file of annotations. Raises UsageError for one that is there and says something else."""
+    text = json.dumps(content)
+    make_folder(path.parent)
+    if not path.exists():
+        write_atomic(path, text)
+    elif path.read_bytes() != text.encode():
+        raise UsageError(
+            f"{path} is not what was written here: somebody changed it",
+            effect="it is left as it is",
+            hint="choose another folder, or remove the file",
+        )
 
 
 def make_dataset(folder: Path, kind: str, videos: int, seed: int, jobs: int) -> None:

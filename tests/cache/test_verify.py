@@ -189,3 +189,21 @@ def test_leftovers_of_killed_writers_are_named_and_those_of_live_ones_are_not(ca
 def test_a_folder_that_is_not_there_is_an_error_and_not_a_finding(tmp_path):
     with pytest.raises(StvgError, match="not there"):
         verify(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("header", [None, b'{"my": "settings"}', b""])
+def test_a_folder_that_is_no_cache_is_refused_and_nothing_in_it_is_removed(tmp_path, header):
+    mine = {"samples.parquet": b"PAR1", "videos/a.mp4": b"a", "videos/b.h5": b"b", "text/notes": b"c"}
+    mine |= {".tmp-999999999-00-nowhere": b"d", "skipped.jsonl": b"not ours\n"} | ({HEADER: header} if header else {})
+    for name, content in mine.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+        os.utime(tmp_path / name, (0, 0))
+    with pytest.raises(CacheError, match="is no cache"):
+        repair(verify(tmp_path))
+    assert {str(p.relative_to(tmp_path)): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == mine
+
+
+def test_a_cache_whose_header_is_gone_is_still_one(cache):
+    (cache / HEADER).unlink()
+    assert verify(cache).units == 5

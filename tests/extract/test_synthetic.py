@@ -20,7 +20,7 @@ from stvg.evaluate.demo import WORLD
 from stvg.extract.drawing import draw
 from stvg.extract.scenes import COLOURS, DIRECTIONS, NEAR, SHAPES, Event, Scene, SyntheticConfig, gaps
 from stvg.extract.sentences import WORDINGS, Record, denotation
-from stvg.extract.synthetic import make_scene, scene_seed, write_hcstvg, write_vidstg
+from stvg.extract.synthetic import make_dataset, make_scene, scene_seed, write_hcstvg, write_vidstg
 
 CONFIG = SyntheticConfig(seed=5)
 Story = tuple[Scene, tuple[Record, ...]]
@@ -386,3 +386,40 @@ def test_an_unknown_hcstvg_version_is_refused_before_anything_is_written(tmp_pat
     with pytest.raises(UsageError, match="no such version"):
         write_hcstvg(tmp_path, CONFIG, version=3)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["vidstg", "hcstvg-v1", "hcstvg-v2"])
+@pytest.mark.parametrize("there", ["annotations/train_annotations.json", "annotations/train_v2.json", "notes.txt"])
+def test_a_folder_of_somebody_else_is_refused_and_left_as_it_was(tmp_path: Path, kind: str, there: str) -> None:
+    (tmp_path / there).parent.mkdir(exist_ok=True)
+    (tmp_path / there).write_text("mine")
+    with pytest.raises(UsageError, match="holds something else"):
+        make_dataset(tmp_path, kind, 1, 0, 1)
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [tmp_path / there]
+    assert (tmp_path / there).read_text() == "mine"
+
+
+def test_a_dataset_is_made_again_but_not_with_other_settings_nor_over_a_change(tmp_path: Path) -> None:
+    config = replace(CONFIG, train=1, val=1, test=1)
+    file = tmp_path / "annotations" / "train.json"
+    (tmp_path / ".DS_Store").touch()
+    write_hcstvg(tmp_path, config)
+    written = file.read_bytes()
+    file.unlink()
+    write_hcstvg(tmp_path, config)
+    assert file.read_bytes() == written
+    with pytest.raises(UsageError, match="other settings"):
+        write_hcstvg(tmp_path, replace(config, seed=9))
+    with pytest.raises(UsageError, match="other settings"):
+        write_vidstg(tmp_path, config)
+    file.write_bytes(written + b" ")
+    with pytest.raises(UsageError, match="somebody changed it"):
+        write_hcstvg(tmp_path, config)
+    assert file.read_bytes() == written + b" "
+
+
+def test_a_file_in_place_of_the_folder_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UsageError, match="cannot be written"):
+            make_dataset(folder, "vidstg", 1, 0, 1)
