@@ -127,16 +127,27 @@ protocol_option = click.option(
 
 
 def choose_device(name: str | None) -> torch.device:
+    """The device of that name; None: a GPU if there is one. Raises UsageError where it cannot compute."""
     import torch
 
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        device = torch.device(name)
+        torch.zeros((), device=device).add(1).item()  # some devices give tensors, but no numbers
+    except Exception as error:  # of another kind for every kind of device
         raise UsageError(
-            f"device {name!r} cannot be used", found=str(error).splitlines()[0], hint="--device cpu"
+            f"device {name!r} cannot be used",
+            expected=f"cpu{gpus(torch.cuda.device_count())}",
+            found=str(error).partition("\n")[0].partition(". ")[0] if name.startswith("cuda") else None,
+            hint="--device cpu",
         ) from None
     return device
+
+
+def gpus(count: int) -> str:
+    """How the GPUs of this machine are called, after the processor."""
+    return {0: " (no GPU is found)", 1: " or cuda"}.get(count, f", cuda, cuda:0 … cuda:{count - 1}")
 
 
 def tick(bar: Any) -> None:

@@ -83,7 +83,7 @@ def ablate(
     plan = Plan(out=out, caches={None: cache_path, **dict(others)}, settings=assignments, **chosen)
     cells = cells_of(tables, plan)
     finished = sum(cell.result is not None for cell in cells)
-    on = [str(choose_device(name)) for name in devices.split(",")] if devices else [str(choose_device(None))]
+    on = [str(choose_device(name)) for name in ([None] if devices is None else devices.split(","))]
     with tqdm(total=len(cells), initial=finished, desc="ablate", unit=" cells", disable=None) as bar:
 
         def ended(cell: Any, error: str | None) -> None:

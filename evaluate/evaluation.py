@@ -66,7 +66,7 @@ def load_head(path: Path, device: torch.device, tokenizer: str | None = None) ->
         from ..heads.finetune import encoders_of  # video decoding and the encoders load only where they are used
 
         encoders = encoders_of(saved.facts["encoders"], tokenizer)
-    model = Grounder(build_model(experiment.model, facts), encoders)
+    model = Grounder(build_model(experiment.model, facts, scored=experiment.loss.label > 0), encoders)
     load_into(model, saved.group("ema"), path)
     recipe = Recipe.from_json(saved.facts["recipe"])
     sampling = Sampling(recipe.fps, experiment.model.max_frames)

@@ -214,7 +214,8 @@ def extract(
     from .estimate import estimate
     from .job import ExtractJob
 
-    devices = [choose_device(name) for name in (chosen.pop("devices") or "").split(",")]
+    names = chosen.pop("devices")
+    devices = [choose_device(name) for name in ([None] if names is None else names.split(","))]
     decoding = Settings(
         processes=chosen.pop("decoders") or (1 if devices[0].type == "cpu" else 4),
         timeout=chosen.pop("decode_timeout"),

@@ -158,13 +158,13 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dic
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` gave."""
-    for name, parameter in model.named_parameters():
-        prefix = name + "."
-        state = {
-            k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix) and "." not in k[len(prefix) :]
-        }
-        if state:
-            optimizer.state[parameter] = {
-                k: v.clone() if k == "step" else v.to(parameter.device, copy=True) for k, v in state.items()
-            }
+    """Put back what `optimizer_tensors` gave. Where each tensor has to lie, the optimiser knows: a fused one counts its
+    steps on the device."""
+    names: dict[Tensor, str] = {p: n for n, p in model.named_parameters()}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        name, _, entry = key.rpartition(".")
+        found.setdefault(name, {})[entry] = value
+    state = {i: found[names[p]] for i, p in enumerate(parameters) if names[p] in found}
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})

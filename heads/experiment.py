@@ -11,7 +11,7 @@ from ..cache.config import build, load_yaml, merge, nearest, override
 from ..cache.errors import UsageError
 from ..cache.options import AMP
 from .losses import LossConfig
-from .model import ModelConfig
+from .model_config import ModelConfig
 
 MODES = ("cached", "text", "last-stage", "end-to-end")
 
@@ -82,6 +82,13 @@ class Experiment:
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        model, loss = self.model, self.loss
+        of_any_head = (loss.l1, loss.giou, loss.span, loss.attention)
+        of_candidates = (loss.label, loss.mrcl if model.num_queries > 1 else 0)
+        if not any(of_any_head) and not (model.qmm and any(of_candidates)):
+            raise ValueError("every loss that this head has is of weight 0: nothing would train")
 
 
 def presets() -> list[str]:

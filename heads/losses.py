@@ -5,7 +5,11 @@ B samples, N candidate tubes, T slots, G slots inside moments. All terms are com
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from enum import IntEnum
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,9 +21,11 @@ from .boxes import generalised_iou
 from .matching import FOCAL_ALPHA, FOCAL_GAMMA, match_tubes
 
 if TYPE_CHECKING:
-    from .model import LayerOutput, Output
+    from .model import Anchor, LayerOutput, Output
 
 EPSILON = 1e-6
+LEAST = 1e-7
+"""Of what the logarithm of guided attention is taken: below EPSILON, so that a weight of exactly 1 has its gradient."""
 MRCL_TEMPERATURE = 0.1
 
 
@@ -49,6 +55,11 @@ class LossConfig:
         for name, allowed in (("mrcl_form", ("paper", "framewise")), ("label_form", ("focal", "softmax"))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
+        for name in ("l1", "giou", "label", "span", "attention", "mrcl", "anchor"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected a weight of 0 or more")
+        if not 0 < self.span_sigma < math.inf:
+            raise ValueError(f"span_sigma is {self.span_sigma}, expected a positive number of slots")
 
 
 def box_losses(pred: Tensor, target: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,15 +92,18 @@ def softmax_label_loss(score: Tensor, matched: Tensor, in_moment: Tensor) -> Ten
 def span_loss(logits: Tensor, span: Tensor, frame_padding: Tensor, sigma: float) -> Tensor:
     """KL(prediction ‖ target) of start and end: logits (B, T, 2), span (B, 2) first and last slot inside.
 
-    Targets are Gaussians of width ``sigma`` slots around the two. Mean over B · T, padding counting as zero.
+    Targets are Gaussians of width ``sigma`` slots around the two. Mean over each sample's real slots, then over samples.
     """
+    real = ~frame_padding[..., None]
     slots = torch.arange(logits.shape[1], device=logits.device)
     distance = (slots[None, :, None] - span[:, None]).float()  # (B, T, 2)
     target = torch.exp(-distance.square() / (2 * sigma**2)) + EPSILON
-    target = target / target.sum(1, keepdim=True)
-    p = logits.float().masked_fill(frame_padding[..., None], -torch.inf).softmax(1)
+    target = target / (target * real).sum(
+        1, keepdim=True
+    )  # never 0, not on padding either: its gradient would be no number
+    p = logits.float().masked_fill(~real, -torch.inf).softmax(1)
     loss = p * ((p + EPSILON) / target).log()
-    return loss.masked_fill(frame_padding[..., None], 0).sum(-1).mean()
+    return (loss.masked_fill(~real, 0).sum((1, 2)) / real.sum((1, 2))).mean()
 
 
 def guided_attention_loss(attention: Tensor, in_moment: Tensor, frame_padding: Tensor) -> Tensor:
@@ -98,8 +112,10 @@ def guided_attention_loss(attention: Tensor, in_moment: Tensor, frame_padding: T
     -log(1 - weight) summed over keys, mean over the rows of real slots outside the moment, mean over samples.
     """
     outside = (~in_moment & ~frame_padding).float()
-    rows = -torch.log((1 - attention.float() + EPSILON).clamp(min=EPSILON)).sum(-1)
-    return ((rows * outside).sum(-1) / (outside.sum(-1) + EPSILON)).mean()
+    left = 1 - attention.float() + EPSILON
+    rows = -left.clamp(min=LEAST).log().sum(-1)
+    of_padding = frame_padding.sum(-1, keepdim=True) * (left.new_ones(()) + EPSILON).log()  # nothing looks there
+    return (((rows + of_padding) * outside).sum(-1) / (outside.sum(-1) + EPSILON)).mean()
 
 
 def mrcl_loss(states: Tensor, anchor: Tensor, matched: Tensor, in_moment: Tensor, form: str) -> Tensor:
@@ -128,6 +144,90 @@ def mrcl_floor(in_moment: Tensor) -> Tensor:
     return in_moment.sum(-1).clamp(min=1).float().log().mean()
 
 
+class MeanOver(IntEnum):
+    """What a term is a mean over, in a batch; `counts` has an entry for each."""
+
+    SLOTS = 0
+    """Slots inside the moments: longer moments weigh more."""
+    SAMPLES = 1
+
+
+def counts(targets: Targets | None) -> tuple[int, int]:
+    """How much of every `MeanOver` a batch has; None: it is empty."""
+    return (0, 0) if targets is None else (targets.slots.shape[1], len(targets.in_moment))
+
+
+@dataclass(frozen=True)
+class Matched:
+    """What terms are computed from: a decoder layer's output, and which of its tubes answers for the annotated one."""
+
+    config: LossConfig
+    layer: LayerOutput
+    index: Tensor
+    """(B,) int64: the matched tube."""
+    targets: Targets
+    frame_padding: Tensor
+    """(B, T) bool."""
+    anchor: Anchor | None
+    """What the second stream decoded; None for earlier layers, too."""
+
+    def tube(self, of_all: Tensor) -> Tensor:
+        """The matched tube's part (B, …) of what the layer says of all (B, N, …)."""
+        return of_all[torch.arange(len(self.index), device=self.index.device), self.index]
+
+    @cached_property
+    def boxes(self) -> tuple[Tensor, Tensor]:
+        """L1 and 1 - GIoU of the matched tube."""
+        return box_losses(self.tube(self.layer.boxes), self.targets.boxes, self.targets.slots)
+
+    def label(self) -> Tensor | None:
+        if self.layer.score is None:
+            return None
+        loss = focal_label_loss if self.config.label_form == "focal" else softmax_label_loss
+        return loss(self.layer.score, self.index, self.targets.in_moment)
+
+    def span(self) -> Tensor:
+        return span_loss(self.tube(self.layer.span), self.targets.span, self.frame_padding, self.config.span_sigma)
+
+    def attention(self) -> Tensor:
+        return guided_attention_loss(self.tube(self.layer.attention), self.targets.in_moment, self.frame_padding)
+
+    def of_anchor(self) -> Tensor | None:
+        if self.anchor is None:
+            return None
+        l1, giou = box_losses(self.anchor.boxes, self.targets.boxes, self.targets.slots)
+        return self.config.l1 * l1 + self.config.giou * giou
+
+    def mrcl(self) -> Tensor | None:
+        if self.anchor is None:
+            return None
+        states, inside = self.layer.states, self.targets.in_moment
+        return mrcl_loss(states, self.anchor.states, self.index, inside, self.config.mrcl_form)
+
+
+@dataclass(frozen=True)
+class Term:
+    """One row of the objective."""
+
+    value: Callable[[Matched], Tensor | None]
+    """The term without its weight; None where a layer has nothing to compute it from."""
+    weight: Callable[[LossConfig], float]
+    """0: the term is not computed."""
+    mean_over: MeanOver
+
+
+TERMS = {
+    "l1": Term(lambda m: m.boxes[0], lambda c: c.l1, MeanOver.SLOTS),
+    "giou": Term(lambda m: m.boxes[1], lambda c: c.giou, MeanOver.SLOTS),
+    "label": Term(Matched.label, lambda c: c.label, MeanOver.SLOTS),
+    "span": Term(Matched.span, lambda c: c.span, MeanOver.SAMPLES),
+    "attention": Term(Matched.attention, lambda c: c.attention, MeanOver.SAMPLES),
+    "anchor": Term(Matched.of_anchor, lambda c: c.anchor if c.l1 or c.giou else 0.0, MeanOver.SLOTS),
+    "mrcl": Term(Matched.mrcl, lambda c: c.mrcl, MeanOver.SAMPLES),
+}
+"""All terms of the objective. What stands here is weighed, logged, and added up over ranks."""
+
+
 class Criterion:
     """Adds the weighted terms of an output; the matched tube is chosen anew for every layer."""
 
@@ -136,41 +236,24 @@ class Criterion:
 
     def __call__(self, output: Output, targets: Targets, frame_padding: Tensor) -> dict[str, Tensor]:
         """Weighted terms by name; the objective is their sum. ``aux`` gathers the earlier layers' terms."""
-        c = self.config
-        losses, matched = self.layer_terms(output.layers[-1], targets, frame_padding)
-        if c.aux and len(output.layers) > 1:
-            earlier = [self.layer_terms(layer, targets, frame_padding)[0] for layer in output.layers[:-1]]
-            losses["aux"] = torch.stack([term for terms in earlier for term in terms.values()]).sum()
-        if output.anchor is not None:
-            if c.anchor:
-                l1, giou = box_losses(output.anchor.boxes, targets.boxes, targets.slots)
-                losses["anchor"] = c.anchor * (c.l1 * l1 + c.giou * giou)
-            if c.mrcl:
-                states = output.layers[-1].states
-                mrcl = mrcl_loss(states, output.anchor.states, matched, targets.in_moment, c.mrcl_form)
-                losses["mrcl"] = c.mrcl * mrcl
+        *earlier, last = output.layers
+        losses = self.layer_terms(last, targets, frame_padding, output.anchor)
+        if self.config.aux:
+            terms = [t for layer in earlier for t in self.layer_terms(layer, targets, frame_padding).values()]
+            if terms:
+                losses["aux"] = torch.stack(terms).sum()
         return losses
 
     def layer_terms(
-        self, layer: LayerOutput, targets: Targets, frame_padding: Tensor
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """The weighted terms of one decoder layer, and the index of its matched tube (B,)."""
-        c, inside = self.config, targets.in_moment
-        matched = match_tubes(layer.boxes, layer.score, targets.boxes, inside)
-        rows = torch.arange(len(matched), device=matched.device)
-        terms: dict[str, Tensor] = {}
-        l1, giou = box_losses(layer.boxes[rows, matched], targets.boxes, targets.slots)
-        if c.l1:
-            terms["l1"] = c.l1 * l1
-        if c.giou:
-            terms["giou"] = c.giou * giou
-        if c.label and layer.score is not None:
-            label = focal_label_loss if c.label_form == "focal" else softmax_label_loss
-            terms["label"] = c.label * label(layer.score, matched, inside)
-        if c.span:
-            span = span_loss(layer.span[rows, matched], targets.span, frame_padding, c.span_sigma)
-            terms["span"] = c.span * span
-        if c.attention:
-            guided = guided_attention_loss(layer.attention[rows, matched], inside, frame_padding)
-            terms["attention"] = c.attention * guided
-        return terms, matched
+        self, layer: LayerOutput, targets: Targets, frame_padding: Tensor, anchor: Anchor | None = None
+    ) -> dict[str, Tensor]:
+        """The weighted terms of one decoder layer."""
+        c = self.config
+        index = match_tubes(layer.boxes, layer.score, targets.boxes, targets.in_moment, c.l1, c.giou, c.label)
+        matched = Matched(c, layer, index, targets, frame_padding, anchor)
+        values = {name: (term, term.value(matched)) for name, term in TERMS.items() if term.weight(c)}
+        return {name: self.weigh(term, value) for name, (term, value) in values.items() if value is not None}
+
+    def weigh(self, term: Term, value: Tensor) -> Tensor:
+        """A term as it is part of the objective."""
+        return term.weight(self.config) * value

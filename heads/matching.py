@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .boxes import generalised_iou
@@ -12,11 +13,20 @@ BOX_COST, GIOU_COST, LABEL_COST = 5.0, 2.0, 0.2
 
 
 @torch.no_grad()
-def match_tubes(pred_boxes: Tensor, pred_score: Tensor | None, target: Tensor, in_moment: Tensor) -> Tensor:
+def match_tubes(
+    pred_boxes: Tensor,
+    pred_score: Tensor | None,
+    target: Tensor,
+    in_moment: Tensor,
+    l1: float = BOX_COST,
+    giou: float = GIOU_COST,
+    label: float = LABEL_COST,
+) -> Tensor:
     """Choose, for every sample, the candidate tube closest to the annotated one.
 
     One sentence names one tube, so the Hungarian assignment is an argmin over candidates. Costs are means over the
-    moment's frames: 5 · L1 + 2 · (1 - GIoU) + 0.2 · focal cost of calling the candidate the target.
+    moment's frames: l1 · L1 + giou · (1 - GIoU) + label · focal cost of calling the candidate the target. The weights are
+    those of the losses: what is 0 is not trained and takes no part. Equal candidates: the first.
 
     Shapes (B samples, N candidate tubes, T slots):
         pred_boxes (B, N, T, 4) cxcywh fractions
@@ -27,12 +37,14 @@ def match_tubes(pred_boxes: Tensor, pred_score: Tensor | None, target: Tensor, i
     """
     boxes = pred_boxes.float()
     wanted = target[:, None].expand_as(boxes)
-    cost = BOX_COST * (boxes - wanted).abs().sum(-1) + GIOU_COST * (1 - generalised_iou(boxes, wanted))
-    if pred_score is not None:
+    cost = boxes.new_zeros(boxes.shape[:3])
+    if l1:
+        cost = l1 * (boxes - wanted).abs().sum(-1)
+    if giou:
+        cost = cost + giou * (1 - generalised_iou(boxes, wanted))
+    if label and pred_score is not None:
         score = pred_score.float()
-        cost = cost + LABEL_COST * FOCAL_ALPHA * (1 - score.sigmoid()) ** FOCAL_GAMMA * -torch.nn.functional.logsigmoid(
-            score
-        )
+        cost = cost + label * FOCAL_ALPHA * (1 - score.sigmoid()) ** FOCAL_GAMMA * -F.logsigmoid(score)
     # Not `cost * mask`: 0 · nan is nan.
     total = cost.masked_fill(~in_moment[:, None], 0).sum(-1)  # (B, N)
     return (total / in_moment.sum(-1, keepdim=True)).argmin(-1)

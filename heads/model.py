@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -13,71 +13,9 @@ from .boxes import to_corners
 from .decoder import Decoder
 from .dropout import Dropout
 from .encoder import Encoder
-from .fusion import Fusion, FusionConfig
+from .fusion import Fusion
 from .layers import MLP, MaskedGroupNorm, StoredLinear, roi_align, roi_sine, sine_2d, time_code
-
-GROUPS = 32
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Size of the head and the paper's ablations. Defaults are the paper's."""
-
-    d: int = 256
-    heads: int = 8
-    ffn: int = 2048
-    encoder_layers: int = 6
-    decoder_layers: int = 6
-    dropout: float = 0.1
-    span_dropout: float = 0.5
-    max_frames: int = 100
-    num_queries: int = 5
-    qmm: bool = True
-    """Query matching: several candidate tubes, scored and matched. Off: one query, no second stream (table V)."""
-    shared_decoder: bool = True
-    """Both streams use the same decoder layers (table VIII)."""
-    multiscale: str = "roi"
-    """C3 and C4 in the second stream: ``roi`` from stored regions, ``full`` from stored maps, ``none``."""
-    proj_norm: str = "groupnorm"
-    """After the C3 and C4 projections: ``groupnorm`` or ``none``."""
-    fusion: FusionConfig = field(default_factory=FusionConfig)
-    stride: int = 1
-    """Every stride-th slot goes through the space-text encoder; the slots up to the next one repeat its memory."""
-    fast: bool = False
-    """Only with a stride: repeated memory is corrected by what every frame shows itself (TubeDETR's fast branch)."""
-
-    def __post_init__(self) -> None:
-        if self.d % self.heads or self.d % GROUPS or self.d % 4:
-            raise ValueError(f"d = {self.d} must be a multiple of {GROUPS} and of heads = {self.heads}")
-        for name, allowed in (("multiscale", ("roi", "full", "none")), ("proj_norm", ("groupnorm", "none"))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
-        if self.num_queries < 1 or self.encoder_layers < 0 or self.decoder_layers < 1:
-            raise ValueError("num_queries and decoder_layers must be at least 1, encoder_layers at least 0")
-        self._check_stride()
-
-    def _check_stride(self) -> None:
-        if self.stride < 1:
-            raise ValueError(f"stride is {self.stride}, expected at least 1")
-        if self.stride > 1 and (self.fusion.frame_level or self.fusion.video_level):
-            raise ValueError(
-                f"stride {self.stride} encodes some frames only, fusion matches all of them: set fusion.frame_level and "
-                "fusion.video_level to false, or stride to 1"
-            )
-        if self.fast and self.stride == 1:
-            raise ValueError("fast corrects memory that is repeated between frames; with stride 1 none is")
-
-
-@dataclass(frozen=True)
-class FeatureFacts:
-    """What the head must know of the cached features it reads."""
-
-    channels: tuple[int, ...]
-    """Channels of C3, C4, C5."""
-    strides: tuple[int, ...]
-    """Rendition pixels per cell of C3, C4, C5."""
-    text_width: int
-    roi_size: int = 4
+from .model_config import GROUPS, FeatureFacts, ModelConfig
 
 
 @dataclass(frozen=True)
@@ -89,7 +27,7 @@ class LayerOutput:
     span: Tensor
     """(B, N, T, 2) logits of start and end."""
     score: Tensor | None
-    """(B, N, T) logits: is this the one meant. None without query matching."""
+    """(B, N, T) logits: is this the one meant. None without query matching, or where nothing trains them."""
     attention: Tensor
     """(B, N, T, T) temporal attention, rows = queries, before dropout."""
     states: Tensor
@@ -149,10 +87,11 @@ class LevelProjection(nn.Module):
 class FSM(nn.Module):
     """Feature semantic matching for spatio-temporal video grounding, from cached features."""
 
-    def __init__(self, config: ModelConfig, features: FeatureFacts) -> None:
+    def __init__(self, config: ModelConfig, features: FeatureFacts, scored: bool = True) -> None:
+        """``scored``: candidates say whether they are the one meant. Not without a loss that teaches them to."""
         super().__init__()
         c, d = config, config.d
-        self.config, self.features = config, features
+        self.config, self.features, self.scored = config, features, scored and config.qmm
         self.input_proj = StoredLinear(features.channels[-1], d)
         self.resizer = Resizer(features.text_width, d, c.dropout)
         self.fusion = Fusion(d, c.max_frames, c.fusion, c.dropout)
@@ -232,7 +171,7 @@ class FSM(nn.Module):
     def read(self, states: Tensor, attention: Tensor) -> LayerOutput:
         """Boxes, spans and scores of one decoder layer's states (B, N, T, d), in float32."""
         with torch.autocast(states.device.type, enabled=False):
-            score = self.class_embed(states).squeeze(-1) if self.config.qmm else None
+            score = self.class_embed(states).squeeze(-1) if self.scored else None
             return LayerOutput(self.boxes(states), self.sted_embed(states), score, attention, states)
 
     def boxes(self, states: Tensor) -> Tensor:
@@ -328,8 +267,8 @@ def every(inputs: Inputs, stride: int, keep_frames: bool) -> Inputs:
     return replace(inputs, c5=c5, cell_padding=cells, frame_index=index, frame_padding=padding)
 
 
-def build_model(config: ModelConfig, features: FeatureFacts, seed: int = 0) -> FSM:
-    """An FSM head with seeded initial weights; the caller's random state is left as it was."""
+def build_model(config: ModelConfig, features: FeatureFacts, seed: int = 0, scored: bool = True) -> FSM:
+    """An FSM head with seeded initial weights; the caller's random state is left as it was. ``scored``: see `FSM`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return FSM(config, features)
+        return FSM(config, features, scored)

@@ -28,7 +28,8 @@ from ..extract.text import ANCHOR as TEXT
 from ..extract.text import roberta_module, with_pooler
 from .fusion import FusionConfig
 from .initial import REQUIRED
-from .model import FeatureFacts, ModelConfig, build_model
+from .model import build_model
+from .model_config import FeatureFacts, ModelConfig
 from .published_names import ENCODER_RULES, HEAD_RULES, KINDS, OTHER_HEADS, OWN, ROOT
 
 FILES = {"backbone": "backbone.safetensors", "text": "roberta.safetensors", "head": "head.safetensors"}

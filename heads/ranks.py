@@ -11,37 +11,23 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
-from ..cache.batch import Batch, Targets
+from ..cache.batch import Batch
 from ..cache.errors import StvgError, UsageError
-from .losses import Criterion
-from .model import LayerOutput, Output
+from .losses import Criterion, MeanOver, Term, counts
 from .stop import Interrupted
 
 PATIENCE = timedelta(hours=2)
 """How long a rank waits for the others, who may be writing a checkpoint or scoring what is theirs to score."""
 CPU = torch.device("cpu")
 FAILED = "failed"
-SLOTS, SAMPLES, LENGTH = range(3)
-MEAN_OVER = {
-    "l1": SLOTS,
-    "giou": SLOTS,
-    "label": SLOTS,
-    "anchor": SLOTS,
-    "span": SAMPLES,
-    "attention": SAMPLES,
-    "mrcl": SAMPLES,
-    "mrcl_floor": SAMPLES,
-}
-"""What a term of the objective is a mean over: slots inside moments, or samples."""
 
 
 @dataclass(frozen=True)
@@ -72,21 +58,16 @@ class Ranks:
         names = dict.fromkeys(name for part in found for name in part)
         return {name: sum(part.get(name, 0.0) for part in found) for name in names}
 
-    def level(self, group: Sequence[Batch | None]) -> list[tuple[Batch | None, Share]]:
-        """This rank's batches, each as long as its longest part on any rank, and what share of the whole each is.
-
-        The targets of start and end are spread over all slots, padding included: padded otherwise, losses would differ.
-        """
+    def shares(self, group: Sequence[Batch | None]) -> list[Share]:
+        """What part of every global batch this rank's batch is. None: it has none of it."""
         if self.count == 1:
-            return [(batch, WHOLE) for batch in group]
-        mine = torch.tensor([extent(batch) for batch in group], device=self.device)  # (batches, 3)
+            return [WHOLE] * len(group)
+        here = [counts(None if batch is None else batch.targets) for batch in group]
+        mine = torch.tensor(here, device=self.device)  # (batches, 2)
         everyone = [torch.empty_like(mine) for _ in range(self.count)]
         with together():
             dist.all_gather(everyone, mine)
-        extents = torch.stack(everyone)
-        shares = (mine / extents.sum(0))[:, :LENGTH]
-        lengths = extents[..., LENGTH].amax(0).tolist()
-        return [(b and lengthened(b, T), Share(of)) for b, T, of in zip(group, lengths, shares, strict=True)]
+        return [Share(of) for of in mine / torch.stack(everyone).sum(0)]
 
     def add_gradients(self, parameters: Iterable[nn.Parameter], loss: Tensor) -> Tensor:
         """Replace every gradient by its sum over the ranks, and return that of the loss.
@@ -130,45 +111,15 @@ class Ranks:
 ALONE = Ranks()
 
 
-def extent(batch: Batch | None) -> tuple[int, int, int]:
-    """Slots inside the moments, samples, and padded length of a batch; None: a rank's share of it is empty."""
-    if batch is None:
-        return 0, 0, 0
-    assert batch.targets is not None
-    return batch.targets.slots.shape[1], *batch.targets.in_moment.shape
-
-
-def lengthened(batch: Batch, length: int) -> Batch:
-    """A batch with more padding slots, ``length`` in all."""
-    inputs, targets, extra = batch.inputs, batch.targets, length - batch.inputs.frame_padding.shape[1]
-    assert targets is not None
-    first = inputs.frame_index[:, :1].expand(-1, extra)
-    return replace(
-        batch,
-        inputs=replace(
-            inputs,
-            frame_index=torch.cat([inputs.frame_index, first], dim=1),
-            frame_padding=pad(inputs.frame_padding, (0, extra), value=True),
-        ),
-        targets=replace(
-            targets,
-            boxes=pad(targets.boxes, (0, 0, 0, extra)),
-            in_moment=pad(targets.in_moment, (0, extra), value=False),
-        ),
-    )
-
-
 @dataclass(frozen=True)
 class Share:
-    """What part of a global batch a rank has, (2,): of its slots inside moments, of its samples; None for all of it."""
+    """What part of a global batch a rank has, of everything that is a `MeanOver`; None for all of it."""
 
     of: Tensor | None
 
-    def weigh(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Terms of this rank's samples as their contributions to those of the global batch."""
-        if self.of is None:
-            return terms
-        return {name: value * self.of[MEAN_OVER[name]] for name, value in terms.items()}
+    def part(self, value: Tensor, mean_over: MeanOver) -> Tensor:
+        """A mean over this rank's samples as its contribution to that of the global batch."""
+        return value if self.of is None else value * self.of[mean_over]
 
     def criterion(self, criterion: Criterion) -> Criterion:
         """A criterion whose terms add up, over the ranks, to those of the global batch."""
@@ -185,15 +136,8 @@ class Weighted(Criterion):
         super().__init__(criterion.config)
         self.share = share
 
-    def __call__(self, output: Output, targets: Targets, frame_padding: Tensor) -> dict[str, Tensor]:
-        losses = super().__call__(output, targets, frame_padding)
-        return losses | self.share.weigh({k: v for k, v in losses.items() if k in ("anchor", "mrcl")})
-
-    def layer_terms(
-        self, layer: LayerOutput, targets: Targets, frame_padding: Tensor
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        terms, matched = super().layer_terms(layer, targets, frame_padding)
-        return self.share.weigh(terms), matched
+    def weigh(self, term: Term, value: Tensor) -> Tensor:
+        return self.share.part(super().weigh(term, value), term.mean_over)
 
 
 class Lost(Exception):

@@ -29,7 +29,8 @@ from .checkpoint import (
 from .experiment import Experiment
 from .initial import start_from
 from .losses import Criterion
-from .model import FeatureFacts, Grounder, build_model
+from .model import Grounder, build_model
+from .model_config import FeatureFacts
 from .ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Run:
             self.encoders = build_encoders(t.mode, cache, targets, chosen)
             self.encoders.set_trained(backbone=t.lr_backbone > 0, text=t.lr_text > 0)
         self.dataset = self.open_split(split, targets)
-        head = build_model(experiment.model, feature_facts(cache), t.seed)
+        head = build_model(experiment.model, feature_facts(cache), t.seed, experiment.loss.label > 0)
         head.recompute(t.recompute)
         self.start = None if init is None else start_from(head, init)
         self.model = Grounder(head, self.encoders).to(device)

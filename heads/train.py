@@ -24,7 +24,7 @@ from ..cache.errors import TrainingDiverged
 from ..cache.order import epoch_order, share_of, training_batches
 from ..cache.precision import float32_products
 from .experiment import TrainConfig
-from .losses import mrcl_floor
+from .losses import TERMS, mrcl_floor
 from .memory import hold_memory
 from .model import Grounder
 from .profiling import Profile
@@ -188,7 +188,7 @@ def step(run: Run, group: Sequence[Batch | None]) -> Terms:
     prepare(run)
     seen: list[tuple[Terms, Batch]] = []
     loss = torch.zeros((), device=run.device)
-    for batch, share in run.ranks.level(group):
+    for batch, share in zip(group, run.ranks.shares(group), strict=True):
         if batch is not None:
             terms, total = losses_of(run, batch, share)
             with record_function("backward"):
@@ -230,7 +230,8 @@ def losses_of(run: Run, batch: Batch, share: Share) -> tuple[Terms, Tensor]:
         terms = {k: v.detach() for k, v in losses.items()}
         config = run.criterion.config
         if "mrcl" in losses and losses["mrcl"].requires_grad and config.mrcl_form == "paper":
-            terms |= share.weigh({"mrcl_floor": config.mrcl * mrcl_floor(moved.targets.in_moment)})
+            floor = config.mrcl * mrcl_floor(moved.targets.in_moment)
+            terms["mrcl_floor"] = share.part(floor, TERMS["mrcl"].mean_over)
     return terms, total
 
 

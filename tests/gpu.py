@@ -7,6 +7,7 @@ kernels give.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -85,8 +86,13 @@ def compute(function: Any, args: Any, kwargs: Any) -> Any:
     """Run an operation on what the tensors hold. AssertionError when it brings tensors of both places together."""
     name, tensors = function._schema.name, [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
     there = [t for t in tensors if isinstance(t, OnGpu)]
-    left = [tuple(t.shape) for t in tensors if not isinstance(t, OnGpu) and t.dim()]
-    assert not (there and left) or name in BETWEEN + INDEXING, f"{function}: {left} on the processor, others on the GPU"
+    left = [t for t in tensors if not isinstance(t, OnGpu)]
+    if single_numbers_may_lie_anywhere(function, args):
+        left = [t for t in left if t.dim()]
+    shapes = [tuple(t.shape) for t in left]
+    assert not (there and left) or name in BETWEEN + INDEXING, (
+        f"{function}: {shapes} on the processor, others on the GPU"
+    )
     asked, held = kwargs.get("device"), {id(t.held): t for t in there}
     if asked is not None:
         kwargs = {**kwargs, "device": CPU}
@@ -101,6 +107,13 @@ def compute(function: Any, args: Any, kwargs: Any) -> Any:
         return tree_map(lambda t: held.get(id(t), OnGpu(t)) if isinstance(t, Tensor) else t, found)
 
 
+def single_numbers_may_lie_anywhere(function: Any, args: Any) -> bool:
+    """Whether an operation brings tensors of one number over to the GPU itself: elementwise ones do, unless they write
+    into one."""
+    writes = function._schema.is_mutable and isinstance(args[0], Tensor) and not isinstance(args[0], OnGpu)
+    return torch.Tag.pointwise in function.tags and not writes
+
+
 def unwrapped(value: Any) -> Any:
     return value.held if isinstance(value, OnGpu) else value
 
@@ -110,7 +123,8 @@ def pretended_gpu() -> Iterator[PretendedGpu]:
     """Inside, ``cuda:0`` exists, whatever machine this is."""
     torch._C._ensureCUDADeviceGuardSet()
     before = torch.__future__.get_overwrite_module_params_on_conversion()
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "for .*: copying from a non-meta parameter")  # which is done all the same
         patch.setattr(torch.cuda, "_lazy_init", lambda: None)
         patch.setattr(torch.cuda, "max_memory_allocated", lambda device=None: 0)
         patch.setattr(torch.cuda, "get_device_name", lambda device=None: "a pretended GPU")

@@ -1,5 +1,5 @@
-"""One rank of the tests of `test_ranks`, started by torchrun: trains, then says which samples it had and what it holds, and
-what it says when the second rank's features are no numbers.
+"""One rank of the tests of `test_ranks`, started by torchrun: trains with one more term, then says which samples it had and
+what it holds, and what it says when the second rank's features are no numbers.
 
     torchrun --nproc-per-node 2 tests/heads/rank.py CACHE FOLDER [--fail] SETTING...
 
@@ -18,13 +18,18 @@ import torch
 from stvg.cache.errors import CacheError, StvgError, TrainingDiverged
 from stvg.cache.index import Cache
 from stvg.heads.experiment import load_experiment
+from stvg.heads.losses import TERMS, MeanOver, Term
 from stvg.heads.ranks import joined
 from stvg.heads.run import Run
 from stvg.heads.train import step, train
 
+WIDTH = Term(lambda m: m.tube(m.layer.boxes)[*m.targets.slots, 2].mean(), lambda config: 0.1, MeanOver.SLOTS)
+"""A term that is not of the product."""
+
 
 def main(cache: Path, folder: Path, settings: list[str]) -> None:
     fails = "--fail" in settings
+    TERMS["width"] = WIDTH
     experiment = load_experiment("tiny", [s for s in settings if s != "--fail"])
     with joined(torch.device("cpu")) as (ranks, device):
         run = Run(folder, Cache.open(cache), experiment, "train", device, ranks=ranks)

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from stvg.cache.index import Cache
-from stvg.evaluate.evaluation import tubes_of
+from stvg.evaluate.evaluation import load_head, tubes_of
 from stvg.heads import train as training
 from stvg.heads.experiment import load_experiment
 from stvg.heads.losses import Criterion
@@ -40,8 +41,11 @@ def test_the_pretence_notices_what_is_left_behind_and_what_has_to_be_waited_for(
         there, mask = torch.ones(3).to(GPU), torch.arange(3, device=GPU) > 0
         assert (type(there), there.device, type(mask)) == (OnGpu, GPU, OnGpu)
         assert type(there + 1) is type(there * torch.tensor(2.0)) is OnGpu
+        for left_behind in (lambda: there + torch.ones(3), lambda: torch.stack([there.sum(), torch.tensor(1.0)])):
+            with pytest.raises(AssertionError, match="on the processor"):
+                left_behind()
         with pytest.raises(AssertionError, match="on the processor"):
-            _ = there + torch.ones(3)
+            torch.tensor(1.0).add_(there.sum())
         assert gpu.waits == []
         assert there[mask].cpu().tolist() == [1, 1]
         assert bool(there.sum() > 2)
@@ -96,6 +100,46 @@ def test_training_on_a_gpu_goes_as_on_a_cpu_and_finds_the_same_tubes(stvg_caches
     assert len(here) > 2
     np.testing.assert_allclose(there, here, rtol=2e-3)
     assert [(t.start, t.end) for t in found.values()] == [(t.start, t.end) for t in tubes.values()]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_run_goes_on_on_a_gpu_as_if_it_had_never_stopped(stvg_caches, synthetic, tmp_path, mode):
+    """What a checkpoint brings back lies where the next step needs it: weights, their average, the optimiser's state."""
+    cache = Cache.open(stvg_caches[MODES[mode]])
+    settings = [*SMALL, *STILL, f"model.multiscale={MODES[mode]}", f"train.mode={mode}", "train.views=false"]
+    experiment = load_experiment("tiny", settings)
+
+    def new_run() -> Run:
+        return Run(tmp_path, cache, experiment, "train", GPU, {"videos": synthetic / "vidor/video"})
+
+    with pretended_gpu():
+        unbroken, resumed = new_run(), new_run()
+        few = [unbroken.dataset.collate([unbroken.dataset[i] for i in (0, 1)])]
+        for run in (unbroken, resumed):
+            run.model.train()
+        training.step(unbroken, few)
+        unbroken.save()
+        assert resumed.resume()
+        for run in (unbroken, resumed):
+            training.step(run, few)
+        assert resumed.digest() == unbroken.digest()
+        state = [v for of in resumed.optimizer.state.values() for v in of.values()]
+        assert len(state) > 100
+        for tensor in (*state, *resumed.model.state_dict().values(), *resumed.ema.state_dict().values()):
+            assert tensor.device == GPU
+        loaded = load_head(tmp_path / "last.safetensors", GPU)
+        assert {t.device for t in loaded.model.state_dict().values()} == {GPU}
+
+
+def test_a_head_that_starts_from_weights_lies_on_the_gpu_with_them(tiny_cache, tmp_path):
+    experiment, cache = load_experiment("tiny", SMALL), Cache.open(tiny_cache)
+    head = Run(tmp_path, cache, experiment, "train", CPU).model.head
+    save_file(dict(head.state_dict()), tmp_path / "head.safetensors")
+    with pretended_gpu():
+        run = Run(tmp_path / "run", cache, experiment, "train", GPU, init=tmp_path / "head.safetensors")
+        assert all(torch.equal(t.cpu(), head.state_dict()[k]) for k, t in run.model.head.state_dict().items())
+        run.model.train()
+        training.step(run, [run.dataset.collate([run.dataset[0]])])
 
 
 def test_a_training_step_waits_for_the_gpu_once(tiny_cache, tmp_path, monkeypatch):

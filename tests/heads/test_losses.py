@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,8 @@ from stvg.cache.errors import UsageError
 from stvg.heads.boxes import generalised_iou, to_corners
 from stvg.heads.experiment import load_experiment
 from stvg.heads.losses import (
+    EPSILON,
+    TERMS,
     Criterion,
     LossConfig,
     box_losses,
@@ -35,64 +37,98 @@ from stvg.heads.matching import match_tubes
 from stvg.heads.model import LayerOutput, Output
 
 
-def test_box_span_and_attention_terms_equal_the_recorded_baseline_with_gradients(shared):
+@dataclass
+class Recorded:
+    """A recorded case of the baseline's losses, padded to the longest of its clips."""
+
+    facts: dict
+    arrays: dict[str, np.ndarray]
+
+    def __post_init__(self):
+        self.real = torch.tensor(self.arrays["time_mask"])
+        B, T = self.real.shape
+        inside, boxes = torch.zeros(B * T, dtype=torch.bool), torch.zeros(B * T, 4)
+        keep = torch.tensor(self.arrays["keep"])
+        inside[keep], boxes[keep] = True, torch.tensor(self.arrays["target_boxes"])
+        self.inside, self.boxes = inside.view(B, T), boxes.view(B, T, 4)
+        self.span, self.sigma = torch.tensor(self.facts["inter_idx"]), float(self.facts["sigma"])
+
+    def leaves(self, layer):
+        names = ("pred_boxes", "pred_sted", "self_attn")
+        return {k: torch.tensor(self.arrays[f"layer{layer}.{k}"], requires_grad=True) for k in names}
+
+    def require_equal(self, gradient, name):
+        """A gradient against the recorded one, if there is one; whether there is."""
+        key = next((k for k in self.arrays if re.fullmatch(name, k)), None)
+        if key:
+            reference = self.arrays[key]
+            tolerance = max(1e-4 * float(np.abs(reference).max()), 1e-6)
+            np.testing.assert_allclose(gradient.numpy(), reference, rtol=0, atol=tolerance, err_msg=key)
+        return key is not None
+
+
+def recorded_losses(shared):
     description = json.loads((shared / "golden/losses.json").read_text())
     arrays = np.load(shared / "golden/losses.npz")
-    compared = 0
     for case in description["cases"]:
-        at = case["name"]
-        real = torch.tensor(arrays[f"{at}/time_mask"])
-        B, T = real.shape
-        in_moment = torch.zeros(B * T, dtype=torch.bool)
-        in_moment[torch.tensor(arrays[f"{at}/keep"])] = True
-        target = torch.zeros(B * T, 4)
-        target[in_moment] = torch.tensor(arrays[f"{at}/target_boxes"])
-        in_moment, target = in_moment.view(B, T), target.view(B, T, 4)
-        span = torch.tensor(case["inter_idx"])
-        for layer, expected in enumerate(case["losses"]):
-            boxes, logits, attention = (
-                torch.tensor(arrays[f"{at}/layer{layer}.{k}"], requires_grad=True)
-                for k in ("pred_boxes", "pred_sted", "self_attn")
-            )
-            l1, giou = box_losses(boxes.view(B, T, 4), target, in_moment.nonzero().t())
+        start = case["name"] + "/"
+        yield Recorded(case, {k.removeprefix(start): arrays[k] for k in arrays.files if k.startswith(start)})
+
+
+def baseline_span_loss(logits, span, frame_padding, sigma):
+    """Our term of every clip alone, brought to the baseline's normaliser: all slots of the batch, padding included, share
+    the mean, and the targets' sum."""
+    B, T = frame_padding.shape
+    slots = torch.arange(T)
+    target = torch.exp(-(slots[None, :, None] - span[:, None]).double().square() / (2 * sigma**2)) + EPSILON
+    total = torch.zeros(())
+    for b, t in enumerate((~frame_padding).sum(1).tolist()):
+        alone = span_loss(logits[b : b + 1, :t], span[b : b + 1], frame_padding[b : b + 1, :t], sigma)
+        total = total + alone * t + (target[b].sum(0) / target[b, :t].sum(0)).log().sum().float()
+    return total / (B * T)
+
+
+def test_box_span_and_attention_terms_equal_the_recorded_baseline_with_gradients(shared):
+    compared = gradients = 0
+    for case in recorded_losses(shared):
+        for layer, expected in enumerate(case.facts["losses"]):
+            boxes, logits, attention = case.leaves(layer).values()
+            l1, giou = box_losses(boxes.view(case.boxes.shape), case.boxes, case.inside.nonzero().t())
             ours = {
                 "loss_bbox": (l1, boxes),
                 "loss_giou": (giou, boxes),
-                "loss_sted": (span_loss(logits, span, ~real, case["sigma"]), logits),
-                "loss_guided_attn": (guided_attention_loss(attention, in_moment, ~real), attention),
+                "loss_sted": (baseline_span_loss(logits, case.span, ~case.real, case.sigma), logits),
+                "loss_guided_attn": (guided_attention_loss(attention, case.inside, ~case.real), attention),
             }
             for name, (value, leaf) in ours.items():
-                assert value.item() == pytest.approx(expected[name], rel=1e-5, abs=1e-6), (at, layer, name)
-                key = next((k for k in arrays.files if k.startswith(f"{at}/layer{layer}.grad.{name}.")), None)
-                if key:
-                    (gradient,) = torch.autograd.grad(value, leaf, retain_graph=True)
-                    reference = arrays[key]
-                    tolerance = max(1e-4 * float(np.abs(reference).max()), 1e-6)
-                    np.testing.assert_allclose(gradient.numpy(), reference, rtol=0, atol=tolerance, err_msg=key)
+                at = (case.facts["name"], layer, name)
+                assert value.item() == pytest.approx(expected[name], rel=1e-5, abs=1e-6), at
+                (gradient,) = torch.autograd.grad(value, leaf, retain_graph=True)
+                gradients += case.require_equal(gradient, rf"layer{layer}\.grad\.{name}\..*")
                 compared += 1
     assert compared > 30
+    assert gradients > 10
 
 
-def test_the_criterion_of_the_baseline_gives_the_recorded_total_and_its_gradients(shared):
-    description = json.loads((shared / "golden/losses.json").read_text())
-    arrays = np.load(shared / "golden/losses.npz")
-    weights = description["loss_weights"]
+def test_the_criterion_of_the_baseline_gives_the_recorded_total_and_its_gradients(shared, monkeypatch):
+    monkeypatch.setitem(
+        TERMS,
+        "span",
+        replace(
+            TERMS["span"],
+            value=lambda m: baseline_span_loss(
+                m.tube(m.layer.span), m.targets.span, m.frame_padding, m.config.span_sigma
+            ),
+        ),
+    )
+    weights = json.loads((shared / "golden/losses.json").read_text())["loss_weights"]
     l1, giou, span, attention = (weights[f"loss_{k}"] for k in ("bbox", "giou", "sted", "guided_attn"))
-    config = LossConfig(l1=l1, giou=giou, span=span, attention=attention)
     compared = 0
-    for case in description["cases"]:
-        at = case["name"]
-        real = torch.tensor(arrays[f"{at}/time_mask"])
-        B, T = real.shape
-        if any(span[0] < 0 for span in case["inter_idx"]):
+    for case in recorded_losses(shared):
+        B, T = case.real.shape
+        if (case.span < 0).any():
             continue  # a clip without a frame in its moment is refused here, not trained on
-        leaves = [
-            {
-                k: torch.tensor(arrays[f"{at}/layer{i}.{k}"], requires_grad=True)
-                for k in ("pred_boxes", "pred_sted", "self_attn")
-            }
-            for i in range(case["n_layers"])
-        ]
+        leaves = [case.leaves(i) for i in range(case.facts["n_layers"])]
         layers = [
             LayerOutput(
                 x["pred_boxes"].view(B, 1, T, 4),
@@ -103,24 +139,16 @@ def test_the_criterion_of_the_baseline_gives_the_recorded_total_and_its_gradient
             )
             for x in leaves
         ]
-        inside = torch.zeros(B * T, dtype=torch.bool)
-        inside[torch.tensor(arrays[f"{at}/keep"])] = True
-        boxes = torch.zeros(B * T, 4)
-        boxes[inside] = torch.tensor(arrays[f"{at}/target_boxes"])
-        targets = Targets(boxes.view(B, T, 4), inside.view(B, T), torch.tensor(case["inter_idx"]), torch.ones(B, 2))
-        terms = Criterion(replace(config, span_sigma=float(case["sigma"])))(Output(layers), targets, ~real)
+        targets = Targets(case.boxes, case.inside, case.span, torch.ones(B, 2))
+        config = LossConfig(l1=l1, giou=giou, span=span, attention=attention, span_sigma=case.sigma)
+        terms = Criterion(config)(Output(layers), targets, ~case.real)
         total = torch.stack(list(terms.values())).sum()
-        assert total.item() == pytest.approx(case["weighted_total"], rel=1e-5), at
-        if case["has_gradients"]:
+        assert total.item() == pytest.approx(case.facts["weighted_total"], rel=1e-5), case.facts["name"]
+        if case.facts["has_gradients"]:
             total.backward()
-            for i, layer in enumerate(leaves):
-                for name, leaf in layer.items():
-                    reference = arrays[f"{at}/layer{i}.grad.weighted_total.{name}"]
-                    tolerance = max(1e-4 * float(np.abs(reference).max()), 1e-6)
-                    np.testing.assert_allclose(
-                        leaf.grad.numpy(), reference, rtol=0, atol=tolerance, err_msg=f"{at} {i} {name}"
-                    )
-                    compared += 1
+            for i, of_layer in enumerate(leaves):
+                for name, leaf in of_layer.items():
+                    compared += case.require_equal(leaf.grad, rf"layer{i}\.grad\.weighted_total\.{name}")
     assert compared > 10
 
 

@@ -68,6 +68,39 @@ def test_a_stride_that_nothing_defines_is_refused(change, reason):
         replace(ModelConfig(), **change)
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"d": 48}, "multiple of 32, the groups of the norm of C3 and C4"),
+        ({"d": 48, "heads": 5, "qmm": False}, "multiple of heads = 5"),
+        ({"d": 30, "heads": 5, "qmm": False}, "multiple of 4"),
+        ({"d": 0}, "d is 0"),
+        ({"d": -32}, "d is -32"),
+        ({"heads": 0}, "heads is 0"),
+        ({"ffn": 0}, "ffn is 0"),
+        ({"max_frames": 0}, "max_frames is 0"),
+        ({"num_queries": 0}, "num_queries is 0"),
+        ({"decoder_layers": 0}, "decoder_layers is 0"),
+        ({"encoder_layers": -1}, "encoder_layers is -1"),
+        ({"dropout": 1.0}, "dropout is 1.0"),
+        ({"span_dropout": -0.1}, "span_dropout is -0.1"),
+    ],
+    ids=str,
+)
+def test_a_size_that_no_head_can_have_is_refused_with_the_reason(change, reason):
+    with pytest.raises(ValueError, match=reason):
+        replace(ModelConfig(), **change)
+
+
+@pytest.mark.parametrize("change", [{"proj_norm": "none"}, {"multiscale": "none"}, {"qmm": False}], ids=str)
+@pytest.mark.parametrize(("d", "heads"), [(48, 8), (20, 5), (12, 3)])
+def test_a_width_is_refused_only_where_a_group_norm_needs_another(change, d, heads):
+    with pytest.raises(ValueError, match="multiple of 32"):
+        small(d=d, heads=heads)
+    *_, output = forward(CLIPS, small(d=d, heads=heads, **change))
+    assert all(layer.boxes.isfinite().all() for layer in output.layers)
+
+
 def forward(clips, config, seed=0):
     model = build_model(config, FACTS, seed).double().eval()
     torch.manual_seed(5)

@@ -17,19 +17,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stvg.cache.batch import Batch
 from stvg.cache.errors import UsageError
 from stvg.cache.index import Cache
 from stvg.cache.order import epoch_order, share_of
 from stvg.heads.checkpoint import load_checkpoint
 from stvg.heads.experiment import load_experiment
-from stvg.heads.losses import Criterion, LossConfig
+from stvg.heads.losses import TERMS, Criterion, LossConfig
 from stvg.heads.model import build_model
-from stvg.heads.ranks import Ranks, Share, lengthened
+from stvg.heads.ranks import Ranks, Share
 from stvg.heads.run import Run
 from stvg.heads.train import train
 
 from .clips import CLIPS, FACTS, batch, small
+from .rank import WIDTH
 
 CPU = torch.device("cpu")
 RANK = Path(__file__).parent / "rank.py"
@@ -56,9 +56,8 @@ def test_every_term_and_gradient_of_a_batch_is_the_sum_over_the_ranks_shares_of_
     parts = [p for p in (CLIPS[: cuts[0]], CLIPS[cuts[0] : cuts[1]], CLIPS[cuts[1] :]) if p]
 
     def terms_of(clips, share):
-        part = lengthened(Batch([], [], [], [], *batch(clips)), max(c.T for c in CLIPS))
-        output = model(part.inputs, part.targets)
-        return share.criterion(criterion)(output, part.targets, part.inputs.frame_padding)
+        inputs, targets = batch(clips)
+        return share.criterion(criterion)(model(inputs, targets), targets, inputs.frame_padding)
 
     def gradients(losses):
         return torch.autograd.grad(torch.stack(losses).sum(), list(model.parameters()), allow_unused=True)
@@ -92,8 +91,9 @@ def apart(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     return float(distance / length)
 
 
-def test_two_ranks_are_one_process_with_the_same_batches(tiny_cache, tmp_path):
-    """The last batch of an epoch has one sample: one of the ranks has none."""
+def test_two_ranks_are_one_process_with_the_same_batches(tiny_cache, tmp_path, monkeypatch):
+    """The last batch of an epoch has one sample: one of the ranks has none. A term was added to the table."""
+    monkeypatch.setitem(TERMS, "width", WIDTH)
     settings = (*SETTINGS, "model.dropout=0", "model.span_dropout=0", "train.batch_size=37", "train.epochs=4")
     alone = Run(tmp_path / "one", Cache.open(tiny_cache), load_experiment("tiny", settings), "train", CPU)
     start = {k: v.clone() for k, v in alone.model.state_dict().items()}
@@ -115,8 +115,9 @@ def test_two_ranks_are_one_process_with_the_same_batches(tiny_cache, tmp_path):
     assert [sorted(a + b) for a, b in zip(*seen, strict=True)] == [sorted(ids[p] for p in g) for g in groups]
 
     lines = [(tmp_path / k / "metrics.jsonl").read_text().splitlines() for k in ("one", "two")]
-    losses = [[json.loads(line)["loss"] for line in of_run] for of_run in lines]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    for name in ("loss", "width"):
+        losses = [[json.loads(line)[name] for line in of_run] for of_run in lines]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     one, two = (load_checkpoint(tmp_path / k / "last.safetensors") for k in ("one", "two"))
     assert apart(one.group("optimizer"), two.group("optimizer")) < 1e-5
     moved = {k: v - start[k] for k, v in one.group("model").items()}

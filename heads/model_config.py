@@ -1,0 +1,86 @@
+"""The size of a head and the paper's ablations of it, and what it must know of the features it reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .fusion import FusionConfig
+
+GROUPS = 32
+"""Of the group norm after the C3 and C4 projections."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Size of the head and the paper's ablations. Defaults are the paper's."""
+
+    d: int = 256
+    heads: int = 8
+    ffn: int = 2048
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    dropout: float = 0.1
+    span_dropout: float = 0.5
+    max_frames: int = 100
+    num_queries: int = 5
+    qmm: bool = True
+    """Query matching: several candidate tubes, scored and matched. Off: one query, no second stream (table V)."""
+    shared_decoder: bool = True
+    """Both streams use the same decoder layers (table VIII)."""
+    multiscale: str = "roi"
+    """C3 and C4 in the second stream: ``roi`` from stored regions, ``full`` from stored maps, ``none``."""
+    proj_norm: str = "groupnorm"
+    """After the C3 and C4 projections: ``groupnorm`` or ``none``."""
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+    stride: int = 1
+    """Every stride-th slot goes through the space-text encoder; the slots up to the next one repeat its memory."""
+    fast: bool = False
+    """Only with a stride: repeated memory is corrected by what every frame shows itself (TubeDETR's fast branch)."""
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("multiscale", ("roi", "full", "none")), ("proj_norm", ("groupnorm", "none"))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
+        for name in ("d", "heads", "ffn", "decoder_layers", "max_frames", "num_queries", "stride"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+        if self.encoder_layers < 0:
+            raise ValueError(f"encoder_layers is {self.encoder_layers}, expected at least 0")
+        for name in ("dropout", "span_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected a share of at least 0 and less than 1")
+        self._check_width()
+        self._check_stride()
+
+    def _check_width(self) -> None:
+        if self.d % self.heads:
+            raise ValueError(f"d = {self.d} must be a multiple of heads = {self.heads}")
+        if self.d % 4:
+            raise ValueError(f"d = {self.d} must be a multiple of 4: sine and cosine of rows and of columns")
+        normed = self.qmm and self.multiscale != "none" and self.proj_norm == "groupnorm"
+        if normed and self.d % GROUPS:
+            raise ValueError(
+                f"d = {self.d} must be a multiple of {GROUPS}, the groups of the norm of C3 and C4; without that norm "
+                "(proj_norm=none), or without those levels (multiscale=none), it need not be"
+            )
+
+    def _check_stride(self) -> None:
+        if self.stride > 1 and (self.fusion.frame_level or self.fusion.video_level):
+            raise ValueError(
+                f"stride {self.stride} encodes some frames only, fusion matches all of them: set fusion.frame_level and "
+                "fusion.video_level to false, or stride to 1"
+            )
+        if self.fast and self.stride == 1:
+            raise ValueError("fast corrects memory that is repeated between frames; with stride 1 none is")
+
+
+@dataclass(frozen=True)
+class FeatureFacts:
+    """What the head must know of the cached features it reads."""
+
+    channels: tuple[int, ...]
+    """Channels of C3, C4, C5."""
+    strides: tuple[int, ...]
+    """Rendition pixels per cell of C3, C4, C5."""
+    text_width: int
+    roi_size: int = 4
