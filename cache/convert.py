@@ -6,7 +6,10 @@ conversion that was interrupted goes on when repeated.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from numpy.typing import NDArray
 
 from .errors import CacheError
 from .header import SAMPLES
@@ -34,8 +37,10 @@ def convert(
         raise CacheError(f"{source} cannot be converted into itself", hint="name another folder")
     cache = Cache.open(source)
     table = (source / SAMPLES).read_bytes()
-    how = (store, cache.header.counts, cache.header.versions, compression)
-    other = Cache.begin(target, cache.recipe, table, *how)
+    header = cache.header
+    other = Cache.begin(
+        target, cache.recipe, table, store, header.counts, header.versions, compression, header.admitted_by
+    )
     keys = [key for room in ("text", "videos") for key in cache.store.keys(room)]
     written = 0
     for done, key in enumerate(keys, 1):
@@ -61,8 +66,15 @@ def copy_unit(source: Store, target: Store, key: str) -> bool:
         arrays = source.arrays(key)
         for name, facts in arrays.items():
             unit.add(name, facts.shape, facts.dtype, facts.attributes)
-        for name, facts in arrays.items():
-            step = facts.rows_per_chunk * max(1, BLOCK_BYTES // facts.chunk_bytes) if facts.chunks else 1
-            for at in range(0, facts.shape[0], step):
-                unit.append(name, source.read(key, name, slice(at, at + step)))
+        for name in arrays:
+            for block in blocks(source, key, name):
+                unit.append(name, block)
         return unit.commit(source.attributes(key))
+
+
+def blocks(store: Store, key: str, name: str) -> Iterator[NDArray[Any]]:
+    """The rows of an array, some megabytes at a time."""
+    facts = store.arrays(key)[name]
+    step = facts.rows_per_chunk * max(1, BLOCK_BYTES // facts.chunk_bytes) if facts.chunks else 1
+    for at in range(0, facts.shape[0], step):
+        yield store.read(key, name, slice(at, at + step))

@@ -26,9 +26,13 @@ class Header:
     samples_file: tuple[int, int]
     compression: str | None = None
     """What the units are packed with."""
+    admitted_by: dict[str, Any] | None = None
+    """The options that chose the samples: splits, max_frames, … None in older caches."""
 
     def to_bytes(self) -> bytes:
         content = {"format": FORMAT, "fingerprint": self.recipe.fingerprint, **asdict(self)}
+        if self.admitted_by is None:
+            del content["admitted_by"]
         checked = {"crc32c": google_crc32c.value(_render(content)), **json.loads(_render(content))}
         return _render(checked) + b"\n"
 
@@ -40,7 +44,7 @@ class Header:
             recipe = Recipe.from_json(content["recipe"])
             samples_file = (content["samples_file"][0], content["samples_file"][1])
             how = (content["store"], content["counts"], content["versions"])
-            header = cls(recipe, *how, samples_file, content["compression"])
+            header = cls(recipe, *how, samples_file, content["compression"], content.get("admitted_by"))
             if header.to_bytes() != stored:
                 raise ValueError("its checksum does not fit")
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:

@@ -13,22 +13,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import google_crc32c
 import numpy as np
 
-from .atomic import TEMPORARY, make_folder, write_atomic, write_once
 from .contents import Contents
 from .errors import CacheError
 from .header import HEADER, SAMPLES, Header
+from .making import make, other_rules, require_same_samples, require_same_table
 from .objects import Location
 from .sampling import IntArray
-from .schema import Recipe, Sample, View
+from .schema import Recipe, Sample
 from .skipped import SkipList
-from .store import Store, backends_of, open_store
-from .table import SampleTable, sentences_sha256, to_parquet
+from .store import Store, open_store
+from .table import SampleTable, checksum, sentences_sha256, to_parquet
+from .video_unit import VideoUnit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,43 +47,6 @@ def array_name(level: str, view: int) -> str:
 
 def text_key(part: int) -> str:
     return f"text/{part:05d}"
-
-
-@dataclass(frozen=True)
-class VideoUnit:
-    """What one video's unit says of itself."""
-
-    frames: IntArray
-    """(F,) ascending source frames: the rows of ``c5`` (and ``c3``, ``c4``) of every view."""
-    views: list[View]
-    """The first is the evaluation geometry."""
-    roi_rows: dict[str, tuple[IntArray, IntArray]]
-    """Per target: ascending source frames and the rows of ``roi`` that hold them."""
-
-    def rows(self, frames: IntArray, where: object) -> IntArray:
-        """Rows of the maps at source frames; CacheError when one is not stored."""
-        return _find(self.frames, np.arange(len(self.frames)), frames, where)
-
-    def rows_of_target(self, target_id: str, frames: IntArray, where: object) -> IntArray:
-        """Rows of ``roi`` for one target at source frames; CacheError when one is not stored."""
-        known, rows = self.roi_rows.get(target_id, (np.empty(0, np.int64), np.empty(0, np.int64)))
-        return _find(known, rows, frames, where)
-
-
-def _find(known: IntArray, rows: IntArray, wanted: IntArray, where: object) -> IntArray:
-    at = np.searchsorted(known, wanted)
-    stored = (
-        (at < len(known)) & (known[np.minimum(at, len(known) - 1)] == wanted)
-        if len(known)
-        else np.zeros(len(wanted), bool)
-    )
-    if not stored.all():
-        raise CacheError(
-            f"{where} holds no features of source frames {wanted[~stored][:5].tolist()}",
-            expected="frames of the grid this cache was extracted on",
-            hint="use the fps the cache was made with, or extract again",
-        )
-    return rows[at]
 
 
 class Cache:
@@ -115,15 +77,23 @@ class Cache:
         store: str,
         versions: dict[str, str],
         compression: str | None = None,
+        admitted_by: dict[str, Any] | None = None,
     ) -> Cache:
-        """Make the folder, or open it if it was made with the same recipe and packing. cache.json is written last."""
-        if (path / HEADER).exists():
-            cache = cls.open(path)
-            cache.recipe.require_equal(recipe, path)
-            cache.require_packing(compression)
-            return cache
-        counts = {"samples": len(samples), "videos": len({s.video.video_id for s in samples})}
-        return cls.begin(path, recipe, to_parquet(samples), store, counts, versions, compression)
+        """Make a cache of these samples, or open the one that is there. ``admitted_by``: the options that chose them.
+
+        Raises CacheError when that has another recipe, store, packing, or other samples.
+        """
+        if not (path / HEADER).exists():
+            counts = {"samples": len(samples), "videos": len({s.video.video_id for s in samples})}
+            table = to_parquet(samples)
+            header = Header(recipe, store, counts, versions, checksum(table), compression, admitted_by)
+            if make(path, header, table):
+                return cls(path, header)
+        cache = cls.open(path)
+        cache.require_made_with(recipe, admitted_by)
+        cache.require_packing(store, compression)
+        require_same_samples(cache.samples, samples, other_rules(cache.header.admitted_by, admitted_by), path)
+        return cache
 
     @classmethod
     def begin(
@@ -135,35 +105,37 @@ class Cache:
         counts: dict[str, int],
         versions: dict[str, str],
         compression: str | None = None,
+        admitted_by: dict[str, Any] | None = None,
     ) -> Cache:
-        """A cache of exactly these samples (a file of `to_parquet`), without units; cache.json is written last.
+        """A cache of exactly these samples (a file of `to_parquet`), without units.
 
         Opens the one that is there if it has the same recipe, store and samples, and raises CacheError if not.
         """
-        header = Header(recipe, store, counts, versions, (len(table), google_crc32c.value(table)), compression)
-        if (path / HEADER).exists():
-            cache = cls.open(path)
-            cache.recipe.require_equal(recipe, path)
-            cache.require_packing(compression)
-            _require_same_samples(cache.header, header, path)
-            return cache
-        _require_room(path, recipe, store)
-        open_store(path, store, compression)  # refuses what this place cannot hold, or not packed so
-        make_folder(path)
-        write_atomic(path / SAMPLES, table)
-        if not write_once(path / HEADER, header.to_bytes()):  # another extractor was first
-            return cls.begin(path, recipe, table, store, counts, versions, compression)
-        return cls(path, header)
+        header = Header(recipe, store, counts, versions, checksum(table), compression, admitted_by)
+        if not (path / HEADER).exists() and make(path, header, table):
+            return cls(path, header)
+        cache = cls.open(path)
+        cache.recipe.require_equal(recipe, path)
+        require_same_table(cache.header, header, path)
+        cache.require_packing(store, compression)
+        return cache
 
-    def require_packing(self, compression: str | None) -> None:
-        """Refuse to write with another compression than the units that are there."""
-        if compression != self.store.compression:
+    def require_made_with(self, recipe: Recipe, admitted_by: dict[str, Any] | None) -> None:
+        """Refuse another recipe; where that is of other annotations, with the options that chose the samples."""
+        rules = other_rules(self.header.admitted_by, admitted_by)
+        self.recipe.require_equal(recipe, self.path, **rules)
+
+    def require_packing(self, store: str, compression: str | None) -> None:
+        """Refuse to write in another store, or with another compression, than the units that are there."""
+        made, asked = (self.header.store, self.store.compression), (store, compression)
+        if made != asked:
+            says = "--store {0}, {1}"
             raise CacheError(
                 f"{self.path} is packed otherwise",
-                expected=f"compression {self.store.compression or 'none'}, as it was made with",
-                found=f"{compression or 'none'} asked for",
+                expected=says.format(made[0], f"--compression {made[1]}" if made[1] else "no compression"),
+                found=says.format(asked[0], f"--compression {asked[1]}" if asked[1] else "no compression"),
                 effect="nothing was read or written",
-                hint="use the --compression the cache was made with, or another --out folder",
+                hint="use the --store and --compression the cache was made with, or another --out folder",
             )
 
     def with_samples_of(self, other: Cache) -> Cache:
@@ -184,14 +156,7 @@ class Cache:
                     expected=self.recipe.fingerprint,
                     found=attributes["fingerprint"],
                 )
-            roi_frames = np.asarray(attributes["roi_frames"], dtype=np.int64)
-            targets = np.asarray(attributes["roi_targets"], dtype=np.int64)
-            roi = {
-                name: (roi_frames[targets == i], np.flatnonzero(targets == i))
-                for i, name in enumerate(attributes["targets"])
-            }
-            frames = np.asarray(attributes["frames"], dtype=np.int64)
-            self._units[video_id] = VideoUnit(frames, [View.from_json(v) for v in attributes["views"]], roi)
+            self._units[video_id] = VideoUnit.of(attributes)
         return self._units[video_id]
 
     def text(self, row: int) -> Tensor:
@@ -212,6 +177,13 @@ class Cache:
             self._text_offsets[part] = self._open_text(part)
         start, end = self._text_offsets[part][local : local + 2]
         return read_features(self.text_store, text_key(part), "hidden", slice(int(start), int(end)))
+
+    def require_text(self, part: int) -> bool:
+        """Whether a part of the text features is complete. CacheError when it holds other sentences or another recipe's."""
+        if not self.text_store.contains(text_key(part)):
+            return False
+        self._open_text(part)
+        return True
 
     def _open_text(self, part: int) -> IntArray:
         """Where each sentence's tokens start; CacheError when the unit holds other sentences or another recipe's."""
@@ -263,36 +235,3 @@ def read_header(path: Location) -> Header:
     except OSError as error:
         raise CacheError(f"{path / HEADER} cannot be read", found=error) from None
     return Header.from_bytes(stored, path / HEADER)
-
-
-def _require_same_samples(found: Header, wanted: Header, path: Location) -> None:
-    if (found.store, found.samples_file) != (wanted.store, wanted.samples_file):
-        says = "store {0}, samples of {1[0]:,} bytes, crc32c {1[1]:08x}"
-        raise CacheError(
-            f"{path} holds another cache",
-            expected=says.format(wanted.store, wanted.samples_file),
-            found=says.format(found.store, found.samples_file),
-            effect="nothing was written",
-            hint="name another folder",
-        )
-
-
-def _require_room(path: Location, recipe: Recipe, store: str) -> None:
-    """A new cache needs an empty folder, or units whose header was lost: these must be of this recipe and store."""
-    found_names = (entry.name for entry in path.iterdir()) if path.is_dir() else ()
-    # What others write aside at this moment is no reason: several extractors may begin at once.
-    present = {name for name in found_names if not name.startswith(TEMPORARY)}
-    if present and not present & {"videos", SAMPLES, HEADER}:
-        raise CacheError(f"{path} is not empty and not a cache", hint="choose another --out folder")
-    for kind in backends_of(path) if "videos" in present else ():
-        units = open_store(path, kind)
-        for key in units.keys("videos")[:1]:
-            found = {"store": kind, "fingerprint": units.attributes(key)["fingerprint"]}
-            if found != {"store": store, "fingerprint": recipe.fingerprint}:
-                raise CacheError(
-                    f"{path} has no {HEADER}, but units of another cache",
-                    expected=f"store {store}, fingerprint {recipe.fingerprint}",
-                    found=f"store {found['store']}, fingerprint {found['fingerprint']}",
-                    effect="nothing was written",
-                    hint="use the options they were made with, or another --out folder",
-                )

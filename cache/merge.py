@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from .atomic import UNLINKABLE, make_folder, remove, temporary_name
-from .convert import copy_skips, copy_unit
+from .convert import blocks, copy_skips, copy_unit
 from .errors import CacheError, UsageError
 from .header import SAMPLES
 from .index import PART_ROWS, Cache, text_key
+from .making import other_rules
 from .objects import Location
 from .quantise import FeatureWriter
-from .schema import Sample
+from .schema import Sample, same_sample
 from .store import Store
 from .table import to_parquet
 
@@ -45,6 +46,8 @@ def merge(out: Location, shards: Sequence[Location], progress: Callable[[int, in
             hint = f"stvg cache convert {cache.path} FOLDER --store {first.header.store}"
             raise CacheError(f"{cache.path} holds {cache.header.store} units, {first.path} others", hint=hint)
     one_table = len({cache.header.samples_file for cache in caches}) == 1
+    for cache in caches if not one_table else ():
+        _require_same_rules(first, cache)
     if not one_table and first.recipe.dtype == "uint8":
         raise CacheError(
             "token features in uint8 cannot be put into another order without loss",
@@ -66,6 +69,21 @@ def merge(out: Location, shards: Sequence[Location], progress: Callable[[int, in
     for cache in caches:
         copy_skips(cache, merged)
     return written
+
+
+def _require_same_rules(one: Cache, other: Cache) -> None:
+    """Refuse samples that were chosen otherwise: each video was extracted for those of its own shard alone."""
+    if rules := other_rules(one.header.admitted_by, other.header.admitted_by):
+        raise CacheError(
+            f"{one.path} and {other.path} were made of other samples",
+            samples=f"{len(one.samples):,} and {len(other.samples):,}",
+            **{
+                name: rule.replace("cache has", "the first has").replace("asked for", "the second")
+                for name, rule in rules.items()
+            },
+            effect="nothing was written",
+            hint="extract every shard with the same options",
+        )
 
 
 def link_unit(source: Store, target: Store, key: str) -> bool:
@@ -102,9 +120,11 @@ def _holders(caches: Iterable[Cache], rooms: Sequence[str]) -> dict[str, Cache]:
 
 
 def _require_same_unit(one: Cache, other: Cache, key: str) -> None:
+    """CacheError when two caches hold other features under a key. How and from which copy of a file is no matter."""
     a, b = (Path(str(cache.store.place(key))) for cache in (one, other))
     names = [{p.relative_to(top).as_posix() for p in top.rglob("*") if p.is_file()} for top in (a, b)]
-    if names[0] != names[1] or not all(_same_file(a / name, b / name) for name in names[0] or {""}):
+    same_files = names[0] == names[1] and all(_same_file(a / name, b / name) for name in names[0] or {""})
+    if not same_files and not _same_content(one.store, other.store, key):
         raise CacheError(
             f"{key} is stored twice, with different bytes",
             found=f"{a} and {b}",
@@ -117,6 +137,24 @@ def _same_file(a: Path, b: Path) -> bool:
     return os.path.samefile(a, b) or filecmp.cmp(a, b, shallow=False)
 
 
+def _same_content(one: Store, other: Store, key: str) -> bool:
+    """Whether two units hold the same arrays and say the same of them, but for when their video files were written."""
+    a, b = (
+        {**store.attributes(key), "source": dict(store.attributes(key).get("source", {}))} for store in (one, other)
+    )
+    for attributes in (a, b):
+        attributes["source"].pop("mtime_ns", None)
+    if not a["source"] or not b["source"]:  # an older unit does not say
+        a["source"] = b["source"] = {}
+    if a != b or one.arrays(key) != other.arrays(key):
+        return False
+    return all(
+        x.tobytes() == y.tobytes()
+        for name in one.arrays(key)
+        for x, y in zip(blocks(one, key, name), blocks(other, key, name), strict=True)
+    )
+
+
 def _begin(out: Location, caches: Sequence[Cache], one_table: bool) -> Cache:
     first = caches[0]
     if one_table:
@@ -127,7 +165,9 @@ def _begin(out: Location, caches: Sequence[Cache], one_table: bool) -> Cache:
         counts = {"samples": len(samples), "videos": len({s.video.video_id for s in samples})}
     names = dict.fromkeys(name for cache in caches for name in cache.header.versions)
     versions = {n: ", ".join(sorted({c.header.versions.get(n, "unknown") for c in caches})) for n in names}
-    how = (first.header.store, counts, versions, first.header.compression)
+    rules = [cache.header.admitted_by for cache in caches]
+    same = rules[0] if all(rule == rules[0] for rule in rules) else None
+    how = (first.header.store, counts, versions, first.header.compression, same)
     return Cache.begin(out, first.recipe, table, *how)
 
 
@@ -137,18 +177,13 @@ def _union(caches: Iterable[Cache]) -> list[Sample]:
     for cache in caches:
         for sample in cache.samples:
             known = found.setdefault((sample.split, sample.sample_id), sample)
-            if known is not sample and not _same_sample(known, sample):
+            if known is not sample and not same_sample(known, sample):
                 raise CacheError(
                     f"{cache.path}: sample {sample.sample_id} of {sample.split} differs from another shard's",
                     effect="nothing was written",
                     hint="merge caches of the same annotations",
                 )
     return list(found.values())
-
-
-def _same_sample(a: Sample, b: Sample) -> bool:
-    mine, theirs = vars(a) | {"boxes": None}, vars(b) | {"boxes": None}
-    return mine == theirs and np.array_equal(a.boxes, b.boxes, equal_nan=True)
 
 
 def _write_text(merged: Cache, caches: Iterable[Cache]) -> None:

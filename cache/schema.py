@@ -217,15 +217,25 @@ class Recipe:
         mine, theirs = asdict(self), asdict(other)
         return {name: (mine[name], theirs[name]) for name in mine if mine[name] != theirs[name]}
 
-    def require_equal(self, other: Recipe, where: object) -> None:
-        """Refuse ``other`` (what is asked for now) unless it equals this one (what the cache was made with)."""
+    def require_equal(self, other: Recipe, where: object, **facts: str) -> None:
+        """Refuse ``other`` (what is asked for now) unless it equals this one (what the cache was made with).
+
+        ``facts``: more lines for the CacheError.
+        """
         if differing := self.differing(other):
             raise CacheError(
                 f"{where} was made with another recipe",
                 **{name: f"cache has {mine!r}, asked for {theirs!r}" for name, (mine, theirs) in differing.items()},
+                **facts,
                 effect="nothing was read or written",
                 hint="use the options the cache was made with, or another --out folder",
             )
+
+
+def same_sample(a: Sample, b: Sample) -> bool:
+    """Whether two samples are equal in everything."""
+    mine, theirs = vars(a) | {"boxes": None}, vars(b) | {"boxes": None}
+    return mine == theirs and np.array_equal(a.boxes, b.boxes, equal_nan=True)
 
 
 def has_boxes(boxes: FloatArray) -> NDArray[np.bool_]:

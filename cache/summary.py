@@ -38,6 +38,7 @@ def summarise(cache: Cache) -> dict[str, Any]:
         "arrays": dict(sorted(arrays.items())),
         "bytes": sum(level["bytes"] for level in arrays.values()),
         "recipe": cache.recipe.to_json(),
+        "admitted_by": cache.header.admitted_by,
         "versions": cache.header.versions,
     }
 
@@ -60,8 +61,9 @@ def summary_lines(found: dict[str, Any]) -> list[str]:
         each = level["bytes"] // max(1, level["rows"])
         counts = f"{level['units']:>7,} {level['rows']:>11,} {each:>11,} {size(level['bytes']):>10}"
         lines.append(f"  {name:<18} {level['dtype']:<9} {counts}")
-    for part in ("recipe", "versions"):
-        lines += ["", f"  {part}", *(f"    {name:<18} {value}" for name, value in found[part].items())]
+    for part in ("recipe", "admitted_by", "versions"):
+        facts = found[part] or {"samples": "an older cache does not say"}
+        lines += ["", f"  {part}", *(f"    {name:<18} {value}" for name, value in facts.items())]
     return lines
 
 

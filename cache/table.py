@@ -107,15 +107,15 @@ class SampleTable(Sequence[Sample]):
     """The samples of a cache in the order they were written. ``expected``: bytes and crc32c of the file."""
 
     def __init__(self, path: Location, expected: tuple[int, int]) -> None:
-        self.path = path
+        self.path, self.expected = path, tuple(expected)
         try:
             self._file = pa.py_buffer(path.read_bytes()) if isinstance(path, ObjectPath) else str(path)
-            found = _checksum(self._file)
+            found = checksum(self._file)
         except FileNotFoundError:
             raise CacheError(f"{path} is missing", hint=RESTORE) from None
         except OSError as error:
             raise CacheError(f"{path} cannot be read", found=error) from None
-        if found != tuple(expected):
+        if found != self.expected:
             raise CacheError(
                 f"{path} is damaged",
                 expected=f"{expected[0]:,} bytes, crc32c {expected[1]:08x}",
@@ -235,10 +235,10 @@ def _numbers(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
     return np.from_dlpack(array.cast(pa.uint8()) if pa.types.is_boolean(array.type) else array)
 
 
-def _checksum(file: pa.Buffer | str) -> tuple[int, int]:
+def checksum(file: pa.Buffer | bytes | str) -> tuple[int, int]:
     """Bytes and crc32c, of a file a block at a time."""
-    if isinstance(file, pa.Buffer):
-        return file.size, google_crc32c.value(file.to_pybytes())
+    if not isinstance(file, str):
+        return len(memoryview(file)), google_crc32c.value(bytes(file))
     size = total = 0
     with open(file, "rb") as opened:
         while block := opened.read(1 << 20):

@@ -116,7 +116,7 @@ class Predictor:
         samples = [asked(number, video, sentence, end) for number, sentence in enumerate(sentences, start=1)]
         with TemporaryDirectory(prefix="stvg-") as scratch:
             words = Cache.create(Path(scratch), cache.recipe, samples, "zarr", library_versions())
-            write_text(words, samples, self.text, Options(self.device))
+            write_text(words, self.text, Options(self.device))
             data = open_split(self.head, cache.with_samples_of(words), SPLIT, file.parent)
             tubes = tubes_of(self.head.model, data, self.head.batch_size, self.device)
         video = replace(video, video_id=name or file.name)

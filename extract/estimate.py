@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from ..cache.index import Cache, video_key
+from ..cache.index import video_key
 from ..cache.quantise import stored_bytes
 from ..cache.schema import Sample
 from ..cache.table import distinct_sentences
@@ -88,7 +87,7 @@ def estimate(job: ExtractJob, processes: int = 1) -> Estimate:
     for sample in ready.samples:
         by_video.setdefault(sample.video.video_id, []).append(sample)
     mine = job.part.of(list(by_video))
-    done = _done(job, ready, mine)
+    done = {v for v in mine if ready.cache and ready.cache.store.contains(video_key(v))}
     todo = [v for v in mine if v not in done and isinstance(ready.files[v], Path)]
     missing = len(mine) - len(done) - len(todo)
     frames = size = 0
@@ -99,14 +98,6 @@ def estimate(job: ExtractJob, processes: int = 1) -> Estimate:
     size += _text_bytes(ready) if todo else 0
     speed = _measure(job, ready, {v: by_video[v] for v in todo}) if todo else None
     return Estimate(len(todo), missing, len(done), frames, size, speed, job, processes)
-
-
-def _done(job: ExtractJob, ready: Prepared, mine: Sequence[str]) -> set[str]:
-    if not (job.out / "cache.json").exists():
-        return set()
-    cache = Cache.open(job.out)
-    cache.recipe.require_equal(ready.recipe, job.out)
-    return {video_id for video_id in mine if cache.store.contains(video_key(video_id))}
 
 
 def _text_bytes(ready: Prepared) -> int:

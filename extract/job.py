@@ -7,13 +7,14 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
 from ..cache.errors import AnnotationError, UsageError
 from ..cache.header import HEADER
 from ..cache.index import Cache, video_key
+from ..cache.making import Difference, other_rules, require_same_samples
 from ..cache.objects import Location
 from ..cache.sampling import Sampling
 from ..cache.schema import MAX_SIDE, Recipe, Sample
@@ -85,8 +86,14 @@ class Prepared:
     """Everything an extraction needs, read and checked."""
 
     samples: Sequence[Sample]
+    """Those of the cache, if there is one already."""
+    admitted_by: dict[str, Any]
+    """The options that chose them."""
     dropped: list[AnnotationError]
     recipe: Recipe
+    cache: Cache | None
+    """None: it is not made yet."""
+    warnings: list[str]
     files: VideoFiles
     """The file of every video, or why there is none."""
     backbone: Backbone
@@ -107,9 +114,11 @@ def run_job(job: ExtractJob, progress: Bar | None = None) -> tuple[Report, list[
         ready.text,
         store=job.store,
         compression=job.compression,
+        admitted_by=ready.admitted_by,
         options=job.options(),
         progress=progress,
     )
+    report.warnings = [*ready.warnings, *report.warnings]
     return report, ready.dropped
 
 
@@ -117,7 +126,7 @@ def prepare(job: ExtractJob) -> Prepared:
     """Read the annotations, find the videos, build the encoders. Nothing is written."""
     if job.resolution not in MAX_SIDE:
         raise UsageError(f"no geometry for resolution {job.resolution}", expected=f"one of {sorted(MAX_SIDE)}")
-    splits = job.splits or find_splits(job.dataset, job.annotations)
+    splits = list(dict.fromkeys(job.splits or find_splits(job.dataset, job.annotations)))
     read = [
         read_annotations(
             job.dataset, job.annotations, split, sampling=job.sampling, on_bad_record=job.on_bad_record, vidor=job.vidor
@@ -127,7 +136,7 @@ def prepare(job: ExtractJob) -> Prepared:
     for part in read if job.part.index == 0 else ():  # what all processes would say is said once
         for doubt in part.doubts:
             log.warning("%s: %s", part.split, doubt)
-    samples = [s for part in read for s in part.samples]
+    samples: Sequence[Sample] = [s for part in read for s in part.samples]
     dropped = [error for part in read for error in part.dropped]
     content = hashlib.sha256("".join(f"{part.split}:{part.sha256};" for part in read).encode()).hexdigest()
     backbone = build_backbone(job.backbone, job.backbone_weights, job.weights_seed)
@@ -149,17 +158,36 @@ def prepare(job: ExtractJob) -> Prepared:
             "views_seed": job.views_seed,
         },
     )
+    rule = {"splits": splits, "max_frames": job.sampling.max_frames, "on_bad_record": job.on_bad_record}
+    cache = Cache.open(job.out) if (job.out / HEADER).exists() else None
+    warnings: list[str] = []
+    if cache:
+        cache.require_packing(job.store, job.compression)
+        warnings = settle_samples(cache, recipe, samples, rule)
+        samples = cache.samples
     folder = job.videos or default_video_folder(job.dataset, job.annotations)
     files = find_video_files({s.video.video_id: s.video for s in samples}.values(), folder, job.dataset)
-    if not settled(job.out, files):
+    if not cache or not settled(cache, files):
         require_some(files, folder)
-    return Prepared(samples, dropped, recipe, files, backbone, text)
+    return Prepared(samples, rule, dropped, recipe, cache, warnings, files, backbone, text)
 
 
-def settled(out: Location, videos: Iterable[str]) -> bool:
-    """Whether the cache at ``out`` has every video, or says why it cannot be read."""
-    if not (out / HEADER).exists():
-        return False
-    cache = Cache.open(out)
+def settle_samples(cache: Cache, recipe: Recipe, samples: Sequence[Sample], rule: dict[str, Any]) -> list[str]:
+    """Compare what was read with a cache that is there, whose own samples alone count from now on; returns warnings.
+
+    Raises CacheError for another recipe, and for other samples when other options are known to have chosen them. Where
+    these are the same, or an older cache does not say, its samples were read by another release: then it stays as it is.
+    """
+    cache.require_made_with(recipe, rule)
+    if rules := other_rules(cache.header.admitted_by, rule):
+        require_same_samples(cache.samples, samples, rules, cache.path)
+    elif difference := Difference.of(cache.samples, samples):
+        made = "" if cache.header.admitted_by else "; it does not say with which --max-frames it was made"
+        return [f"{cache.path} was made of other samples and goes on with them: {difference}{made}"]
+    return []
+
+
+def settled(cache: Cache, videos: Iterable[str]) -> bool:
+    """Whether a cache has every video, or says why it cannot be read."""
     bad = {video_id for video_id, reason in cache.skipped().items() if not was_absent(reason)}
     return all(video_id in bad or cache.store.contains(video_key(video_id)) for video_id in videos)

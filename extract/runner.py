@@ -27,7 +27,6 @@ from ..cache.objects import Location
 from ..cache.quantise import FeatureWriter
 from ..cache.schema import Recipe, Sample
 from ..cache.skipped import was_absent
-from ..cache.table import distinct_sentences
 from .backbone import Backbone
 from .batches import FrameBatch, Mixer
 from .channel import DecodeJob
@@ -104,7 +103,7 @@ class Report:
         self.frames += other.frames
         self.already += other.already
         self.skipped |= other.skipped
-        self.warnings += other.warnings
+        self.warnings += [w for w in other.warnings if w not in self.warnings]
         self.elapsed += other.elapsed
         self.busy = {stage: self.busy[stage] + other.busy[stage] for stage in STAGES}
 
@@ -125,36 +124,41 @@ def extract(
     *,
     store: str = "zarr",
     compression: str | None = None,
+    admitted_by: dict[str, Any] | None = None,
     options: Options | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Fill the cache at ``out`` with everything of ``options.part`` that is not there yet.
 
-    ``files``: the file of every video id, or why there is none. Videos that cannot be read are listed in
-    skipped.jsonl and in the report; with ``options.strict`` the first one raises its VideoError. Raises CacheError when
-    the cache was made with another recipe or compression, cannot be written, or a feature does not fit its dtype.
+    ``samples``: those of the cache where there is one; ``admitted_by``: the options that chose them. ``files``: the file of
+    every video id, or why there is none. Videos that cannot be read are listed in skipped.jsonl and in the report; with
+    ``options.strict`` the first one raises its VideoError. Raises CacheError when the cache was made with another recipe,
+    of other samples or packed otherwise, cannot be written, or a feature does not fit its dtype.
     """
     options = options or Options()
     with naming_write_errors(out):
-        cache = Cache.create(out, recipe, samples, store, library_versions(), compression)
+        cache = Cache.create(out, recipe, samples, store, library_versions(), compression, admitted_by)
         cache.store.sweep()
-        write_text(cache, samples, text, options)
-    by_video: dict[str, list[Sample]] = {}
-    for sample in samples:
-        by_video.setdefault(sample.video.video_id, []).append(sample)
+        write_text(cache, text, options)
+    by_video: dict[str, list[int]] = {}
+    for row, video_id in enumerate(cache.samples.video_ids):
+        by_video.setdefault(video_id, []).append(row)
     mine = {video_id: by_video[video_id] for video_id in options.part.of(list(by_video))}
     return Extraction(cache, mine, files, backbone.for_extraction(options.device), options, progress).run()
 
 
-def write_text(cache: Cache, samples: Sequence[Sample], text: TextEncoder, options: Options) -> None:
-    """Token features of every distinct sentence, PART_ROWS sentences to a unit."""
-    if options.part.index == 0 and (notice := notice_of_cuts(samples, text.tokenizer)):
+def write_text(cache: Cache, text: TextEncoder, options: Options) -> None:
+    """Token features of every distinct sentence of the cache, PART_ROWS sentences to a unit.
+
+    Raises CacheError when a unit that is there holds other sentences.
+    """
+    table = cache.samples
+    if options.part.index == 0 and (notice := notice_of_cuts(table, text.tokenizer)):
         log.warning("%s", notice)
-    sentences = list(distinct_sentences(samples))
-    for part, start in enumerate(range(0, len(sentences), PART_ROWS)):
-        if part % options.part.count != options.part.index or cache.store.contains(text_key(part)):
+    for part, start in enumerate(range(0, table.text_count, PART_ROWS)):
+        if part % options.part.count != options.part.index or cache.require_text(part):
             continue
-        chosen = sentences[start : start + PART_ROWS]
+        chosen = [table.sentence(row) for row in range(start, min(start + PART_ROWS, table.text_count))]
         batches = [chosen[i : i + options.text_batch] for i in range(0, len(chosen), options.text_batch)]
         features = [f for batch in batches for f in text.encode(batch)]
         lengths = [len(f) for f in features]
@@ -168,12 +172,15 @@ def write_text(cache: Cache, samples: Sequence[Sample], text: TextEncoder, optio
 
 
 class Extraction:
-    """One run over some videos: who is at which stage, and what became of whom."""
+    """One run over some videos: who is at which stage, and what became of whom.
+
+    ``by_video``: of every video of this run, the rows of its samples in the cache's table.
+    """
 
     def __init__(
         self,
         cache: Cache,
-        by_video: dict[str, list[Sample]],
+        by_video: dict[str, list[int]],
         files: Mapping[str, Path | VideoError],
         backbone: Backbone,
         options: Options,
@@ -216,7 +223,6 @@ class Extraction:
         order = list(self.by_video)
         SystemRandom().shuffle(order)
         for video_id in order:
-            samples = self.by_video[video_id]
             file = self.files[video_id]
             if self.cache.store.contains(video_key(video_id)):
                 self.report.already += 1
@@ -225,8 +231,12 @@ class Extraction:
             elif isinstance(file, VideoError):
                 self.skip(video_id, file)
             else:
-                clip = self.clips[video_id] = Clip.of(samples, self.cache.recipe)
+                clip = self.clips[video_id] = self.clip(video_id)
                 yield clip.decode_job(file, self.backbone)
+
+    def clip(self, video_id: str) -> Clip:
+        samples = [self.cache.samples[row] for row in self.by_video[video_id]]
+        return Clip.of(samples, self.cache.recipe)
 
     def encode(self, batch: FrameBatch, writer: Writer) -> None:
         start = time.perf_counter()
