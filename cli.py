@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 
 import click
@@ -11,6 +12,7 @@ from . import __version__
 from .cache.commands import cache
 from .cache.errors import StvgError
 from .cache.options import Commands, say
+from .cache.outputs import of_file_system, reason
 from .evaluate.ablate_commands import ablate
 from .evaluate.commands import demo, evaluate
 from .evaluate.predict_commands import predict
@@ -20,7 +22,8 @@ from .heads.commands import train_head, weights
 
 
 def main() -> None:
-    """Entry point: our errors become a message and exit status 1, an interrupt 130, a request to end 143."""
+    """Entry point: our errors, and what the system says of a place or a disk, become a message and exit status 1; an
+    interrupt 130, a request to end 143. Click ends a command quietly where nobody reads its output any more."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     logging.getLogger("stvg").setLevel(logging.INFO)
     try:
@@ -35,6 +38,12 @@ def main() -> None:
         raise SystemExit(_fail(f"{type(error).__name__}: {error}", 1)) from None
     except click.exceptions.Exit as stop:
         raise SystemExit(stop.exit_code) from None
+    except OSError as error:
+        if not of_file_system(error):
+            raise
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        effect = "the command ended; what it had finished before stays"
+        raise SystemExit(_fail(f"{where}{reason(error)}\n  effect     {effect}", 1)) from None
 
 
 def _fail(message: str, code: int) -> int:

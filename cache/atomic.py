@@ -43,7 +43,15 @@ def write_atomic(path: Location, data: bytes | str) -> None:
 
 @contextmanager
 def open_atomic(path: Path, text: bool = False) -> Iterator[IO[Any]]:
-    """A file to write; ``path`` is replaced when the block ends, and left as it was if the block raises."""
+    """A file to write; ``path`` is replaced when the block ends, and left as it was if the block raises.
+
+    Folders above it that are missing are made. What is no file of a folder (see `is_stream`) is written to as it is.
+    """
+    if is_stream(path):
+        with open(path, "a" if text else "ab", encoding="utf-8" if text else None) as stream:
+            yield stream
+        return
+    make_folder(path.parent)
     temporary = path.parent / temporary_name()
     try:
         with open(temporary, "x" if text else "xb", encoding="utf-8" if text else None) as file:
@@ -54,6 +62,12 @@ def open_atomic(path: Path, text: bool = False) -> Iterator[IO[Any]]:
     finally:
         temporary.unlink(missing_ok=True)
     _sync_one(path.parent)
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a path names a device, a pipe or an open file of this process, such as /dev/stdout."""
+    named = str(path).startswith(("/dev/std", "/dev/fd/", "/proc/"))
+    return named or (path.exists() and not path.is_file() and not path.is_dir())
 
 
 def write_once(path: Location, data: bytes) -> bool:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import CACHE, Commands, compression_option, say
+from ..console import Progress
+from .options import CACHE, OUT_CACHE, Commands, compression_option, say
+from .outputs import naming_write_errors
 
 if TYPE_CHECKING:
     from .objects import Location
@@ -44,8 +46,8 @@ def cache_verify(path: Location, repair: bool, jobs: int) -> None:
     """
     from ..cache import verify as check
 
-    with unit_bar("verify") as bar:
-        findings = check.verify(path, jobs, bar)
+    with Progress("verify", "units", doing="listing units") as bar:
+        findings = check.verify(path, jobs, bar.at)
     for problem in findings.problems:
         say(problem.message, err=True)
     say(f"{findings.units:,} units read, {len(findings.problems):,} problems")
@@ -62,7 +64,7 @@ def cache_verify(path: Location, repair: bool, jobs: int) -> None:
 
 @cache.command("convert", short_help="Copy a cache into another store, place or packing.")
 @click.argument("source", type=CACHE)
-@click.argument("target", type=CACHE)
+@click.argument("target", type=OUT_CACHE)
 @click.option("--store", type=click.Choice(["zarr", "hdf5"]), required=True, help="How TARGET keeps its units.")
 @compression_option
 def cache_convert(source: Location, target: Location, store: str, compression: str | None) -> None:
@@ -73,13 +75,13 @@ def cache_convert(source: Location, target: Location, store: str, compression: s
     """
     from .convert import convert
 
-    with unit_bar("convert") as bar:
-        written = convert(source, target, store, compression, bar)
+    with Progress("convert", "units") as bar, naming_write_errors(target):
+        written = convert(source, target, store, compression, bar.at)
     say(f"convert: {written:,} units written → {target}")
 
 
 @cache.command("merge")
-@click.argument("out", type=CACHE)
+@click.argument("out", type=OUT_CACHE)
 @click.argument("shards", type=CACHE, nargs=-1, required=True)
 def cache_merge(out: Location, shards: tuple[Location, ...]) -> None:
     """Make one cache of SHARDS of the same recipe. On one file system nothing is copied: units are linked.
@@ -89,25 +91,6 @@ def cache_merge(out: Location, shards: tuple[Location, ...]) -> None:
     """
     from .merge import merge
 
-    with unit_bar("merge") as bar:
-        written = merge(out, shards, bar)
+    with Progress("merge", "units", doing="comparing shards") as bar, naming_write_errors(out):
+        written = merge(out, shards, bar.at)
     say(f"merge: {written:,} units of {len(shards):,} shards → {out}")
-
-
-class unit_bar:
-    """A tqdm bar over the units of a cache, whose number is known with the first."""
-
-    def __init__(self, name: str) -> None:
-        from tqdm import tqdm
-
-        self.bar = tqdm(desc=name, unit=" units", disable=None)
-
-    def __enter__(self) -> unit_bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-
-    def __call__(self, done: int, total: int) -> None:
-        self.bar.total = total
-        self.bar.update(done - self.bar.n)

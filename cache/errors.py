@@ -7,6 +7,7 @@ StvgError
 ├── CacheError          a cache that is missing, stale (made with another recipe) or corrupt
 ├── CheckpointError     a checkpoint that cannot be read, or does not fit the model
 ├── PredictionError     a prediction file that cannot be scored
+├── WriteError          a file that could not be written
 └── TrainingDiverged    a loss that is no longer a finite number
 """
 
@@ -68,6 +69,10 @@ class CheckpointError(StvgError):
 
 class PredictionError(StvgError):
     """A prediction file that cannot be scored: malformed, unknown or repeated sample ids."""
+
+
+class WriteError(StvgError):
+    """A file that could not be written: a full disk, no permission, something else in its place."""
 
 
 class TrainingDiverged(StvgError):

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .errors import UsageError
+from .errors import UsageError, WriteError
+from .outputs import reason, writable_file, writable_folder
 from .untrusted import harmless
 
 if TYPE_CHECKING:
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
 
 def say(text: str, *, err: bool = False, nl: bool = True) -> None:
     """Print for people: whatever texts of others are part of it, they do not steer the terminal."""
-    click.echo(harmless(text), err=err, nl=nl)
+    try:
+        click.echo(harmless(text), err=err, nl=nl)
+    except BrokenPipeError:  # nobody reads it any more
+        raise
+    except OSError as error:
+        raise WriteError(f"standard {'error' if err else 'output'} cannot be written", found=reason(error)) from None
 
 
 DATASETS = ("vidstg", "hcstvg-v1", "hcstvg-v2", "json")
@@ -48,7 +54,37 @@ class CachePlace(click.ParamType):
         return location(value) if isinstance(value, str) else value
 
 
+class OutCache(CachePlace):
+    """Where a cache is to be filled. A folder is looked at before the work, unless it holds a cache: a finished one may lie
+    on a read-only disk."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Location:
+        from .header import HEADER
+
+        place = super().convert(value, param, ctx)
+        return writable_folder(place) if isinstance(place, Path) and not (place / HEADER).exists() else place
+
+
+class OutFile(LocalPlace):
+    """A file to write. Whether it can be written is known before the work; see `writable_file`."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        return writable_file(super().convert(value, param, ctx))
+
+
+class OutFolder(LocalPlace):
+    """A folder to write to, made if missing; see `writable_folder`."""
+
+    name = "dir"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        return writable_folder(super().convert(value, param, ctx))
+
+
 FOLDER, CACHE = LocalPlace(), CachePlace()
+OUT_FILE, OUT_FOLDER, OUT_CACHE = OutFile(), OutFolder(), OutCache()
 
 
 class Commands(click.Group):
@@ -148,7 +184,3 @@ def choose_device(name: str | None) -> torch.device:
 def gpus(count: int) -> str:
     """How the GPUs of this machine are called, after the processor."""
     return {0: " (no GPU is found)", 1: " or cuda"}.get(count, f", cuda, cuda:0 … cuda:{count - 1}")
-
-
-def tick(bar: Any) -> None:
-    bar.update(1)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..cache.options import CACHE, FOLDER, choose_device, protocol_option, say
+from ..cache.options import CACHE, FOLDER, OUT_FOLDER, choose_device, protocol_option, say
+from ..cache.outputs import naming_write_errors
+from ..console import Progress
 
 if TYPE_CHECKING:
     from ..cache.objects import Location
+    from .ablation import Cell
+
+WATCHED = 4
+"""Cells whose steps are shown."""
 
 
 @click.command(short_help="Re-run the paper's ablations from one cache.")
@@ -33,7 +42,7 @@ if TYPE_CHECKING:
 @click.option("--split", default="train", show_default=True, help="Split to train on.")
 @click.option("--test-split", default="test", show_default=True, help="Split to score.")
 @protocol_option
-@click.option("--out", type=FOLDER, default=Path("runs/ablation"), show_default=True, help="Cells and tables.")
+@click.option("--out", type=OUT_FOLDER, default=Path("runs/ablation"), show_default=True, help="Cells and tables.")
 @click.option(
     "--devices",
     default=None,
@@ -67,8 +76,6 @@ def ablate(
       stvg ablate --cache cache/hc1 --table III --seeds 3
       stvg ablate --cache cache/hc1 --grid dropout.yaml --devices cuda:0,cuda:1
     """
-    from tqdm import tqdm
-
     from ..cache.config import nearest
     from .ablation import TABLES, Plan, cells_of, read_grid
     from .ablation_table import lines_of, terminal, write_all
@@ -84,22 +91,39 @@ def ablate(
     cells = cells_of(tables, plan)
     finished = sum(cell.result is not None for cell in cells)
     on = [str(choose_device(name)) for name in ([None] if devices is None else devices.split(","))]
-    with tqdm(total=len(cells), initial=finished, desc="ablate", unit=" cells", disable=None) as bar:
+    with (
+        Progress("ablate", "cells", len(cells), finished, look=lambda: under_way(cells)) as bar,
+        naming_write_errors(out, effect="what is finished stays"),
+    ):
 
         def ended(cell: Any, error: str | None) -> None:
-            bar.update(1)
+            bar.step()
             if error:
-                bar.write(f"{cell.row.label}, seed {cell.seed}, failed: {error}\n  see {cell.folder / 'log.txt'}")
+                bar.say(f"{cell.row.label}, seed {cell.seed}, failed: {error}\n  see {cell.folder / 'log.txt'}")
 
         if launcher == "ray":
             failed = run_on_ray(cells, plan, on[0].startswith("cuda"), ended)
         else:
             failed = run_cells(cells, plan, on, ended)
     found = {table.name: (table, lines_of(table, plan)) for table in tables}
-    write_all(out, found)
+    with naming_write_errors(out, effect="the cells are complete; their tables are not written"):
+        write_all(out, found)
     for table, lines in found.values():
         say(terminal(table, lines))
     counts = f"{len(cells)} cells, {finished} finished before, {len(failed)} failed"
     say(f"{counts} → {out}/tables.md, tables.csv, tables.tex, plot.png")
     if failed:
         raise SystemExit(1)
+
+
+def under_way(cells: Sequence[Cell]) -> list[str]:
+    """The last reports of cells that train, the newest first."""
+    now = []
+    for cell in cells:
+        metrics = cell.folder / "run" / "metrics.jsonl"
+        if cell.result is None and metrics.exists():
+            with suppress(OSError, ValueError, IndexError, KeyError):  # it is being written
+                line = json.loads(metrics.read_text(encoding="utf-8").splitlines()[-1])
+                text = f"{cell.row.label}, seed {cell.seed}: step {line['step']:,}"
+                now.append((metrics.stat().st_mtime, text))
+    return [text for _, text in sorted(now, reverse=True)[:WATCHED]]

@@ -16,9 +16,10 @@ from pathlib import Path
 import torch
 
 from ..cache.atomic import write_atomic
-from ..cache.errors import StvgError
+from ..cache.errors import StvgError, WriteError
 from ..cache.index import Cache
 from ..cache.objects import location
+from ..cache.outputs import naming_write_errors
 from ..heads.experiment import load_experiment
 from ..heads.run import Run
 from ..heads.train import train
@@ -51,6 +52,9 @@ def run(folder: Path, device: torch.device) -> None:
 
 if __name__ == "__main__":
     try:
-        run(Path(sys.argv[1]), torch.device(sys.argv[2]))
+        with naming_write_errors(sys.argv[1]):
+            run(Path(sys.argv[1]), torch.device(sys.argv[2]))
+    except WriteError as error:
+        raise SystemExit(f"WriteError: {error.message}: {error.facts['found']}") from None
     except StvgError as error:
         raise SystemExit(f"{type(error).__name__}: {error.message}") from None

@@ -15,7 +15,9 @@ from ..cache.dataset import CachedDataset
 from ..cache.index import Cache
 from ..cache.sampling import Sampling
 from ..cache.schema import Sample
+from ..console import Progress
 from ..extract.job import ExtractJob, run_job
+from ..extract.progress import ExtractionProgress
 from ..extract.synthetic import SyntheticConfig, write_vidstg
 from ..heads.experiment import load_experiment
 from ..heads.infer import Reading
@@ -78,10 +80,12 @@ def run_demo(out: Path, *, quick: bool, seed: int, say: Say, report: bool = Fals
     world = replace(WORLD, train=size.train, val=0, test=size.test, seed=seed, jobs=os.cpu_count() or 1)
     if not data.exists():
         stage(f"drawing {size.train + size.test} synthetic videos in VidSTG + VidOR format → {data}")
-    write_folder(data, lambda folder: write_vidstg(folder, world))
+    with Progress("draw", "videos") as bar:
+        write_folder(data, lambda folder: write_vidstg(folder, world, bar.at))
 
     stage(f"extracting features once → {cache_path}")
-    extracted, _ = run_job(demo_job(data, cache_path, seed))
+    with Progress("extract", "videos") as bar:
+        extracted, _ = run_job(demo_job(data, cache_path, seed), ExtractionProgress(bar))
     shares = ", ".join(f"{k} {v:.0%}" for k, v in extracted.shares().items())
     stage(f"{extracted.videos} videos, {extracted.frames:,} frames ({shares})")
 

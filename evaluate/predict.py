@@ -23,6 +23,7 @@ from ..cache.errors import CacheError, UsageError, VideoError
 from ..cache.header import HEADER
 from ..cache.index import Cache, video_key
 from ..cache.objects import Location
+from ..cache.outputs import naming_write_errors, writable_folder
 from ..cache.sampling import video_grid
 from ..cache.schema import Sample, Tube, Video
 from ..extract.agreement import rate_is_assumed
@@ -31,7 +32,6 @@ from ..extract.clock import Clock
 from ..extract.decode import clock_of, probe
 from ..extract.runner import Options, extract, library_versions, write_text
 from ..extract.text import build_text_encoder
-from ..extract.writer import naming_write_errors
 from .evaluation import Head, open_split, require_features, tubes_of
 from .predictions import write_predictions
 
@@ -56,7 +56,6 @@ class Grounding:
 
     def write(self, out: Path) -> Path:
         """The tubes as ``out``/predictions.jsonl; the folder is made."""
-        out.mkdir(parents=True, exist_ok=True)
         write_predictions(out / "predictions.jsonl", self.tubes, {s.sample_id: s for s in self.samples})
         return out / "predictions.jsonl"
 
@@ -148,6 +147,7 @@ class Predictor:
 
     def extract(self, file: Path, video_id: str, folder: Path, place: Path) -> None:
         """Make the cache of one video, which appears under its name once it is whole."""
+        writable_folder(folder)
         video = video_of(file, video_id, self.recipe.fps)
         backbone, options = self.backbone, Options(self.device, strict=True)
         files: dict[str, Path] = {video_id: file}

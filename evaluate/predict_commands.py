@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..cache.options import CACHE, FOLDER, choose_device, device_option, encoder_options, say
+from ..cache.options import CACHE, FOLDER, OUT_FOLDER, choose_device, device_option, encoder_options, say
+from ..cache.outputs import naming_write_errors, writable_file, writable_folder
+from ..console import Progress
 
 if TYPE_CHECKING:
     from ..cache.objects import Location
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     metavar="DIR|URL",
     help="Read the video's features here: a cache of stvg extract, or a folder that keeps those of every video asked of.",
 )
-@click.option("--out", type=FOLDER, help="Folder for predictions.jsonl and 1.mp4 …  [grounding]")
+@click.option("--out", type=OUT_FOLDER, help="Folder for predictions.jsonl and 1.mp4 …  [grounding]")
 @click.option("--no-video", is_flag=True, help="Write no annotated videos.")
 @click.option("--serve", is_flag=True, help="Ask on a page of this machine instead, as often as you like.")
 @click.option("--videos", type=FOLDER, metavar="DIR", help="With --serve: a folder of videos to choose from.")
@@ -65,6 +67,12 @@ def predict(
         raise click.UsageError("--videos and --port belong to --serve.")
     if not serve and not (video and sentences):
         raise click.UsageError(f"Missing argument '{'SENTENCE...' if video else 'VIDEO'}'.")
+    if isinstance(cache, Path) and not cache.is_dir():
+        writable_folder(cache)
+    if video:
+        out = writable_folder(out or Path("grounding"))
+        for name in ("predictions.jsonl", *(f"{number}.mp4" for number in range(1, len(sentences) + 1))):
+            writable_file(out / name)
     from ..heads.stop import Stop
     from .evaluation import load_head
     from .predict import Predictor
@@ -73,8 +81,8 @@ def predict(
     head = load_head(checkpoint, target, encoders["tokenizer"])
     with TemporaryDirectory(prefix="stvg-") as scratch, Stop() as stop, stop.at_once():
         predictor = Predictor(head, encoders, cache or Path(scratch, "features"), target)
-        if video:
-            answer(predictor, video, sentences, out or Path("grounding"), no_video)
+        if video and out:
+            answer(predictor, video, sentences, out, no_video)
         else:
             open_page(predictor, Path(scratch), videos, port or 0)
 
@@ -84,9 +92,11 @@ def answer(predictor: Predictor, video: Path, sentences: tuple[str, ...], out: P
     from .film import write_videos
     from .tables import render
 
-    found = predictor.ground(video, sentences)
-    boxes = found.write(out)
-    films = [] if no_video else write_videos(video, found.video, found.tubes, out, found.clock)
+    with Progress("predict", doing="reading the video") as bar, naming_write_errors(out):
+        found = predictor.ground(video, sentences)
+        boxes = found.write(out)
+        bar.doing = "drawing"
+        films = [] if no_video else write_videos(video, found.video, found.tubes, out, found.clock)
     rows = [
         [
             sample.sentence.replace("\n", " "),

@@ -7,8 +7,13 @@ from typing import Any
 
 import click
 
-from ..cache.options import FOLDER, device_option, say, tick, tokenizer_option
-from .commands import score_chosen, scoring_options
+from ..cache.options import FOLDER, OUT_FILE, device_option, say, tokenizer_option
+from ..cache.outputs import naming_write_errors
+from ..console import Progress
+from .scoring_commands import score_chosen, scoring_options
+
+NAMED = 5
+"""Videos that could not be read and are printed; the others are counted."""
 
 
 @click.command(short_help="One HTML page to look at: scores, curves, and a gallery of groundings.")
@@ -29,7 +34,7 @@ from .commands import score_chosen, scoring_options
 )
 @click.option("--name", default=None, help="What the run is called.  [folder of the checkpoint, or file's name]")
 @tokenizer_option
-@click.option("--out", type=FOLDER, default=Path("report.html"), show_default=True, help="The page.")
+@click.option("--out", type=OUT_FILE, default=Path("report.html"), show_default=True, help="The page.")
 @device_option
 def report(
     videos: Path | None,
@@ -49,8 +54,6 @@ def report(
       stvg report --checkpoint runs/fsm/best.safetensors --cache cache/vidstg --videos vidor/video --out report.html
       stvg report --predictions tubes.jsonl --dataset vidstg --annotations vidstg --against fsm.json
     """
-    from tqdm import tqdm
-
     from ..cache.errors import UsageError
     from .compare import ScoresFile, compare, read_scores
     from .report.findings import Findings
@@ -79,10 +82,13 @@ def report(
         against=compare(other, ours) if other else None,
         facts=scored.facts,
     )
-    with tqdm(desc="pictures", unit=" videos", disable=None) as bar:
-        written = write_report(out, findings, videos, pictures, lambda: tick(bar))
-    say(f"{written.path}  {written.bytes / 1e6:.1f} MB, {written.pictured} samples with frames")
-    for fault in written.faults.values():
+    with Progress("report", "videos", doing="drawing the page") as bar, naming_write_errors(out):
+        written = write_report(out, findings, videos, pictures, bar.step)
+    faults = list(written.faults.values())
+    for fault in faults[:NAMED]:
         say(f"{type(fault).__name__}: {fault}", err=True)
-    if written.faults:
+    if len(faults) > NAMED:
+        say(f"{len(faults) - NAMED:,} videos more could not be read; the page names them all", err=True)
+    say(f"{written.path}  {written.bytes / 1e6:.1f} MB, {written.pictured} samples with frames")
+    if faults:
         raise SystemExit(3)

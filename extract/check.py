@@ -95,7 +95,7 @@ def check_dataset(
     vidor: Path | None = None,
     tokenizer: str | None = None,
     jobs: int = 2,
-    progress: Callable[[], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> CheckReport:
     """Read every split (those found, if none is named) and, with ``videos``, decode every video that occurs in them.
 
@@ -121,12 +121,12 @@ def check_dataset(
         samples += read.samples
     if videos:
         distinct = list({s.video.video_id: s.video for s in samples}.values())
-        _check_videos(report, distinct, videos, jobs, progress or (lambda: None))
+        _check_videos(report, distinct, videos, jobs, progress or (lambda done, total: None))
     return report
 
 
 def _check_videos(
-    report: CheckReport, videos: list[Video], folder: Path, processes: int, progress: Callable[[], None]
+    report: CheckReport, videos: list[Video], folder: Path, processes: int, progress: Callable[[int, int], None]
 ) -> None:
     report.videos_opened = 0
     try:
@@ -137,17 +137,16 @@ def _check_videos(
         return
     assumed = rate_is_assumed(report.dataset)
     ends: dict[str, End] = {}
-    jobs = (CheckJob(v, file, assumed) for v in videos if isinstance(file := files[v.video_id], Path))
-    if any(isinstance(file, Path) for file in files.values()):
+    jobs = [CheckJob(v, file, assumed) for v in videos if isinstance(file := files[v.video_id], Path)]
+    if jobs:
         with Decoders(Settings(processes=min(processes, len(videos)))) as decoders:
-            for end in decoders.decode(jobs):
+            for end in decoders.decode(iter(jobs)):
                 assert isinstance(end, End)
                 ends[end.job.video_id] = end
-                progress()
+                progress(len(ends), len(jobs))
     for video in videos:
         file, found = files[video.video_id], ends.get(video.video_id)
         if isinstance(file, VideoError):
-            progress()
             report.faults.append(file)
         elif found is not None:
             report.videos_opened += found.error is None or isinstance(found.error, DisagreementError)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ import click
 
 from ..cache.options import (
     AMP,
-    CACHE,
     FOLDER,
+    OUT_CACHE,
+    OUT_FOLDER,
     Commands,
     annotations_option,
     choose_device,
@@ -20,9 +21,10 @@ from ..cache.options import (
     encoder_options,
     sampling_options,
     say,
-    tick,
     vidor_option,
 )
+from ..cache.outputs import naming_write_errors
+from ..console import Progress
 
 
 @click.group(cls=Commands)
@@ -55,12 +57,10 @@ def dataset_check(
     \b
     Example: stvg dataset check --dataset hcstvg-v1 --annotations hcstvg --videos hcstvg/videos
     """
-    from tqdm import tqdm
-
     from ..cache.sampling import Sampling
     from .check import check_dataset
 
-    with tqdm(desc="check", unit=" videos", disable=None if videos else True) as bar:
+    with Progress("check", "videos", doing="reading annotations") as bar:
         report = check_dataset(
             dataset,
             annotations,
@@ -70,7 +70,7 @@ def dataset_check(
             vidor=vidor,
             tokenizer=tokenizer,
             jobs=jobs,
-            progress=lambda: tick(bar),
+            progress=bar.at,
         )
     say("\n".join(report.lines()))
     if report.faults:
@@ -78,7 +78,7 @@ def dataset_check(
 
 
 @dataset.command("make")
-@click.argument("out", type=FOLDER)
+@click.argument("out", type=OUT_FOLDER)
 @click.option(
     "--format", "kind", type=click.Choice(["vidstg", "hcstvg-v1", "hcstvg-v2"]), default="vidstg", show_default=True
 )
@@ -91,7 +91,8 @@ def dataset_make(out: Path, kind: str, videos: int, seed: int, jobs: int) -> Non
     """Write a synthetic dataset with exact ground truth, in a real dataset's format."""
     from .synthetic import make_dataset
 
-    make_dataset(out, kind, videos, seed, jobs)
+    with Progress("draw", "videos") as bar, naming_write_errors(out):
+        make_dataset(out, kind, videos, seed, jobs, bar.at)
     say(f"wrote {out}")
 
 
@@ -103,7 +104,7 @@ def dataset_make(out: Path, kind: str, videos: int, seed: int, jobs: int) -> Non
 @click.option("--split", "splits", multiple=True, help="May be repeated.  [every split found]")
 @click.option(
     "--out",
-    type=CACHE,
+    type=OUT_CACHE,
     required=True,
     metavar="DIR|URL",
     help="The cache to fill: a folder, or s3://bucket/folder. Repeat the command to go on.",
@@ -213,68 +214,35 @@ def extract(
     from .distribute import launch, parse_shard
     from .estimate import estimate
     from .job import ExtractJob
+    from .progress import ExtractionProgress, faults_of, summary_of
 
-    names = chosen.pop("devices")
-    devices = [choose_device(name) for name in ([None] if names is None else names.split(","))]
-    decoding = Settings(
-        processes=chosen.pop("decoders") or (1 if devices[0].type == "cpu" else 4),
-        timeout=chosen.pop("decode_timeout"),
-        memory=int(chosen.pop("decoder_memory") * 2**30),
-    )
+    hidden = launcher == "torchrun" and os.environ.get("RANK", "0") != "0"
     dry_run, part = chosen.pop("dry_run"), parse_shard(chosen.pop("shard"))
-    job = ExtractJob(
-        out=out,
-        sampling=Sampling(fps, max_frames),
-        splits=list(splits) or None,
-        device=devices[0],
-        part=part,
-        decoding=decoding,
-        **chosen,
-    )
-    if dry_run:
-        say("\n".join(estimate(job, max(processes, len(devices))).lines()))
+    with Progress("extract", "videos", doing="reading annotations and weights", hidden=hidden) as bar:
+        names = chosen.pop("devices")
+        devices = [choose_device(name) for name in ([None] if names is None else names.split(","))]
+        decoding = Settings(
+            processes=chosen.pop("decoders") or (1 if devices[0].type == "cpu" else 4),
+            timeout=chosen.pop("decode_timeout"),
+            memory=int(chosen.pop("decoder_memory") * 2**30),
+        )
+        job = ExtractJob(
+            out=out,
+            sampling=Sampling(fps, max_frames),
+            splits=list(splits) or None,
+            device=devices[0],
+            part=part,
+            decoding=decoding,
+            **chosen,
+        )
+        expected = estimate(job, max(processes, len(devices))) if dry_run else None
+        if expected is None:
+            report, dropped = launch(job, launcher, devices, processes, ExtractionProgress(bar))
+    if expected:
+        say("\n".join(expected.lines()))
         return
-    with progress_bar("extract", "videos") as bar:
-        report, dropped = launch(job, launcher, devices, processes, bar)
-    say(
-        f"extract: {report.videos:,} videos done ({report.frames:,} frames), {report.already:,} were there already, "
-        f"{len(report.skipped):,} skipped, {len(dropped):,} records dropped → {out}"
-    )
-    if report.frames:
-        shares = report.shares()
-        busy = ", ".join(f"{stage} {share:.0%}" for stage, share in shares.items())
-        say(f"busy: {busy}; {max(shares, key=lambda s: shares[s])} is the limit")
-    for line in [*map(str, dropped), *report.skipped.values(), *(f"warning: {w}" for w in sorted(report.warnings))]:
-        say(f"  {line}", err=True)
+    for line in faults_of(report, dropped, out):
+        say(line, err=True)
+    say("\n".join(summary_of(report, dropped, out)))
     if report.skipped:
-        say(f"skipped videos are listed in {out / 'skipped.jsonl'}; try them again with --retry-skipped", err=True)
         raise SystemExit(3)
-
-
-class progress_bar:
-    """A tqdm bar that also says how busy each stage is, and which one limits."""
-
-    def __init__(self, name: str, unit: str) -> None:
-        from tqdm import tqdm
-
-        self.bar = tqdm(desc=name, unit=f" {unit}", disable=None)
-        self.skipped = self.frames = 0
-        self.start = time.monotonic()
-
-    def __enter__(self) -> progress_bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-
-    def total(self, count: int) -> None:
-        self.bar.reset(total=count)
-
-    def __call__(self, video_id: str, frames: int, skipped: str | None, stages: dict[str, float]) -> None:
-        self.frames += frames
-        self.skipped += skipped is not None
-        limit = max(stages, key=lambda stage: stages[stage])
-        shares = " ".join(f"{k} {v:.0%}{' (the limit)' if k == limit else ''}" for k, v in stages.items())
-        rate = self.frames / max(time.monotonic() - self.start, 1e-9)
-        self.bar.set_postfix_str(f"{self.skipped} skipped  {rate:.0f} frames/s  {shares}", refresh=False)
-        self.bar.update(1)

@@ -85,6 +85,9 @@ class Relay:
     def total(self, count: int) -> None:
         self.send(("total", (count,)))
 
+    def frames(self, count: int) -> None:
+        self.send(("frames", (count,)))
+
     def __call__(self, video_id: str, frames: int, skipped: str | None, stages: dict[str, float]) -> None:
         self.send(("video", (video_id, frames, skipped, stages)))
 
@@ -130,6 +133,9 @@ def gather(messages: Iterator[Any], progress: Bar | None) -> Outcome:
                 total += count
                 if progress:
                     progress.total(total)
+            case ("frames", (count,)):
+                if progress:
+                    progress.frames(count)
             case ("video", told):
                 if progress:
                     progress(*told)

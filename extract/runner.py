@@ -24,6 +24,7 @@ import torch
 from ..cache.errors import VideoError
 from ..cache.index import PART_ROWS, Cache, text_key, video_key
 from ..cache.objects import Location
+from ..cache.outputs import naming_write_errors, writable_folder
 from ..cache.quantise import FeatureWriter
 from ..cache.schema import Recipe, Sample
 from ..cache.skipped import was_absent
@@ -35,7 +36,7 @@ from .decoders import Decoders, End, Settings
 from .features import encode
 from .lengths import notice_of_cuts
 from .text import TextEncoder
-from .writer import Encoded, Writer, naming_write_errors
+from .writer import Encoded, Writer
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,9 @@ class Progress(Protocol):
     """Told after every video; ``stages``: how much of the time each stage was busy, 0 to 1."""
 
     def __call__(self, video_id: str, frames: int, skipped: str | None, stages: dict[str, float]) -> None: ...
+
+    def frames(self, count: int) -> None:
+        """Told after every batch: so many frames more went through the backbone."""
 
 
 @dataclass
@@ -133,7 +137,7 @@ def extract(
     ``samples``: those of the cache where there is one; ``admitted_by``: the options that chose them. ``files``: the file of
     every video id, or why there is none. Videos that cannot be read are listed in skipped.jsonl and in the report; with
     ``options.strict`` the first one raises its VideoError. Raises CacheError when the cache was made with another recipe,
-    of other samples or packed otherwise, cannot be written, or a feature does not fit its dtype.
+    of other samples or packed otherwise, or a feature does not fit its dtype, WriteError when it cannot be written.
     """
     options = options or Options()
     with naming_write_errors(out):
@@ -222,6 +226,7 @@ class Extraction:
         known_bad = {} if self.options.retry_skipped else self.cache.skipped()
         order = list(self.by_video)
         SystemRandom().shuffle(order)
+        proven = False
         for video_id in order:
             file = self.files[video_id]
             if self.cache.store.contains(video_key(video_id)):
@@ -231,6 +236,9 @@ class Extraction:
             elif isinstance(file, VideoError):
                 self.skip(video_id, file)
             else:
+                if not proven and isinstance(self.cache.path, Path):
+                    writable_folder(self.cache.path)
+                    proven = True
                 clip = self.clips[video_id] = self.clip(video_id)
                 yield clip.decode_job(file, self.backbone)
 
@@ -244,6 +252,8 @@ class Extraction:
         if self.cache.recipe.levels == "c5":
             levels = {"c5": levels["c5"]}
         self.encoding += time.perf_counter() - start
+        if self.progress:
+            self.progress.frames(sum(piece.count for piece in batch.pieces))
         writer.write(Encoded(batch.pieces, levels))
         self.settle(writer)
 

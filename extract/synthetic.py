@@ -245,11 +245,11 @@ def _write_json(path: Path, content: object) -> None:
         )
 
 
-def make_dataset(folder: Path, kind: str, videos: int, seed: int, jobs: int) -> None:
+def make_dataset(folder: Path, kind: str, videos: int, seed: int, jobs: int, progress: Progress | None = None) -> None:
     """A synthetic dataset in a real one's format, with an eighth of ``videos`` more in every held-out split."""
     held_out = max(1, videos // 8)
     config = SyntheticConfig(train=videos, val=held_out, test=held_out, seed=seed, jobs=jobs)
     if kind == "vidstg":
-        write_vidstg(folder, config)
+        write_vidstg(folder, config, progress)
     else:
-        write_hcstvg(folder, config, version=int(kind[-1]))
+        write_hcstvg(folder, config, int(kind[-1]), progress)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import Queue
 from threading import Thread
 
 from torch import Tensor
 
-from ..cache.errors import CacheError
 from ..cache.index import Cache, array_name, video_key
+from ..cache.outputs import naming_write_errors
 from ..cache.quantise import FeatureWriter
 from .batches import Piece
 from .clip import Clip
@@ -120,17 +118,3 @@ class Writer:
         if clip in self._open:
             self._open.remove(clip)
             clip.opened.close()
-
-
-@contextmanager
-def naming_write_errors(place: object) -> Iterator[None]:
-    """What the operating system says against writing below ``place``, as a CacheError."""
-    try:
-        yield
-    except OSError as error:
-        raise CacheError(
-            f"{place} cannot be written",
-            found=error,
-            effect="what was being written is not there; what was finished before stays",
-            hint="make room or mend the disk, then repeat the command",
-        ) from error

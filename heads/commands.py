@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..cache.atomic import make_folder
-from ..cache.options import CACHE, FOLDER, Commands, choose_device, device_option, encoder_options, protocol_option, say
+from ..cache.options import (
+    CACHE,
+    FOLDER,
+    OUT_FOLDER,
+    Commands,
+    choose_device,
+    device_option,
+    encoder_options,
+    protocol_option,
+    say,
+)
+from ..cache.outputs import naming_write_errors
+from ..console import Progress
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +38,9 @@ def weights() -> None:
 
 @weights.command("import")
 @click.argument("source", type=FOLDER)
-@click.option("--out", type=FOLDER, required=True, metavar="DIR", help="A new folder for the parts and report.json.")
+@click.option(
+    "--out", type=OUT_FOLDER, required=True, metavar="DIR", help="A new folder for the parts and report.json."
+)
 def weights_import(source: Path, out: Path) -> None:
     """Split a checkpoint of MDETR, TubeDETR, the FSM authors, torchvision or Hugging Face into backbone, text encoder and
     head, as safetensors; of DETR, STCAT and CG-STVG only the encoders. SOURCE is a file, an index of shards, or a folder
@@ -38,13 +52,19 @@ def weights_import(source: Path, out: Path) -> None:
     """
     from .published import import_weights
 
-    say("\n".join(import_weights(source, out).lines(source, out)))
+    with Progress("import", doing="reading and splitting the file"), naming_write_errors(out):
+        report = import_weights(source, out)
+    say("\n".join(report.lines(source, out)))
 
 
 @click.command("train-head", short_help="Train the grounding head, and encoders if asked.")
 @click.option("--cache", "cache_path", type=CACHE, metavar="DIR|URL", help="The cache to train from; needed.")
 @click.option(
-    "--out", type=FOLDER, default=Path("runs/head"), show_default=True, help="Run folder; repeat the command to go on."
+    "--out",
+    type=OUT_FOLDER,
+    default=Path("runs/head"),
+    show_default=True,
+    help="Run folder; repeat the command to go on.",
 )
 @click.option("--preset", default="paper", show_default=True, help="paper, paper-hcstvg, tiny, or a .yaml file.")
 @click.option(
@@ -118,7 +138,8 @@ def train_head(
     recorded = Record.read(from_record) if from_record else None
     chosen = choose_device(recorded.request.device if recorded and not device else device)
     request = repeated(ctx, recorded.request, given) if recorded else requested(given, chosen)
-    with joined(chosen) as (ranks, target):
+    hint = "make room or mend the disk, then repeat the command: the run goes on from its last checkpoint"
+    with joined(chosen) as (ranks, target), naming_write_errors(out, hint=hint):
         answer(request, recorded, out, ranks, target, tensorboard, profile)
 
 
@@ -186,6 +207,7 @@ def answer(
     from ..cache.objects import location
     from ..evaluate.evaluation import validation
     from .profiling import Profile
+    from .progress import TrainingProgress, plan_of
     from .record import Record
     from .run import Run
     from .train import train
@@ -215,40 +237,11 @@ def answer(
     if request.val_split != "none":
         held_out = run.open_split(request.val_split)
         validate = validation(held_out, request.experiment.train.batch_size, device, request.protocol, ranks)
-    with training_bar(run.total_steps, run.step, hidden=not ranks.first) as bar:
+    if ranks.first:
+        say(plan_of(run, request.val_split, out), err=True)
+    with Progress("train", "steps", run.total_steps, run.step, hidden=not ranks.first) as bar:
+        progress = TrainingProgress(bar)
         profiler = Profile(run.model, profile, out / "profile.json", bar.say) if profile and ranks.first else None
-        best = train(run, validate, bar, tensorboard, profiler)
+        validate = validate and progress.while_scoring(validate, request.val_split)
+        best = train(run, validate, progress, tensorboard, profiler)
     tell(f"trained {run.total_steps:,} steps → {best}")
-
-
-class training_bar:
-    """A tqdm bar with speed, loss and its terms; validation scores get a line of their own."""
-
-    def __init__(self, total: int, done: int, hidden: bool = False) -> None:
-        from tqdm import tqdm
-
-        self.bar = tqdm(total=total, initial=done, desc="train", unit=" steps", disable=True if hidden else None)
-
-    def __enter__(self) -> training_bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-
-    def __call__(self, line: dict[str, Any]) -> None:
-        from .watch import SPEED
-
-        self.bar.update(line["step"] - self.bar.n)
-        if "loss" in line:
-            shown = [k for k in line if k not in ("step", "loss", *SPEED) and not k.startswith("lr")]
-            terms = "  ".join(f"{k} {line[k]:.2f}" for k in shown)
-            speed = f"{line['samples_per_second']:.3g} samples/s  wait {line['wait']:.0%}"
-            memory = f"{line['memory_bytes'] / 1e9:.1f} GB"
-            self.bar.set_postfix_str(f"{speed}  {memory}  loss {line['loss']:.2f} = {terms}  lr {line['lr']:.1e}")
-        else:
-            scores = "  ".join(f"{k} {100 * v:.2f}" for k, v in line["validation"].items())
-            self.say(f"epoch {line['epoch']}: {scores}")
-
-    def say(self, text: str) -> None:
-        """Text of its own, above the bar."""
-        self.bar.write(text)

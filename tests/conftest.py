@@ -101,3 +101,18 @@ def tiny_cache(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def own_cache(tiny_cache: Path, tmp_path: Path) -> Path:
     """A copy of ``tiny_cache`` that a test may damage."""
     return shutil.copytree(tiny_cache, tmp_path / "cache")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A head after one short epoch."""
+    import torch
+
+    from stvg.cache.index import Cache
+    from stvg.heads.experiment import load_experiment
+    from stvg.heads.run import Run
+    from stvg.heads.train import train
+
+    experiment = load_experiment("tiny", ["train.epochs=1", "train.batch_size=8", "model.ffn=32"])
+    run = Run(tmp_path_factory.mktemp("run"), Cache.open(tiny_cache), experiment, "train", torch.device("cpu"))
+    return train(run)

@@ -10,23 +10,7 @@ import sys
 
 import pytest
 
-from stvg.cache.index import Cache
-
 SMALL = ["--set", "train.epochs=1", "--set", "train.batch_size=8", "--set", "model.ffn=32", "--device", "cpu"]
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tiny_cache, tmp_path_factory):
-    """A head after one short epoch."""
-    import torch
-
-    from stvg.heads.experiment import load_experiment
-    from stvg.heads.run import Run
-    from stvg.heads.train import train
-
-    experiment = load_experiment("tiny", [a for a in SMALL if "=" in a])
-    run = Run(tmp_path_factory.mktemp("run"), Cache.open(tiny_cache), experiment, "train", torch.device("cpu"))
-    return train(run)
 
 
 def test_help_is_quick_to_load_and_lists_the_commands_in_working_order():

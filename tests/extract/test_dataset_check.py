@@ -58,8 +58,8 @@ def dataset(tmp_path: Path) -> Path:
 
 
 def test_every_fault_is_listed_and_none_is_raised(dataset: Path) -> None:
-    done: list[None] = []
-    report = check_dataset("json", dataset, videos=dataset / "videos", jobs=2, progress=lambda: done.append(None))
+    done: list[tuple[int, int]] = []
+    report = check_dataset("json", dataset, videos=dataset / "videos", jobs=2, progress=lambda *told: done.append(told))
     text = "\n".join(report.lines())
     for complaint in (
         "val.json, record 1, sentence: not a text",
@@ -79,7 +79,7 @@ def test_every_fault_is_listed_and_none_is_raised(dataset: Path) -> None:
     assert len(report.faults) == 9
     assert text.endswith("9 faults")
     assert sum(isinstance(fault, VideoError) for fault in report.faults) == 5
-    assert len(done) == 6
+    assert done == [(i, 5) for i in range(1, 6)]
     assert report.videos_opened == 4
 
 

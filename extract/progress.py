@@ -1,0 +1,79 @@
+"""What `stvg extract` says while it works, and what it says at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from ..cache.errors import AnnotationError
+from ..cache.objects import Location
+from ..cache.skipped import SkipList
+from ..console import Progress
+from .runner import Report
+
+NAMED = 5
+"""Faults that are printed; the others are counted."""
+
+
+class ExtractionProgress:
+    """Videos done, frames encoded, and how busy each stage is: the one near 100 % is the limit."""
+
+    def __init__(self, bar: Progress) -> None:
+        self.bar, self.encoded, self.skipped = bar, 0, 0
+        self.stages: dict[str, float] = {}
+        self.start: float | None = None
+
+    def total(self, count: int) -> None:
+        self.bar.at(self.bar.done, count)
+
+    def frames(self, count: int) -> None:
+        """So many frames more went through the backbone."""
+        self.start = self.start or time.monotonic()
+        self.encoded += count
+        self.bar.terms = self._terms()
+
+    def __call__(self, video_id: str, frames: int, skipped: str | None, stages: dict[str, float]) -> None:
+        self.skipped += skipped is not None
+        self.stages = stages
+        self.bar.terms = self._terms()
+        self.bar.step()
+
+    def _terms(self) -> list[str]:
+        seconds = max(time.monotonic() - self.start, 1e-9) if self.start else 1.0
+        speed = f" ({self.encoded / seconds:.0f}/s)" if seconds > 1 else ""
+        busy = sorted(self.stages.items(), key=lambda stage: -stage[1])
+        shares = [f"{stage} {share:.0%}" for stage, share in busy]
+        limit = [f"limit: {shares[0]}", *shares[1:]] if self.encoded and shares else []
+        return [f"{self.encoded:,} frames{speed}", f"{self.skipped:,} skipped" if self.skipped else "", *limit]
+
+
+def faults_of(report: Report, dropped: Sequence[AnnotationError], out: Location) -> list[str]:
+    """What could not be used, of each kind the first few, and where the whole list is."""
+    skipped = f"the whole list is {SkipList(out).path}; try them again with --retry-skipped"
+    kinds = (
+        ("record dropped", list(map(str, dropped)), "stvg dataset check lists them all"),
+        ("video skipped", list(report.skipped.values()), skipped),
+        ("warning", sorted(report.warnings), "stvg dataset check --videos lists them all"),
+    )
+    lines = []
+    for kind, found, where in kinds:
+        lines += [f"{kind}: {fault}" for fault in found[:NAMED]]
+        if len(found) > NAMED:
+            lines.append(f"{kind}: {len(found) - NAMED:,} more; {where}")
+        elif found and kind == "video skipped":
+            lines.append(skipped)
+    return lines
+
+
+def summary_of(report: Report, dropped: Sequence[AnnotationError], out: Location) -> list[str]:
+    """How much was done, and what limited it."""
+    lines = []
+    if report.frames:
+        shares = report.shares()
+        busy = ", ".join(f"{stage} {share:.0%}" for stage, share in shares.items())
+        lines.append(f"busy: {busy}; {max(shares, key=lambda s: shares[s])} is the limit")
+    return [
+        *lines,
+        f"extract: {report.videos:,} videos done ({report.frames:,} frames), {report.already:,} were there already, "
+        f"{len(report.skipped):,} skipped, {len(dropped):,} records dropped → {out}",
+    ]
