@@ -151,7 +151,7 @@ def _sync_one(path: Path) -> None:
         os.close(descriptor)
 
 
-def _host() -> str:
+def this_host() -> str:
     """This machine, and on it the namespace in which process numbers mean anything (a container has its own)."""
     try:
         namespace = os.stat("/proc/self/ns/pid").st_ino
@@ -162,7 +162,7 @@ def _host() -> str:
 
 def temporary_name() -> str:
     """A new name no reader looks at and no other writer takes; it says which process on which machine writes."""
-    return f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(8)}-{_host()}"
+    return f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(8)}-{this_host()}"
 
 
 def sweep(folder: Path) -> list[Path]:
@@ -182,12 +182,12 @@ def sweep(folder: Path) -> list[Path]:
 def abandoned(path: Path) -> bool:
     """Whether the writer of a temporary name is gone."""
     writer = re.fullmatch(r"(\d{1,9})-[0-9a-f]+-(.+)", path.name.removeprefix(TEMPORARY))
-    if writer and writer[2] == _host():
-        return not _alive(int(writer[1]))
+    if writer and writer[2] == this_host():
+        return not alive(int(writer[1]))
     return _last_change(path) < time.time() - ABANDONED_SECONDS
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .batch import Batch, Inputs, LiveFrames, Targets
 from .buffers import Allocate, fresh
+from .contents import Contents
 from .errors import CacheError
 from .index import Cache, array_name, video_key
 from .quantise import READ, read_features
@@ -150,6 +151,10 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
     def __getitem__(self, i: int) -> Clip:
         sample = self.cache.samples[self.rows[i]]
         return Clip(sample, int(self.text_rows[i]), sample.frames(self.sampling))
+
+    def contents(self) -> Contents:
+        """Which videos and samples these are, for the record of a run."""
+        return Contents.of(self.cache.samples, self.split, self.rows, self.cache.recipe.fingerprint)
 
     def samples(self) -> Iterator[Sample]:
         """The annotation of every position, in order."""

@@ -13,10 +13,11 @@ import click
 from ..cache.options import CACHE, FOLDER, OUT_FOLDER, choose_device, protocol_option, say
 from ..cache.outputs import naming_write_errors
 from ..console import Progress
+from ..heads.presets import presets
 
 if TYPE_CHECKING:
     from ..cache.objects import Location
-    from .ablation import Cell
+    from .ablation import Cell, Plan, Table
 
 WATCHED = 4
 """Cells whose steps are shown."""
@@ -36,7 +37,12 @@ WATCHED = 4
     "--table", "names", multiple=True, help="III, IV, V, VI, VII, VIII, IX or X; may be repeated.  [all but X]"
 )
 @click.option("--grid", type=FOLDER, metavar="FILE", help="A YAML file with rows of your own instead.")
-@click.option("--preset", default="paper-hcstvg", show_default=True, help="What every cell starts from.")
+@click.option(
+    "--preset",
+    default="paper-hcstvg",
+    show_default=True,
+    help=f"What every cell starts from: {', '.join(presets())}, or a .yaml file.",
+)
 @click.option("--set", "assignments", multiple=True, metavar="A.B=C", help="Override a setting in every cell.")
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of every row.")
 @click.option("--split", default="train", show_default=True, help="Split to train on.")
@@ -77,10 +83,11 @@ def ablate(
       stvg ablate --cache cache/hc1 --grid dropout.yaml --devices cuda:0,cuda:1
     """
     from ..cache.config import nearest
-    from .ablation import TABLES, Plan, cells_of, read_grid
-    from .ablation_table import lines_of, terminal, write_all
-    from .launch import run_cells, run_on_ray
+    from ..heads.launched import require_alone
+    from ..heads.owner import owned
+    from .ablation import TABLES, Plan, read_grid
 
+    require_alone("stvg ablate", "--devices and --launcher ray spread its cells")
     unknown = [n for n in names if n not in TABLES]
     if unknown or (grid and names):
         raise click.UsageError(
@@ -88,12 +95,28 @@ def ablate(
         )
     tables = [read_grid(grid)] if grid else [TABLES[n] for n in names or (n for n in TABLES if n != "X")]
     plan = Plan(out=out, caches={None: cache_path, **dict(others)}, settings=assignments, **chosen)
-    cells = cells_of(tables, plan)
-    finished = sum(cell.result is not None for cell in cells)
     on = [str(choose_device(name)) for name in ([None] if devices is None else devices.split(","))]
+    with owned(out):
+        failed = run_tables(tables, plan, on, launcher)
+    if failed:
+        raise SystemExit(1)
+
+
+def run_tables(tables: list[Table], plan: Plan, on: list[str], launcher: str) -> int:
+    """Run what is not finished, and write and print the tables; how many cells failed."""
+    from .ablation import cells_of, open_caches
+    from .ablation_table import lines_of, terminal, write_all
+    from .launch import run_cells, run_on_ray
+
+    opened = open_caches(plan)
+    cells = cells_of(tables, plan, opened)
+    for cell in cells:
+        if news := cell.news():
+            say(news)
+    finished = sum(cell.result is not None for cell in cells)
     with (
         Progress("ablate", "cells", len(cells), finished, look=lambda: under_way(cells)) as bar,
-        naming_write_errors(out, effect="what is finished stays"),
+        naming_write_errors(plan.out, effect="what is finished stays"),
     ):
 
         def ended(cell: Any, error: str | None) -> None:
@@ -105,15 +128,14 @@ def ablate(
             failed = run_on_ray(cells, plan, on[0].startswith("cuda"), ended)
         else:
             failed = run_cells(cells, plan, on, ended)
-    found = {table.name: (table, lines_of(table, plan)) for table in tables}
-    with naming_write_errors(out, effect="the cells are complete; their tables are not written"):
-        write_all(out, found)
+    found = {table.name: (table, lines_of(table, plan, opened)) for table in tables}
+    with naming_write_errors(plan.out, effect="the cells are complete; their tables are not written"):
+        write_all(plan.out, found)
     for table, lines in found.values():
         say(terminal(table, lines))
     counts = f"{len(cells)} cells, {finished} finished before, {len(failed)} failed"
-    say(f"{counts} → {out}/tables.md, tables.csv, tables.tex, plot.png")
-    if failed:
-        raise SystemExit(1)
+    say(f"{counts} → {plan.out}/tables.md, tables.csv, tables.tex, plot.png")
+    return len(failed)
 
 
 def under_way(cells: Sequence[Cell]) -> list[str]:

@@ -9,18 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..cache.config import load_yaml, nearest
+from ..cache.contents import Contents
 from ..cache.errors import UsageError
 from ..cache.index import Cache
 from ..cache.objects import Location
 from ..heads.experiment import load_experiment
 from ..heads.model import build_model
+from ..heads.resumption import FREE, flat
 from ..heads.run import feature_facts
 from .published import ABLATED, PUBLISHED, Figures
 
@@ -116,6 +118,41 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Opened:
+    """A cache, and what of it the cells train on and are scored on."""
+
+    cache: Cache
+    train: Contents
+    test: Contents
+
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """Counts and digests, for the record of a cell."""
+        parts = {"train": self.train, "test": self.test}
+        return {k: {"videos": len(c.videos), "samples": c.samples, "digest": c.digest} for k, c in parts.items()}
+
+
+Caches = Mapping[int | None, Opened]
+"""By resolution, as in `Plan`."""
+
+
+def open_caches(plan: Plan) -> Caches:
+    """The caches of a plan as they are now. Raises UsageError where they do not hold the same videos and samples."""
+    caches = {resolution: Cache.open(path) for resolution, path in plan.caches.items()}
+    opened = {k: Opened(c, c.contents(plan.split), c.contents(plan.test_split)) for k, c in caches.items()}
+    first = opened[None]
+    for other in opened.values():
+        for mine, theirs in ((first.train, other.train), (first.test, other.test)):
+            if changes := mine.changes(replace(theirs, fingerprint=mine.fingerprint)):
+                raise UsageError(
+                    f"{other.cache.path} holds other videos or samples of {mine.split} than {first.cache.path}",
+                    found="; ".join(changes),
+                    effect="nothing was trained: rows could not be compared",
+                    hint="extract what one of them lacks; stvg cache info says what was skipped",
+                )
+    return opened
+
+
+@dataclass(frozen=True)
 class Cell:
     """One row with one seed."""
 
@@ -124,12 +161,36 @@ class Cell:
     cache: Location
     fingerprint: str
     folder: Path
+    data: Mapping[str, dict[str, Any]]
+    """What it trains on and is scored on, see `Opened.summary`."""
 
     @property
     def result(self) -> dict[str, Any] | None:
         """What it came to; None while it is not finished."""
         path = self.folder / "result.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    @property
+    def elsewhere(self) -> list[Path]:
+        """Folders of the same row and seed when the cache held other data."""
+        settings, _, seed = self.folder.name.split("-")
+        return sorted(p for p in self.folder.parent.glob(f"{settings}-*-{seed}") if p != self.folder)
+
+    def news(self) -> str:
+        """That its row trains again because the cache holds other data now; empty when it does not."""
+        if self.folder.exists() or not (before := self.elsewhere):
+            return ""
+        try:
+            then = json.loads((before[-1] / "cell.json").read_text(encoding="utf-8"))["data"]
+        except (OSError, ValueError, KeyError):
+            return ""
+        parts = (f"{part} {amount(then[part])} then, {amount(self.data[part])} now" for part in self.data)
+        return f"{self.row.label}, seed {self.seed}, trains again: the cache held other data then ({'; '.join(parts)})"
+
+
+def amount(found: Mapping[str, Any]) -> str:
+    """How much data a cell's record names."""
+    return f"{found['samples']:,} samples of {found['videos']:,} videos"
 
 
 def read_grid(path: Path) -> Table:
@@ -160,9 +221,12 @@ def _is_row(found: object) -> bool:
     )
 
 
-def cells_of(tables: Sequence[Table], plan: Plan) -> list[Cell]:
-    """Every distinct cell of some tables, seed by seed. Raises UsageError for a cache or a setting that is not there."""
-    opened = {resolution: Cache.open(path) for resolution, path in plan.caches.items()}
+def cells_of(tables: Sequence[Table], plan: Plan, opened: Caches | None = None) -> list[Cell]:
+    """Every distinct cell of some tables, seed by seed. ``opened``: the caches, where they were opened before.
+
+    Raises UsageError for a cache or a setting that is not there.
+    """
+    opened = opened or open_caches(plan)
     found: dict[Path, Cell] = {}
     for seed in range(plan.seeds):
         for row in (row for table in tables if not table.counts for row in table.rows):
@@ -171,19 +235,24 @@ def cells_of(tables: Sequence[Table], plan: Plan) -> list[Cell]:
     return list(found.values())
 
 
-def cell_of(row: Row, seed: int, plan: Plan, opened: Mapping[int | None, Cache]) -> Cell:
-    """The cell of one row and seed; its folder is named after everything that makes a difference."""
+def cell_of(row: Row, seed: int, plan: Plan, opened: Caches) -> Cell:
+    """The cell of one row and seed. Its folder is named after everything that makes a difference, the data apart."""
     resolution = row.resolution
-    if resolution is not None and resolution == opened[None].recipe.resolution:
+    if resolution is not None and resolution == opened[None].cache.recipe.resolution:
         resolution = None
     if resolution not in opened:
         hint = f"--cache-at {resolution} DIR, a cache extracted with --resolution {resolution}"
         raise UsageError(f"there is no cache at resolution {resolution}", hint=hint)
-    cache = opened[resolution]
-    experiment = load_experiment(plan.preset, settings_of(row, seed, plan))
-    identity = [asdict(experiment), cache.recipe.fingerprint, plan.split, plan.test_split, plan.protocol]
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-    return Cell(row, seed, cache.path, cache.recipe.fingerprint, plan.out / "cells" / f"{digest}-seed{seed}")
+    cache, data = opened[resolution].cache, opened[resolution].summary()
+    settings = flat(asdict(load_experiment(plan.preset, settings_of(row, seed, plan))))
+    steps = {name: value for name, value in settings.items() if name not in FREE}
+    identity = _digest([steps, cache.recipe.fingerprint, plan.split, plan.test_split, plan.protocol])
+    folder = plan.out / "cells" / f"{identity[:12]}-{_digest(data)[:8]}-seed{seed}"
+    return Cell(row, seed, cache.path, cache.recipe.fingerprint, folder, data)
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def settings_of(row: Row, seed: int, plan: Plan) -> list[str]:

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from ..cache.atomic import make_folder, write_atomic
-from ..cache.index import Cache
 from ..cache.untrusted import in_latex, in_markdown, in_spreadsheet
-from .ablation import Plan, Row, Table, cell_of, parameters
+from .ablation import Caches, Plan, Row, Table, amount, cell_of, open_caches, parameters
 from .published import not_ablated
 from .tables import render
 
@@ -44,19 +43,19 @@ class Line:
         return float(np.std([r[key] for r in self.results], ddof=1)) if len(self.results) > 1 else float("nan")
 
 
-def lines_of(table: Table, plan: Plan) -> list[Line]:
-    """Every row of a table and the results of its finished cells.
+def lines_of(table: Table, plan: Plan, opened: Caches | None = None) -> list[Line]:
+    """Every row of a table and the results of its finished cells, all of the data in ``opened`` caches.
 
     The paper's figures stay only where every finished cell scored all of the paper's split.
     """
-    opened = {resolution: Cache.open(path) for resolution, path in plan.caches.items()}
+    opened = opened or open_caches(plan)
     found: list[Line] = []
     for row in table.rows:
         cells = [] if table.counts else [cell_of(row, seed, plan, opened) for seed in range(plan.seeds)]
         results = [r for cell in cells if (r := cell.result) is not None]
         found.append(Line(row, parameters(row, plan), results))
     results = [result for line in found for result in line.results]
-    reasons = [why for cache in opened.values() if (why := not_ablated(cache, plan.test_split, results))]
+    reasons = [why for o in opened.values() if (why := not_ablated(o.cache, plan.test_split, results))]
     if not reasons:
         return found
     return [replace(line, row=replace(line.row, paper=None), no_paper=reasons[0]) for line in found]
@@ -92,7 +91,13 @@ def full_line(lines: Sequence[Line]) -> Line:
 def notes(table: Table, lines: Sequence[Line]) -> str:
     """What must be said below a table."""
     left_out = lines[0].no_paper if any(row.paper for row in table.rows) else ""
-    return ("" if table.counts else FROZEN) + left_out + table.note
+    return ("" if table.counts else FROZEN + data_of(lines)) + left_out + table.note
+
+
+def data_of(lines: Sequence[Line]) -> str:
+    """What all rows trained on, and what chose the weights that were scored."""
+    found = next((r["data"] for line in lines for r in line.results if "data" in r), None)
+    return "" if found is None else f"Every row trained on {amount(found['train'])}; its last weights are scored. "
 
 
 def terminal(table: Table, lines: Sequence[Line]) -> str:

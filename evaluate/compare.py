@@ -11,7 +11,7 @@ import numpy as np
 
 from ..cache.errors import PredictionError
 from .bootstrap import Interval, intervals
-from .metrics import METRICS, Id, SampleScore, Scores, counted
+from .metrics import METRICS, SELECTED, Id, SampleScore, Scores, counted
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,14 @@ class ScoresFile:
     how: dict[str, object]
     """Protocol and sampling: figures of two files can only be compared when these are equal."""
     samples: dict[Id, SampleScore]
+    selected: bool = False
+    """Whether the checkpoint was chosen by its scores on this split."""
 
     @classmethod
     def of(cls, path: Path, scores: Scores) -> Self:
         """What the file would hold; ``path`` only names it."""
         how = {"protocol": scores.protocol, "fps": scores.sampling.fps, "max_frames": scores.sampling.max_frames}
-        return cls(path, how, {s.sample_id: s for s in scores.samples})
+        return cls(path, how, {s.sample_id: s for s in scores.samples}, scores.selected_on_this_split)
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Comparison:
     """Samples in both runs, the largest change of vIoU first."""
     only_a: int
     only_b: int
+    selected: tuple[bool, bool] = (False, False)
+    """Whether either run's checkpoint was chosen by its scores on this split."""
 
 
 def read_scores(path: Path) -> ScoresFile:
@@ -69,7 +73,7 @@ def read_scores(path: Path) -> ScoresFile:
         raise PredictionError(
             f"{path} holds no scores", expected="a file that stvg evaluate --json wrote", found=f"{error}"
         ) from None
-    return ScoresFile(path, how, {s.sample_id: s for s in samples})
+    return ScoresFile(path, how, {s.sample_id: s for s in samples}, stored.get(SELECTED) is True)
 
 
 def compare(a: ScoresFile, b: ScoresFile) -> Comparison:
@@ -97,4 +101,6 @@ def compare(a: ScoresFile, b: ScoresFile) -> Comparison:
             differences.append(Difference(group, metric, *means, spread[column]))
     change = np.array([abs(b.samples[i].vIoU - a.samples[i].vIoU) for i in common])
     changed = [(a.samples[common[k]], b.samples[common[k]]) for k in np.argsort(-change, kind="stable")]
-    return Comparison(differences, changed, len(a.samples) - len(common), len(b.samples) - len(common))
+    return Comparison(
+        differences, changed, len(a.samples) - len(common), len(b.samples) - len(common), (a.selected, b.selected)
+    )

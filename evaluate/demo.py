@@ -21,6 +21,7 @@ from ..extract.progress import ExtractionProgress
 from ..extract.synthetic import SyntheticConfig, write_vidstg
 from ..heads.experiment import load_experiment
 from ..heads.infer import Reading
+from ..heads.owner import owned
 from ..heads.run import Run
 from ..heads.train import train
 from .demo_folder import claim, write_folder
@@ -90,16 +91,17 @@ def run_demo(out: Path, *, quick: bool, seed: int, say: Say, report: bool = Fals
     stage(f"{extracted.videos} videos, {extracted.frames:,} frames ({shares})")
 
     experiment = load_experiment("tiny", [*size.settings, f"train.seed={seed}"])
-    run = Run(run_path, Cache.open(cache_path), experiment, "train", torch.device("cpu"))
-    run.resume()
-    size_of_head = f"{sum(p.numel() for p in run.model.parameters()):,} parameters"
-    stage(f"training a head of {size_of_head}, steps {run.step} to {run.total_steps}")
+    with owned(run_path):
+        run = Run(run_path, Cache.open(cache_path), experiment, "train", torch.device("cpu"))
+        run.resume()
+        size_of_head = f"{sum(p.numel() for p in run.model.parameters()):,} parameters"
+        stage(f"training a head of {size_of_head}, steps {run.step} to {run.total_steps}")
 
-    def progress(line: dict[str, float]) -> None:
-        if line["step"] % max(1, run.total_steps // 8) < experiment.train.log_every:
-            stage(f"  step {line['step']:>4}  loss {line['loss']:.2f}")
+        def progress(line: dict[str, float]) -> None:
+            if line["step"] % max(1, run.total_steps // 8) < experiment.train.log_every:
+                stage(f"  step {line['step']:>4}  loss {line['loss']:.2f}")
 
-    checkpoint = train(run, report=progress)
+        checkpoint = train(run, report=progress)
 
     stage("scoring held-out videos")
     head = load_head(checkpoint, torch.device("cpu"))

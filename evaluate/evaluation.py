@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +48,13 @@ class Head:
     """Of the cache it was trained on."""
     mode: str = "cached"
     """How it was trained; heads whose encoders trained bring these along."""
+    selected_on: tuple[str, str] | None = None
+    """Dataset and split by whose scores its epoch was chosen; None: by none."""
+
+    def mark(self, scores: Scores, dataset: CachedDataset) -> Scores:
+        """Scores of this head, marked where its epoch was chosen by its scores on the same split."""
+        here = (dataset.cache.recipe.dataset, dataset.split)
+        return replace(scores, selected_on_this_split=here == self.selected_on)
 
 
 def load_head(path: Path, device: torch.device, tokenizer: str | None = None) -> Head:
@@ -70,7 +77,9 @@ def load_head(path: Path, device: torch.device, tokenizer: str | None = None) ->
     load_into(model, saved.group("ema"), path)
     recipe = Recipe.from_json(saved.facts["recipe"])
     sampling = Sampling(recipe.fps, experiment.model.max_frames)
-    return Head(model.to(device).eval(), sampling, experiment.train.batch_size, recipe, experiment.train.mode)
+    held_out = saved.facts.get("held_out") if saved.facts.get("selected") else None
+    chosen = (held_out["dataset"], held_out["split"]) if held_out else None
+    return Head(model.to(device).eval(), sampling, experiment.train.batch_size, recipe, experiment.train.mode, chosen)
 
 
 def require_features(head: Head, recipe: Recipe, where: object) -> None:

@@ -15,7 +15,7 @@ from ..cache.errors import PredictionError
 from ..cache.sampling import FloatArray, IntArray, interpolate_boxes
 from ..cache.schema import Sample, Tube
 from ..cache.untrusted import in_spreadsheet
-from .metrics import Id, Scores
+from .metrics import SELECTED, Id, Scores
 
 Tubes = Mapping[Id, Tube]
 
@@ -93,7 +93,8 @@ def write_coco(path: Path, samples: Iterable[Sample], tubes: Tubes) -> None:
 
 
 def write_csv(path: Path, samples: Iterable[Sample], tubes: Tubes, scores: Scores) -> None:
-    """One line a sample: what was asked, what was annotated and predicted, and the overlaps, empty where nothing was.
+    """One line a sample: what was asked, what was annotated and predicted, and the overlaps, empty where nothing was,
+    and whether the checkpoint was chosen by its scores on this split.
 
     A text that a spreadsheet would take for a formula has an apostrophe in front of it.
     """
@@ -111,7 +112,7 @@ def write_csv(path: Path, samples: Iterable[Sample], tubes: Tubes, scores: Score
             "predicted_end",
             "score",
         )
-        writer.writerow([*names, "tIoU", "vIoU", "gt_vIoU"])
+        writer.writerow([*names, "tIoU", "vIoU", "gt_vIoU", SELECTED])
         for sample in samples:
             tube, scored = tubes.get(sample.sample_id), by_id.get(sample.sample_id)
             named = (sample.sample_id, sample.video.video_id, sample.qtype, sample.sentence)
@@ -119,4 +120,5 @@ def write_csv(path: Path, samples: Iterable[Sample], tubes: Tubes, scores: Score
             row += sample.moment
             row += ["", "", ""] if tube is None else [tube.start, tube.end, "" if tube.score is None else tube.score]
             row += ["", "", ""] if scored is None else [scored.tIoU, scored.vIoU, scored.gt_vIoU]
+            row.append("yes" if scores.selected_on_this_split else "no")
             writer.writerow(row)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from queue import SimpleQueue
+from subprocess import DEVNULL, PIPE, Popen
+from typing import Any
 
 from ..cache.atomic import write_atomic
 from ..cache.cluster import connect
@@ -31,13 +33,14 @@ def run_cells(cells: Sequence[Cell], plan: Plan, devices: Sequence[str], report:
     def work(cell: Cell) -> str | None:
         device = free.get()
         try:
-            return run_cell(cell, plan, device, threads)
+            return run_cell(cell, plan, device, threads, running)
         finally:
             free.put(device)
 
     failed = []
+    running: set[Popen[str]] = set()
     todo = [cell for cell in cells if cell.result is None]
-    with ThreadPoolExecutor(len(devices), thread_name_prefix="cell") as pool:
+    with ThreadPoolExecutor(len(devices), thread_name_prefix="cell") as pool, ending(running):
         for cell, error in zip(todo, pool.map(work, todo), strict=True):
             report(cell, error)
             if error is not None:
@@ -45,30 +48,42 @@ def run_cells(cells: Sequence[Cell], plan: Plan, devices: Sequence[str], report:
     return failed
 
 
-def run_cell(cell: Cell, plan: Plan, device: str, threads: int) -> str | None:
-    """Train and score a cell in a process of its own; None, or what it said when it failed."""
+@contextmanager
+def ending(running: set[Popen[str]]) -> Iterator[None]:
+    """Whoever leaves early, such as by an interrupt, asks the running cells to save and end."""
+    try:
+        yield
+    except BaseException:
+        for process in tuple(running):
+            process.terminate()
+        raise
+
+
+def run_cell(cell: Cell, plan: Plan, device: str, threads: int, running: set[Popen[str]] | None = None) -> str | None:
+    """Train and score a cell in a process of its own, added to ``running``; None, or what it said when it failed."""
     cell.folder.mkdir(parents=True, exist_ok=True)
-    job = {
+    write_atomic(cell.folder / "cell.json", json.dumps(job_of(cell, plan), indent=1) + "\n")
+    words = [sys.executable, "-m", "stvg.evaluate.cell", str(cell.folder), device]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    with Popen(words, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, text=True, env=environment) as process:
+        if running is not None:
+            running.add(process)
+        out, err = process.communicate()
+    write_atomic(cell.folder / "log.txt", out + err)
+    return None if process.returncode == 0 else (err.strip().splitlines() or [f"exit status {process.returncode}"])[-1]
+
+
+def job_of(cell: Cell, plan: Plan) -> dict[str, Any]:
+    """What cell.json says: all that the process of a cell is told."""
+    return {
         "cache": str(cell.cache),
         "preset": plan.preset,
         "settings": settings_of(cell.row, cell.seed, plan),
         "split": plan.split,
         "test_split": plan.test_split,
         "protocol": plan.protocol,
+        "data": cell.data,
     }
-    write_atomic(cell.folder / "cell.json", json.dumps(job, indent=1) + "\n")
-    words = [sys.executable, "-m", "stvg.evaluate.cell", str(cell.folder), device]
-    done = subprocess.run(
-        words,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-    )
-    write_atomic(cell.folder / "log.txt", done.stdout + done.stderr)
-    return (
-        None if done.returncode == 0 else (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-    )
 
 
 def run_on_ray(cells: Sequence[Cell], plan: Plan, gpu: bool, report: Report) -> list[Cell]:

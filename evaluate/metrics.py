@@ -34,6 +34,10 @@ THRESHOLDS = (0.3, 0.5)
 Id = int | str
 
 
+SELECTED = "selected_on_this_split"
+"""What files of scores call it."""
+
+
 @dataclass(frozen=True)
 class SampleScore:
     """The three overlaps of one sample, fractions in [0, 1]."""
@@ -61,6 +65,8 @@ class Scores:
     groups: dict[str, dict[str, float]]
     """Per qtype: ``METRICS``, and ``gt_vIoU@0.3`` and ``gt_vIoU@0.5`` besides."""
     samples: list[SampleScore]
+    selected_on_this_split: bool = False
+    """Whether the checkpoint was chosen, among several, by its scores on this very split."""
 
     def intervals(self) -> dict[str, dict[str, tuple[float, float]]]:
         """Per group and metric, the 95 % interval of the mean over other draws of videos; see `bootstrap`."""
@@ -78,6 +84,7 @@ class Scores:
             "max_frames": self.sampling.max_frames,
             "scored": self.scored,
             "missing": len(self.missing),
+            SELECTED: self.selected_on_this_split,
             "groups": {name: {metric: means[metric] for metric in METRICS} for name, means in self.groups.items()},
             "intervals": {
                 name: {metric: None if math.isnan(found[0]) else found for metric, found in of_group.items()}

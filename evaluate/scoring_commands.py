@@ -114,7 +114,7 @@ def score_head(
         else:
             tubes = tubes_of(head.model, data, size, target, bar.step)
         bar.doing = "scoring"
-        scores = score_split(data, tubes, protocol)
+        scores = head.mark(score_split(data, tubes, protocol), data)
         bar.doing = ""
     facts = head_facts(checkpoint, head, opened)
     return Scored(scores, opened.recipe.dataset, list(data.samples()), tubes, evidence, facts)

@@ -18,6 +18,7 @@ from .compare import Comparison
 from .metrics import METRICS, Scores
 from .published import published_beside
 
+SELECTED = "selected on this split: the checkpoint is the epoch that scored best on it, which flatters these figures"
 COLUMNS = ("group", "source", *METRICS)
 
 
@@ -83,7 +84,8 @@ def describe(scores: Scores, dataset: str | None = None, split: str | None = Non
     if scores.missing:
         fate = "counted as 0" if scores.protocol == "hcstvg_official" else "left out"
         coverage += f" ({len(scores.missing):,} without a prediction {fate})"
-    return "; ".join([*([what] if what else []), f"protocol {scores.protocol}", frames, coverage]) + "."
+    chosen = [SELECTED] if scores.selected_on_this_split else []
+    return "; ".join([*([what] if what else []), f"protocol {scores.protocol}", frames, coverage, *chosen]) + "."
 
 
 def _terminal(scores: Scores, rows: list[Row], notes: list[str]) -> str:
@@ -122,12 +124,13 @@ def format_comparison(comparison: Comparison, a: str, b: str, most: int = 10) ->
     text += (
         f"* zero lies outside the 95 % interval of the paired difference; {len(comparison.changed):,} samples in both"
     )
-    text += f", {comparison.only_a:,} only in the first and {comparison.only_b:,} only in the second\n\n"
+    text += f", {comparison.only_a:,} only in the first and {comparison.only_b:,} only in the second\n"
+    text += "".join(f"{name} is {SELECTED}\n" for name, is_so in zip((a, b), comparison.selected, strict=True) if is_so)
     changed = []
     for x, y in comparison.changed[:most]:
         figures = [f"{100 * x.vIoU:.1f}", f"{100 * y.vIoU:.1f}", f"{100 * (y.vIoU - x.vIoU):+.1f}"]
         changed.append([str(x.sample_id), x.video_id, *figures, x.sentence])
-    return text + render(("sample", "video", a, b, "vIoU", "sentence"), changed, "llrrrl", widest=72)
+    return text + "\n" + render(("sample", "video", a, b, "vIoU", "sentence"), changed, "llrrrl", widest=72)
 
 
 def _markdown(scores: Scores, rows: list[Row], notes: list[str]) -> str:
@@ -138,11 +141,12 @@ def _markdown(scores: Scores, rows: list[Row], notes: list[str]) -> str:
 
 def _csv(scores: Scores, rows: list[Row], notes: list[str]) -> str:
     sampling = [f"{scores.sampling.fps:g}", scores.sampling.max_frames] if scores.protocol == "tubedetr" else ["", ""]
-    how = [scores.protocol, *sampling, scores.scored, scores.scored + len(scores.missing)]
+    counts = [scores.scored, scores.scored + len(scores.missing)]
+    how = [scores.protocol, *sampling, *counts, "yes" if scores.selected_on_this_split else "no"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     ends = [f"{metric} {end}" for metric in METRICS for end in ("low", "high")]
-    writer.writerow([*COLUMNS, *ends, "protocol", "fps", "max_frames", "scored", "total"])
+    writer.writerow([*COLUMNS, *ends, "protocol", "fps", "max_frames", "scored", "total", "selected_on_this_split"])
     for row in rows:
         pairs = row.intervals or ((float("nan"),) * 2,) * len(METRICS)
         limits = ["" if x != x else f"{100 * x:.2f}" for pair in pairs for x in pair]

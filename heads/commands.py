@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..cache.atomic import make_folder
 from ..cache.options import (
     CACHE,
     FOLDER,
@@ -23,12 +22,14 @@ from ..cache.options import (
 )
 from ..cache.outputs import naming_write_errors
 from ..console import Progress
+from .presets import presets
 
 if TYPE_CHECKING:
     import torch
 
     from .ranks import Ranks
     from .record import Record, Request
+    from .run import Run
 
 
 @click.group(cls=Commands)
@@ -66,7 +67,7 @@ def weights_import(source: Path, out: Path) -> None:
     show_default=True,
     help="Run folder; repeat the command to go on.",
 )
-@click.option("--preset", default="paper", show_default=True, help="paper, paper-hcstvg, tiny, or a .yaml file.")
+@click.option("--preset", default="paper", show_default=True, help=f"{', '.join(presets())}, or a .yaml file.")
 @click.option(
     "--set",
     "assignments",
@@ -91,7 +92,10 @@ def weights_import(source: Path, out: Path) -> None:
 )
 @click.option("--split", default="train", show_default=True, help="Split to train on.")
 @click.option(
-    "--val-split", default=None, help="Split to validate on.  [val, then test, if the cache has it; 'none' for neither]"
+    "--val-split",
+    default=None,
+    help="Split to validate on: best.safetensors is the epoch that scores best there, and its scores on this split say so. "
+    "'none': it is the last epoch.  [val, if the cache has it]",
 )
 @protocol_option
 @device_option
@@ -132,65 +136,19 @@ def train_head(
       torchrun --nproc-per-node 2 -m stvg train-head --cache cache/vidstg --out runs/fsm
       stvg train-head --from-record runs/fsm/record.json --out runs/again
     """
+    from .launched import require_alone_or_torchrun
+    from .owner import owned
     from .ranks import joined
     from .record import Record
+    from .request import repeated, requested
 
+    require_alone_or_torchrun()
     recorded = Record.read(from_record) if from_record else None
     chosen = choose_device(recorded.request.device if recorded and not device else device)
     request = repeated(ctx, recorded.request, given) if recorded else requested(given, chosen)
     hint = "make room or mend the disk, then repeat the command: the run goes on from its last checkpoint"
-    with joined(chosen) as (ranks, target), naming_write_errors(out, hint=hint):
+    with joined(chosen) as (ranks, target), owned(out, ranks), naming_write_errors(out, hint=hint):
         answer(request, recorded, out, ranks, target, tensorboard, profile)
-
-
-SOURCES = ("backbone_weights", "text_weights", "tokenizer", "weights_seed", "videos")
-PLACES = ("cache_path", "init", "backbone_weights", "text_weights", "tokenizer", "videos")
-"""What may lie elsewhere when a run is repeated. All of it but the videos and the tokenizer is compared by its hash."""
-
-
-def requested(given: dict[str, Any], device: torch.device) -> Request:
-    """What the options ask for, without a record."""
-    from ..cache.index import Cache
-    from .experiment import load_experiment
-    from .record import Request
-
-    if given["cache_path"] is None:
-        raise click.UsageError("--cache is needed: the cache to train from")
-    mode = [f"train.mode={given['mode']}"] if given["mode"] else []
-    experiment = load_experiment(given["preset"], [*given["assignments"], *mode])
-    if experiment.train.mode == "end-to-end" and given["videos"] is None:
-        raise click.UsageError("training end to end needs --videos, the folder of the videos")
-    split, splits = given["split"], set(Cache.open(given["cache_path"]).samples.splits)
-    val_split = given["val_split"] or next((s for s in ("val", "test") if s in splits and s != split), "none")
-    places = {name: place(given[name]) for name in PLACES}
-    return Request(
-        cache=str(places["cache_path"]),
-        experiment=experiment,
-        split=split,
-        val_split=val_split,
-        protocol=given["protocol"],
-        device=str(device),
-        init=places["init"],
-        sources={name: places.get(name, given[name]) for name in SOURCES},
-    )
-
-
-def repeated(ctx: click.Context, request: Request, given: dict[str, Any]) -> Request:
-    """A recorded request, at other places if they are given. Raises UsageError for any other option."""
-    typed = {n for n in given if ctx.get_parameter_source(n) is click.core.ParameterSource.COMMANDLINE}
-    if wrong := sorted(typed - set(PLACES)):
-        name = {"assignments": "set"}.get(wrong[0], wrong[0].replace("_", "-"))
-        raise click.UsageError(f"--{name} does not go with --from-record: the record says")
-    moved = {name: place(given[name]) for name in typed}
-    cache, init = moved.pop("cache_path", request.cache), moved.pop("init", request.init)
-    return replace(request, cache=str(cache), init=init, sources={**request.sources, **moved})
-
-
-def place(given: Any) -> str | None:
-    """Where something is, so that it can be found from any folder; 'random' and URLs are no files."""
-    if given is None or given == "random" or "://" in str(given):
-        return None if given is None else str(given)
-    return str(Path(given).absolute())
 
 
 def answer(
@@ -223,20 +181,14 @@ def answer(
         fresh, unused = len(run.start.fresh), len(run.start.unused)
         drawn = f"{fresh} of its tensors are drawn afresh, {unused} of the file's unused"
         tell(f"the head starts from {run.start.source}; {drawn}")
-    record, kept = Record.of(request, run), out / "record.json"
-    going_on = run.resume()
-    if going_on:
-        tell(f"going on at step {run.step:,} of {run.total_steps:,}")
-        recorded = Record.read(kept) if kept.exists() else recorded
-    if recorded and (changed := recorded.require_repeatable(record)):
-        tell(f"not as recorded, so the last bits may differ: {changed}")
-    if ranks.first and not (going_on and kept.exists()):
-        make_folder(out)
-        record.write(kept)
     validate = None
     if request.val_split != "none":
-        held_out = run.open_split(request.val_split)
+        held_out = run.open_validation(request.val_split)
         validate = validation(held_out, request.experiment.train.batch_size, device, request.protocol, ranks)
+    keep_record(run, Record.of(request, run), recorded, tell)
+    if run.step > run.total_steps:
+        tell(f"nothing is left to train: its weights are those of {run.step:,} steps, more than are asked for now")
+        return
     if ranks.first:
         say(plan_of(run, request.val_split, out), err=True)
     with Progress("train", "steps", run.total_steps, run.step, hidden=not ranks.first) as bar:
@@ -244,4 +196,27 @@ def answer(
         profiler = Profile(run.model, profile, out / "profile.json", bar.say) if profile and ranks.first else None
         validate = validate and progress.while_scoring(validate, request.val_split)
         best = train(run, validate, progress, tensorboard, profiler)
-    tell(f"trained {run.total_steps:,} steps → {best}")
+    tell(f"trained {run.step:,} steps → {best}")
+
+
+def keep_record(run: Run, record: Record, repeated: Record | None, tell: Callable[[str], None]) -> None:
+    """Go on where there is something to go on from, say what is not as it was, and write the record.
+
+    ``repeated``: the record that is asked for again. Raises UsageError when the run cannot be what its record says.
+    """
+    from .record import Record
+
+    path = run.folder / "record.json"
+    unlike = repeated.require_repeatable(record) if repeated else ""
+    if going_on := run.resume():
+        tell(f"going on at step {run.step:,} of {run.total_steps:,}")
+    if going_on and path.exists():
+        before = Record.read(path)
+        unlike = before.unlike(record)
+        record, changed = before.gone_on(record, run.step)
+        if changed and run.step <= run.total_steps:
+            tell(f"not as it started: {changed}")
+    if unlike:
+        tell(f"not as recorded, so the last bits may differ: {unlike}")
+    if run.ranks.first and run.step <= run.total_steps:
+        record.write(path)

@@ -12,6 +12,7 @@ from ..cache.errors import UsageError
 from ..cache.options import AMP
 from .losses import LossConfig
 from .model_config import ModelConfig
+from .presets import presets
 
 MODES = ("cached", "text", "last-stage", "end-to-end")
 
@@ -91,16 +92,10 @@ class Experiment:
             raise ValueError("every loss that this head has is of weight 0: nothing would train")
 
 
-def presets() -> list[str]:
-    """Names of the shipped presets."""
-    files = resources.files(__package__).joinpath("presets").iterdir()
-    return sorted(p.name.removesuffix(".yaml") for p in files if p.name.endswith(".yaml"))
-
-
 def load_experiment(preset: str, assignments: Sequence[str] = ()) -> Experiment:
     """A shipped preset or a YAML file, then ``--set`` assignments. Raises UsageError for anything unknown."""
     if preset in presets():
-        with resources.as_file(resources.files(__package__).joinpath("presets", f"{preset}.yaml")) as path:
+        with resources.as_file(resources.files(presets.__module__).joinpath(f"{preset}.yaml")) as path:
             values = load_yaml(path)
     elif preset.endswith((".yaml", ".yml")):
         values = load_yaml(Path(preset))

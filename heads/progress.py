@@ -31,7 +31,8 @@ class TrainingProgress:
             ]
         else:
             scores = "  ".join(f"{k} {100 * v:.2f}" for k, v in line["validation"].items())
-            self.bar.say(f"epoch {line['epoch']}: {scores}")
+            where = f" on {line['split']}, by which the best is selected" if "split" in line else ""
+            self.bar.say(f"epoch {line['epoch']}{where}: {scores}")
         self.bar.at(line["step"])
 
     def while_scoring(self, validate: Validate, split: str) -> Validate:
@@ -52,5 +53,5 @@ def plan_of(run: Run, val_split: str, out: Path) -> str:
     t = run.experiment.train
     left = f"steps {run.step + 1:,} to {run.total_steps:,}" if run.step else f"{run.total_steps:,} steps"
     samples = f"{t.epochs} epochs of {len(run.dataset):,} samples in batches of {t.batch_size * t.accumulate}"
-    scored = f"validation on {val_split}" if val_split != "none" else "no validation"
+    scored = f"validation on {val_split}" if val_split != "none" else "no validation, so the best is the last"
     return f"training {left} ({samples}), {scored}, on {run.device} → {out}"

@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,15 @@ import torch
 from .. import __version__
 from ..cache.atomic import write_atomic
 from ..cache.config import build
-from ..cache.errors import UsageError
+from ..cache.contents import Contents
+from ..cache.errors import CacheError, UsageError
 from .experiment import Experiment
-from .run import Run, differences
+from .resumption import different, told
+from .run import Run
 
 FORMAT = "stvg run record 1"
+NO_SELECTION = "none: best.safetensors is the last epoch"
+SELECTION = "best.safetensors is the epoch with the best m_vIoU on {split}; its scores there are selected on this split"
 
 
 @dataclass(frozen=True)
@@ -51,12 +55,27 @@ class Record:
     """SHA-256 of the weights the head started from, if any."""
     circumstances: dict[str, Any]
     """Versions, state of the working directory, hardware, threads, ranks: what may move the last bits."""
+    selection: str = NO_SELECTION
+    """How best.safetensors was chosen."""
+    changes: list[dict[str, Any]] = field(default_factory=list)
+    """What was another when the run went on, and at which step."""
+    data: dict[str, Any] = field(default_factory=dict)
+    """What of the cache it read, by ``training`` and ``validation``: counts, and `Contents` as JSON."""
 
     @classmethod
     def of(cls, request: Request, run: Run) -> Record:
         """The record of a run that answers a request in this process."""
         started_from = None if run.start is None else run.start.sha256
-        return cls(request, sys.argv, run.recipe.fingerprint, started_from, circumstances(run))
+        of_part = {"training": run.data, "validation": run.held_out}
+        return cls(
+            request,
+            sys.argv,
+            run.recipe.fingerprint,
+            started_from,
+            circumstances(run),
+            NO_SELECTION if run.held_out is None else SELECTION.format(split=run.held_out.split),
+            data={part: counted(found) for part, found in of_part.items() if found is not None},
+        )
 
     @classmethod
     def read(cls, path: Path) -> Record:
@@ -67,8 +86,11 @@ class Record:
                 raise ValueError("it is of another format")
             request = found.pop("request")
             experiment = build(Experiment, request.pop("experiment"), str(path))
-            return cls(Request(experiment=experiment, **request), **found)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            record = cls(Request(experiment=experiment, **request), **found)
+            for part in record.data.values():
+                Contents.from_json(part["contents"])
+            return record
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, CacheError) as error:
             raise UsageError(
                 f"{path} cannot be read as the record of a run",
                 expected="record.json of a run's folder",
@@ -79,7 +101,8 @@ class Record:
         write_atomic(path, json.dumps({"format": FORMAT, **asdict(self)}, indent=1, default=str) + "\n")
 
     def require_repeatable(self, again: Record) -> str:
-        """What is not the same around another run of the same request. Raises UsageError for another cache or start."""
+        """What is not the same around another run of the same request. Raises UsageError for another cache, other videos or
+        samples in it, or another start."""
         for name in ("fingerprint", "started_from"):
             if (recorded := getattr(self, name)) != (found := getattr(again, name)):
                 raise UsageError(
@@ -89,7 +112,45 @@ class Record:
                     effect="nothing was trained",
                     hint="--cache or --init with the place of the very same",
                 )
-        return differences(self.circumstances, again.circumstances, says=("recorded", "now"))
+        for part, then in self.data.items():
+            if changes := self.changes_of(part, again):
+                raise UsageError(
+                    f"this is not what the recorded run had for {part}: the cache holds other videos or samples",
+                    expected=f"{then['videos']:,} videos, {then['samples']:,} samples",
+                    found=changes,
+                    effect="nothing was trained",
+                    hint="--cache with the videos of then; or train anew, without the record, on those of now",
+                )
+        return self.unlike(again)
+
+    def unlike(self, again: Record) -> str:
+        """The circumstances that are not the same."""
+        return told(different(self.circumstances, again.circumstances), says=("recorded", "now"))
+
+    def changes_of(self, part: str, now: Record) -> str:
+        """What came to or went from the cache, for ``training`` or ``validation``; empty where either record is silent."""
+        if part not in self.data or part not in now.data:
+            return ""
+        then, found = (Contents.from_json(record.data[part]["contents"]) for record in (self, now))
+        return "; ".join(then.changes(found))
+
+    def gone_on(self, now: Record, step: int) -> tuple[Record, str]:
+        """The record of this run when it goes on at a step as ``now``, and what is not as it was."""
+        asked = (json.loads(json.dumps(asdict(record.request))) for record in (self, now))
+        found = [told(different(*asked), says=("was", "is"))]
+        if self.request.val_split == now.request.val_split and (changes := self.changes_of("validation", now)):
+            found.append(f"the samples of {now.request.val_split}, so that the best scores anew: {changes}")
+        if not (text := "; ".join(filter(None, found))):
+            return self, ""
+        changes_so_far = [*self.changes, {"step": step, "what": text, "command": now.command}]
+        again = replace(self, request=now.request, selection=now.selection, data=now.data, changes=changes_so_far)
+        return again, text
+
+
+def counted(found: Contents) -> dict[str, Any]:
+    """Contents with their counts in front, for people."""
+    counts = {"videos": len(found.videos), "samples": found.samples, "digest": found.digest}
+    return {**counts, "contents": found.to_json()}
 
 
 def circumstances(run: Run) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..cache.contents import Contents
 from ..cache.dataset import CachedDataset
 from ..cache.errors import CheckpointError, UsageError
 from ..cache.index import Cache
@@ -31,15 +31,14 @@ from .initial import start_from
 from .losses import Criterion
 from .model import Grounder, build_model
 from .model_config import FeatureFacts
+from .owner import require_owned
 from .ranks import ALONE, Ranks
+from .resumption import Standing, require_same
 
 if TYPE_CHECKING:
     from .finetune import LiveEncoders
 
 log = logging.getLogger(__name__)
-
-SAME = ("experiment", "features", "fingerprint", "split", "started_from")
-"""What a checkpoint and the run that goes on from it must agree in."""
 
 
 def feature_facts(cache: Cache) -> FeatureFacts:
@@ -84,6 +83,9 @@ class Run:
             self.encoders = build_encoders(t.mode, cache, targets, chosen)
             self.encoders.set_trained(backbone=t.lr_backbone > 0, text=t.lr_text > 0)
         self.dataset = self.open_split(split, targets)
+        self.data = self.dataset.contents()
+        self.held_out: Contents | None = None
+        """What `train` validates on, and so selects the best weights by."""
         head = build_model(experiment.model, feature_facts(cache), t.seed, experiment.loss.label > 0)
         head.recompute(t.recompute)
         self.start = None if init is None else start_from(head, init)
@@ -99,6 +101,8 @@ class Run:
         self.best = -math.inf
         self.validated = 0
         """The step of the last validation."""
+        self.changed = ""
+        """Settings that are others than when the run stopped from which this one goes on."""
 
     def open_split(self, split: str, targets: str | None = None) -> CachedDataset:
         """A split as this run's mode reads it; without ``targets`` for inference."""
@@ -117,8 +121,20 @@ class Run:
         live = self.encoders.groups() if self.encoders is not None else {}
         return groups + [{"name": k, "params": p, "lr": rates[k]} for k, p in live.items()]
 
-    def facts(self) -> dict[str, Any]:
-        """What the checkpoint says besides its tensors."""
+    def open_validation(self, split: str) -> CachedDataset:
+        """The split that the best weights are selected by; the checkpoint will say so."""
+        dataset = self.open_split(split)
+        self.held_out = dataset.contents()
+        return dataset
+
+    def facts(self, selected: bool = False) -> dict[str, Any]:
+        """What the checkpoint says besides its tensors. ``selected``: these weights were the best on ``held_out``."""
+        held_out = self.held_out and {
+            "dataset": self.recipe.dataset,
+            "split": self.held_out.split,
+            "samples": self.held_out.samples,
+            "digest": self.held_out.digest,
+        }
         return {
             "step": self.step,
             "validated": self.validated,
@@ -130,6 +146,9 @@ class Run:
             "recipe": self.recipe.to_json(),
             "split": self.dataset.split,
             "started_from": None if self.start is None else self.start.sha256,
+            "data": self.data.to_json(),
+            "held_out": held_out,
+            "selected": selected,
         }
 
     def digest(self) -> int:
@@ -137,38 +156,46 @@ class Run:
         tensors = [*self.model.state_dict().values(), *self.ema.state_dict().values()]
         return checksum(memoryview(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()) for t in tensors)
 
-    def save(self, name: str = "last") -> Path:
+    def save(self, name: str = "last", selected: bool = False) -> Path:
         """Write ``<name>.safetensors``: the whole state for ``last``, the weights alone for any other name.
 
-        What was ``last`` before becomes ``previous``. Only the first rank writes.
+        What was ``last`` before becomes ``previous``. ``selected`` as in `facts`. Only the first rank writes.
         """
         path = self.folder / f"{name}.safetensors"
         if not self.ranks.first:
             return path
+        require_owned(self.folder)
         tensors = {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
         keep = None
         if name == "last":
             tensors |= {f"model.{k}": v for k, v in self.model.state_dict().items()}
             tensors |= {f"optimizer.{k}": v for k, v in optimizer_tensors(self.optimizer, self.model).items()}
             keep = self.folder / "previous.safetensors"
-        save_checkpoint(path, self.facts(), tensors, keep)
+        save_checkpoint(path, self.facts(selected), tensors, keep)
         return path
 
     def resume(self) -> bool:
         """Go on from ``last.safetensors``, or the one before where that is damaged; False if there is none.
 
-        Raises CheckpointError when it belongs to another experiment, cache or split, or both are damaged.
+        ``changed`` says which settings are others that may be. Raises CheckpointError when it belongs to another
+        experiment, cache or split, trained on other data, or both are damaged.
         """
         found = self.newest()
         if found is None:
             return False
         path, saved = found
-        self.require_same(saved.facts)
+        facts, names = self.facts(), [g["name"] for g in self.optimizer.param_groups]
+        standing = Standing(saved.facts["step"], self.steps_per_epoch, self.experiment.train, names)
+        self.changed = require_same(self.folder, saved.facts, facts, standing, self.data)
         load_into(self.model, saved.group("model"), path)
         self.ema.load(saved.group("ema"))
         load_optimizer(self.optimizer, self.model, saved.group("optimizer"))
-        self.step, self.validated = saved.facts["step"], saved.facts["validated"]
-        self.best = -math.inf if saved.facts["best"] is None else saved.facts["best"]
+        self.step = saved.facts["step"]
+        same = (
+            saved.facts.get("held_out", facts["held_out"]) == facts["held_out"]
+        )  # scores of other samples say nothing
+        self.validated = saved.facts["validated"] if same else 0
+        self.best = saved.facts["best"] if same and saved.facts["best"] is not None else -math.inf
         return True
 
     def newest(self) -> tuple[Path, Checkpoint] | None:
@@ -191,30 +218,3 @@ class Run:
         if damaged:
             raise damaged
         return None
-
-    def require_same(self, saved: dict[str, Any]) -> None:
-        """Raises CheckpointError when a checkpoint's facts are those of another run."""
-        now = json.loads(json.dumps(self.facts()))
-        differing = [k for k in SAME if saved.get(k) != now[k]]
-        if differing:
-            raise CheckpointError(
-                f"{self.folder} holds a run with another {' and '.join(differing)}",
-                **{k: f"run has {saved.get(k)}, asked for {now[k]}" for k in differing if k != "experiment"},
-                settings=differences(saved["experiment"], now["experiment"]) if "experiment" in differing else None,
-                effect="nothing was changed",
-                hint="choose another --out folder, or repeat the command that started this run",
-            )
-
-
-def differences(
-    saved: dict[str, Any], now: dict[str, Any], prefix: str = "", says: tuple[str, str] = ("run has", "asked for")
-) -> str:
-    """Entries that are not the same, one after the other; empty if there are none."""
-    parts = []
-    for key in sorted(saved.keys() | now.keys()):
-        a, b = saved.get(key), now.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            parts.append(differences(a, b, f"{prefix}{key}.", says))
-        elif a != b:
-            parts.append(f"{prefix}{key}: {says[0]} {a}, {says[1]} {b}")
-    return "; ".join(p for p in parts if p)

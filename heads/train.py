@@ -23,15 +23,15 @@ from ..cache.batch import Batch
 from ..cache.errors import TrainingDiverged
 from ..cache.order import epoch_order, share_of, training_batches
 from ..cache.precision import float32_products
-from .experiment import TrainConfig
 from .losses import TERMS, mrcl_floor
 from .memory import hold_memory
 from .model import Grounder
 from .profiling import Profile
 from .ranks import Share
 from .run import Run
+from .schedule import learning_rate
 from .stop import Interrupted, Stop
-from .watch import EventFile, Meter, MetricsFile, Watch, Write
+from .watch import SELECTED, EventFile, Meter, MetricsFile, Watch, Write
 
 FILL = "fill_uninitialized_memory"
 """Torch adds this switch to its module at run time, so type checkers do not know it."""
@@ -41,19 +41,6 @@ Validate = Callable[[Grounder], dict[str, float]]
 Terms = dict[str, Tensor]
 
 
-def learning_rate(config: TrainConfig, step: int, total_steps: int, steps_per_epoch: int, group: str = "head") -> float:
-    """Linear warm-up over the first share of all steps; then a division by ten every ``lr_drop`` epochs.
-
-    The text encoder's rate falls linearly to zero instead, as in the baseline.
-    """
-    warm = max(1, round(config.warmup * total_steps))
-    rate = {"head": config.lr, "backbone": config.lr_backbone, "text": config.lr_text}[group]
-    if group == "text":
-        left = (total_steps - step) / max(1, total_steps - warm)
-        return rate * min((step + 1) / warm, left, 1.0)
-    return rate * min(1.0, (step + 1) / warm) * 0.1 ** (step // steps_per_epoch // config.lr_drop)
-
-
 def train(
     run: Run,
     validate: Validate | None = None,
@@ -61,12 +48,16 @@ def train(
     tensorboard: bool = False,
     profile: Profile | None = None,
 ) -> Path:
-    """Train until the configured epochs are done; returns the checkpoint to evaluate.
+    """Train until the configured epochs are done; returns the checkpoint to evaluate, ``best.safetensors``: the weights
+    with the best validation, or the last ones where nothing validates.
 
     ``report`` gets every line that goes to metrics.jsonl, and to TensorBoard's event files if wanted. Raises
     TrainingDiverged when a loss or a gradient is no longer a number, and Interrupted after SIGINT or SIGTERM; both leave
     a checkpoint to go on from.
     """
+    best = run.folder / "best.safetensors"
+    if run.step > run.total_steps:  # it went on further before, and steps are not taken back
+        return best
     run.folder.mkdir(parents=True, exist_ok=True)
     run.model.train()
     if run.device.type == "cpu":
@@ -81,8 +72,10 @@ def train(
         train_epochs(run, Watch(Meter(run.device), writers(run, report, tensorboard), profile), stop, validate)
     if not run.total_steps:
         run.save()
+    if validate is None or not best.exists():
+        run.save("best")  # without a choice between epochs, the last one
     run.ranks.gather(None)  # no rank looks for a file that another is still writing
-    return run.folder / ("best.safetensors" if (run.folder / "best.safetensors").exists() else "last.safetensors")
+    return best
 
 
 def writers(run: Run, report: Write | None, tensorboard: bool) -> list[Write]:
@@ -142,10 +135,11 @@ def keep_best(run: Run, watch: Watch, stop: Stop, validate: Validate) -> None:
         run.save()
         raise
     run.validated = run.step
-    watch.write({"step": run.step, "epoch": run.step // run.steps_per_epoch, "validation": scores})
+    where = {} if run.held_out is None else {"split": run.held_out.split, SELECTED: True}
+    watch.write({"step": run.step, "epoch": run.step // run.steps_per_epoch, "validation": scores, **where})
     if scores["m_vIoU"] > run.best:
         run.best = scores["m_vIoU"]
-        run.save("best")
+        run.save("best", selected=True)
 
 
 def train_epoch(run: Run, watch: Watch, stop: Stop) -> None:

@@ -22,10 +22,12 @@ from .profiling import Profile
 
 Item = TypeVar("Item")
 Line = dict[str, Any]
-"""One report of a run: ``step``, and losses, rates and speed, or ``validation`` scores of an ``epoch``."""
+"""One report of a run: ``step``, and losses, rates and speed, or ``validation`` scores of an ``epoch`` on a ``split``."""
 Write = Callable[[Line], None]
 SPEED = ("seconds", "samples_per_second", "wait", "memory_bytes")
 """Entries of a line that are not the same when a run is repeated."""
+SELECTED = "selected_on_this_split"
+"""Says of scores that the checkpoint was chosen by its scores on the very split."""
 
 
 class Meter:
@@ -131,7 +133,7 @@ class EventFile:
             if name == "validation":
                 for metric, score in value.items():
                     self.writer.add_scalar(f"validation/{metric}", score, line["step"])
-            elif name not in ("step", "epoch"):
+            elif name not in ("step", "epoch", "split", SELECTED):
                 group = "speed" if name in SPEED else "rate" if name.startswith("lr") else "loss"
                 self.writer.add_scalar(f"{group}/{name}", value, line["step"])
         self.writer.flush()

@@ -306,3 +306,11 @@ def test_the_recorded_scores_come_out_of_the_command(stvg, shared, tmp_path):
                 prefix = "" if group == "all" else f"{group}_"
                 for ours, theirs in (("m_tIoU", "tiou"), ("m_vIoU", "viou"), ("vIoU@0.3", "viou@0.3")):
                     assert means[ours] == pytest.approx(block["summary"][prefix + theirs], abs=1e-9)
+
+
+@pytest.mark.parametrize("command", ["train-head", "ablate"])
+def test_the_help_of_preset_names_every_preset(stvg, command):
+    from stvg.heads.presets import presets
+
+    text = " ".join(stvg(command, "--help").out.split())
+    assert f"{', '.join(presets())}, or a .yaml file." in text

@@ -77,7 +77,10 @@ def charts_of(lines: list[dict[str, Any]]) -> list[Chart]:
     steps = [line for line in lines if "validation" not in line]
     charts = []
     if validation:
-        charts.append(Chart("validation", [_curve(validation, name) for name in validation[0] if name != "step"]))
+        where = next((f" on {line['split']}, by which the epoch was selected" for line in lines if "split" in line), "")
+        charts.append(
+            Chart(f"validation{where}", [_curve(validation, name) for name in validation[0] if name != "step"])
+        )
     names = dict.fromkeys(name for line in steps for name in line if name not in NOT_LOSSES)
     return charts + [Chart(name, [_curve(steps, name)]) for name in names]
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,10 +14,12 @@ import time
 
 import pytest
 
-from stvg.cache.errors import UsageError
-from stvg.evaluate.ablation import TABLES, Plan, cells_of, read_grid
+from stvg.cache.errors import CacheError, UsageError
+from stvg.cache.index import Cache
+from stvg.evaluate.ablation import TABLES, Plan, Row, Table, cells_of, read_grid
 from stvg.evaluate.ablation_table import full_line, latex, lines_of, markdown, spreadsheet
-from stvg.evaluate.launch import run_cells
+from stvg.evaluate.cell import require_data
+from stvg.evaluate.launch import job_of, run_cells
 
 SMALL = ("model.d=32", "model.heads=4", "model.ffn=32", "model.encoder_layers=1", "model.decoder_layers=1")
 SMALL += ("model.max_frames=40", "train.epochs=2", "train.batch_size=8", "train.lr_drop=1", "train.save_every=1")
@@ -115,6 +118,43 @@ def test_a_killed_ablation_goes_on_and_gives_the_table_of_an_unbroken_one(stvg, 
     assert [row["row"] for row in tables[0]] == ["with", 'w/o | "it"']
     third = stvg("ablate", *words, "--out", tmp_path / "whole")
     assert "2 finished before" in third.out
+
+
+def test_a_cell_belongs_to_the_data_it_trained_on_and_says_when_the_cache_holds_others(own_cache, tmp_path):
+    table, plan = Table("g", "g", (Row("base"),)), a_plan(own_cache, tmp_path / "out")
+    unit = sorted((own_cache / "videos").iterdir())[0]
+    moved = unit.rename(tmp_path / unit.name)
+    (few,) = cells_of([table], plan)
+    few.folder.mkdir(parents=True)
+    (few.folder / "cell.json").write_text(json.dumps({"data": few.data}))
+    (few.folder / "result.json").write_text(json.dumps({"m_vIoU": 0.5}))
+    assert few.news() == ""
+    moved.rename(unit)
+    (all_of_them,) = cells_of([table], plan)
+    assert all_of_them.folder != few.folder
+    assert all_of_them.result is None
+    assert "base, seed 0, trains again: the cache held other data then" in all_of_them.news()
+    assert lines_of(table, plan)[0].results == []
+
+
+def test_rows_that_differ_in_nothing_that_moves_a_step_are_one_cell(tiny_cache, tmp_path):
+    rows = (Row("base"), Row("the same", ("train.log_every=2", "train.save_every=3")), Row("other", ("train.lr=1",)))
+    assert len(cells_of([Table("g", "g", rows)], a_plan(tiny_cache, tmp_path))) == 2
+
+
+def test_caches_with_other_videos_are_no_table(tiny_cache, own_cache, tmp_path):
+    shutil.rmtree(sorted((own_cache / "videos").iterdir())[0])
+    with pytest.raises(UsageError, match="holds other videos or samples of"):
+        cells_of([], a_plan(tiny_cache, tmp_path, caches={None: tiny_cache, 320: own_cache}))
+
+
+def test_a_cell_whose_cache_changed_after_the_table_began_is_not_trained(tiny_cache, own_cache, tmp_path):
+    table, plan = Table("g", "g", (Row("base"),)), a_plan(own_cache, tmp_path / "out")
+    (cell,) = cells_of([table], plan)
+    require_data(Cache.open(own_cache), job_of(cell, plan))
+    shutil.rmtree(sorted((own_cache / "videos").iterdir())[0])
+    with pytest.raises(CacheError, match="changed while the table was made"):
+        require_data(Cache.open(own_cache), job_of(cell, plan))
 
 
 def test_means_deviations_and_differences_are_those_of_the_seeds(tiny_cache, tmp_path):

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from stvg.cache.atomic import unit_name
+from stvg.cache.errors import UsageError
+from stvg.cache.index import Cache
 from stvg.heads.checkpoint import load_checkpoint
+from stvg.heads.record import Record, counted
 
 from ..conftest import extract_synthetic
 
@@ -66,6 +72,43 @@ def test_another_cache_and_options_that_the_record_holds_are_refused(stvg, recor
         assert ran.code == 2
         assert f"{name} does not go with --from-record" in ran.err
     assert stvg("train-head", "--out", tmp_path / "y").code == 2
+
+
+def test_a_record_says_which_videos_and_samples_and_is_not_repeated_on_others(stvg, recorded, own_cache, tmp_path):
+    """The run trained on what ``tiny_cache`` holds; its copy loses a video."""
+    training = json.loads((recorded / "record.json").read_text())["data"]["training"]
+    assert (training["videos"], len(training["contents"]["videos"])) == (6, 6)
+    assert training["samples"] == sum(count for count, _ in training["contents"]["videos"].values())
+    video = next(iter(training["contents"]["videos"]))
+    shutil.rmtree(own_cache / "videos" / unit_name(video))
+    ran = stvg("train-head", "--from-record", recorded / "record.json", "--cache", own_cache, "--out", tmp_path / "y")
+    assert ran.code == 1
+    assert "for training: the cache holds other videos or samples" in ran.err
+    assert f"1 video went: {video}" in ran.err
+    assert not (tmp_path / "y").exists()
+
+
+def test_other_samples_to_validate_on_are_refused_as_well(recorded, tiny_cache):
+    record, cache = Record.read(recorded / "record.json"), Cache.open(tiny_cache)
+    then, now = (replace(record, data={"validation": counted(cache.contents(split))}) for split in ("train", "test"))
+    assert isinstance(then.require_repeatable(then), str)
+    with pytest.raises(UsageError, match="for validation"):
+        then.require_repeatable(now)
+
+
+def test_a_run_that_goes_on_otherwise_says_so_and_its_record_repeats_it_as_it_ended(stvg, recorded, tiny_cache):
+    words = [w for s in [*SMALL, "train.epochs=2", "train.warmup=0.02"] for w in ("--set", s)]
+    command = ("train-head", "--cache", tiny_cache, "--out", recorded, "--preset", "tiny", "--device", "cpu", *words)
+    before = json.loads((recorded / "record.json").read_text())
+    ran = stvg(*command)
+    assert ran.code == 0, ran.err
+    assert "not as it started: experiment.train.epochs: was 1, is 2" in ran.out
+    after = json.loads((recorded / "record.json").read_text())
+    assert after["request"]["experiment"]["train"]["epochs"] == 2
+    assert [change["step"] for change in after["changes"]] == [
+        load_checkpoint(recorded / "best.safetensors").facts["step"] // 2
+    ]
+    assert after["circumstances"] == before["circumstances"]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": "stvg run record 1"}', '{"format": "other"}'])
