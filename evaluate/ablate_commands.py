@@ -41,7 +41,7 @@ WATCHED = 4
     "--preset",
     default="paper-hcstvg",
     show_default=True,
-    help=f"What every cell starts from: {', '.join(presets())}, or a .yaml file.",
+    help=f"{', '.join(presets())}, or a .yaml file: what every cell starts from.",
 )
 @click.option("--set", "assignments", multiple=True, metavar="A.B=C", help="Override a setting in every cell.")
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of every row.")

@@ -93,12 +93,13 @@ def write_coco(path: Path, samples: Iterable[Sample], tubes: Tubes) -> None:
 
 
 def write_csv(path: Path, samples: Iterable[Sample], tubes: Tubes, scores: Scores) -> None:
-    """One line a sample: what was asked, what was annotated and predicted, and the overlaps, empty where nothing was,
-    and whether the checkpoint was chosen by its scores on this split.
+    """One line a sample: what was asked, what was annotated and predicted, and the overlaps, empty where nothing was;
+    a last column where the checkpoint was chosen by its scores on this split.
 
     A text that a spreadsheet would take for a formula has an apostrophe in front of it.
     """
     by_id = {s.sample_id: s for s in scores.samples}
+    mark = {SELECTED: "yes"} if scores.selected_on_this_split else {}
     with open_atomic(path, text=True) as file:
         writer = csv.writer(file, lineterminator="\n")
         names = (
@@ -112,7 +113,7 @@ def write_csv(path: Path, samples: Iterable[Sample], tubes: Tubes, scores: Score
             "predicted_end",
             "score",
         )
-        writer.writerow([*names, "tIoU", "vIoU", "gt_vIoU", SELECTED])
+        writer.writerow([*names, "tIoU", "vIoU", "gt_vIoU", *mark])
         for sample in samples:
             tube, scored = tubes.get(sample.sample_id), by_id.get(sample.sample_id)
             named = (sample.sample_id, sample.video.video_id, sample.qtype, sample.sentence)
@@ -120,5 +121,5 @@ def write_csv(path: Path, samples: Iterable[Sample], tubes: Tubes, scores: Score
             row += sample.moment
             row += ["", "", ""] if tube is None else [tube.start, tube.end, "" if tube.score is None else tube.score]
             row += ["", "", ""] if scored is None else [scored.tIoU, scored.vIoU, scored.gt_vIoU]
-            row.append("yes" if scores.selected_on_this_split else "no")
+            row += mark.values()
             writer.writerow(row)

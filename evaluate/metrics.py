@@ -35,7 +35,7 @@ Id = int | str
 
 
 SELECTED = "selected_on_this_split"
-"""What files of scores call it."""
+"""What files of scores call it, where it is so."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Scores:
             "max_frames": self.sampling.max_frames,
             "scored": self.scored,
             "missing": len(self.missing),
-            SELECTED: self.selected_on_this_split,
+            **({SELECTED: True} if self.selected_on_this_split else {}),
             "groups": {name: {metric: means[metric] for metric in METRICS} for name, means in self.groups.items()},
             "intervals": {
                 name: {metric: None if math.isnan(found[0]) else found for metric, found in of_group.items()}

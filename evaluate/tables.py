@@ -15,10 +15,10 @@ from ..cache.errors import UsageError
 from ..cache.untrusted import harmless, in_latex, in_markdown, in_spreadsheet
 from .bootstrap import Interval
 from .compare import Comparison
-from .metrics import METRICS, Scores
+from .metrics import METRICS, SELECTED, Scores
 from .published import published_beside
 
-SELECTED = "selected on this split: the checkpoint is the epoch that scored best on it, which flatters these figures"
+MARK = "selected on this split: the checkpoint is the epoch that scored best on it, which flatters these figures"
 COLUMNS = ("group", "source", *METRICS)
 
 
@@ -84,7 +84,7 @@ def describe(scores: Scores, dataset: str | None = None, split: str | None = Non
     if scores.missing:
         fate = "counted as 0" if scores.protocol == "hcstvg_official" else "left out"
         coverage += f" ({len(scores.missing):,} without a prediction {fate})"
-    chosen = [SELECTED] if scores.selected_on_this_split else []
+    chosen = [MARK] if scores.selected_on_this_split else []
     return "; ".join([*([what] if what else []), f"protocol {scores.protocol}", frames, coverage, *chosen]) + "."
 
 
@@ -125,7 +125,7 @@ def format_comparison(comparison: Comparison, a: str, b: str, most: int = 10) ->
         f"* zero lies outside the 95 % interval of the paired difference; {len(comparison.changed):,} samples in both"
     )
     text += f", {comparison.only_a:,} only in the first and {comparison.only_b:,} only in the second\n"
-    text += "".join(f"{name} is {SELECTED}\n" for name, is_so in zip((a, b), comparison.selected, strict=True) if is_so)
+    text += "".join(f"{name} is {MARK}\n" for name, is_so in zip((a, b), comparison.selected, strict=True) if is_so)
     changed = []
     for x, y in comparison.changed[:most]:
         figures = [f"{100 * x.vIoU:.1f}", f"{100 * y.vIoU:.1f}", f"{100 * (y.vIoU - x.vIoU):+.1f}"]
@@ -141,12 +141,12 @@ def _markdown(scores: Scores, rows: list[Row], notes: list[str]) -> str:
 
 def _csv(scores: Scores, rows: list[Row], notes: list[str]) -> str:
     sampling = [f"{scores.sampling.fps:g}", scores.sampling.max_frames] if scores.protocol == "tubedetr" else ["", ""]
-    counts = [scores.scored, scores.scored + len(scores.missing)]
-    how = [scores.protocol, *sampling, *counts, "yes" if scores.selected_on_this_split else "no"]
+    mark = {SELECTED: "yes"} if scores.selected_on_this_split else {}
+    how = [scores.protocol, *sampling, scores.scored, scores.scored + len(scores.missing), *mark.values()]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     ends = [f"{metric} {end}" for metric in METRICS for end in ("low", "high")]
-    writer.writerow([*COLUMNS, *ends, "protocol", "fps", "max_frames", "scored", "total", "selected_on_this_split"])
+    writer.writerow([*COLUMNS, *ends, "protocol", "fps", "max_frames", "scored", "total", *mark])
     for row in rows:
         pairs = row.intervals or ((float("nan"),) * 2,) * len(METRICS)
         limits = ["" if x != x else f"{100 * x:.2f}" for pair in pairs for x in pair]

@@ -313,4 +313,4 @@ def test_the_help_of_preset_names_every_preset(stvg, command):
     from stvg.heads.presets import presets
 
     text = " ".join(stvg(command, "--help").out.split())
-    assert f"{', '.join(presets())}, or a .yaml file." in text
+    assert f"{', '.join(presets())}, or a .yaml file" in text
