@@ -10,6 +10,7 @@ import click
 from ..console import Progress
 from .options import CACHE, OUT_CACHE, Commands, compression_option, say
 from .outputs import naming_write_errors
+from .wording import counted
 
 if TYPE_CHECKING:
     from .objects import Location
@@ -50,14 +51,15 @@ def cache_verify(path: Location, repair: bool, jobs: int) -> None:
         findings = check.verify(path, jobs, bar.at)
     for problem in findings.problems:
         say(problem.message, err=True)
-    say(f"{findings.units:,} units read, {len(findings.problems):,} problems")
+    say(f"{counted(findings.units, 'unit')} read, {counted(len(findings.problems), 'problem')}")
     if repair:
         removed = check.repair(findings)
         say(f"removed {len(removed):,}; the next stvg extract writes again what belongs there")
         for place in removed:
             say(f"  {place}")
     elif findings.removable:
-        say(f"--repair would remove {len(findings.removable):,} files and folders, for stvg extract to write again")
+        pieces = counted(len(findings.removable), "file or folder", "files and folders")
+        say(f"--repair would remove {pieces}, for stvg extract to write again")
     if findings.problems:
         raise SystemExit(1)
 
@@ -77,7 +79,7 @@ def cache_convert(source: Location, target: Location, store: str, compression: s
 
     with Progress("convert", "units") as bar, naming_write_errors(target):
         written = convert(source, target, store, compression, bar.at)
-    say(f"convert: {written:,} units written → {target}")
+    say(f"convert: {counted(written, 'unit')} written → {target}")
 
 
 @cache.command("merge")
@@ -93,4 +95,4 @@ def cache_merge(out: Location, shards: tuple[Location, ...]) -> None:
 
     with Progress("merge", "units", doing="comparing shards") as bar, naming_write_errors(out):
         written = merge(out, shards, bar.at)
-    say(f"merge: {written:,} units of {len(shards):,} shards → {out}")
+    say(f"merge: {counted(written, 'unit')} of {counted(len(shards), 'shard')} → {out}")

@@ -15,6 +15,7 @@ import google_crc32c
 
 from .errors import CacheError
 from .table import SampleTable
+from .wording import counted
 
 COLUMNS = (
     "sample_id",
@@ -95,7 +96,7 @@ class Contents:
         found += [f"{_counted(went)} went: {_some(went)}"] if went else []
         found += [f"{_counted(other)} with other samples: {_some(other)}"] if other else []
         if self.samples != now.samples:
-            found.append(f"{self.samples:,} samples then, {now.samples:,} now")
+            found.append(f"{counted(self.samples, 'sample')} then, {now.samples:,} now")
         return found or ["the samples are the same, in another order"]
 
 

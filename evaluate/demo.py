@@ -15,6 +15,7 @@ from ..cache.dataset import CachedDataset
 from ..cache.index import Cache
 from ..cache.sampling import Sampling
 from ..cache.schema import Sample
+from ..cache.wording import counted
 from ..console import Progress
 from ..extract.job import ExtractJob, run_job
 from ..extract.progress import ExtractionProgress
@@ -88,7 +89,7 @@ def run_demo(out: Path, *, quick: bool, seed: int, say: Say, report: bool = Fals
     with Progress("extract", "videos") as bar:
         extracted, _ = run_job(demo_job(data, cache_path, seed), ExtractionProgress(bar))
     shares = ", ".join(f"{k} {v:.0%}" for k, v in extracted.shares().items())
-    stage(f"{extracted.videos} videos, {extracted.frames:,} frames ({shares})")
+    stage(f"{counted(extracted.videos, 'video')}, {counted(extracted.frames, 'frame')} ({shares})")
 
     experiment = load_experiment("tiny", [*size.settings, f"train.seed={seed}"])
     with owned(run_path):

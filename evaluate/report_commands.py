@@ -9,6 +9,7 @@ import click
 
 from ..cache.options import FOLDER, OUT_FILE, device_option, say, tokenizer_option
 from ..cache.outputs import naming_write_errors
+from ..cache.wording import counted
 from ..console import Progress
 from .scoring_commands import score_chosen, scoring_options
 
@@ -88,7 +89,7 @@ def report(
     for fault in faults[:NAMED]:
         say(f"{type(fault).__name__}: {fault}", err=True)
     if len(faults) > NAMED:
-        say(f"{len(faults) - NAMED:,} videos more could not be read; the page names them all", err=True)
-    say(f"{written.path}  {written.bytes / 1e6:.1f} MB, {written.pictured} samples with frames")
+        say(f"{counted(len(faults) - NAMED, 'video')} more could not be read; the page names them all", err=True)
+    say(f"{written.path}  {written.bytes / 1e6:.1f} MB, {counted(written.pictured, 'sample')} with frames")
     if faults:
         raise SystemExit(3)

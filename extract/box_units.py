@@ -67,14 +67,14 @@ class BoxUnits:
             return
         if (scale := self._scale()) is not None:
             yield (
-                f"all {self.boxes:,} boxes lie within 0 and {scale[0]}, in pictures of {self.smallest_picture:g} pixels or "
-                f"more: they look like {scale[1]}; boxes are read as pixels"
+                f"all boxes ({self.boxes:,}) lie within 0 and {scale[0]}, in pictures of {self.smallest_picture:g} pixels "
+                f"or more: they look like {scale[1]}; boxes are read as pixels"
             )
         elif self._fits_otherwise():
             listed, better = "[x1, y1, x2, y2]", "[x, y, width, height]"
             if self.sized:
                 listed, better = better, listed
-            yield f"the {self.boxes:,} boxes fit better as {better}; they are read as {listed}"
+            yield f"boxes ({self.boxes:,}) fit better as {better}; they are read as {listed}"
 
     def _scale(self) -> tuple[int, str] | None:
         if self.extent[:2].min() < 0:

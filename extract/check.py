@@ -12,6 +12,7 @@ import numpy as np
 from ..cache.errors import StvgError, UsageError, VideoError
 from ..cache.sampling import Sampling, grid_frames
 from ..cache.schema import Sample, Video
+from ..cache.wording import counted
 from .agreement import DisagreementError, rate_is_assumed
 from .channel import CheckJob
 from .decoders import Decoders, End, Settings
@@ -57,9 +58,9 @@ class SplitCounts:
     def line(self) -> str:
         types = ", ".join(f"{n:,} {qtype}" for qtype, n in self.qtypes.items())
         return (
-            f"{self.split:<6} {self.sentences:,} sentences ({types or 'none'}) in {self.records:,} records, "
-            f"{self.videos:,} videos, {self.segments:,} segments; frames per clip: median {self.frames_median:g}, "
-            f"most {self.frames_max}, {self.thinned:.0%} of clips thinned"
+            f"{self.split:<6} {counted(self.sentences, 'sentence')} ({types or 'none'}) in "
+            f"{counted(self.records, 'record')}, {counted(self.videos, 'video')}, {counted(self.segments, 'segment')}; "
+            f"frames per clip: median {self.frames_median:g}, most {self.frames_max}, {self.thinned:.0%} of clips thinned"
         )
 
 
@@ -79,10 +80,10 @@ class CheckReport:
     def lines(self) -> list[str]:
         lines = [f"{self.dataset} at {self.path}", *(counts.line() for counts in self.splits)]
         if self.videos_opened is not None:
-            lines.append(f"{self.videos_opened:,} videos decoded from first to last frame")
+            lines.append(f"{counted(self.videos_opened, 'video')} decoded from first to last frame")
         lines += [f"warning: {warning}" for warning in self.warnings]
         lines += [f"fault {n}: {fault}" for n, fault in enumerate(self.faults, 1)]
-        return [*lines, f"{len(self.faults):,} faults" if self.faults else "no faults"]
+        return [*lines, counted(len(self.faults), "fault") if self.faults else "no faults"]
 
 
 def check_dataset(

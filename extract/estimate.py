@@ -13,6 +13,7 @@ from ..cache.index import video_key
 from ..cache.quantise import stored_bytes
 from ..cache.schema import Sample
 from ..cache.table import distinct_sentences
+from ..cache.wording import counted
 from .backbone import Backbone
 from .batches import FrameBatch, Mixer
 from .channel import DecodeJob
@@ -71,7 +72,7 @@ class Estimate:
             f"on disk    {self.bytes / 1e9:,.3f} GB more",
         ]
         if self.speed is not None:
-            where = f"measured on {self.speed.frames} frames of {self.speed.videos} videos"
+            where = f"measured on {counted(self.speed.frames, 'frame')} of {counted(self.speed.videos, 'video')}"
             said += [
                 f"decode     {1e3 * self.speed.decode:.1f} ms a frame and process",
                 f"encode     {1e3 * self.speed.encode:.1f} ms a frame on {self.job.device}",

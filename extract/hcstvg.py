@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..cache.errors import AnnotationError
 from ..cache.schema import Sample, Video
+from ..cache.wording import counted
 from .validate import LARGEST, Fields, Reading, coordinates, describe, require_pixels
 
 SECONDS = 20
@@ -38,8 +39,8 @@ def read(file: Path, reading: Reading) -> list[Sample]:
                     odd.append(name)
     if odd:
         reading.warnings.append(
-            f"{len(odd)} records have st_time and ed_time that do not fit a video of {SECONDS} s, such as {odd[0]}; "
-            f"the frame rate is taken to be img_num / {SECONDS} all the same, as the field does"
+            f"{counted(len(odd), 'record')} with st_time and ed_time that do not fit a video of {SECONDS} s, such as "
+            f"{odd[0]}; the frame rate is taken to be img_num / {SECONDS} all the same, as the field does"
         )
     return samples
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..cache.errors import CheckpointError
 from ..cache.schema import Sample
+from ..cache.wording import counted
 from .tokenizer import LONGEST, load_tokenizer
 
 LISTED = 10
@@ -66,9 +67,8 @@ def notice_of_long_ones(samples: Sequence[Sample], folder: str | None) -> str | 
         for s in samples
         if s.sentence in long
     ]
-    what = (
-        f"{len(lines):,} sentences may have more than the {LONGEST} tokens that RoBERTa reads; what is more is cut off"
-    )
+    many = counted(len(lines), "sentence")
+    what = f"{many} may have more than the {LONGEST} tokens that RoBERTa reads; what is more is cut off"
     return "\n".join([f"{what}. --tokenizer DIR counts them", *shown(lines)])
 
 
@@ -79,7 +79,7 @@ def beginning(sample: Sample) -> str:
 
 
 def listed(count: int, name: str) -> str:
-    return f"1 {name} is" if count == 1 else f"{count:,} {name}s are"
+    return f"{counted(count, name)} {'is' if count == 1 else 'are'}"
 
 
 def shown(lines: list[str]) -> list[str]:

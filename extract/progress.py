@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ..cache.errors import AnnotationError
 from ..cache.objects import Location
 from ..cache.skipped import SkipList
+from ..cache.wording import counted
 from ..console import Progress
 from .runner import Report
 
@@ -74,6 +75,7 @@ def summary_of(report: Report, dropped: Sequence[AnnotationError], out: Location
         lines.append(f"busy: {busy}; {max(shares, key=lambda s: shares[s])} is the limit")
     return [
         *lines,
-        f"extract: {report.videos:,} videos done ({report.frames:,} frames), {report.already:,} were there already, "
-        f"{len(report.skipped):,} skipped, {len(dropped):,} records dropped → {out}",
+        f"extract: {counted(report.videos, 'video')} done ({counted(report.frames, 'frame')}), "
+        f"{report.already:,} were there already, "
+        f"{len(report.skipped):,} skipped, {counted(len(dropped), 'record')} dropped → {out}",
     ]

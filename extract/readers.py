@@ -16,6 +16,7 @@ from ..cache.errors import AnnotationError, UsageError
 from ..cache.sampling import Sampling
 from ..cache.schema import Sample
 from ..cache.splits import PUBLISHED_SENTENCES
+from ..cache.wording import counted
 from . import custom, hcstvg, vidstg
 from .validate import Reading, some
 
@@ -98,16 +99,16 @@ def read_annotations(
 def _warnings(dataset: str, samples: list[Sample], reading: Reading) -> Iterator[str]:
     published = PUBLISHED_SENTENCES.get((dataset, reading.split))
     if published is not None and len(samples) != published:
-        yield f"{len(samples):,} sentences in {dataset} {reading.split}; the published split has {published:,}"
+        yield f"{counted(len(samples), 'sentence')} in {dataset} {reading.split}; the published split has {published:,}"
     if reading.unseen:
         yield (
-            f"{len(reading.unseen)} training samples left out: no sampled frame falls into their moment "
+            f"{counted(len(reading.unseen), 'training sample')} left out: no sampled frame falls into their moment "
             f"({some(reading.unseen)})"
         )
     leaving = [reading.leaving[s.sample_id] for s in samples if s.sample_id in reading.leaving]
     if leaving:
         yield (
-            f"{sum(leaving):,} boxes of {len(leaving):,} samples reach beyond the picture; "
+            f"{counted(sum(leaving), 'box', 'boxes')} of {counted(len(leaving), 'sample')} reach beyond the picture; "
             "training clamps them, scoring takes them as its protocol says"
         )
 

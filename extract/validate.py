@@ -82,7 +82,7 @@ class Fields:
                 key,
                 "half of a surrogate pair, which is no character",
                 found=describe(text),
-                hint="a file name that is not UTF-8 becomes such halves; rename the file",
+                hint="write the whole character; a file name that is not UTF-8 becomes such halves: rename the file",
             )
         return text
 

@@ -55,12 +55,10 @@ def find_video_files(videos: Iterable[Video], folder: Path, dataset: str = "json
 
 
 def require_some(files: VideoFiles, folder: Path) -> None:
-    """Raise UsageError when not one of the videos was found: then the folder is most likely another one."""
+    """Raise UsageError when not one of several videos was found: then the folder is most likely another one."""
     errors = [file for file in files.values() if isinstance(file, VideoError)]
-    if not errors or len(errors) < len(files):
+    if len(errors) < max(2, len(files)):
         return
-    if len(errors) == 1:
-        raise UsageError(errors[0].message, folder=folder, **{k: v for k, v in errors[0].facts.items() if k != "video"})
     near = next((error.facts["found"] for error in errors if "found" in error.facts), None)
     raise UsageError(
         f"none of the {len(errors):,} videos is in {folder}",
@@ -140,6 +138,7 @@ class Tree:
         return VideoError(
             f"{video.path} {NOT_THERE}",
             video=video.video_id,
+            folder=self.root,
             found=" and ".join(said for said in (some(near, 3), closed) if said) or None,
             effect="its sentences cannot be used",
             hint=f"if {near[0]} is the video, give it the name that the annotation says" if near else None,

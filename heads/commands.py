@@ -21,6 +21,7 @@ from ..cache.options import (
     say,
 )
 from ..cache.outputs import naming_write_errors
+from ..cache.wording import counted
 from ..console import Progress
 from .presets import presets
 
@@ -196,7 +197,7 @@ def answer(
         profiler = Profile(run.model, profile, out / "profile.json", bar.say) if profile and ranks.first else None
         validate = validate and progress.while_scoring(validate, request.val_split)
         best = train(run, validate, progress, tensorboard, profiler)
-    tell(f"trained {run.step:,} steps → {best}")
+    tell(f"trained {counted(run.step, 'step')} → {best}")
 
 
 def keep_record(run: Run, record: Record, repeated: Record | None, tell: Callable[[str], None]) -> None:

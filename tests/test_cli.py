@@ -146,7 +146,7 @@ def test_cache_info_says_how_it_was_made_and_verify_names_a_flipped_bit(stvg, ow
     victim.write_bytes(content)
     ran = stvg("cache", "verify", own_cache)
     assert ran.code == 1
-    assert "1 problems" in ran.out
+    assert "1 problem\n" in ran.out
     assert "--repair would remove 1" in ran.out
     assert "videos/" in ran.err
     assert stvg("cache", "verify", own_cache, "--repair").code == 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...cache.schema import Sample, Tube
+from ...cache.wording import counted
 from .fields import Fault, read_boxes, read_number, shown
 from .numbering import LINES, Split
 
@@ -35,7 +36,7 @@ def read(content: Any, split: Split) -> dict[int | str, Tube]:
         if len(samples) > 1:
             raise fault(
                 "",
-                f"the video has {len(samples)} sentences and the format names none",
+                f"the video has {counted(len(samples), 'sentence')} and the format names none",
                 expected="one sentence a video, as in HC-STVG",
                 found=", ".join(str(s.sample_id) for s in samples[:5]),
                 hint=LINES,

@@ -178,13 +178,13 @@ def test_times_that_do_not_fit_a_clip_of_20_seconds_give_a_warning(tmp_path: Pat
     fitting = read(tmp_path, {"a.mp4": V1}).warnings
     assert not [w for w in fitting if "20 s" in w]
     odd = read(tmp_path, {"a.mp4": V1, "b.mp4": changed(V1, ed_time=3.6)}).warnings
-    assert [w for w in odd if "1 records" in w and "b.mp4" in w]
+    assert [w for w in odd if "1 record with" in w and "b.mp4" in w]
 
 
 def test_boxes_beyond_the_picture_are_kept_and_counted(tmp_path: Path) -> None:
     found = read(tmp_path, {"a.mp4": changed(V1, bbox=[[150, 2, 30, 4]] * 50)})
     assert found.samples[0].boxes[0].tolist() == [150, 2, 180, 6]
-    assert any("50 boxes of 1 samples reach beyond the picture" in w for w in found.warnings)
+    assert any("50 boxes of 1 sample reach beyond the picture" in w for w in found.warnings)
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def test_a_video_that_cannot_be_read_is_listed_and_retried_only_when_asked(synth
     broken.write_bytes(whole)
     assert stvg(*words).code == 3
     assert set(Cache.open(tmp_path / "cache").skipped()) == {broken.stem, missing.stem}
-    assert "1 videos done" in stvg(*words, "--retry-skipped").out
+    assert "1 video done" in stvg(*words, "--retry-skipped").out
     assert set(Cache.open(tmp_path / "cache").skipped()) == {missing.stem}
     with pytest.raises(VideoError):
         extract_synthetic(data, tmp_path / "strict", splits=["train"], strict=True)
