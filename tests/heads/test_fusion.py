@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from stvg.heads.fusion import Fusion, FusionConfig, GatedMatching
-from stvg.heads.published import MATCHING
+from stvg.heads.published_names import MATCHING
 
 LINEARS = {theirs: ours for theirs, ours in MATCHING.items() if theirs != "outputs"} | {"output": "out"}
 """Published name → ours, up to the projection that was recorded; the published code mixes once more behind it."""
