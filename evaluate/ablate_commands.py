@@ -17,7 +17,7 @@ from ..heads.presets import presets
 
 if TYPE_CHECKING:
     from ..cache.objects import Location
-    from .ablation import Cell, Plan, Table
+    from .ablation import Caches, Cell, Plan, Table
 
 WATCHED = 4
 """Cells whose steps are shown."""
@@ -85,7 +85,7 @@ def ablate(
     from ..cache.config import nearest
     from ..heads.launched import require_alone
     from ..heads.owner import owned
-    from .ablation import TABLES, Plan, read_grid
+    from .ablation import TABLES, Plan, open_caches, read_grid
 
     require_alone("stvg ablate", "--devices and --launcher ray spread its cells")
     unknown = [n for n in names if n not in TABLES]
@@ -96,19 +96,19 @@ def ablate(
     tables = [read_grid(grid)] if grid else [TABLES[n] for n in names or (n for n in TABLES if n != "X")]
     plan = Plan(out=out, caches={None: cache_path, **dict(others)}, settings=assignments, **chosen)
     on = [str(choose_device(name)) for name in ([None] if devices is None else devices.split(","))]
+    opened = open_caches(plan)  # before anything is written
     with owned(out):
-        failed = run_tables(tables, plan, on, launcher)
+        failed = run_tables(tables, plan, opened, on, launcher)
     if failed:
         raise SystemExit(1)
 
 
-def run_tables(tables: list[Table], plan: Plan, on: list[str], launcher: str) -> int:
+def run_tables(tables: list[Table], plan: Plan, opened: Caches, on: list[str], launcher: str) -> int:
     """Run what is not finished, and write and print the tables; how many cells failed."""
-    from .ablation import cells_of, open_caches
+    from .ablation import cells_of
     from .ablation_table import lines_of, terminal, write_all
     from .launch import run_cells, run_on_ray
 
-    opened = open_caches(plan)
     cells = cells_of(tables, plan, opened)
     for cell in cells:
         if news := cell.news():

@@ -34,7 +34,10 @@ class ExtractionProgress:
         self.bar.terms = self._terms()
 
     def __call__(self, video_id: str, frames: int, skipped: str | None, stages: dict[str, float]) -> None:
-        self.skipped += skipped is not None
+        if skipped is not None:
+            self.skipped += 1
+        elif not frames:  # it was there already, and says nothing of the pace
+            self.bar.first += 1
         self.stages = stages
         self.bar.terms = self._terms()
         self.bar.step()

@@ -231,6 +231,7 @@ class Extraction:
             file = self.files[video_id]
             if self.cache.store.contains(video_key(video_id)):
                 self.report.already += 1
+                self.note(video_id, 0, None)
             elif video_id in known_bad and (isinstance(file, VideoError) or not was_absent(known_bad[video_id])):
                 self.note(video_id, 0, known_bad[video_id])
             elif isinstance(file, VideoError):

@@ -130,7 +130,10 @@ def test_a_terminal_of_sixty_columns_is_redrawn_in_place(monkeypatch):
             bar.at(450)
             time.sleep(0.3)
             bar.at(900)
-        drawn = os.read(ours, 100_000).decode()
+        shown = b""
+        while b"\n" not in shown:  # a terminal hands over in parts
+            shown += os.read(ours, 100_000)
+        drawn = shown.decode()
         monkeypatch.undo()
     os.close(ours)
     assert drawn.count("\n") == 1
@@ -139,3 +142,15 @@ def test_a_terminal_of_sixty_columns_is_redrawn_in_place(monkeypatch):
     assert all(len(line) < 60 for line in lines)
     assert any("450/900 steps  4.5/s  1:40 left  loss 9.87" in line for line in lines)
     assert lines[-1].startswith("train 100%  900/900 steps")
+
+
+def test_videos_that_were_in_the_cache_count_as_done_and_not_in_the_pace():
+    from stvg.extract.progress import ExtractionProgress
+
+    bar = Progress("extract", "videos")
+    bar.start = time.monotonic() - 100
+    told = ExtractionProgress(bar)
+    told.total(20)
+    for number in range(15):
+        told(str(number), 12 if number >= 10 else 0, None, {"decode": 0.5})
+    assert bar.line().startswith("extract: 75%, 15/20 videos, 20 s each, 1:40 left")

@@ -264,9 +264,10 @@ def test_an_assumed_rate_is_never_shown_as_seconds(tmp_path, tiny_cache):
 def test_a_cache_that_cannot_be_written_and_a_video_that_never_ends_are_said_to_be(stvg, checkpoint, video, tmp_path):
     (tmp_path / "file").write_text("no folder")
     os.mkfifo(tmp_path / "endless.mp4")
-    words = ["what?", "--checkpoint", checkpoint, "--cache", tmp_path / "file", "--out", tmp_path / "out"]
-    for asked, says in ((video, "file cannot be written"), (tmp_path / "endless.mp4", "is not a file")):
-        ran = stvg("predict", asked, *words)
+    words = ["what?", "--checkpoint", checkpoint, "--out", tmp_path / "out"]
+    never = (tmp_path / "endless.mp4", "kept", "is not a file")
+    for asked, cache, says in ((video, "file", "file cannot be written"), never):
+        ran = stvg("predict", asked, *words, "--cache", tmp_path / cache)
         assert ran.code == 1
         assert says in ran.err
     assert not (tmp_path / "out").exists()
