@@ -20,6 +20,7 @@ from ..cache.contents import Contents
 from ..cache.errors import UsageError
 from ..cache.index import Cache
 from ..cache.objects import Location
+from ..cache.wording import counted
 from ..heads.experiment import load_experiment
 from ..heads.model import build_model
 from ..heads.resumption import FREE, flat
@@ -190,7 +191,7 @@ class Cell:
 
 def amount(found: Mapping[str, Any]) -> str:
     """How much data a cell's record names."""
-    return f"{found['samples']:,} samples of {found['videos']:,} videos"
+    return f"{counted(found['samples'], 'sample')} of {counted(found['videos'], 'video')}"
 
 
 def read_grid(path: Path) -> Table:

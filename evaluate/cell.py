@@ -68,7 +68,7 @@ def require_data(cache: Cache, job: dict[str, Any]) -> None:
     for part, split in (("train", job["split"]), ("test", job["test_split"])):
         found, planned = cache.contents(split), job["data"][part]
         if found.digest != planned["digest"]:
-            now = f"{found.samples:,} samples of {len(found.videos):,} videos"
+            now = amount({"samples": found.samples, "videos": len(found.videos)})
             raise CacheError(f"{cache.path} changed while the table was made: {split} had {amount(planned)}, now {now}")
 
 
