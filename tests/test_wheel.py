@@ -43,7 +43,7 @@ def test_the_wheel_holds_every_module_preset_and_part_of_the_pages_and_nothing_o
     pages = [(f"evaluate/{page}", f"*.{kind}") for page in ("report", "serve") for kind in ("html", "css", "js")]
     data = [("heads/presets", "*.yaml"), *pages]
     expected |= {f"stvg/{folder}/{p.name}" for folder, kind in data for p in (ROOT / folder).glob(kind)}
-    expected |= {"stvg/cli.py", "stvg/__init__.py", "stvg/__main__.py", "stvg/py.typed"}
+    expected |= {"stvg/cli.py", "stvg/console.py", "stvg/__init__.py", "stvg/__main__.py", "stvg/py.typed"}
     assert {n for n in names if not n.split("/")[0].endswith(".dist-info")} == expected
 
 

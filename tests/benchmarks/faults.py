@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from tables import heading, line
 
-from stvg.cache.errors import CacheError, StvgError
+from stvg.cache.errors import CacheError, StvgError, UsageError, WriteError
 from stvg.cache.index import Cache
 from stvg.cache.sampling import Sampling
 from stvg.extract.job import ExtractJob, run_job
@@ -132,7 +132,7 @@ def failing(folder: Path, at: int, number: int) -> Iterator[list[str]]:
     def step(name: str) -> None:
         steps.append(name)
         if len(steps) - 1 == at:
-            raise OSError(number, os.strerror(number), name)
+            raise OSError(number, os.strerror(number))
 
     class File:
         """An open file whose writes count."""
@@ -186,11 +186,11 @@ def failing(folder: Path, at: int, number: int) -> Iterator[list[str]]:
 
 
 def one_failure(data: Path, out: Path, store: str, at: int, number: int) -> int:
-    """In a copy of this process: 0 when the extraction ended with a CacheError, 2 when the step was never reached."""
+    """In a copy of this process: 0 when one message named the failure, 2 when the step was never reached."""
     with failing(out, at, number) as steps:
         try:
             run_job(job(data, out, store))
-        except CacheError as error:
+        except (WriteError, UsageError) as error:  # the second: where a place is looked at first
             return 0 if os.strerror(number) in str(error) else 3
         return 2 if len(steps) <= at else 4
 

@@ -66,10 +66,16 @@ def test_a_run_trains_in_what_its_settings_say(amp, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(loop, "train_epochs", lambda *_: seen.append(allowed()))
     monkeypatch.setattr(loop, "writers", lambda *_: [])
-    experiment = load_experiment("tiny", [f"train.amp={amp}"])
-    ranks = SimpleNamespace(gather=lambda _: None)
-    model = torch.nn.Linear(1, 1)
-    run = SimpleNamespace(folder=tmp_path, model=model, device=CPU, experiment=experiment, total_steps=1, ranks=ranks)
+    run = SimpleNamespace(
+        folder=tmp_path,
+        model=torch.nn.Linear(1, 1),
+        device=CPU,
+        experiment=load_experiment("tiny", [f"train.amp={amp}"]),
+        step=0,
+        total_steps=1,
+        ranks=SimpleNamespace(gather=lambda _: None),
+        save=lambda name="last": None,
+    )
     loop.train(run)
     assert seen == [(amp == "tf32", amp == "tf32")]
     assert allowed() == (True, True)
