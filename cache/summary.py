@@ -11,11 +11,12 @@ from .index import Cache
 def summarise(cache: Cache) -> dict[str, Any]:
     """Everything `stvg cache info` prints, as JSON. Sizes are of the features; records and checksums add a little."""
     arrays: dict[str, dict[str, Any]] = {}
-    frames, views = 0, 0
+    frames = views = sources = 0
     keys = {room: cache.store.keys(room) for room in ("videos", "text")}
     for key in keys["videos"] + keys["text"]:
         if key.startswith("videos/"):
             attributes = cache.store.attributes(key)
+            sources += "source" in attributes
             frames, views = frames + len(attributes["frames"]), max(views, len(attributes["views"]))
         for name, facts in cache.store.arrays(key).items():
             level = arrays.setdefault(name, {"dtype": facts.dtype.name, "units": 0, "rows": 0, "bytes": 0})
@@ -30,6 +31,7 @@ def summarise(cache: Cache) -> dict[str, Any]:
             "stored": len(keys["videos"]),
             "skipped": len(cache.skipped()),
             "annotated": len(set(cache.samples.video_ids)),
+            "files_known": sources,
         },
         "frames": frames,
         "views": views,
@@ -50,6 +52,7 @@ def summary_lines(found: dict[str, Any]) -> list[str]:
         "fingerprint": found["fingerprint"],
         "store": found["store"],
         "videos": f"{videos['stored']:,} of {videos['annotated']:,}, {videos['skipped']:,} skipped",
+        "video files": f"known of {videos['files_known']:,}; a replaced one is found by stvg extract",
         "frames": f"{found['frames']:,}, in up to {found['views']} views",
         "sentences": f"{sentences['all']:,}, {sentences['distinct']:,} distinct",
         "splits": ", ".join(f"{split} {count:,}" for split, count in found["splits"].items()),

@@ -14,6 +14,7 @@ from .augment import stored_views
 from .backbone import Backbone
 from .channel import DecodeJob
 from .features import Regions, layout
+from .source import Reading
 
 
 @dataclass
@@ -30,6 +31,8 @@ class Clip:
     """Frames of all views that are not written yet."""
     rate_is_assumed: bool
     """Whether the video's rate is not among its annotations."""
+    source: Reading | None = None
+    """Its file, once it is decoded."""
     failed: bool = False
     features: FeatureWriter | None = None
     opened: ExitStack = field(default_factory=ExitStack)
@@ -57,7 +60,7 @@ class Clip:
         return layout(recipe, self.views, len(self.grid), len(self.regions[0].frames))
 
     def attributes(self, fingerprint: str) -> dict[str, object]:
-        """What its unit says of itself."""
+        """What its unit says of itself. Raises VideoError when its file changed while it was decoded."""
         regions = self.regions[0]
         return {
             "fingerprint": fingerprint,
@@ -66,4 +69,5 @@ class Clip:
             "targets": regions.targets,
             "roi_frames": regions.frames.tolist(),
             "roi_targets": regions.target_index.tolist(),
+            **({"source": self.source.record()} if self.source else {}),
         }

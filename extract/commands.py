@@ -244,5 +244,5 @@ def extract(
     for line in faults_of(report, dropped, out):
         say(line, err=True)
     say("\n".join(summary_of(report, dropped, out)))
-    if report.skipped:
+    if report.skipped or report.outdated:
         raise SystemExit(3)

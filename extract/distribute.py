@@ -19,7 +19,7 @@ import torch
 from ..cache.cluster import connect
 from ..cache.errors import AnnotationError, StvgError, UsageError
 from .job import Bar, ExtractJob, run_job
-from .runner import Part, Report
+from .work import Part, Report
 
 Outcome = tuple[Report, list[AnnotationError]]
 

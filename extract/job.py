@@ -22,9 +22,10 @@ from ..cache.skipped import was_absent
 from .backbone import Backbone, build_backbone
 from .decoders import Settings
 from .readers import default_video_folder, find_splits, read_annotations
-from .runner import Options, Part, Progress, Report, extract, make_recipe
+from .runner import extract, make_recipe
 from .text import TextEncoder, build_text_encoder
 from .video_files import VideoFiles, find_video_files, require_some
+from .work import Options, Part, Progress, Report
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from ..cache.objects import Location
 from ..cache.skipped import SkipList
 from ..cache.wording import counted
 from ..console import Progress
-from .runner import Report
+from .work import Report
 
 NAMED = 5
 """Faults that are printed; the others are counted."""
@@ -57,6 +57,7 @@ def faults_of(report: Report, dropped: Sequence[AnnotationError], out: Location)
     kinds = (
         ("record dropped", list(map(str, dropped)), "stvg dataset check lists them all"),
         ("video skipped", list(report.skipped.values()), skipped),
+        ("video replaced", list(report.outdated.values()), "the same command says which is next"),
         ("warning", sorted(report.warnings), "stvg dataset check --videos lists them all"),
     )
     lines = []
@@ -76,9 +77,10 @@ def summary_of(report: Report, dropped: Sequence[AnnotationError], out: Location
         shares = report.shares()
         busy = ", ".join(f"{stage} {share:.0%}" for stage, share in shares.items())
         lines.append(f"busy: {busy}; {max(shares, key=lambda s: shares[s])} is the limit")
+    already = f"{report.already:,} were there already"
+    already += f" ({len(report.outdated):,} of another file)" if report.outdated else ""
     return [
         *lines,
-        f"extract: {counted(report.videos, 'video')} done ({counted(report.frames, 'frame')}), "
-        f"{report.already:,} were there already, "
+        f"extract: {counted(report.videos, 'video')} done ({counted(report.frames, 'frame')}), {already}, "
         f"{len(report.skipped):,} skipped, {counted(len(dropped), 'record')} dropped → {out}",
     ]

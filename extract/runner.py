@@ -11,15 +11,13 @@ import logging
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from queue import Empty
 from random import SystemRandom
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import torch
 
 from ..cache.errors import VideoError
 from ..cache.index import PART_ROWS, Cache, text_key, video_key
@@ -32,84 +30,27 @@ from .backbone import Backbone
 from .batches import FrameBatch, Mixer
 from .channel import DecodeJob
 from .clip import Clip
-from .decoders import Decoders, End, Settings
+from .decoders import Decoders, End
 from .features import encode
 from .lengths import notice_of_cuts
+from .source import Sources
 from .text import TextEncoder
+from .work import Options, Part, Progress, Report
 from .writer import Encoded, Writer
 
+__all__ = (
+    "Extraction",
+    "Options",
+    "Part",
+    "Progress",
+    "Report",
+    "extract",
+    "library_versions",
+    "make_recipe",
+    "write_text",
+)
+
 log = logging.getLogger(__name__)
-
-STAGES = ("decode", "encode", "write")
-
-
-@dataclass(frozen=True)
-class Part:
-    """One of ``count`` equal shares of the videos: every ``count``-th, from number ``index`` on."""
-
-    index: int = 0
-    count: int = 1
-
-    def of(self, videos: Sequence[str]) -> Sequence[str]:
-        return videos[self.index :: self.count]
-
-    def split(self, index: int, count: int) -> Part:
-        """A share of this share."""
-        return Part(self.index + self.count * index, self.count * count)
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to work; nothing here changes what is stored, but for the last bits that follow ``batch_frames``."""
-
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    batch_frames: int = 32
-    """Frames encoded at once, of as many videos as it takes."""
-    text_batch: int = 64
-    strict: bool = False
-    """Stop at the first video that cannot be read instead of listing it."""
-    retry_skipped: bool = False
-    part: Part = field(default_factory=Part)
-    decoding: Settings = field(default_factory=Settings)
-
-
-class Progress(Protocol):
-    """Told after every video; ``stages``: how much of the time each stage was busy, 0 to 1."""
-
-    def __call__(self, video_id: str, frames: int, skipped: str | None, stages: dict[str, float]) -> None: ...
-
-    def frames(self, count: int) -> None:
-        """Told after every batch: so many frames more went through the backbone."""
-
-
-@dataclass
-class Report:
-    """What one run of the extractor did."""
-
-    videos: int = 0
-    frames: int = 0
-    already: int = 0
-    skipped: dict[str, str] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-    """In what extracted videos differ from their annotations."""
-    busy: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-    """Seconds of each stage; decoding is averaged over its processes."""
-    elapsed: float = 0.0
-    """Seconds the three stages ran side by side, text and set-up aside."""
-
-    def shares(self) -> dict[str, float]:
-        """How much of the time each stage was busy; the one that limits is near 1."""
-        return {stage: seconds / max(self.elapsed, 1e-9) for stage, seconds in self.busy.items()}
-
-    def add(self, other: Report) -> None:
-        """Count in what another process did meanwhile."""
-        self.videos += other.videos
-        self.frames += other.frames
-        self.already += other.already
-        self.skipped |= other.skipped
-        self.warnings += [w for w in other.warnings if w not in self.warnings]
-        self.elapsed += other.elapsed
-        self.busy = {stage: self.busy[stage] + other.busy[stage] for stage in STAGES}
 
 
 def library_versions() -> dict[str, str]:
@@ -192,19 +133,20 @@ class Extraction:
     ) -> None:
         self.cache, self.by_video, self.files = cache, by_video, files
         self.backbone, self.options, self.progress = backbone, options, progress
-        self.report = Report()
+        self.report, self.sources = Report(), Sources(cache)
         self.clips: dict[str, Clip] = {}
         self.began, self.encoding = time.perf_counter(), 0.0
 
     def run(self) -> Report:
-        mixer = Mixer(self.options.batch_frames)
-        with Decoders(self.options.decoding.fitting(self.cache.recipe)) as decoders, Writer(self.cache) as writer:
+        mixer, settings = Mixer(self.options.batch_frames), self.options.decoding.fitting(self.cache.recipe)
+        with self.sources, Decoders(settings) as decoders, Writer(self.cache) as writer:
             self.began = time.perf_counter()
             for event in decoders.decode(self.jobs()):
                 if isinstance(event, End):
                     if event.error is not None:
-                        writer.give_up(self.clips.pop(event.job.video_id))
-                        self.skip(event.job.video_id, event.error)
+                        clip = self.clips.pop(event.job.video_id)
+                        writer.give_up(clip)
+                        self.fail(clip, event.error)
                     self.report.warnings += event.warnings
                     continue
                 clip = self.clips[event.job.video_id]
@@ -214,6 +156,7 @@ class Extraction:
                         self.encode(batch, writer)
             for batch in mixer.rest():
                 self.encode(batch, writer)
+            self.report.outdated = self.sources.outdated()
         self.settle(writer)
         return self.report
 
@@ -232,6 +175,8 @@ class Extraction:
             if self.cache.store.contains(video_key(video_id)):
                 self.report.already += 1
                 self.note(video_id, 0, None)
+                if isinstance(file, Path):
+                    self.sources.compare(video_id, file)
             elif video_id in known_bad and (isinstance(file, VideoError) or not was_absent(known_bad[video_id])):
                 self.note(video_id, 0, known_bad[video_id])
             elif isinstance(file, VideoError):
@@ -240,12 +185,14 @@ class Extraction:
                 if not proven and isinstance(self.cache.path, Path):
                     writable_folder(self.cache.path)
                     proven = True
-                clip = self.clips[video_id] = self.clip(video_id)
+                clip = self.clips[video_id] = self.clip(video_id, file)
                 yield clip.decode_job(file, self.backbone)
 
-    def clip(self, video_id: str) -> Clip:
+    def clip(self, video_id: str, file: Path) -> Clip:
         samples = [self.cache.samples[row] for row in self.by_video[video_id]]
-        return Clip.of(samples, self.cache.recipe)
+        clip = Clip.of(samples, self.cache.recipe)
+        clip.source = self.sources.read(file)
+        return clip
 
     def encode(self, batch: FrameBatch, writer: Writer) -> None:
         start = time.perf_counter()
@@ -264,13 +211,28 @@ class Extraction:
         self.report.busy |= {"encode": self.encoding + writer.fetching, "write": writer.writing}
         while True:
             try:
-                clip = writer.finished.get_nowait()
+                clip, error = writer.finished.get_nowait()
             except Empty:
                 return
             del self.clips[clip.video_id]
+            if error is not None:
+                self.fail(clip, error)
+                continue
             self.report.videos += 1
             self.report.frames += len(clip.grid)
             self.note(clip.video_id, len(clip.grid), None)
+
+    def fail(self, clip: Clip, error: VideoError) -> None:
+        """List a video that does not decode, unless its file changed meanwhile: then the next extraction tries again."""
+        try:
+            if clip.source:
+                clip.source.require_unchanged()
+        except VideoError as changed:
+            if self.options.strict:
+                raise
+            self.note(clip.video_id, 0, str(changed))
+        else:
+            self.skip(clip.video_id, error)
 
     def skip(self, video_id: str, error: VideoError) -> None:
         """List a video that cannot be read."""

@@ -9,6 +9,7 @@ from threading import Thread
 
 from torch import Tensor
 
+from ..cache.errors import VideoError
 from ..cache.index import Cache, array_name, video_key
 from ..cache.outputs import naming_write_errors
 from ..cache.quantise import FeatureWriter
@@ -36,8 +37,8 @@ class Writer:
 
     def __init__(self, cache: Cache) -> None:
         self.cache = cache
-        self.finished: Queue[Clip] = Queue()
-        """Clips that are in the cache for good."""
+        self.finished: Queue[tuple[Clip, VideoError | None]] = Queue()
+        """Clips that are in the cache for good, or whose file changed while it was read."""
         self.fetching = self.writing = 0.0
         """Seconds spent waiting for features, and on writing them."""
         self._given: Queue[Encoded | Clip | None] = Queue(AHEAD)
@@ -100,11 +101,18 @@ class Writer:
             features.append(name, block, f"{name} of video {clip.video_id}")
         clip.missing -= piece.count
         if not clip.missing:
-            features.unit.commit(clip.attributes(recipe.fingerprint))
-            self._close(clip)
-            self.finished.put(clip)
+            self._commit(clip, features)
         self.fetching += fetched - start
         self.writing += time.perf_counter() - fetched
+
+    def _commit(self, clip: Clip, features: FeatureWriter) -> None:
+        try:
+            features.unit.commit(clip.attributes(self.cache.recipe.fingerprint))
+        except VideoError as error:
+            self.finished.put((clip, error))
+        else:
+            self.finished.put((clip, None))
+        self._close(clip)
 
     def _declare(self, clip: Clip) -> FeatureWriter:
         unit = clip.opened.enter_context(self.cache.store.writer(video_key(clip.video_id)))

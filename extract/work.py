@@ -1,0 +1,85 @@
+"""What an extraction is told, and what it tells: options, shares of the videos, progress, the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from .decoders import Settings
+
+STAGES = ("decode", "encode", "write")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of ``count`` equal shares of the videos: every ``count``-th, from number ``index`` on."""
+
+    index: int = 0
+    count: int = 1
+
+    def of(self, videos: Sequence[str]) -> Sequence[str]:
+        return videos[self.index :: self.count]
+
+    def split(self, index: int, count: int) -> Part:
+        """A share of this share."""
+        return Part(self.index + self.count * index, self.count * count)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to work; nothing here changes what is stored, but for the last bits that follow ``batch_frames``."""
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    batch_frames: int = 32
+    """Frames encoded at once, of as many videos as it takes."""
+    text_batch: int = 64
+    strict: bool = False
+    """Stop at the first video that cannot be read instead of listing it."""
+    retry_skipped: bool = False
+    part: Part = field(default_factory=Part)
+    decoding: Settings = field(default_factory=Settings)
+
+
+class Progress(Protocol):
+    """Told after every video; ``stages``: how much of the time each stage was busy, 0 to 1."""
+
+    def __call__(self, video_id: str, frames: int, skipped: str | None, stages: dict[str, float]) -> None: ...
+
+    def frames(self, count: int) -> None:
+        """Told after every batch: so many frames more went through the backbone."""
+
+
+@dataclass
+class Report:
+    """What one run of the extractor did."""
+
+    videos: int = 0
+    frames: int = 0
+    already: int = 0
+    skipped: dict[str, str] = field(default_factory=dict)
+    outdated: dict[str, str] = field(default_factory=dict)
+    """Complete videos whose features are of another file than is there now, or damaged, and what to do."""
+    warnings: list[str] = field(default_factory=list)
+    """In what extracted videos differ from their annotations."""
+    busy: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    """Seconds of each stage; decoding is averaged over its processes."""
+    elapsed: float = 0.0
+    """Seconds the three stages ran side by side, text and set-up aside."""
+
+    def shares(self) -> dict[str, float]:
+        """How much of the time each stage was busy; the one that limits is near 1."""
+        return {stage: seconds / max(self.elapsed, 1e-9) for stage, seconds in self.busy.items()}
+
+    def add(self, other: Report) -> None:
+        """Count in what another process did meanwhile."""
+        self.videos += other.videos
+        self.frames += other.frames
+        self.already += other.already
+        self.skipped |= other.skipped
+        self.outdated |= other.outdated
+        self.warnings += [w for w in other.warnings if w not in self.warnings]
+        self.elapsed += other.elapsed
+        self.busy = {stage: self.busy[stage] + other.busy[stage] for stage in STAGES}
