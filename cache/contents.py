@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import google_crc32c
@@ -47,10 +47,22 @@ class Contents:
     """Video id → number of samples, checksum of all that training reads of them; in the order of the table."""
     order: str
     """Checksum of the order of the samples."""
+    sources: dict[str, str] = field(default_factory=dict)
+    """Video id → the beginning of the SHA-256 of the file its features are of, where that is known."""
 
     @classmethod
-    def of(cls, table: SampleTable, split: str, rows: Sequence[int], fingerprint: str) -> Contents:
-        """Of some rows of a table of samples, ascending: all those a run can read."""
+    def of(
+        cls,
+        table: SampleTable,
+        split: str,
+        rows: Sequence[int],
+        fingerprint: str,
+        sources: Mapping[str, str] | None = None,
+    ) -> Contents:
+        """Of some rows of a table of samples, ascending: all those a run can read.
+
+        ``sources``: as the attribute.
+        """
         sums: dict[str, tuple[int, int]] = {}
         order = hashlib.sha256()
         for row, content in zip(rows, table.contents(rows, COLUMNS), strict=True):
@@ -59,7 +71,7 @@ class Contents:
             sums[video_id] = count + 1, google_crc32c.extend(total, content)
             order.update(google_crc32c.value(content).to_bytes(4, "little"))
         videos = {video_id: (count, f"{total:08x}") for video_id, (count, total) in sums.items()}
-        return cls(split, fingerprint, videos, order.hexdigest()[:16])
+        return cls(split, fingerprint, videos, order.hexdigest()[:16], dict(sources or {}))
 
     @property
     def samples(self) -> int:
@@ -72,36 +84,46 @@ class Contents:
 
     def to_json(self) -> dict[str, Any]:
         videos = {video_id: list(facts) for video_id, facts in self.videos.items()}
-        return {"split": self.split, "fingerprint": self.fingerprint, "videos": videos, "order": self.order}
+        return {
+            "split": self.split,
+            "fingerprint": self.fingerprint,
+            "videos": videos,
+            "order": self.order,
+            "sources": self.sources,
+        }
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Contents:
         """Raises CacheError for anything else than `to_json` gives."""
         try:
             videos = {str(video_id): (int(count), str(total)) for video_id, (count, total) in stored["videos"].items()}
-            return cls(str(stored["split"]), str(stored["fingerprint"]), videos, str(stored["order"]))
+            return cls(
+                str(stored["split"]),
+                str(stored["fingerprint"]),
+                videos,
+                str(stored["order"]),
+                dict(stored.get("sources", {})),
+            )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CacheError("the recorded contents of a cache cannot be read", found=repr(error)) from None
 
     def changes(self, now: Contents) -> list[str]:
         """What is not as it was when this was recorded, a line each, with counts and names. Empty when all is the same."""
-        if self.digest == now.digest:
-            return []
         found = []
         if (self.split, self.fingerprint) != (now.split, now.fingerprint):
             found.append(f"split {self.split}, recipe {self.fingerprint}; now {now.split}, {now.fingerprint}")
         came, went = ([v for v in a.videos if v not in b.videos] for a, b in ((now, self), (self, now)))
         other = [v for v, facts in self.videos.items() if v in now.videos and now.videos[v] != facts]
-        found += [f"{_counted(came)} came: {_some(came)}"] if came else []
-        found += [f"{_counted(went)} went: {_some(went)}"] if went else []
-        found += [f"{_counted(other)} with other samples: {_some(other)}"] if other else []
+        replaced = [v for v, file in self.sources.items() if now.sources.get(v, file) != file]
+        found += [f"{counted(len(came), 'video')} came: {_some(came)}"] if came else []
+        found += [f"{counted(len(went), 'video')} went: {_some(went)}"] if went else []
+        found += [f"{counted(len(other), 'video')} with other samples: {_some(other)}"] if other else []
+        found += [f"{counted(len(replaced), 'video')} of another file: {_some(replaced)}"] if replaced else []
         if self.samples != now.samples:
             found.append(f"{counted(self.samples, 'sample')} then, {now.samples:,} now")
-        return found or ["the samples are the same, in another order"]
-
-
-def _counted(videos: Sequence[str]) -> str:
-    return f"{len(videos):,} video{'' if len(videos) == 1 else 's'}"
+        if not found and self.order != now.order:
+            return ["the samples are the same, in another order"]
+        return found
 
 
 def _some(names: Iterable[str]) -> str:

@@ -154,7 +154,8 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
 
     def contents(self) -> Contents:
         """Which videos and samples these are, for the record of a run."""
-        return Contents.of(self.cache.samples, self.split, self.rows, self.cache.recipe.fingerprint)
+        sources = self.cache.sources(self.rows)
+        return Contents.of(self.cache.samples, self.split, self.rows, self.cache.recipe.fingerprint, sources)
 
     def samples(self) -> Iterator[Sample]:
         """The annotation of every position, in order."""

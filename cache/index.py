@@ -12,6 +12,7 @@ Which videos are complete is read from the store alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 PART_ROWS = 4096
 KEPT_TEXTS = 2048
+READERS = 8
+"""Records of units that are asked for at once."""
 
 
 def video_key(video_id: str) -> str:
@@ -214,7 +217,14 @@ class Cache:
         rows = [
             i for i, (s, v) in enumerate(zip(table.splits, table.video_ids, strict=True)) if s == split and v in done
         ]
-        return Contents.of(table, split, rows, self.recipe.fingerprint)
+        return Contents.of(table, split, rows, self.recipe.fingerprint, self.sources(rows))
+
+    def sources(self, rows: Sequence[int]) -> dict[str, str]:
+        """By video id, the beginning of the SHA-256 of the file that the features of some samples are of, where known."""
+        videos = list(dict.fromkeys(self.samples.video_ids[row] for row in rows))
+        with ThreadPoolExecutor(READERS, "sources") as pool:  # over a network, one by one is slow
+            found = zip(videos, pool.map(self.unit, videos), strict=True)
+            return {video: unit.source["sha256"][:16] for video, unit in found if unit.source}
 
     def skipped(self) -> dict[str, str]:
         """Videos that could not be read, with the reason, unless a later attempt succeeded."""

@@ -132,6 +132,7 @@ class Predictor:
             cache = Cache.open(self.features)
             require_features(self.head, cache.recipe, cache.path)
             video = find_video(cache, file)
+            require_same_file(cache, video, file)
             return cache, video, looked_at(cache, video, file)
         if not isinstance(self.features, Path):
             raise CacheError(
@@ -238,6 +239,18 @@ def find_video(cache: Cache, file: Path) -> Video:
             hint=HINT,
         )
     return table.video(table.video_ids.index(known[0]))
+
+
+def require_same_file(cache: Cache, video: Video, file: Path) -> None:
+    """Refuse features of another file than the one that is there, if any; older units do not say. Raises CacheError."""
+    recorded = cache.unit(video.video_id).source
+    if recorded and file.exists() and content_of(file) != recorded["sha256"][:16]:
+        raise CacheError(
+            f"{cache.path} holds the features of another file than {file}",
+            expected=f"{recorded['bytes']:,} bytes, SHA-256 {recorded['sha256'][:16]}…",
+            found=f"{file.stat().st_size:,} bytes, SHA-256 {content_of(file)}…",
+            hint=HINT,
+        )
 
 
 def looked_at(cache: Cache, video: Video, file: Path) -> int:

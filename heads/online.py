@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..cache.batch import LiveFrames
+from ..cache.contents import Contents
 from ..cache.dataset import CachedDataset, Clip, Part, Rendition
 from ..cache.errors import CacheError, UsageError
 from ..cache.index import Cache
@@ -75,6 +76,10 @@ class LivePixels(LiveText):
 
     def _available(self) -> set[str]:
         return {video for video, file in self.files.items() if isinstance(file, Path)}
+
+    def contents(self) -> Contents:
+        """See `CachedDataset.contents`; which files the cache was made of is no matter."""
+        return Contents.of(self.cache.samples, self.split, self.rows, self.cache.recipe.fingerprint)
 
     def _check_request(self) -> None:
         """Any level of detail will do: nothing is read of it."""

@@ -42,7 +42,7 @@ def features(seed: int, rows: int = len(FRAMES)) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((rows, 4, 5, 600)).astype(np.float16)
 
 
-def write_video(cache: Cache, video_id: str, seed: int) -> None:
+def write_video(cache: Cache, video_id: str, seed: int, **attributes: object) -> None:
     with cache.store.writer(video_key(video_id)) as unit:
         values = features(seed)
         unit.add("c5", values.shape, values.dtype)
@@ -55,6 +55,7 @@ def write_video(cache: Cache, video_id: str, seed: int) -> None:
                 "targets": [],
                 "roi_frames": [],
                 "roi_targets": [],
+                **attributes,
             }
         )
 

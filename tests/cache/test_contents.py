@@ -63,6 +63,17 @@ def test_samples_that_are_not_the_same_are_named_by_their_video(tmp_path, change
     assert recorded(cache).changes(other.contents("train")) == ["1 video with other samples: v0"]
 
 
+def test_a_video_that_was_extracted_from_another_file_is_named_where_both_files_are_known(tmp_path):
+    found = {}
+    for name, source in (("older", {}), ("one", {"sha256": "f" * 64}), ("other", {"sha256": "e" * 64})):
+        cache = make_cache(tmp_path / name, range(1), samples=range(2))
+        write_video(cache, "v1", 1, **({"source": source} if source else {}))
+        found[name] = recorded(cache)
+    assert found["one"].changes(found["other"]) == ["1 video of another file: v1"]
+    assert found["one"].changes(found["older"]) == found["older"].changes(found["one"]) == []
+    assert found["one"].changes(found["one"]) == []
+
+
 def test_another_order_of_the_samples_is_noticed(tmp_path):
     cache = make_cache(tmp_path / "a", range(2))
     other = Cache.create(tmp_path / "b", RECIPE, make_samples(range(2))[::-1], "zarr", {})
