@@ -111,6 +111,7 @@ class Predictor:
         require_words(sentences)
         cache, video, end = self.features_of(file)
         clock = clock_when_known(cache, video, file)
+        require_same_file(cache, video, file)
         video = replace(video, path=file.name)
         samples = [asked(number, video, sentence, end) for number, sentence in enumerate(sentences, start=1)]
         with TemporaryDirectory(prefix="stvg-") as scratch:
@@ -132,7 +133,6 @@ class Predictor:
             cache = Cache.open(self.features)
             require_features(self.head, cache.recipe, cache.path)
             video = find_video(cache, file)
-            require_same_file(cache, video, file)
             return cache, video, looked_at(cache, video, file)
         if not isinstance(self.features, Path):
             raise CacheError(

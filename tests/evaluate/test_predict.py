@@ -215,6 +215,19 @@ def test_a_file_that_is_not_the_extracted_one_is_refused_though_it_is_called_so(
     assert f"{len(frames_of(video))} frames" in ran.err
 
 
+def test_a_file_whose_content_is_not_the_extracted_one_is_refused(stvg, checkpoint, video, tmp_path):
+    cache = annotated(tmp_path, video, "what?")
+    (tmp_path / "other").mkdir()
+    other = tmp_path / "other" / video.name
+    other.write_bytes(video.read_bytes() + b"\0")
+    words = ["what?", "--checkpoint", checkpoint, "--cache", cache, "--no-video", "--out", tmp_path / "out"]
+    ran = stvg("predict", other, *words)
+    assert ran.code == 1
+    assert f"holds the features of another file than {other}" in ran.err
+    other.write_bytes(video.read_bytes())
+    assert stvg("predict", other, *words).code == 0
+
+
 def cache_of(*paths: str) -> SimpleNamespace:
     """As much of a cache as says which videos are in it."""
     samples = SimpleNamespace(video_ids=list(paths), columns={"path": pa.array(paths)}, video=paths.__getitem__)
