@@ -185,7 +185,11 @@ class Extraction:
                 if not proven and isinstance(self.cache.path, Path):
                     writable_folder(self.cache.path)
                     proven = True
-                clip = self.clips[video_id] = self.clip(video_id, file)
+                try:
+                    clip = self.clips[video_id] = self.clip(video_id, file)
+                except VideoError as error:  # it went away since it was found
+                    self.skip(video_id, error)
+                    continue
                 yield clip.decode_job(file, self.backbone)
 
     def clip(self, video_id: str, file: Path) -> Clip:
