@@ -158,7 +158,7 @@ def test_cache_info_says_how_it_was_made_and_verify_names_a_flipped_bit(stvg, ow
 
 def test_cache_info_gives_every_size_as_json_too(stvg, tiny_cache):
     found = json.loads(stvg("cache", "info", tiny_cache, "--json").out)
-    assert found["videos"] == {"stored": 8, "skipped": 0, "annotated": 8}
+    assert found["videos"] == {"stored": 8, "skipped": 0, "annotated": 8, "files_known": 8}
     assert set(found["arrays"]) == {"c5", "roi", "hidden"}
     assert found["arrays"]["c5"]["rows"] == found["frames"]
     assert found["bytes"] == sum(level["bytes"] for level in found["arrays"].values())
