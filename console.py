@@ -42,7 +42,7 @@ class Progress:
         self.terms: Sequence[str] = ()
         """What else there is to know, the most important first."""
         self.doing, self.look = doing, look
-        self.hidden, self.terminal = hidden, sys.stderr.isatty()
+        self.hidden, self.terminal, self.logged = hidden, sys.stderr.isatty(), ""
         self.start, self.shown, self.ended = time.monotonic(), 0.0, Event()
         self.thread = Thread(target=self._beat, name="progress", daemon=True)
 
@@ -87,7 +87,10 @@ class Progress:
         if self.look:
             self.terms = self.look()
         if not self.terminal:
-            say(self.line(), err=True)
+            line = self.line()
+            if line != self.logged:  # a command that ends at once has nothing new to say
+                say(line, err=True)
+            self.logged = line
         else:
             columns = self.bar.format_dict["ncols"] or 80
             self.bar.set_description_str(self.line(columns - 1))

@@ -209,16 +209,16 @@ def extract(
     \b
     Example: stvg extract --dataset vidstg --annotations vidstg --videos vidor/video --out cache/vidstg
     """
-    from ..cache.sampling import Sampling
-    from .decoders import Settings
-    from .distribute import launch, parse_shard
-    from .estimate import estimate
-    from .job import ExtractJob
-    from .progress import ExtractionProgress, faults_of, summary_of
-
     hidden = launcher == "torchrun" and os.environ.get("RANK", "0") != "0"
-    dry_run, part = chosen.pop("dry_run"), parse_shard(chosen.pop("shard"))
     with Progress("extract", "videos", doing="reading annotations and weights", hidden=hidden) as bar:
+        from ..cache.sampling import Sampling  # torch takes seconds to load: the first line is written before
+        from .decoders import Settings
+        from .distribute import launch, parse_shard
+        from .estimate import estimate
+        from .job import ExtractJob
+        from .progress import ExtractionProgress, faults_of, summary_of
+
+        dry_run, part = chosen.pop("dry_run"), parse_shard(chosen.pop("shard"))
         names = chosen.pop("devices")
         devices = [choose_device(name) for name in ([None] if names is None else names.split(","))]
         decoding = Settings(
