@@ -88,7 +88,7 @@ class Progress:
             self.terms = self.look()
         if not self.terminal:
             line = self.line()
-            if line != self.logged:  # a command that ends at once has nothing new to say
+            if line != self.logged or not self.ended.is_set():  # at the end, only what is new
                 say(line, err=True)
             self.logged = line
         else:
