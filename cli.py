@@ -10,15 +10,15 @@ import click
 
 from . import __version__
 from .cache.commands import cache
-from .cache.errors import StvgError
-from .cache.options import Commands, say
-from .cache.outputs import of_file_system, reason
-from .evaluate.ablate_commands import ablate
+from .errors import StvgError
+from .evaluate.ablation.commands import ablate
 from .evaluate.commands import demo, evaluate
 from .evaluate.predict_commands import predict
 from .evaluate.report_commands import report
 from .extract.commands import dataset, extract
 from .heads.commands import train_head, weights
+from .options import Commands, say
+from .outputs import of_file_system, reason
 
 
 def main() -> None:

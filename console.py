@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from threading import Event, Thread
 from typing import Self
 
-from .cache.options import say
+from .options import say
 
 REDRAW = 0.5
 """Seconds between two drawings on a terminal."""

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import click
 
 from ..console import Progress
-from .options import CACHE, OUT_CACHE, Commands, compression_option, say
-from .outputs import naming_write_errors
-from .wording import counted
+from ..options import CACHE, OUT_CACHE, Commands, compression_option, say
+from ..outputs import naming_write_errors
+from ..wording import counted
 
 if TYPE_CHECKING:
-    from .objects import Location
+    from ..objects import Location
 
 
 @click.group(cls=Commands)
@@ -45,7 +45,7 @@ def cache_verify(path: Location, repair: bool, jobs: int) -> None:
     Exits with 1 if anything is wrong, repaired or not: after a repair, stvg extract has to fill the gaps. Files that are
     not the cache's own are named and left alone.
     """
-    from ..cache import verify as check
+    from . import verify as check
 
     with Progress("verify", "units", doing="listing units") as bar:
         findings = check.verify(path, jobs, bar.at)

@@ -13,9 +13,9 @@ from typing import Any
 
 import google_crc32c
 
-from .errors import CacheError
+from ..errors import CacheError
+from ..wording import counted
 from .table import SampleTable
-from .wording import counted
 
 COLUMNS = (
     "sample_id",

@@ -11,11 +11,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from .errors import CacheError
+from ..errors import CacheError
+from ..objects import Location
 from .header import SAMPLES
 from .index import Cache, video_key
-from .objects import Location
-from .store import Store
+from .stores.contract import Store
 
 BLOCK_BYTES = 4 * 1024 * 1024
 

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import CacheError
 from .batch import Batch, Inputs, LiveFrames, Targets
-from .buffers import Allocate, fresh
 from .contents import Contents
-from .errors import CacheError
 from .index import Cache, array_name, video_key
-from .quantise import READ, read_features
 from .sampling import FloatArray, IntArray, Sampling, moment_slots, sample_many, slots_in
 from .schema import Sample, Video, View, has_boxes
+from .stores.buffers import Allocate, fresh
+from .stores.quantise import READ, read_features
 
 log = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import google_crc32c
 
-from .errors import CacheError
+from ..errors import CacheError
 from .schema import Recipe
 
-HEADER, SAMPLES = "cache.json", "samples.parquet"
+SAMPLES = "samples.parquet"
 FORMAT = "stvg feature cache"
 
 

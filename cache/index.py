@@ -18,15 +18,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import CacheError
+from ..objects import HEADER, Location
 from .contents import Contents
-from .errors import CacheError
-from .header import HEADER, SAMPLES, Header
+from .header import SAMPLES, Header
 from .making import make, other_rules, require_same_samples, require_same_table
-from .objects import Location
 from .sampling import IntArray
 from .schema import Recipe, Sample
 from .skipped import SkipList
-from .store import Store, open_store
+from .stores.contract import Store
+from .stores.kinds import open_store
 from .table import SampleTable, checksum, sentences_sha256, to_parquet
 from .video_unit import VideoUnit
 
@@ -173,7 +174,7 @@ class Cache:
         return found
 
     def _read_text(self, row: int) -> Tensor:
-        from .quantise import read_features  # torch loads where features are read; listing a cache does without
+        from .stores.quantise import read_features  # torch loads where features are read; listing a cache does without
 
         part, local = divmod(row, PART_ROWS)
         if part not in self._text_offsets:

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .atomic import TEMPORARY, make_folder, write_atomic, write_once
-from .errors import CacheError
-from .header import HEADER, SAMPLES, Header
-from .objects import Location
+from ..atomic import TEMPORARY, make_folder, write_atomic, write_once
+from ..errors import CacheError
+from ..objects import HEADER, Location
+from .header import SAMPLES, Header
 from .schema import Recipe, Sample, same_sample
-from .store import backends_of, open_store
+from .stores.kinds import backends_of, open_store
 from .table import SampleTable
 
 WAITS, PAUSE_SECONDS = 20, 0.1

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
-from .atomic import UNLINKABLE, make_folder, remove, temporary_name
+from ..atomic import UNLINKABLE, make_folder, remove, temporary_name
+from ..errors import CacheError, UsageError
+from ..objects import Location
 from .convert import blocks, copy_skips, copy_unit
-from .errors import CacheError, UsageError
 from .header import SAMPLES
 from .index import PART_ROWS, Cache, text_key
 from .making import other_rules
-from .objects import Location
-from .quantise import FeatureWriter
 from .schema import Sample, same_sample
-from .store import Store
+from .stores.contract import Store
+from .stores.quantise import FeatureWriter
 from .table import to_parquet
 
 

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 from .batch import Batch
-from .buffers import memory_for
 from .dataset import CachedDataset, draw_crops
 from .sampling import FloatArray, IntArray, windows
 from .schema import View
+from .stores.buffers import memory_for
 
 Request = TypeVar("Request")
 Item = TypeVar("Item")

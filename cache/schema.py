@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import CacheError
+from ..errors import CacheError
 from .sampling import FloatArray, IntArray, Sampling, sample_frames, slots_in
 
 FORMAT_VERSION = 3

@@ -12,9 +12,9 @@ from collections.abc import Iterable
 
 import google_crc32c
 
-from .atomic import unit_name, write_atomic
-from .errors import CacheError
-from .objects import Location, ObjectPath
+from ..atomic import unit_name, write_atomic
+from ..errors import CacheError
+from ..objects import Location, ObjectPath
 
 NAME, FOLDER = "skipped.jsonl", "skipped"
 NOT_THERE = "is not in the folder of videos"

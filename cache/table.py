@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from .errors import CacheError
-from .objects import Location, ObjectPath
+from ..errors import CacheError
+from ..objects import Location, ObjectPath
 from .schema import Sample, Video, has_boxes
 
 SCHEMA = pa.schema(

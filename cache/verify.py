@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .atomic import TEMPORARY, abandoned, remove
-from .errors import CacheError
-from .header import FORMAT, HEADER, SAMPLES
+from ..atomic import TEMPORARY, abandoned, remove
+from ..errors import CacheError
+from ..objects import HEADER, Location
+from .header import FORMAT, SAMPLES
 from .index import PART_ROWS, Cache, array_name, read_header, text_key, video_key
-from .objects import Location
 from .skipped import FOLDER, NAME, SkipList
-from .store import Store, open_store
+from .stores.contract import Store
+from .stores.kinds import open_store
 
 ROOMS = ("videos", "text")
 

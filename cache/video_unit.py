@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import CacheError
+from ..errors import CacheError
 from .sampling import IntArray
 from .schema import View
 

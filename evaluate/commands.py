@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from ..cache.options import FOLDER, OUT_FILE, OUT_FOLDER, device_option, say, tokenizer_option
-from ..cache.outputs import naming_write_errors
+from ..options import FOLDER, OUT_FILE, OUT_FOLDER, device_option, say, tokenizer_option
+from ..outputs import naming_write_errors
 from .scoring_commands import Scored, score_chosen, scoring_options
 
 
@@ -92,7 +92,7 @@ def evaluate(
       stvg evaluate --predictions tubes.jsonl --dataset vidstg --annotations vidstg --split test --json theirs.json
       stvg evaluate --compare theirs.json fsm.json
     """
-    from ..cache.atomic import is_stream
+    from ..atomic import is_stream
     from .tables import format_comparison, format_table
 
     if compare:
@@ -122,7 +122,7 @@ def write_results(
     found: Scored, out: Path | None, json_path: Path | None, exports: tuple[tuple[str, Path], ...]
 ) -> None:
     """Write what was asked for. Raises WriteError for the first file that cannot be written."""
-    from ..cache.atomic import write_atomic
+    from ..atomic import write_atomic
     from .exports import write_challenge, write_coco, write_csv
     from .predictions import write_predictions
 
@@ -145,7 +145,7 @@ def write_results(
 
 def require_places_of_their_own(outputs: list[Path], inputs: list[Path | None]) -> None:
     """Refuse to write two results to one file, or over what is read. UsageError."""
-    from ..cache.errors import UsageError
+    from ..errors import UsageError
 
     read = {path.resolve() for path in inputs if path}
     for number, path in enumerate(outputs):

@@ -9,7 +9,7 @@ from typing import Self
 
 import numpy as np
 
-from ..cache.errors import PredictionError
+from ..errors import PredictionError
 from .bootstrap import Interval, intervals
 from .metrics import METRICS, SELECTED, Id, SampleScore, Scores, counted
 

@@ -15,16 +15,16 @@ from ..cache.dataset import CachedDataset
 from ..cache.index import Cache
 from ..cache.sampling import Sampling
 from ..cache.schema import Sample
-from ..cache.wording import counted
 from ..console import Progress
 from ..extract.job import ExtractJob, run_job
 from ..extract.progress import ExtractionProgress
-from ..extract.synthetic import SyntheticConfig, write_vidstg
+from ..extract.synthetic.dataset import SyntheticConfig, write_vidstg
 from ..heads.experiment import load_experiment
 from ..heads.infer import Reading
-from ..heads.owner import owned
-from ..heads.run import Run
-from ..heads.train import train
+from ..heads.training.owner import owned
+from ..heads.training.run import Run
+from ..heads.training.train import train
+from ..wording import counted
 from .demo_folder import claim, write_folder
 from .evaluation import Head, load_head, open_split, overall, readings_of, score_split, shuffle_sentences, tubes_of
 from .metrics import Scores

@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..cache.config import build
 from ..cache.dataset import CachedDataset
-from ..cache.errors import CacheError
 from ..cache.index import Cache
 from ..cache.order import inference_batches
 from ..cache.sampling import Sampling
 from ..cache.schema import Recipe, Tube
+from ..config import build
+from ..errors import CacheError
 from ..heads.checkpoint import load_checkpoint, load_into
 from ..heads.experiment import Experiment
 from ..heads.infer import Reading, predict, read
 from ..heads.model import FeatureFacts, Grounder, build_model
-from ..heads.ranks import ALONE, Ranks
+from ..heads.training.ranks import ALONE, Ranks
 from .metrics import Scores, score
 
 READ_AS_TRAINED = (
@@ -70,7 +70,9 @@ def load_head(path: Path, device: torch.device, tokenizer: str | None = None) ->
     )
     encoders = None
     if saved.facts["encoders"]:
-        from ..heads.finetune import encoders_of  # video decoding and the encoders load only where they are used
+        from ..heads.training.finetune import (
+            encoders_of,  # video decoding and the encoders load only where they are used
+        )
 
         encoders = encoders_of(saved.facts["encoders"], tokenizer)
     model = Grounder(build_model(experiment.model, facts, scored=experiment.loss.label > 0), encoders)
@@ -104,7 +106,7 @@ def open_split(head: Head, cache: Cache, split: str, videos: Path | None = None)
     sampling = Sampling(cache.recipe.fps, head.sampling.max_frames)
     if head.mode == "cached":
         return CachedDataset(cache, split, sampling)
-    from ..heads.online import open_live_split
+    from ..heads.training.online import open_live_split
 
     return open_live_split(head.mode, cache, split, sampling, None, videos)
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ..cache.atomic import open_atomic, write_atomic
-from ..cache.errors import PredictionError
+from ..atomic import open_atomic, write_atomic
 from ..cache.sampling import FloatArray, IntArray, interpolate_boxes
 from ..cache.schema import Sample, Tube
-from ..cache.untrusted import in_spreadsheet
+from ..errors import PredictionError
+from ..untrusted import in_spreadsheet
 from .metrics import SELECTED, Id, Scores
 
 Tubes = Mapping[Id, Tube]

@@ -12,11 +12,11 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cache.atomic import open_atomic
+from ..atomic import open_atomic
 from ..cache.sampling import interpolate_boxes, slots_in
 from ..cache.schema import Tube, Video
-from ..extract.clock import Clock
-from ..extract.decode import clock_of, read_frames
+from ..extract.video.clock import Clock
+from ..extract.video.decode import clock_of, read_frames
 
 YELLOW, GREY = (250, 210, 40), (205, 205, 210)
 TICK = Fraction(1, 90_000)

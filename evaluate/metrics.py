@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from ..cache.errors import AnnotationError, PredictionError, UsageError
 from ..cache.sampling import FloatArray, IntArray, Sampling, interpolate_boxes, slots_in
 from ..cache.schema import Sample, has_boxes
+from ..errors import AnnotationError, PredictionError, UsageError
 from .bootstrap import intervals
 from .predictions import Prediction
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..cache.atomic import open_atomic
+from ..atomic import open_atomic
 from ..cache.dataset import CachedDataset
 from ..cache.sampling import FloatArray, IntArray, interpolate_boxes, slots_in
 from ..cache.schema import Sample, Tube, has_boxes
@@ -20,7 +20,7 @@ COLUMNS, FRAME_WIDTH, GAP, BAR = 6, 240, 8, 14
 
 def draw_strip(dataset: CachedDataset, tubes: Mapping[int | str, Tube], videos: Path, out: Path) -> Path:
     """Draw the sample of median vIoU, so that the picture is neither the best nor the worst; returns ``out``."""
-    from ..extract.decode import read_frames
+    from ..extract.video.decode import read_frames
 
     scored = []
     for position in range(len(dataset)):

@@ -18,20 +18,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..cache.atomic import make_folder, publish, remove, sweep, temporary_name
-from ..cache.errors import CacheError, UsageError, VideoError
-from ..cache.header import HEADER
+from ..atomic import make_folder, publish, remove, sweep, temporary_name
 from ..cache.index import Cache, video_key
-from ..cache.objects import Location
-from ..cache.outputs import naming_write_errors, writable_folder
 from ..cache.sampling import video_grid
 from ..cache.schema import Sample, Tube, Video
-from ..extract.agreement import rate_is_assumed
-from ..extract.backbone import Backbone, build_backbone
-from ..extract.clock import Clock
-from ..extract.decode import clock_of, probe
+from ..errors import CacheError, UsageError, VideoError
+from ..extract.encoders.backbone import Backbone, build_backbone
+from ..extract.encoders.text import build_text_encoder
 from ..extract.runner import Options, extract, library_versions, write_text
-from ..extract.text import build_text_encoder
+from ..extract.video.agreement import rate_is_assumed
+from ..extract.video.clock import Clock
+from ..extract.video.decode import clock_of, probe
+from ..objects import HEADER, Location
+from ..outputs import naming_write_errors, writable_folder
 from .evaluation import Head, open_split, require_features, tubes_of
 from .predictions import write_predictions
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..cache.options import CACHE, FOLDER, OUT_FOLDER, choose_device, device_option, encoder_options, say
-from ..cache.outputs import naming_write_errors, writable_file, writable_folder
 from ..console import Progress
+from ..options import CACHE, FOLDER, OUT_FOLDER, choose_device, device_option, encoder_options, say
+from ..outputs import naming_write_errors, writable_file, writable_folder
 
 if TYPE_CHECKING:
-    from ..cache.objects import Location
+    from ..objects import Location
     from .predict import Predictor
 
 
@@ -73,7 +73,7 @@ def predict(
         out = writable_folder(out or Path("grounding"))
         for name in ("predictions.jsonl", *(f"{number}.mp4" for number in range(1, len(sentences) + 1))):
             writable_file(out / name)
-    from ..heads.stop import Stop
+    from ..heads.training.stop import Stop
     from .evaluation import load_head
     from .predict import Predictor
 
@@ -112,7 +112,7 @@ def answer(predictor: Predictor, video: Path, sentences: tuple[str, ...], out: P
 
 def open_page(predictor: Predictor, scratch: Path, videos: Path | None, port: int) -> None:
     """Answer what is asked on the page, in this thread, until it is interrupted."""
-    from ..cache.errors import UsageError
+    from ..errors import UsageError
 
     try:
         from .serve.desk import Desk

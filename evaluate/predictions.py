@@ -17,9 +17,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..cache.atomic import open_atomic
-from ..cache.errors import PredictionError
+from ..atomic import open_atomic
 from ..cache.schema import Sample, Tube
+from ..errors import PredictionError
 from .prediction_formats.content import is_torch_file, lines_of, load_torch, without_repeats
 from .prediction_formats.fields import Fault, fault_at, read_boxes, read_number, shown
 from .prediction_formats.numbering import Split

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from ..cache.options import FOLDER, OUT_FILE, device_option, say, tokenizer_option
-from ..cache.outputs import naming_write_errors
-from ..cache.wording import counted
 from ..console import Progress
+from ..options import FOLDER, OUT_FILE, device_option, say, tokenizer_option
+from ..outputs import naming_write_errors
+from ..wording import counted
 from .scoring_commands import score_chosen, scoring_options
 
 NAMED = 5
@@ -55,7 +55,7 @@ def report(
       stvg report --checkpoint runs/fsm/best.safetensors --cache cache/vidstg --videos vidor/video --out report.html
       stvg report --predictions tubes.jsonl --dataset vidstg --annotations vidstg --against fsm.json
     """
-    from ..cache.errors import UsageError
+    from ..errors import UsageError
     from .compare import ScoresFile, compare, read_scores
     from .report.findings import Findings
     from .report.page import write_report

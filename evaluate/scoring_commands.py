@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from ..cache.options import CACHE, DATASETS, FOLDER, choose_device, options, protocol_option, say, vidor_option
 from ..console import Progress
+from ..options import CACHE, DATASETS, FOLDER, choose_device, options, protocol_option, say, vidor_option
 
 if TYPE_CHECKING:
-    from ..cache.objects import Location
     from ..cache.schema import Sample, Tube
+    from ..objects import Location
     from .metrics import Scores
     from .report.findings import Evidence
 
@@ -81,7 +81,7 @@ def score_head(
     from dataclasses import replace
 
     from ..cache.index import Cache
-    from ..heads.batch_size import fitting_batch_size
+    from ..heads.training.batch_size import fitting_batch_size
     from .evaluation import load_head, open_split, readings_of, score_split, tubes_of
     from .evaluation import shuffle_sentences as shuffle
     from .report.findings import Evidence, head_facts
@@ -133,7 +133,7 @@ def score_predictions(
     **unused: Any,
 ) -> Scored:
     from ..cache.sampling import Sampling
-    from ..extract.readers import read_annotations
+    from ..extract.datasets.readers import read_annotations
     from .metrics import score
     from .predictions import LINES, read_prediction_file
 

@@ -11,8 +11,8 @@ import io
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from ..cache.errors import UsageError
-from ..cache.untrusted import harmless, in_latex, in_markdown, in_spreadsheet
+from ..errors import UsageError
+from ..untrusted import harmless, in_latex, in_markdown, in_spreadsheet
 from .bootstrap import Interval
 from .compare import Comparison
 from .metrics import METRICS, SELECTED, Scores

@@ -6,15 +6,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..cache.quantise import FeatureWriter
 from ..cache.sampling import IntArray, video_grid
 from ..cache.schema import Recipe, Sample, Video, View
-from .agreement import rate_is_assumed
+from ..cache.stores.quantise import FeatureWriter
 from .augment import stored_views
-from .backbone import Backbone
-from .channel import DecodeJob
+from .encoders.backbone import Backbone
 from .features import Regions, layout
-from .source import Reading
+from .video.agreement import rate_is_assumed
+from .video.channel import DecodeJob
+from .video.source import Reading
 
 
 @dataclass

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from ..cache.options import (
+from ..console import Progress
+from ..options import (
     AMP,
     FOLDER,
     OUT_CACHE,
@@ -23,8 +24,7 @@ from ..cache.options import (
     say,
     vidor_option,
 )
-from ..cache.outputs import naming_write_errors
-from ..console import Progress
+from ..outputs import naming_write_errors
 
 
 @click.group(cls=Commands)
@@ -58,7 +58,7 @@ def dataset_check(
     Example: stvg dataset check --dataset hcstvg-v1 --annotations hcstvg --videos hcstvg/videos
     """
     from ..cache.sampling import Sampling
-    from .check import check_dataset
+    from .datasets.check import check_dataset
 
     with Progress("check", "videos", doing="reading annotations") as bar:
         report = check_dataset(
@@ -89,7 +89,7 @@ def dataset_check(
 @click.option("--jobs", type=int, default=2, show_default=True, help="Processes that draw videos.")
 def dataset_make(out: Path, kind: str, videos: int, seed: int, jobs: int) -> None:
     """Write a synthetic dataset with exact ground truth, in a real dataset's format."""
-    from .synthetic import make_dataset
+    from .synthetic.dataset import make_dataset
 
     with Progress("draw", "videos") as bar, naming_write_errors(out):
         make_dataset(out, kind, videos, seed, jobs, bar.at)
@@ -212,11 +212,11 @@ def extract(
     hidden = launcher == "torchrun" and os.environ.get("RANK", "0") != "0"
     with Progress("extract", "videos", doing="reading annotations and weights", hidden=hidden) as bar:
         from ..cache.sampling import Sampling  # torch takes seconds to load: the first line is written before
-        from .decoders import Settings
         from .distribute import launch, parse_shard
         from .estimate import estimate
         from .job import ExtractJob
         from .progress import ExtractionProgress, faults_of, summary_of
+        from .video.decoders import Settings
 
         dry_run, part = chosen.pop("dry_run"), parse_shard(chosen.pop("shard"))
         names = chosen.pop("devices")

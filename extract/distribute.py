@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from ..cache.cluster import connect
-from ..cache.errors import AnnotationError, StvgError, UsageError
+from ..cluster import connect
+from ..errors import AnnotationError, StvgError, UsageError
 from .job import Bar, ExtractJob, run_job
 from .work import Part, Report
 

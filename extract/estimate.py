@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 
 from ..cache.index import video_key
-from ..cache.quantise import stored_bytes
 from ..cache.schema import Sample
+from ..cache.stores.quantise import stored_bytes
 from ..cache.table import distinct_sentences
-from ..cache.wording import counted
-from .backbone import Backbone
+from ..wording import counted
 from .batches import FrameBatch, Mixer
-from .channel import DecodeJob
 from .clip import Clip
-from .decoders import Decoders, End
+from .encoders.backbone import Backbone
 from .features import encode
 from .job import ExtractJob, Prepared, prepare
+from .video.channel import DecodeJob
+from .video.decoders import Decoders, End
 
 PROBED_VIDEOS, PROBED_FRAMES, PROBED_SENTENCES = 4, 64, 64
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from ..cache.index import array_name
-from ..cache.precision import computing_in
 from ..cache.sampling import IntArray, Sampling, slots_in
 from ..cache.schema import Recipe, Sample, View
-from .backbone import Backbone
+from ..precision import computing_in
+from .encoders.backbone import Backbone
 
 LEVELS = ("c3", "c4", "c5")
 

@@ -11,20 +11,19 @@ from typing import Any, Protocol
 
 import torch
 
-from ..cache.errors import AnnotationError, UsageError
-from ..cache.header import HEADER
 from ..cache.index import Cache, video_key
 from ..cache.making import Difference, other_rules, require_same_samples
-from ..cache.objects import Location
 from ..cache.sampling import Sampling
 from ..cache.schema import MAX_SIDE, Recipe, Sample
 from ..cache.skipped import was_absent
-from .backbone import Backbone, build_backbone
-from .decoders import Settings
-from .readers import default_video_folder, find_splits, read_annotations
+from ..errors import AnnotationError, UsageError
+from ..objects import HEADER, Location
+from .datasets.readers import default_video_folder, find_splits, read_annotations
+from .encoders.backbone import Backbone, build_backbone
+from .encoders.text import TextEncoder, build_text_encoder
 from .runner import extract, make_recipe
-from .text import TextEncoder, build_text_encoder
-from .video_files import VideoFiles, find_video_files, require_some
+from .video.decoders import Settings
+from .video.video_files import VideoFiles, find_video_files, require_some
 from .work import Options, Part, Progress, Report
 
 log = logging.getLogger(__name__)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..cache.errors import CheckpointError
 from ..cache.schema import Sample
-from ..cache.wording import counted
-from .tokenizer import LONGEST, load_tokenizer
+from ..errors import CheckpointError
+from ..wording import counted
+from .encoders.tokenizer import LONGEST, load_tokenizer
 
 LISTED = 10
 """Samples that a notice names; of the others it says how many there are."""

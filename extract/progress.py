@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from ..cache.errors import AnnotationError
-from ..cache.objects import Location
 from ..cache.skipped import SkipList
-from ..cache.wording import counted
 from ..console import Progress
+from ..errors import AnnotationError
+from ..objects import Location
+from ..wording import counted
 from .work import Report
 
 NAMED = 5

@@ -19,22 +19,22 @@ from typing import Any
 
 import numpy as np
 
-from ..cache.errors import VideoError
 from ..cache.index import PART_ROWS, Cache, text_key, video_key
-from ..cache.objects import Location
-from ..cache.outputs import naming_write_errors, writable_folder
-from ..cache.quantise import FeatureWriter
 from ..cache.schema import Recipe, Sample
 from ..cache.skipped import was_absent
-from .backbone import Backbone
+from ..cache.stores.quantise import FeatureWriter
+from ..errors import VideoError
+from ..objects import Location
+from ..outputs import naming_write_errors, writable_folder
 from .batches import FrameBatch, Mixer
-from .channel import DecodeJob
 from .clip import Clip
-from .decoders import Decoders, End
+from .encoders.backbone import Backbone
+from .encoders.text import TextEncoder
 from .features import encode
 from .lengths import notice_of_cuts
-from .source import Sources
-from .text import TextEncoder
+from .video.channel import DecodeJob
+from .video.decoders import Decoders, End
+from .video.source import Sources
 from .work import Options, Part, Progress, Report
 from .writer import Encoded, Writer
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from .decoders import Settings
+from .video.decoders import Settings
 
 STAGES = ("decode", "encode", "write")
 

@@ -9,10 +9,10 @@ from threading import Thread
 
 from torch import Tensor
 
-from ..cache.errors import VideoError
 from ..cache.index import Cache, array_name, video_key
-from ..cache.outputs import naming_write_errors
-from ..cache.quantise import FeatureWriter
+from ..cache.stores.quantise import FeatureWriter
+from ..errors import VideoError
+from ..outputs import naming_write_errors
 from .batches import Piece
 from .clip import Clip
 from .features import select_levels

@@ -23,8 +23,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ..cache.atomic import open_atomic
-from ..cache.errors import CheckpointError
+from ..atomic import open_atomic
+from ..errors import CheckpointError
 from .model import Grounder
 
 FORMAT = "stvg checkpoint 2"

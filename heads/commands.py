@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..cache.options import (
+from ..console import Progress
+from ..options import (
     CACHE,
     FOLDER,
     OUT_FOLDER,
@@ -20,17 +21,16 @@ from ..cache.options import (
     protocol_option,
     say,
 )
-from ..cache.outputs import naming_write_errors
-from ..cache.wording import counted
-from ..console import Progress
+from ..outputs import naming_write_errors
+from ..wording import counted
 from .presets import presets
 
 if TYPE_CHECKING:
     import torch
 
-    from .ranks import Ranks
-    from .record import Record, Request
-    from .run import Run
+    from .training.ranks import Ranks
+    from .training.record import Record, Request
+    from .training.run import Run
 
 
 @click.group(cls=Commands)
@@ -137,11 +137,11 @@ def train_head(
       torchrun --nproc-per-node 2 -m stvg train-head --cache cache/vidstg --out runs/fsm
       stvg train-head --from-record runs/fsm/record.json --out runs/again
     """
-    from .launched import require_alone_or_torchrun
-    from .owner import owned
-    from .ranks import joined
-    from .record import Record
-    from .request import repeated, requested
+    from .training.launched import require_alone_or_torchrun
+    from .training.owner import owned
+    from .training.ranks import joined
+    from .training.record import Record
+    from .training.request import repeated, requested
 
     require_alone_or_torchrun()
     recorded = Record.read(from_record) if from_record else None
@@ -163,13 +163,13 @@ def answer(
 ) -> None:
     """Train what is requested, or what is left of it."""
     from ..cache.index import Cache
-    from ..cache.objects import location
     from ..evaluate.evaluation import validation
-    from .profiling import Profile
-    from .progress import TrainingProgress, plan_of
-    from .record import Record
-    from .run import Run
-    from .train import train
+    from ..objects import location
+    from .training.profiling import Profile
+    from .training.progress import TrainingProgress, plan_of
+    from .training.record import Record
+    from .training.run import Run
+    from .training.train import train
 
     if not ranks.first:
         logging.getLogger("stvg").setLevel(logging.ERROR)
@@ -205,7 +205,7 @@ def keep_record(run: Run, record: Record, repeated: Record | None, tell: Callabl
 
     ``repeated``: the record that is asked for again. Raises UsageError when the run cannot be what its record says.
     """
-    from .record import Record
+    from .training.record import Record
 
     path = run.folder / "record.json"
     unlike = repeated.require_repeatable(record) if repeated else ""

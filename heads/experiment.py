@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
-from ..cache.config import build, load_yaml, merge, nearest, override
-from ..cache.errors import UsageError
-from ..cache.options import AMP
+from ..config import build, load_yaml, merge, nearest, override
+from ..errors import UsageError
+from ..options import AMP
 from .losses import LossConfig
 from .model_config import ModelConfig
 from .presets import presets

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from ..cache.batch import Batch
-from ..cache.precision import float32_products
 from ..cache.sampling import FloatArray, IntArray, span_of_slots
 from ..cache.schema import Sample, Tube, View
+from ..precision import float32_products
 from .memory import hold_memory
 from .model import Grounder
 

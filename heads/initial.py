@@ -12,9 +12,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..cache.errors import CheckpointError
-from ..cache.weight_files import find_file, require_finite
-from ..cache.weights import StateDict, read_weights, some, state_sha256
+from ..errors import CheckpointError
+from ..weight_files import find_file, require_finite
+from ..weights import StateDict, read_weights, some, state_sha256
 from .checkpoint import FORMAT, load_checkpoint
 from .model import FSM
 

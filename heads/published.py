@@ -19,13 +19,13 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from ..cache.atomic import write_atomic
-from ..cache.errors import CheckpointError, UsageError
-from ..cache.weights import StateDict, Weights, read_weights, some
-from ..extract.backbone import ANCHOR as BACKBONE
-from ..extract.backbone import ResNet101
-from ..extract.text import ANCHOR as TEXT
-from ..extract.text import roberta_module, with_pooler
+from ..atomic import write_atomic
+from ..errors import CheckpointError, UsageError
+from ..extract.encoders.backbone import ANCHOR as BACKBONE
+from ..extract.encoders.backbone import ResNet101
+from ..extract.encoders.text import ANCHOR as TEXT
+from ..extract.encoders.text import roberta_module, with_pooler
+from ..weights import StateDict, Weights, read_weights, some
 from .fusion import FusionConfig
 from .initial import REQUIRED
 from .model import build_model

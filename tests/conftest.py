@@ -62,7 +62,7 @@ def stvg(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture(scope="session")
 def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small synthetic dataset in VidSTG + VidOR format: 6 training and 2 test videos. Read only."""
-    from stvg.extract.synthetic import SyntheticConfig, write_vidstg
+    from stvg.extract.synthetic.dataset import SyntheticConfig, write_vidstg
 
     folder = tmp_path_factory.mktemp("synthetic")
     write_vidstg(folder, SyntheticConfig(train=6, val=0, test=2, seed=3))
@@ -110,8 +110,8 @@ def checkpoint(tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
     from stvg.cache.index import Cache
     from stvg.heads.experiment import load_experiment
-    from stvg.heads.run import Run
-    from stvg.heads.train import train
+    from stvg.heads.training.run import Run
+    from stvg.heads.training.train import train
 
     experiment = load_experiment("tiny", ["train.epochs=1", "train.batch_size=8", "model.ffn=32"])
     run = Run(tmp_path_factory.mktemp("run"), Cache.open(tiny_cache), experiment, "train", torch.device("cpu"))

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from stvg.cache import buffers, order
+from stvg.cache import order
+from stvg.cache.stores import buffers
 
 GPU = torch.device("cuda", 0)
 CPU = torch.device("cpu")

@@ -26,8 +26,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from stvg.cache.errors import StvgError
 from stvg.cli import cli
+from stvg.errors import StvgError
 from stvg.evaluate.demo import Size
 from stvg.evaluate.evaluation import load_head
 from stvg.heads.experiment import load_experiment

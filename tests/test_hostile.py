@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from stvg.cache.untrusted import BIDI, FORMULA
-from stvg.extract.decode import probe
+from stvg.extract.video.decode import probe
+from stvg.untrusted import BIDI, FORMULA
 
 SENTENCES = (
     "<script>alert(1)</script> ../../x",

@@ -13,10 +13,10 @@ from pathlib import Path
 import click
 import pytest
 
-from stvg.cache.atomic import open_atomic, write_atomic
-from stvg.cache.errors import UsageError, WriteError
-from stvg.cache.options import OutCache, OutFile, OutFolder
-from stvg.cache.outputs import naming_write_errors, writable_file, writable_folder
+from stvg.atomic import open_atomic, write_atomic
+from stvg.errors import UsageError, WriteError
+from stvg.options import OutCache, OutFile, OutFolder
+from stvg.outputs import naming_write_errors, writable_file, writable_folder
 
 HEAD = ("--checkpoint", "gone.safetensors")
 DATA = ("--dataset", "vidstg", "--annotations", "gone")

@@ -10,7 +10,7 @@ import torch
 
 from stvg.cache.index import Cache
 from stvg.cache.sampling import Sampling
-from stvg.extract.text import build_text_encoder
+from stvg.extract.encoders.text import build_text_encoder
 
 TINY = ["--backbone", "tiny", "--resolution", "96", "--device", "cpu"]
 
@@ -56,8 +56,8 @@ def test_a_record_whose_rate_is_below_the_sampled_one_is_refused_by_name(stvg, s
 
 def test_targets_lie_on_the_person_not_beside_it(shared):
     """The annotated tube of a real clip, decoded frame by frame: dark clothes on a bright road, boxes on the dark."""
-    from stvg.extract.decode import read_frames
-    from stvg.extract.readers import read_annotations
+    from stvg.extract.datasets.readers import read_annotations
+    from stvg.extract.video.decode import read_frames
 
     samples = read_annotations("hcstvg-v1", shared / "real/hcstvg", "train", sampling=Sampling(fps=3.0)).samples
     sample = next(s for s in samples if s.sample_id == "1_PETS09S2L1.mp4")

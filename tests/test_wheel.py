@@ -43,7 +43,7 @@ def test_the_wheel_holds_every_module_preset_and_part_of_the_pages_and_nothing_o
     pages = [(f"evaluate/{page}", f"*.{kind}") for page in ("report", "serve") for kind in ("html", "css", "js")]
     data = [("heads/presets", "*.yaml"), *pages]
     expected |= {f"stvg/{folder}/{p.name}" for folder, kind in data for p in (ROOT / folder).glob(kind)}
-    expected |= {"stvg/cli.py", "stvg/console.py", "stvg/__init__.py", "stvg/__main__.py", "stvg/py.typed"}
+    expected |= {f"stvg/{p.name}" for p in ROOT.glob("*.py")} | {"stvg/py.typed"}
     assert {n for n in names if not n.split("/")[0].endswith(".dist-info")} == expected
 
 
@@ -56,6 +56,6 @@ def test_an_empty_environment_runs_the_command_and_imports_every_room(wheel, tmp
     pins.write_text(run(uv, "pip", "freeze", "--exclude-editable", "--python", sys.executable))
     run(uv, "pip", "install", "--quiet", "--python", python, "--constraint", pins, wheel)
     assert "train-head" in run(tmp_path / "empty/bin/stvg", "--help", cwd=tmp_path)
-    rooms = "import stvg.cache.dataset, stvg.extract.runner, stvg.heads.train, stvg.evaluate.demo"
+    rooms = "import stvg.cache.dataset, stvg.extract.runner, stvg.heads.training.train, stvg.evaluate.demo"
     where = run(python, "-c", f"{rooms}; print(stvg.cache.__file__)", cwd=tmp_path)
     assert str(tmp_path / "empty") in where

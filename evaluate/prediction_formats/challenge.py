@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...cache.schema import Sample, Tube
-from ...cache.wording import counted
+from ...wording import counted
 from .fields import Fault, read_boxes, read_number, shown
 from .numbering import LINES, Split
 

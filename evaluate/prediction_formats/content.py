@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ...cache.errors import PredictionError
+from ...errors import PredictionError
 
 GZIP, ZIP = b"\x1f\x8b", b"PK\x03\x04"
 

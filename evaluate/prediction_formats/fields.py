@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ...cache.errors import PredictionError
 from ...cache.sampling import FloatArray, IntArray
+from ...errors import PredictionError
 
 Fault = Callable[..., PredictionError]
 """Makes an error from a field, a message and facts."""

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...cache.errors import PredictionError
 from ...cache.schema import Sample
+from ...errors import PredictionError
 from .fields import Fault, fault_at, shown
 
 LINES = 'write lines {"sample_id": …, "start": …, "end": …, "boxes": {…}} with the ids of the annotations'

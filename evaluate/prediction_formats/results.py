@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...cache.errors import PredictionError
 from ...cache.schema import Sample, Tube
+from ...errors import PredictionError
 from .fields import read_boxes, read_number, shown
 from .numbering import LINES, Said, Split, samples_of
 

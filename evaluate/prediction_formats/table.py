@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ...cache.errors import PredictionError
 from ...cache.schema import Tube
+from ...errors import PredictionError
 from . import challenge, stcat, tubedetr
 from .numbering import LINES, Split
 

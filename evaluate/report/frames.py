@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ...cache.errors import VideoError
 from ...cache.sampling import IntArray, slots_in, thin
 from ...cache.schema import Sample, Video
-from ...extract.clock import Clock
-from ...extract.decode import Pixels, clock_of, read_frames
-from ...extract.video_files import find_video_files
+from ...errors import VideoError
+from ...extract.video.clock import Clock
+from ...extract.video.decode import Pixels, clock_of, read_frames
+from ...extract.video.video_files import find_video_files
 from ..compare import Comparison
 from ..metrics import Id, SampleScore
 

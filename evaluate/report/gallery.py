@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from ...cache.sampling import FloatArray, IntArray, interpolate_boxes
 from ...cache.schema import Sample, Tube, Video, has_boxes
-from ...extract.agreement import rate_is_assumed
-from ...extract.clock import Clock
+from ...extract.video.agreement import rate_is_assumed
+from ...extract.video.clock import Clock
 from ..metrics import Id, SampleScore
 from .breakdown import outcome
 from .findings import Evidence, Findings, Shades

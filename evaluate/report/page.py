@@ -19,8 +19,8 @@ import jinja2
 import numpy as np
 
 from ... import __version__
-from ...cache.atomic import write_atomic
-from ...cache.errors import VideoError
+from ...atomic import write_atomic
+from ...errors import VideoError
 from ..metrics import METRICS
 from ..published import published_beside
 from ..tables import describe, spread

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ...cache.errors import UsageError
-from ...heads.watch import SPEED
+from ...errors import UsageError
+from ...heads.training.watch import SPEED
 
 POINTS = 300
 """A longer curve is drawn through this many means of neighbouring steps."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from queue import Queue
 from typing import Any
 
-from ...cache.errors import StvgError, UsageError
+from ...errors import StvgError, UsageError
 from ..film import write_videos
 from ..predict import Grounding, Predictor, require_words
 

@@ -28,8 +28,8 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ...cache.atomic import open_atomic
-from ...cache.errors import StvgError, UsageError
+from ...atomic import open_atomic
+from ...errors import StvgError, UsageError
 from .desk import Desk, Question
 
 HERE = Path(__file__).parent

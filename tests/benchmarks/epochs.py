@@ -24,11 +24,11 @@ from tables import table
 from stvg.cache.index import Cache
 from stvg.cache.sampling import Sampling
 from stvg.extract.job import ExtractJob, run_job
-from stvg.extract.scenes import SyntheticConfig
-from stvg.extract.synthetic import write_vidstg
+from stvg.extract.synthetic.dataset import write_vidstg
+from stvg.extract.synthetic.scenes import SyntheticConfig
 from stvg.heads.experiment import load_experiment
-from stvg.heads.run import Run
-from stvg.heads.train import train
+from stvg.heads.training.run import Run
+from stvg.heads.training.train import train
 
 CPU = torch.device("cpu")
 WAYS = {

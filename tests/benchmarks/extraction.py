@@ -26,17 +26,17 @@ import numpy as np
 import torch
 from tables import table
 
-from stvg.cache.errors import VideoError
 from stvg.cache.sampling import video_grid
 from stvg.cache.schema import MAX_SIDE, Recipe, Sample, Video, View
-from stvg.extract.backbone import Backbone, build_backbone
+from stvg.errors import VideoError
 from stvg.extract.batches import Mixer
-from stvg.extract.decode import probe, read_frames
-from stvg.extract.drawing import write_video
+from stvg.extract.encoders.backbone import Backbone, build_backbone
+from stvg.extract.encoders.text import TextEncoder, build_text_encoder
 from stvg.extract.features import encode
 from stvg.extract.runner import Options, Report, extract, make_recipe
-from stvg.extract.text import TextEncoder, build_text_encoder
+from stvg.extract.synthetic.drawing import write_video
 from stvg.extract.transforms import apply_view
+from stvg.extract.video.decode import probe, read_frames
 
 CPU = torch.device("cpu")
 SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")

@@ -29,11 +29,11 @@ from typing import Any
 import torch
 from tables import heading, line
 
-from stvg.cache.errors import CacheError, StvgError, UsageError, WriteError
 from stvg.cache.index import Cache
 from stvg.cache.sampling import Sampling
+from stvg.errors import CacheError, StvgError, UsageError, WriteError
 from stvg.extract.job import ExtractJob, run_job
-from stvg.extract.synthetic import SyntheticConfig, write_vidstg
+from stvg.extract.synthetic.dataset import SyntheticConfig, write_vidstg
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS)
 

@@ -26,11 +26,11 @@ from stvg.cache.index import Cache, text_key, video_key
 from stvg.cache.order import inference_batches
 from stvg.cache.sampling import Sampling
 from stvg.cache.schema import Recipe, Sample, Video, View
-from stvg.heads.batch_size import fitting_batch_size
 from stvg.heads.experiment import load_experiment
 from stvg.heads.infer import predict, read
 from stvg.heads.model import Grounder, build_model
-from stvg.heads.run import feature_facts
+from stvg.heads.training.batch_size import fitting_batch_size
+from stvg.heads.training.run import feature_facts
 
 SHAPE, TOKENS, TEXT_WIDTH, WINDOW, FPS = (7, 10, 2048), 14, 768, 100, 5.0
 BLOCK = 100

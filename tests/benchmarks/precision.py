@@ -27,21 +27,22 @@ import torch
 from accuracy import BUDGET, CPU, METRICS, make_videos, spread
 from tables import heading, line
 
-from stvg.cache.errors import VideoError
 from stvg.cache.index import Cache
-from stvg.cache.quantise import BLOCK_CELLS, STORED, FeatureWriter, block_rows, read_features
 from stvg.cache.schema import MAX_SIDE, View
-from stvg.cache.store import Store, open_store
+from stvg.cache.stores.contract import Store
+from stvg.cache.stores.kinds import open_store
+from stvg.cache.stores.quantise import BLOCK_CELLS, STORED, FeatureWriter, block_rows, read_features
+from stvg.errors import VideoError
 from stvg.evaluate.demo import RESOLUTION, SAMPLING
 from stvg.evaluate.evaluation import load_head, open_split, overall, score_split, tubes_of
-from stvg.extract.backbone import build_backbone
-from stvg.extract.decode import probe, read_frames
+from stvg.extract.encoders.backbone import build_backbone
+from stvg.extract.encoders.text import build_text_encoder
 from stvg.extract.job import ExtractJob, run_job
-from stvg.extract.text import build_text_encoder
 from stvg.extract.transforms import apply_view
+from stvg.extract.video.decode import probe, read_frames
 from stvg.heads.experiment import load_experiment
-from stvg.heads.run import Run
-from stvg.heads.train import train
+from stvg.heads.training.run import Run
+from stvg.heads.training.train import train
 
 DTYPES = ("float32", "float16", "bfloat16", "uint8")
 PACKINGS = (("zarr", None), ("zarr", "zstd"), ("hdf5", None), ("hdf5", "gzip"))

@@ -30,13 +30,13 @@ import zarr
 from tables import table
 from torch.utils.data import DataLoader, Dataset
 
-from stvg.cache.buffers import aligned
 from stvg.cache.dataset import CachedDataset
 from stvg.cache.index import Cache, text_key, video_key
 from stvg.cache.order import clip_sizes, epoch_order, training_batches
 from stvg.cache.sampling import IntArray, Sampling
 from stvg.cache.schema import Recipe, Sample, Video, View
-from stvg.extract.readers import read_annotations
+from stvg.cache.stores.buffers import aligned
+from stvg.extract.datasets.readers import read_annotations
 
 FRAMES, SHAPE, REGION = 100, (7, 10, 2048), (16, 1536)
 TOKENS, TEXT_WIDTH, BATCH = 14, 768, 8

@@ -31,15 +31,15 @@ from stvg.cache.index import Cache
 from stvg.cache.sampling import Sampling
 from stvg.evaluate.evaluation import validation
 from stvg.extract.job import ExtractJob, run_job
-from stvg.extract.synthetic import SyntheticConfig, write_vidstg
+from stvg.extract.synthetic.dataset import SyntheticConfig, write_vidstg
 from stvg.heads.checkpoint import load_checkpoint
 from stvg.heads.experiment import MODES, load_experiment
-from stvg.heads.finetune import Sources  # noqa: F401  (loaded here, once)
-from stvg.heads.online import open_live_split  # noqa: F401
-from stvg.heads.run import Run
-from stvg.heads.stop import Interrupted
-from stvg.heads.train import train
-from stvg.heads.watch import SPEED
+from stvg.heads.training.finetune import Sources  # noqa: F401  (loaded here, once)
+from stvg.heads.training.online import open_live_split  # noqa: F401
+from stvg.heads.training.run import Run
+from stvg.heads.training.stop import Interrupted
+from stvg.heads.training.train import train
+from stvg.heads.training.watch import SPEED
 
 CPU = torch.device("cpu")
 SETTINGS = ("model.d=32", "model.ffn=48", "model.encoder_layers=1", "model.decoder_layers=2", "model.num_queries=2")

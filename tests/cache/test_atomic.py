@@ -12,8 +12,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from stvg.cache import atomic
-from stvg.cache.atomic import open_atomic, original_name, publish, sweep, temporary_name, unit_name, write_atomic
+from stvg import atomic
+from stvg.atomic import open_atomic, original_name, publish, sweep, temporary_name, unit_name, write_atomic
 
 names = st.text(st.characters(), min_size=1, max_size=300)
 
@@ -147,7 +147,7 @@ def test_publishing_never_replaces_what_is_there(tmp_path, kind):
 
 def test_a_sweep_removes_what_dead_writers_left_and_nothing_else(tmp_path):
     script = (
-        "import sys, time; from pathlib import Path; from stvg.cache.atomic import temporary_name\n"
+        "import sys, time; from pathlib import Path; from stvg.atomic import temporary_name\n"
         "p = Path(sys.argv[1]) / temporary_name(); p.mkdir(); (p / 'array').write_text('half')\n"
         "print(p.name, flush=True); time.sleep(60)"
     )

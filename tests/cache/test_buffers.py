@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stvg.cache.buffers import Reused, aligned, fresh, memory_for
+from stvg.cache.stores.buffers import Reused, aligned, fresh, memory_for
 
 
 def take(memory: Reused, size: int, purpose: str = "c5") -> torch.Tensor:

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from stvg.cache.contents import Contents
-from stvg.cache.errors import CacheError
 from stvg.cache.index import Cache
+from stvg.errors import CacheError
 
 from .caches import RECIPE, make_cache, make_samples, write_video
 

@@ -9,9 +9,9 @@ import pytest
 
 from stvg.cache import convert as convert_module
 from stvg.cache.convert import convert
-from stvg.cache.errors import CacheError
 from stvg.cache.index import Cache, video_key
 from stvg.cache.verify import verify
+from stvg.errors import CacheError
 
 from .caches import contents, make_cache
 

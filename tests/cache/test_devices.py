@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stvg.cache.errors import UsageError
-from stvg.cache.options import choose_device, gpus
 from stvg.cli import cli
+from stvg.errors import UsageError
+from stvg.options import choose_device, gpus
 
 NAMES = ["mps", "xla", "hpu", "vulkan", "opencl", "privateuseone", "mkldnn", "meta", "gpu", "CPU", "cpu:", "cuda:x"]
 NAMES += ["cuda:-1", "cuda:999", "cuda:99999999999", "cpu,cpu", "", " ", "\0", "é"]

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from stvg.cache.store import open_store
-from stvg.cache.zarr_store import RECORD, dimension_names
+from stvg.cache.stores.kinds import open_store
+from stvg.cache.stores.zarr_store import RECORD, dimension_names
 
 ARRAYS = {
     "c3": (6, 8, 11, 34),

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stvg.cache.errors import UsageError
 from stvg.cache.index import Cache
-from stvg.cache.objects import ObjectPath, local_path, location
 from stvg.cache.verify import verify
+from stvg.errors import UsageError
+from stvg.objects import ObjectPath, local_path, location
 
 from .caches import contents, make_cache
 

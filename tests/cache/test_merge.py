@@ -8,10 +8,10 @@ import os
 import pytest
 
 from stvg.cache import merge as merge_module
-from stvg.cache.errors import CacheError, UsageError
 from stvg.cache.index import Cache, video_key
 from stvg.cache.merge import merge
 from stvg.cache.verify import verify
+from stvg.errors import CacheError, UsageError
 
 from .caches import contents, make_cache, write_video
 

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from stvg.cache import objects
+from stvg import objects
 from stvg.cache.convert import convert
 from stvg.cache.dataset import CachedDataset
-from stvg.cache.errors import CacheError, UsageError
 from stvg.cache.index import Cache
-from stvg.cache.objects import ObjectPath, location
 from stvg.cache.sampling import Sampling
 from stvg.cache.verify import repair, verify
+from stvg.errors import CacheError, UsageError
+from stvg.objects import ObjectPath, location
 
 from .caches import contents, features, make_cache, token_features, write_video
 from .s3 import s3_server

@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stvg.cache.dataset import CachedDataset, draw_crops
-from stvg.cache.errors import CacheError
 from stvg.cache.index import Cache, video_key
 from stvg.cache.order import clip_sizes, crop_draws, epoch_order, inference_batches, read_ahead, training_batches
 from stvg.cache.sampling import Sampling
 from stvg.cache.schema import Recipe
+from stvg.errors import CacheError
 
 RECIPE = Recipe("json", "0", "resnet101", "0", "roberta", "0", (512, 1024, 2048), (8, 16, 32), 768)
 # (width, height) and how often, as among VidSTG's validation videos.

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stvg.cache import unit as unit_module
-from stvg.cache.codecs import pack, unpack
-from stvg.cache.errors import CacheError, UsageError
-from stvg.cache.store import Store, open_store
-from stvg.cache.unit import CHUNK_BYTES
+from stvg.cache.stores import unit as unit_module
+from stvg.cache.stores.codecs import pack, unpack
+from stvg.cache.stores.contract import Store
+from stvg.cache.stores.kinds import open_store
+from stvg.cache.stores.unit import CHUNK_BYTES
+from stvg.errors import CacheError, UsageError
 
 from .test_store import KEY, counter, files_of, fill, fresh, outcome, same, slow, written
 

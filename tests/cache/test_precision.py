@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from stvg.cache.precision import computing_in, float32_products
+from stvg.extract.encoders.text import TinyText
 from stvg.extract.features import encode
-from stvg.extract.text import TinyText
-from stvg.heads import train as loop
 from stvg.heads.experiment import load_experiment
 from stvg.heads.infer import read_windows
+from stvg.heads.training import train as loop
+from stvg.precision import computing_in, float32_products
 
 CPU = torch.device("cpu")
 

@@ -13,10 +13,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from stvg.cache import quantise as module
-from stvg.cache.errors import CacheError
-from stvg.cache.quantise import AFFINE, DTYPES, READ, FeatureWriter, block_rows, dequantise, quantise, read_features
-from stvg.cache.store import Store, open_store
+from stvg.cache.stores import quantise as module
+from stvg.cache.stores.contract import Store
+from stvg.cache.stores.kinds import open_store
+from stvg.cache.stores.quantise import (
+    AFFINE,
+    DTYPES,
+    READ,
+    FeatureWriter,
+    block_rows,
+    dequantise,
+    quantise,
+    read_features,
+)
+from stvg.errors import CacheError
 
 KEY = "videos/4kd0uB2X.mp4"
 LIMIT = 65000.0

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stvg.cache.dataset import CachedDataset
-from stvg.cache.errors import CacheError
 from stvg.cache.index import Cache
 from stvg.cache.sampling import Sampling, moment_slots, sample_frames, sample_many
+from stvg.errors import CacheError
 
 from .caches import RECIPE, make_cache, make_samples, write_video
 

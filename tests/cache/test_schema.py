@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stvg.cache.errors import AnnotationError, CacheError, StvgError, VideoError
 from stvg.cache.schema import MAX_SIDE, Recipe, Sample, Video, View, resized
+from stvg.errors import AnnotationError, CacheError, StvgError, VideoError
 
 RECIPE = Recipe("json", "a" * 64, "tiny", "b" * 64, "tiny", "c" * 64, (32, 64, 128), (4, 8, 16), 64)
 

@@ -23,12 +23,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from stvg.cache import store as store_module
-from stvg.cache import unit as unit_module
-from stvg.cache import zarr_store
-from stvg.cache.errors import CacheError, UsageError
-from stvg.cache.store import Store, open_store
-from stvg.cache.unit import CHUNK_BYTES, ArrayFacts, Record
+from stvg.cache.stores import contract as store_module
+from stvg.cache.stores import rows as rows_module
+from stvg.cache.stores import unit as unit_module
+from stvg.cache.stores import zarr_store
+from stvg.cache.stores.contract import Store
+from stvg.cache.stores.kinds import open_store
+from stvg.cache.stores.unit import CHUNK_BYTES, ArrayFacts, Record
+from stvg.errors import CacheError, UsageError
 
 BACKENDS = ("zarr", "hdf5")
 DTYPES = ("float16", "float32", "uint8", "int32", "int64")
@@ -97,7 +99,7 @@ def test_store_returns_exactly_what_was_written(store, array, step, chunk_bytes,
     key = f"videos/{next(counter)}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(unit_module, "CHUNK_BYTES", chunk_bytes)
-        patch.setattr(store_module, "SCRATCH_BYTES", 50)
+        patch.setattr(rows_module, "SCRATCH_BYTES", 50)
         fill(store, key, {"x": array}, step=step)
         assert same(store.read(key, "x"), array)
         if len(array):
@@ -338,7 +340,7 @@ def test_two_writers_of_one_key_leave_one_whole_unit(store):
 WRITE_FOR_EVER = """
 import sys, numpy as np
 from pathlib import Path
-from stvg.cache.store import open_store
+from stvg.cache.stores.kinds import open_store
 store = open_store(Path(sys.argv[1]), sys.argv[2])
 for i in range(10**6):
     with store.writer(f"videos/{i}") as writer:
@@ -587,7 +589,7 @@ def test_a_program_that_keeps_a_store_to_its_end_ends_quietly(store):
     """Modules may be taken apart first; an open file that then looked for `os` would write a traceback for every array."""
     fill(store, KEY, features())
     code = (
-        "import os, pathlib; from stvg.cache.store import open_store;"
+        "import os, pathlib; from stvg.cache.stores.kinds import open_store;"
         f"kept = open_store(pathlib.Path({str(store.path)!r})); [kept.read({KEY!r}, n) for n in kept.arrays({KEY!r})];"
         "os.kept = lambda: kept"
     )
@@ -718,7 +720,7 @@ def test_foreign_datasets_in_an_hdf5_unit_are_found(tmp_path):
 
 def test_reading_zarr_units_loads_no_storage_library():
     code = (
-        "import sys, pathlib; from stvg.cache.store import open_store; open_store(pathlib.Path('x'), 'zarr');"
+        "import sys, pathlib; from stvg.cache.stores.kinds import open_store; open_store(pathlib.Path('x'), 'zarr');"
         "assert not {'zarr', 'h5py', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stvg.cache.atomic import temporary_name
-from stvg.cache.errors import CacheError, StvgError
-from stvg.cache.header import HEADER, SAMPLES
+from stvg.atomic import temporary_name
+from stvg.cache.header import SAMPLES
 from stvg.cache.index import Cache, video_key
 from stvg.cache.verify import repair, verify
+from stvg.errors import CacheError, StvgError
+from stvg.objects import HEADER
 
 from .caches import (
     FRAMES,

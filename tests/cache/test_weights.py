@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from stvg.cache.errors import CheckpointError
-from stvg.cache.weights import load_exactly, read_state_dict, read_weights
+from stvg.errors import CheckpointError
+from stvg.weights import load_exactly, read_state_dict, read_weights
 
 PLAIN = {"conv.weight": torch.arange(6.0).reshape(2, 3), "conv.bias": torch.ones(2)}
 

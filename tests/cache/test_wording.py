@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stvg.cache.wording import counted
+from stvg.wording import counted
 
 
 def test_one_thing_is_counted_in_the_singular() -> None:

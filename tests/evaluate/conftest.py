@@ -11,8 +11,8 @@ from playwright.sync_api import Browser, Page
 
 from stvg.cache.index import Cache
 from stvg.heads.experiment import load_experiment
-from stvg.heads.run import Run
-from stvg.heads.train import train
+from stvg.heads.training.run import Run
+from stvg.heads.training.train import train
 
 from .pages import Opened, browser
 

@@ -14,12 +14,12 @@ import time
 
 import pytest
 
-from stvg.cache.errors import CacheError, UsageError
 from stvg.cache.index import Cache
-from stvg.evaluate.ablation import TABLES, Plan, Row, Table, cells_of, read_grid
-from stvg.evaluate.ablation_table import full_line, latex, lines_of, markdown, spreadsheet
-from stvg.evaluate.cell import require_data
-from stvg.evaluate.launch import job_of, run_cells
+from stvg.errors import CacheError, UsageError
+from stvg.evaluate.ablation.cell import require_data
+from stvg.evaluate.ablation.grid import TABLES, Plan, Row, Table, cells_of, read_grid
+from stvg.evaluate.ablation.launch import job_of, run_cells
+from stvg.evaluate.ablation.table import full_line, latex, lines_of, markdown, spreadsheet
 
 SMALL = ("model.d=32", "model.heads=4", "model.ffn=32", "model.encoder_layers=1", "model.decoder_layers=1")
 SMALL += ("model.max_frames=40", "train.epochs=2", "train.batch_size=8", "train.lr_drop=1", "train.save_every=1")

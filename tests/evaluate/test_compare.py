@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stvg.cache.errors import PredictionError
 from stvg.cache.sampling import Sampling
 from stvg.cache.schema import Sample, Tube, Video
+from stvg.errors import PredictionError
 from stvg.evaluate.bootstrap import intervals
 from stvg.evaluate.compare import compare, read_scores
 from stvg.evaluate.exports import write_challenge, write_coco, write_csv

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stvg.cache.errors import UsageError
+from stvg.errors import UsageError
 from stvg.evaluate.demo import Size, run_demo
 from stvg.evaluate.demo_folder import OWN, RECORD, claim, write_folder
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stvg.cache.errors import AnnotationError, PredictionError, UsageError
 from stvg.cache.sampling import Sampling
 from stvg.cache.schema import Sample, Tube, Video
+from stvg.errors import AnnotationError, PredictionError, UsageError
 from stvg.evaluate.metrics import METRICS, PROTOCOLS, SampleScore, box_iou, score, score_sample, span_iou
 
 BOX = [0.0, 0.0, 10.0, 10.0]

@@ -15,21 +15,21 @@ import pyarrow as pa
 import pytest
 import torch
 
-from stvg.cache.errors import CacheError
 from stvg.cache.index import Cache
 from stvg.cache.merge import link_unit
 from stvg.cache.sampling import video_grid
 from stvg.cache.schema import Tube, Video
 from stvg.cache.table import to_parquet
 from stvg.cache.verify import verify
+from stvg.errors import CacheError
 from stvg.evaluate.evaluation import load_head, open_split, tubes_of
 from stvg.evaluate.film import BAR, YELLOW
 from stvg.evaluate.predict import Grounding, Predictor, clock_when_known, find_video, video_of
 from stvg.evaluate.predictions import read_predictions
-from stvg.extract.decode import probe
+from stvg.extract.video.decode import probe
 from stvg.heads.experiment import load_experiment
-from stvg.heads.run import Run
-from stvg.heads.train import train
+from stvg.heads.training.run import Run
+from stvg.heads.training.train import train
 
 from ..conftest import extract_synthetic
 from ..extract.test_clock import PAUSE, browser_recording, irregular

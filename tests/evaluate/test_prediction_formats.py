@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from stvg.cache.errors import PredictionError
 from stvg.cache.schema import Sample, Tube, Video
+from stvg.errors import PredictionError
 from stvg.evaluate.exports import write_challenge
 from stvg.evaluate.metrics import PROTOCOLS, SampleScore, score
 from stvg.evaluate.prediction_formats.table import FORMATS
@@ -313,7 +313,7 @@ def test_a_foreign_file_needs_the_samples_it_counts(tmp_path: Path) -> None:
 def test_evaluate_says_what_a_file_was_read_as_and_scores_it(
     stvg: Callable[..., Any], synthetic: Path, tmp_path: Path
 ) -> None:
-    from stvg.extract.readers import read_annotations
+    from stvg.extract.datasets.readers import read_annotations
 
     read_in = read_annotations("vidstg", synthetic, "test", for_scoring=True)
     samples = {s.sample_id: s for s in read_in.samples}

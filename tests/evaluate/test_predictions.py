@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stvg.cache.errors import PredictionError
 from stvg.cache.schema import Sample, Tube, Video
+from stvg.errors import PredictionError
 from stvg.evaluate.predictions import read_predictions, write_predictions
 
 GOOD: dict[str, Any] = {"sample_id": 17, "start": 90, "end": 150, "boxes": {"90": [1, 2, 3, 4], "96": [1.5, 2, 3, 4]}}

@@ -15,8 +15,8 @@ import pytest
 from stvg.cache.index import Cache
 from stvg.cache.sampling import Sampling
 from stvg.cache.splits import PUBLISHED_SENTENCES, is_published_split
-from stvg.evaluate.ablation import FULL, TABLES, Plan, cells_of
-from stvg.evaluate.ablation_table import Line, latex, lines_of, markdown, plot, spreadsheet, terminal
+from stvg.evaluate.ablation.grid import FULL, TABLES, Plan, cells_of
+from stvg.evaluate.ablation.table import Line, latex, lines_of, markdown, plot, spreadsheet, terminal
 from stvg.evaluate.metrics import METRICS, PROTOCOLS, SampleScore, Scores
 from stvg.evaluate.published import ABLATED, PUBLISHED, published_beside
 from stvg.evaluate.report.frames import Taken
@@ -140,7 +140,7 @@ def test_a_report_draws_published_figures_on_the_same_condition() -> None:
 def test_a_command_never_sets_published_figures_beside_synthetic_videos(
     stvg: Callable[..., Any], synthetic: Path, tmp_path: Path
 ) -> None:
-    from stvg.extract.readers import read_annotations
+    from stvg.extract.datasets.readers import read_annotations
 
     samples = read_annotations("vidstg", synthetic, "test").samples
     lines = [

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from playwright.sync_api import Page, expect
 
-from stvg.cache.errors import UsageError
 from stvg.cache.sampling import Sampling
 from stvg.cache.schema import Tube
+from stvg.errors import UsageError
 from stvg.evaluate.compare import ScoresFile, compare
 from stvg.evaluate.metrics import SampleScore
 from stvg.evaluate.predictions import write_predictions
@@ -26,9 +26,9 @@ from stvg.evaluate.report.frames import Taken, choose, pictured_frames, shrink, 
 from stvg.evaluate.report.gallery import _evidence, fractions, shown, times
 from stvg.evaluate.report.page import json_block, render, write_report
 from stvg.evaluate.report.training import POINTS, charts_of, read_training
-from stvg.extract.clock import Clock
-from stvg.extract.decode import read_frames
-from stvg.extract.readers import read_annotations
+from stvg.extract.datasets.readers import read_annotations
+from stvg.extract.video.clock import Clock
+from stvg.extract.video.decode import read_frames
 from stvg.heads.infer import Reading
 
 from .pages import CONTRASTS, HOSTILE, Opened, a_sample, made_up

@@ -13,8 +13,8 @@ from stvg.cache.index import Cache
 from stvg.evaluate.evaluation import validation
 from stvg.heads.checkpoint import load_checkpoint
 from stvg.heads.experiment import load_experiment
-from stvg.heads.run import Run
-from stvg.heads.train import train
+from stvg.heads.training.run import Run
+from stvg.heads.training.train import train
 
 CPU = torch.device("cpu")
 SETTINGS = ("train.epochs=1", "train.batch_size=16", "model.ffn=32")
@@ -51,7 +51,7 @@ def test_a_cache_without_a_validation_split_validates_on_nothing_and_the_best_is
 
 
 def test_a_cache_with_a_validation_split_is_validated_on_it(tiny_cache, monkeypatch):
-    from stvg.heads import request
+    from stvg.heads.training import request
 
     given = dict.fromkeys((*request.PLACES, "val_split", "mode"), None)
     given |= {"cache_path": tiny_cache, "preset": "tiny", "assignments": (), "split": "train", "protocol": "dense"}

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from stvg.cache.errors import UsageError
 from stvg.cache.sampling import Sampling
+from stvg.errors import UsageError
 from stvg.evaluate.metrics import METRICS, SampleScore, Scores
 from stvg.evaluate.tables import COLUMNS, format_table, render
 

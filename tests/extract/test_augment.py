@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stvg.cache.dataset import CachedDataset, Rendition
-from stvg.cache.errors import CacheError
 from stvg.cache.index import Cache, array_name, video_key
 from stvg.cache.order import epoch_order, inference_batches, training_batches
 from stvg.cache.sampling import Sampling
 from stvg.cache.schema import MAX_SIDE, Crop, Video, View
+from stvg.errors import CacheError
 from stvg.extract.augment import RANGES, draw_view, ranges
-from stvg.extract.backbone import build_backbone
-from stvg.extract.decode import read_frames
+from stvg.extract.encoders.backbone import build_backbone
 from stvg.extract.features import Regions, encode, select_levels
 from stvg.extract.transforms import apply_view
+from stvg.extract.video.decode import read_frames
 
 from ..conftest import extract_synthetic
 

@@ -12,12 +12,12 @@ from torchvision.models import resnet101
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.ops import FrozenBatchNorm2d
 
-from stvg.cache.errors import CheckpointError, UsageError
 from stvg.cache.schema import View
-from stvg.cache.weights import load_exactly, random_values, read_state_dict, state_sha256
-from stvg.extract.backbone import Backbone, ResNet101, build_backbone
-from stvg.extract.decode import read_frames
+from stvg.errors import CheckpointError, UsageError
+from stvg.extract.encoders.backbone import Backbone, ResNet101, build_backbone
 from stvg.extract.transforms import apply_view
+from stvg.extract.video.decode import read_frames
+from stvg.weights import load_exactly, random_values, read_state_dict, state_sha256
 
 LEVELS = ("c3", "c4", "c5")
 

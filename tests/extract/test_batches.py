@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stvg.extract.backbone import build_backbone
 from stvg.extract.batches import WAITING_BATCHES, Mixer
+from stvg.extract.encoders.backbone import build_backbone
 from stvg.extract.features import encode
 
 SHAPES = [(2, 3), (3, 2), (1, 1), (4, 4)]

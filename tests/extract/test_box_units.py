@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from stvg.cache.schema import Sample, Video
-from stvg.extract.box_units import BoxUnits
-from stvg.extract.readers import read_annotations
+from stvg.extract.datasets.box_units import BoxUnits
+from stvg.extract.datasets.readers import read_annotations
 
 WIDTH, HEIGHT = 640, 360
 
@@ -94,7 +94,7 @@ def test_real_boxes_are_not_doubted(shared: Path) -> None:
 
 
 def test_a_box_without_area_is_answered_with_what_it_looks_like(tmp_path: Path) -> None:
-    from stvg.cache.errors import AnnotationError
+    from stvg.errors import AnnotationError
 
     video = {"file": "a.mp4", "width": WIDTH, "height": HEIGHT, "fps": 10, "frame_count": 100}
     sample = {"id": 1, "video": "a", "sentence": "it moves", "moment": [0, 40], "interpolate": True}
@@ -110,7 +110,7 @@ def test_dataset_check_and_extract_both_say_it(tmp_path: Path, caplog) -> None:
     import torch
 
     from stvg.cache.sampling import Sampling
-    from stvg.extract.check import check_dataset
+    from stvg.extract.datasets.check import check_dataset
     from stvg.extract.job import ExtractJob, prepare
 
     video = {"file": "a.mp4", "width": WIDTH, "height": HEIGHT, "fps": 10, "frame_count": 100}

@@ -10,11 +10,11 @@ import av
 import numpy as np
 import pytest
 
-from stvg.cache.errors import VideoError
 from stvg.cache.schema import Video
-from stvg.extract.agreement import DisagreementError, examine
-from stvg.extract.clock import Clock
-from stvg.extract.decode import clock_of, probe, timing_of
+from stvg.errors import VideoError
+from stvg.extract.video.agreement import DisagreementError, examine
+from stvg.extract.video.clock import Clock
+from stvg.extract.video.decode import clock_of, probe, timing_of
 
 from .test_decode import B_FRAMES, HEIGHT, RECIPES, WIDTH, delayed, numbered, read_numbers, write_video
 

@@ -12,9 +12,9 @@ import av
 import numpy as np
 import pytest
 
-from stvg.cache.errors import UsageError, VideoError
 from stvg.cache.sampling import Sampling
-from stvg.extract.check import check_dataset
+from stvg.errors import UsageError, VideoError
+from stvg.extract.datasets.check import check_dataset
 
 
 def make_video(
@@ -104,8 +104,8 @@ def test_what_extract_would_skip_is_a_fault_whatever_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A picture that changes its size, a file that brings its decoder down, and one that never ends."""
-    from stvg.extract import check
-    from stvg.extract.decoders import Settings
+    from stvg.extract.datasets import check
+    from stvg.extract.video.decoders import Settings
 
     videos = tmp_path / "videos"
     videos.mkdir()
@@ -122,7 +122,7 @@ def test_what_extract_would_skip_is_a_fault_whatever_the_reason(
     (tmp_path / "train.json").write_text(json.dumps({"videos": described, "samples": train}))
     hostile = """
 import os, time
-from stvg.extract import worker
+from stvg.extract.video import worker
 ask = worker.examine
 def examine(file, *rest):
     if file.name == "crashes.mp4": os.abort()
@@ -179,8 +179,8 @@ def test_a_damaged_real_video_is_one_of_the_faults(shared: Path, tmp_path: Path)
 
 
 def test_the_published_val_split_has_the_clip_lengths_it_is_known_for(shared: Path) -> None:
-    from stvg.extract.check import SplitCounts
-    from stvg.extract.readers import read_annotations
+    from stvg.extract.datasets.check import SplitCounts
+    from stvg.extract.datasets.readers import read_annotations
 
     read = read_annotations("vidstg", shared / "real" / "vidstg", "val", boxes=False)
     counts = SplitCounts.of(read, Sampling())

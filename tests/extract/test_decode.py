@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stvg.cache.errors import VideoError
-from stvg.extract.decode import Orientation, probe, read_frames
+from stvg.errors import VideoError
+from stvg.extract.video.decode import Orientation, probe, read_frames
 
 BITS, SQUARE = 12, 16
 WIDTH, HEIGHT = 208, 48

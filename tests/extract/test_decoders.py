@@ -11,13 +11,13 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from stvg.cache.errors import StvgError, VideoError
 from stvg.cache.schema import Crop, Video, View
-from stvg.extract.channel import DecodeJob
-from stvg.extract.decode import read_frames
-from stvg.extract.decoders import Block, Decoder, Decoders, End, Settings
-from stvg.extract.drawing import write_video
+from stvg.errors import StvgError, VideoError
+from stvg.extract.synthetic.drawing import write_video
 from stvg.extract.transforms import apply_view
+from stvg.extract.video.channel import DecodeJob
+from stvg.extract.video.decode import read_frames
+from stvg.extract.video.decoders import Block, Decoder, Decoders, End, Settings
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
 SIZE = (96, 64)
@@ -103,7 +103,7 @@ def test_a_decoder_that_hangs_costs_its_video_only_and_is_replaced(videos):
 
 SLOW = """
 import time
-from stvg.extract import decode, worker
+from stvg.extract.video import decode, worker
 
 def slowly(coded, stream, *rest, take=decode._decoded):
     for picture in take(coded, stream, *rest):

@@ -15,8 +15,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stvg.cache.errors import StvgError, UsageError
 from stvg.cache.sampling import Sampling
+from stvg.errors import StvgError, UsageError
 from stvg.extract.distribute import divide, launch, of_rank, parse_shard, run_processes
 from stvg.extract.job import ExtractJob
 from stvg.extract.runner import Part

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from stvg.cache.dataset import CachedDataset
-from stvg.cache.errors import CacheError, UsageError
 from stvg.cache.index import Cache, video_key
-from stvg.cache.quantise import DTYPES, READ, read_features
 from stvg.cache.sampling import Sampling
+from stvg.cache.stores.quantise import DTYPES, READ, read_features
+from stvg.errors import CacheError, UsageError
 
 from ..conftest import extract_synthetic
 from .test_runner import digests

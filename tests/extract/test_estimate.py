@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from stvg.cache.errors import CacheError
 from stvg.cache.index import Cache
+from stvg.errors import CacheError
 from stvg.extract.estimate import estimate
 from stvg.extract.runner import Part
 

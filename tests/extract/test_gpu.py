@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from stvg.cache.index import Cache
-from stvg.extract.backbone import build_backbone
+from stvg.extract.encoders.backbone import build_backbone
 from stvg.extract.features import encode
 
 from ..conftest import extract_synthetic

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from stvg.cache.errors import AnnotationError, UsageError, VideoError
 from stvg.cache.sampling import Sampling, slots_in
-from stvg.extract.readers import default_video_folder, find_splits, read_annotations
-from stvg.extract.video_files import find_video_files
+from stvg.errors import AnnotationError, UsageError, VideoError
+from stvg.extract.datasets.readers import default_video_folder, find_splits, read_annotations
+from stvg.extract.video.video_files import find_video_files
 
 V1 = {
     "bbox": [[10, 20, 30.5, 40]] * 60,

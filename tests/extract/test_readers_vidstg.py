@@ -16,14 +16,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stvg.cache.errors import AnnotationError, UsageError
 from stvg.cache.sampling import Sampling, slots_in
-from stvg.extract.readers import (
+from stvg.errors import AnnotationError, UsageError
+from stvg.extract.datasets.readers import (
     default_video_folder,
     find_splits,
     read_annotations,
 )
-from stvg.extract.video_files import find_video_files
+from stvg.extract.video.video_files import find_video_files
 
 FRAMES = 40
 

@@ -16,12 +16,12 @@ import pytest
 import torch
 from torchvision.ops import roi_align
 
-from stvg.cache.errors import CacheError, VideoError
 from stvg.cache.index import Cache, video_key
 from stvg.cache.sampling import Sampling, slots_in
-from stvg.extract.backbone import build_backbone
-from stvg.extract.decode import read_frames
+from stvg.errors import CacheError, VideoError
+from stvg.extract.encoders.backbone import build_backbone
 from stvg.extract.transforms import apply_view
+from stvg.extract.video.decode import read_frames
 
 from ..conftest import extract_synthetic
 
@@ -152,7 +152,7 @@ def test_a_video_that_was_not_there_is_read_once_it_is_and_a_wrong_folder_lists_
 
 
 def test_sentences_are_encoded_once_and_found_again(tiny_cache):
-    from stvg.extract.text import build_text_encoder
+    from stvg.extract.encoders.text import build_text_encoder
 
     cache = Cache.open(tiny_cache)
     encoder = build_text_encoder("tiny")
@@ -164,7 +164,7 @@ def test_sentences_are_encoded_once_and_found_again(tiny_cache):
 
 
 def test_samples_come_back_from_the_table_as_they_were_read(synthetic, tiny_cache):
-    from stvg.extract.readers import read_annotations
+    from stvg.extract.datasets.readers import read_annotations
 
     cache = Cache.open(tiny_cache)
     read = [s for split in ("train", "test") for s in read_annotations("vidstg", synthetic, split).samples]

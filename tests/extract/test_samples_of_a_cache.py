@@ -8,17 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stvg.atomic import write_atomic
 from stvg.cache import making
-from stvg.cache.atomic import write_atomic
-from stvg.cache.errors import CacheError
-from stvg.cache.header import HEADER, SAMPLES
+from stvg.cache.header import SAMPLES
 from stvg.cache.index import Cache
 from stvg.cache.merge import merge
 from stvg.cache.sampling import Sampling
 from stvg.cache.verify import verify
+from stvg.errors import CacheError
 from stvg.extract import job as jobs
 from stvg.extract import runner
-from stvg.extract.text import build_text_encoder
+from stvg.extract.encoders.text import build_text_encoder
+from stvg.objects import HEADER
 
 from ..cache.caches import RECIPE, make_cache, make_samples
 from ..conftest import extract_synthetic

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from stvg.cache.errors import VideoError
 from stvg.cache.index import Cache, video_key
 from stvg.cache.merge import merge
-from stvg.cache.unit import Record
-from stvg.cache.zarr_store import RECORD
+from stvg.cache.stores.unit import Record
+from stvg.cache.stores.zarr_store import RECORD
+from stvg.errors import VideoError
 from stvg.extract import runner
-from stvg.extract.source import Sources
+from stvg.extract.video.source import Sources
 
 from ..conftest import extract_synthetic
 

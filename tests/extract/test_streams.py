@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 
-from stvg.cache.errors import VideoError
-from stvg.extract.decode import probe, read_frames
+from stvg.errors import VideoError
+from stvg.extract.video.decode import probe, read_frames
 
 Track = tuple[str, tuple[int, int], int, Disposition | None]
 """Codec, size, number of pictures, and what it is for."""

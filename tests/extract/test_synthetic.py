@@ -15,12 +15,12 @@ import av
 import numpy as np
 import pytest
 
-from stvg.cache.errors import UsageError
+from stvg.errors import UsageError
 from stvg.evaluate.demo import WORLD
-from stvg.extract.drawing import draw
-from stvg.extract.scenes import COLOURS, DIRECTIONS, NEAR, SHAPES, Event, Scene, SyntheticConfig, gaps
-from stvg.extract.sentences import WORDINGS, Record, denotation
-from stvg.extract.synthetic import make_dataset, make_scene, scene_seed, write_hcstvg, write_vidstg
+from stvg.extract.synthetic.dataset import make_dataset, make_scene, scene_seed, write_hcstvg, write_vidstg
+from stvg.extract.synthetic.drawing import draw
+from stvg.extract.synthetic.scenes import COLOURS, DIRECTIONS, NEAR, SHAPES, Event, Scene, SyntheticConfig, gaps
+from stvg.extract.synthetic.sentences import WORDINGS, Record, denotation
 
 CONFIG = SyntheticConfig(seed=5)
 Story = tuple[Scene, tuple[Record, ...]]

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from stvg.cache.errors import CheckpointError, UsageError
-from stvg.extract.text import Roberta, build_text_encoder
-from stvg.extract.tokenizer import load_tokenizer
+from stvg.errors import CheckpointError, UsageError
+from stvg.extract.encoders.text import Roberta, build_text_encoder
+from stvg.extract.encoders.tokenizer import load_tokenizer
 
 SENTENCES = ["Hello world!", "the man in red walks across the street and then turns round", "a"]
 

@@ -11,11 +11,11 @@ import huggingface_hub.constants
 import numpy as np
 import pytest
 
-from stvg.cache.errors import CheckpointError
 from stvg.cache.schema import Sample, Video
+from stvg.errors import CheckpointError
+from stvg.extract.encoders.text import build_text_encoder
+from stvg.extract.encoders.tokenizer import load_tokenizer, tokenizer_sha256
 from stvg.extract.lengths import notice_of_cuts, notice_of_long_ones
-from stvg.extract.text import build_text_encoder
-from stvg.extract.tokenizer import load_tokenizer, tokenizer_sha256
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from stvg.cache.errors import UsageError, VideoError
 from stvg.cache.schema import Video
-from stvg.extract.check import check_dataset
-from stvg.extract.video_files import find_video_files, require_some
+from stvg.errors import UsageError, VideoError
+from stvg.extract.datasets.check import check_dataset
+from stvg.extract.video.video_files import find_video_files, require_some
 
 
 def lay(folder: Path, *names: str) -> Path:

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from stvg.cache.errors import CheckpointError
-from stvg.cache.weights import read_weights
-from stvg.extract.backbone import ResNet101, build_backbone
-from stvg.extract.text import ANCHOR, plain_names
+from stvg.errors import CheckpointError
+from stvg.extract.encoders.backbone import ResNet101, build_backbone
+from stvg.extract.encoders.text import ANCHOR, plain_names
 from stvg.heads.published import encoder_shapes, import_weights, translate
+from stvg.weights import read_weights
 
 Named = dict[str, Tensor]
 

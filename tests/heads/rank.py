@@ -15,13 +15,13 @@ from pathlib import Path
 
 import torch
 
-from stvg.cache.errors import CacheError, StvgError, TrainingDiverged
 from stvg.cache.index import Cache
+from stvg.errors import CacheError, StvgError, TrainingDiverged
 from stvg.heads.experiment import load_experiment
 from stvg.heads.losses import TERMS, MeanOver, Term
-from stvg.heads.ranks import joined
-from stvg.heads.run import Run
-from stvg.heads.train import step, train
+from stvg.heads.training.ranks import joined
+from stvg.heads.training.run import Run
+from stvg.heads.training.train import step, train
 
 WIDTH = Term(lambda m: m.tube(m.layer.boxes)[*m.targets.slots, 2].mean(), lambda config: 0.1, MeanOver.SLOTS)
 """A term that is not of the product."""

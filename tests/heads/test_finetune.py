@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from stvg.cache.errors import CacheError, CheckpointError, UsageError
 from stvg.cache.index import Cache
+from stvg.errors import CacheError, CheckpointError, UsageError
 from stvg.evaluate.evaluation import load_head, open_split, tubes_of
-from stvg.extract.backbone import build_backbone
-from stvg.extract.text import Roberta, TinyText
-from stvg.extract.tokenizer import load_tokenizer
-from stvg.heads import finetune
+from stvg.extract.encoders.backbone import build_backbone
+from stvg.extract.encoders.text import Roberta, TinyText
+from stvg.extract.encoders.tokenizer import load_tokenizer
 from stvg.heads.checkpoint import load_checkpoint
 from stvg.heads.experiment import load_experiment
-from stvg.heads.finetune import LiveEncoders
-from stvg.heads.run import Run
-from stvg.heads.train import train
+from stvg.heads.training import finetune
+from stvg.heads.training.finetune import LiveEncoders
+from stvg.heads.training.run import Run
+from stvg.heads.training.train import train
 
 from ..conftest import extract_synthetic
 

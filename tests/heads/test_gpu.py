@@ -12,11 +12,11 @@ from safetensors.torch import save_file
 
 from stvg.cache.index import Cache
 from stvg.evaluate.evaluation import load_head, tubes_of
-from stvg.heads import train as training
 from stvg.heads.experiment import load_experiment
 from stvg.heads.losses import Criterion
 from stvg.heads.model import build_model
-from stvg.heads.run import Run
+from stvg.heads.training import train as training
+from stvg.heads.training.run import Run
 
 from ..gpu import CPU, GPU, OnGpu, pretended_gpu
 from .clips import CLIPS, FACTS, batch

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from stvg.cache.errors import CheckpointError
+from stvg.errors import CheckpointError
 from stvg.heads.checkpoint import save_checkpoint
 from stvg.heads.experiment import load_experiment
 from stvg.heads.initial import start_from

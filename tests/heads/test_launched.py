@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from stvg.cache.errors import UsageError
-from stvg.heads.launched import require_alone, require_alone_or_torchrun
+from stvg.errors import UsageError
+from stvg.heads.training.launched import require_alone, require_alone_or_torchrun
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "RANK": "1", "WORLD_SIZE": "2"}
 

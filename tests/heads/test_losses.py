@@ -18,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from torchvision.ops import generalized_box_iou, sigmoid_focal_loss
 
 from stvg.cache.batch import Targets
-from stvg.cache.errors import UsageError
+from stvg.errors import UsageError
 from stvg.heads.boxes import generalised_iou, to_corners
 from stvg.heads.experiment import load_experiment
 from stvg.heads.losses import (

@@ -14,8 +14,8 @@ from stvg.heads.experiment import load_experiment
 from stvg.heads.losses import Criterion, LossConfig
 from stvg.heads.matching import match_tubes
 from stvg.heads.model import LayerOutput, Output
-from stvg.heads.run import Run
-from stvg.heads.train import train
+from stvg.heads.training.run import Run
+from stvg.heads.training.train import train
 
 CPU = torch.device("cpu")
 # Of a wide target: the first candidate is nearest in coordinates, the second overlaps best, the third has the best score.

@@ -13,15 +13,15 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from stvg.cache.errors import StvgError, UsageError
-from stvg.heads import owner
-from stvg.heads.owner import OWNER, Lock, Owner, owned, read_owner, require_owned
-from stvg.heads.stop import Interrupted
+from stvg.errors import StvgError, UsageError
+from stvg.heads.training import owner
+from stvg.heads.training.owner import OWNER, Lock, Owner, owned, read_owner, require_owned
+from stvg.heads.training.stop import Interrupted
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from stvg.heads.owner import owned
+from stvg.heads.training.owner import owned
 with owned(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

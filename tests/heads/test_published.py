@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stvg.cache.errors import CheckpointError, UsageError
 from stvg.cache.index import Cache
-from stvg.extract.backbone import build_backbone
+from stvg.errors import CheckpointError, UsageError
+from stvg.extract.encoders.backbone import build_backbone
 from stvg.heads.checkpoint import load_checkpoint
 from stvg.heads.experiment import load_experiment
 from stvg.heads.initial import fit_queries, start_from

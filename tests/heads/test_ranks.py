@@ -17,16 +17,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stvg.cache.errors import UsageError
 from stvg.cache.index import Cache
 from stvg.cache.order import epoch_order, share_of
+from stvg.errors import UsageError
 from stvg.heads.checkpoint import load_checkpoint
 from stvg.heads.experiment import load_experiment
 from stvg.heads.losses import TERMS, Criterion, LossConfig
 from stvg.heads.model import build_model
-from stvg.heads.ranks import Ranks, Share
-from stvg.heads.run import Run
-from stvg.heads.train import train
+from stvg.heads.training.ranks import Ranks, Share
+from stvg.heads.training.run import Run
+from stvg.heads.training.train import train
 
 from .clips import CLIPS, FACTS, batch, small
 from .rank import WIDTH

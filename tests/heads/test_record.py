@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from stvg.cache.atomic import unit_name
-from stvg.cache.errors import UsageError
+from stvg.atomic import unit_name
 from stvg.cache.index import Cache
+from stvg.errors import UsageError
 from stvg.heads.checkpoint import load_checkpoint
-from stvg.heads.record import Record, counted
+from stvg.heads.training.record import Record, counted
 
 from ..conftest import extract_synthetic
 

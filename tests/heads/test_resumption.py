@@ -9,13 +9,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from stvg.cache.errors import CheckpointError
 from stvg.cache.index import Cache
+from stvg.errors import CheckpointError
 from stvg.heads.checkpoint import load_checkpoint
 from stvg.heads.experiment import TrainConfig, load_experiment
-from stvg.heads.resumption import Standing
-from stvg.heads.run import Run
-from stvg.heads.train import train
+from stvg.heads.training.resumption import Standing
+from stvg.heads.training.run import Run
+from stvg.heads.training.train import train
 
 CPU = torch.device("cpu")
 SMALL = (

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stvg.cache.batch import Targets
-from stvg.cache.errors import UsageError
+from stvg.errors import UsageError
 from stvg.heads.experiment import load_experiment
 from stvg.heads.losses import (
     TERMS,
@@ -23,7 +23,7 @@ from stvg.heads.losses import (
     span_loss,
 )
 from stvg.heads.model import Anchor, LayerOutput, Output
-from stvg.heads.ranks import Share
+from stvg.heads.training.ranks import Share
 
 NEW = {
     "width": Term(lambda m: m.tube(m.layer.boxes)[*m.targets.slots, 2].mean(), lambda c: 3.0, MeanOver.SLOTS),

@@ -19,16 +19,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stvg.cache.dataset import CachedDataset
-from stvg.cache.errors import CacheError, CheckpointError, TrainingDiverged
 from stvg.cache.index import Cache
 from stvg.cache.order import epoch_order, training_batches
 from stvg.cache.sampling import Sampling, moment_slots
+from stvg.errors import CacheError, CheckpointError, TrainingDiverged
 from stvg.heads.checkpoint import load_checkpoint
 from stvg.heads.experiment import load_experiment
-from stvg.heads.run import Run
-from stvg.heads.stop import Interrupted
-from stvg.heads.train import learning_rate, train
-from stvg.heads.watch import SPEED
+from stvg.heads.training.run import Run
+from stvg.heads.training.stop import Interrupted
+from stvg.heads.training.train import learning_rate, train
+from stvg.heads.training.watch import SPEED
 
 CPU = torch.device("cpu")
 SETTINGS = ("model.d=32", "model.ffn=48", "model.encoder_layers=1", "model.decoder_layers=2", "model.dropout=0.1")

@@ -8,13 +8,13 @@ import sys
 import pytest
 import torch
 
-from stvg.cache.errors import UsageError
 from stvg.cache.index import Cache
+from stvg.errors import UsageError
 from stvg.heads.experiment import load_experiment
-from stvg.heads.profiling import ROWS, Profile
-from stvg.heads.run import Run
-from stvg.heads.train import train
-from stvg.heads.watch import SPEED, EventFile
+from stvg.heads.training.profiling import ROWS, Profile
+from stvg.heads.training.run import Run
+from stvg.heads.training.train import train
+from stvg.heads.training.watch import SPEED, EventFile
 
 SETTINGS = ("model.d=32", "model.ffn=48", "train.epochs=1", "train.batch_size=6", "train.log_every=2")
 

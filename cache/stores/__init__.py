@@ -1,0 +1,1 @@
+"""One unit a video: its file formats, its addresses, and what every store promises."""

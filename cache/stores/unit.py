@@ -1,0 +1,238 @@
+"""What a unit is made of: array facts, the record that completes it, and the writer both backends share."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import google_crc32c
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from ...atomic import remove
+from ...errors import CacheError
+from ..schema import FORMAT_VERSION
+from .codecs import pack
+
+if TYPE_CHECKING:
+    from .contract import Store
+
+CHUNK_BYTES = 64 * 1024
+REPAIR = "stvg cache verify --repair removes this unit; then extract it again"
+CHECKSUMS = "_crc32c"
+"""An array's name with this ending is taken: HDF5 keeps the checksums under it."""
+
+
+@dataclass(frozen=True)
+class ArrayFacts:
+    """Shape (rows first), element type (little-endian) and rows to a chunk of a stored array."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    rows_per_chunk: int
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    """What its elements mean where they are not the values themselves; see `quantise`."""
+    compression: str | None = None
+    """What its chunks are packed with: ``zstd`` in Zarr, ``gzip`` in HDF5."""
+
+    @classmethod
+    def of(
+        cls,
+        shape: Sequence[int],
+        dtype: DTypeLike,
+        attributes: Mapping[str, Any] | None = None,
+        compression: str | None = None,
+    ) -> ArrayFacts:
+        """Chunks of about 64 KiB, never less than one row. Raises ValueError for what cannot be stored."""
+        shape, kind = tuple(int(n) for n in shape), np.dtype(dtype).newbyteorder("<")
+        if not shape or shape[0] < 0 or min(shape[1:], default=1) < 1:
+            raise ValueError(f"shape {shape}: the first axis counts rows, the others are at least 1")
+        if kind.kind not in "biuf" or kind.itemsize > 8:
+            raise ValueError(f"{kind} cannot be stored: bool, whole numbers and floats up to 64 bits can")
+        row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * kind.itemsize
+        return cls(shape, kind, max(1, min(CHUNK_BYTES // row_bytes, shape[0])), dict(attributes or {}), compression)
+
+    @property
+    def row_bytes(self) -> int:
+        return math.prod(self.shape[1:]) * self.dtype.itemsize
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of a whole chunk, without its checksum."""
+        return self.rows_per_chunk * self.row_bytes
+
+    @property
+    def chunks(self) -> int:
+        return -(-self.shape[0] // self.rows_per_chunk)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a complete unit says of itself; written last, and guarded by a checksum of its own."""
+
+    key: str
+    attributes: dict[str, Any]
+    arrays: dict[str, ArrayFacts]
+
+    def to_bytes(self) -> bytes:
+        """As JSON. Raises TypeError or ValueError for attributes JSON cannot hold; NaN and infinity are among them."""
+        arrays = {
+            name: {
+                "shape": list(facts.shape),
+                "dtype": facts.dtype.name,
+                "bytes": facts.shape[0] * facts.row_bytes,
+                "rows_per_chunk": facts.rows_per_chunk,
+                **({"attributes": facts.attributes} if facts.attributes else {}),
+                **({"compression": facts.compression} if facts.compression else {}),
+            }
+            for name, facts in self.arrays.items()
+        }
+        content = {"format_version": FORMAT_VERSION, "key": self.key, "attributes": self.attributes, "arrays": arrays}
+        content = json.loads(json.dumps(content, allow_nan=False))  # as it will be read back: tuples are lists
+        return json.dumps({"crc32c": _checksum(content), **content}).encode()
+
+    @classmethod
+    def from_bytes(cls, stored: bytes, key: str | None, where: object) -> Record:
+        """Raises CacheError when damaged, of another format, or (with ``key`` given) another unit's record."""
+        try:
+            content = json.loads(stored)
+            if content.pop("crc32c") != _checksum(content):
+                raise ValueError("its checksum does not fit")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CacheError(f"{where}: the record of {key or 'a unit'} is damaged", found=error, hint=REPAIR) from None
+        if content["format_version"] != FORMAT_VERSION:
+            raise CacheError(
+                f"{where} has another format", expected=f"version {FORMAT_VERSION}", found=content["format_version"]
+            )
+        if key is not None and content["key"] != key:
+            raise CacheError(f"{where} holds another unit", expected=key, found=content["key"])
+        arrays = {
+            name: ArrayFacts(
+                tuple(a["shape"]),
+                np.dtype(a["dtype"]).newbyteorder("<"),
+                a["rows_per_chunk"],
+                a.get("attributes", {}),
+                a.get("compression"),
+            )
+            for name, a in content["arrays"].items()
+        }
+        return cls(content["key"], content["attributes"], arrays)
+
+
+def _checksum(content: object) -> int:
+    return google_crc32c.value(json.dumps(content).encode())
+
+
+class UnitWriter(ABC):
+    """Writes one unit under a temporary name: ``add`` every array, ``append`` its rows in order, ``commit``.
+
+    Arrays may be filled by turns. Memory stays constant. Not for sharing between threads.
+    """
+
+    def __init__(self, store: Store, key: str, temporary: Path) -> None:
+        self.store, self.key, self.temporary = store, key, temporary
+        self._facts: dict[str, ArrayFacts] = {}
+        self._rows: dict[str, int] = {}
+        self._sums: dict[str, int] = {}
+        self._waiting: dict[str, bytearray] = {}
+        self._open = True
+
+    def add(
+        self, name: str, shape: Sequence[int], dtype: DTypeLike, attributes: Mapping[str, Any] | None = None
+    ) -> None:
+        """Declare an array of ``shape[0]`` rows, with what every reader is told about it.
+
+        Raises ValueError for a shape, type or name that cannot be stored.
+        """
+        self._require_open()
+        if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name) or name.endswith(CHECKSUMS) or name in self._facts:
+            raise ValueError(f"{name!r} cannot name an array: lower-case letters, digits and _, each name once")
+        self._facts[name] = ArrayFacts.of(shape, dtype, attributes, self.store.compression)
+        self._rows[name] = self._sums[name] = 0
+        self._waiting[name] = bytearray()
+        self._create(name, self._facts[name])
+
+    def append(self, name: str, block: NDArray[Any]) -> None:
+        """Write the next rows, (any count, *shape[1:]), of the declared type. Raises ValueError for anything else."""
+        facts, per = self._facts[name], self._facts[name].rows_per_chunk
+        self._require_open()
+        if block.shape[1:] != facts.shape[1:] or block.dtype != facts.dtype or block.ndim != len(facts.shape):
+            raise ValueError(f"{name}: rows of {facts.shape[1:]} {facts.dtype}, got {block.shape} {block.dtype}")
+        if self._rows[name] + len(block) > facts.shape[0]:
+            raise ValueError(f"{name}: {facts.shape[0]} rows declared, {self._rows[name] + len(block)} given")
+        at = 0
+        while at < len(block):
+            rows = np.ascontiguousarray(block[at : at + per - self._rows[name] % per], dtype=facts.dtype)
+            if facts.compression:
+                self._waiting[name] += rows.reshape(-1).view(np.uint8).data
+            else:
+                self._write(name, self._rows[name], rows)
+                self._sums[name] = google_crc32c.extend(self._sums[name], rows.reshape(-1).view(np.uint8))
+            self._rows[name] += len(rows)
+            at += len(rows)
+            if self._rows[name] % per == 0 or self._rows[name] == facts.shape[0]:
+                self._complete_chunk(name, missing=-self._rows[name] % per)
+
+    def _complete_chunk(self, name: str, missing: int) -> None:
+        facts = self._facts[name]
+        if facts.compression:
+            packed = pack(facts.compression, bytes(self._waiting[name]) + bytes(missing * facts.row_bytes))
+            self._waiting[name].clear()
+            self._write_packed(name, packed, google_crc32c.value(packed))
+        else:
+            self._end_chunk(name, self._sums[name], missing)
+            self._sums[name] = 0
+
+    def commit(self, attributes: dict[str, Any]) -> bool:
+        """Make the unit visible, on disk for good. False when another writer did so first: theirs stays, ours goes.
+
+        Raises CacheError when an array is short, or a broken unit stands under this name.
+        """
+        self._require_open()
+        missing = {name: facts.shape[0] - self._rows[name] for name, facts in self._facts.items()}
+        if any(missing.values()):
+            found = ", ".join(f"{name} lacks {count} rows" for name, count in missing.items() if count)
+            raise CacheError(f"{self.key} is incomplete", found=found, effect="nothing of it was stored")
+        self._finish(Record(self.key, attributes, self._facts))
+        self._open = False
+        return self.store.publish(self.key, self.temporary)
+
+    def discard(self) -> None:
+        """Give up what is not committed."""
+        self._open = False
+        try:
+            self._close()
+        finally:
+            remove(self.temporary)
+
+    def _require_open(self) -> None:
+        if not self._open:
+            raise ValueError(f"{self.key} is already committed or given up")
+
+    @abstractmethod
+    def _create(self, name: str, facts: ArrayFacts) -> None: ...
+
+    @abstractmethod
+    def _write(self, name: str, row: int, rows: NDArray[Any]) -> None:
+        """Store rows of a single chunk, from row ``row`` on."""
+
+    @abstractmethod
+    def _end_chunk(self, name: str, checksum: int, missing: int) -> None:
+        """A chunk has all its rows, but for ``missing`` at the array's end."""
+
+    @abstractmethod
+    def _write_packed(self, name: str, packed: bytes, checksum: int) -> None:
+        """Store the next chunk, packed, with its checksum."""
+
+    @abstractmethod
+    def _finish(self, record: Record) -> None:
+        """Write what belongs at the end, the record last, and close."""
+
+    @abstractmethod
+    def _close(self) -> None: ...

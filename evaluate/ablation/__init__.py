@@ -1,0 +1,1 @@
+"""Tables of ablations from one cache: their cells, their processes, their figures."""

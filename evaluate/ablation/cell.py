@@ -1,0 +1,91 @@
+"""One cell of an ablation, as a process: train, score, write result.json last.
+
+    python -m stvg.evaluate.ablation.cell FOLDER DEVICE
+
+FOLDER holds cell.json. Repeated, it goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...atomic import write_atomic
+from ...cache.index import Cache
+from ...errors import CacheError, StvgError, WriteError
+from ...heads.experiment import load_experiment
+from ...heads.training.owner import owned
+from ...heads.training.run import Run
+from ...heads.training.stop import Interrupted
+from ...heads.training.train import train
+from ...objects import location
+from ...outputs import naming_write_errors
+from ..evaluation import load_head, open_split, overall, score_split, tubes_of
+from .grid import amount
+
+
+def run(folder: Path, device: torch.device) -> None:
+    """Train what cell.json says and score it; the wall time counts this process alone, not what ran before a kill.
+
+    Raises CacheError when the cache no longer holds the data of the table, and UsageError when another process has the
+    folder.
+    """
+    job = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
+    cache = Cache.open(location(job["cache"]))
+    state = Run(folder / "run", cache, load_experiment(job["preset"], job["settings"]), job["split"], device)
+    state.resume()
+    first, start = state.step, time.perf_counter()
+    require_data(cache, job)
+    checkpoint = train(state)
+    seconds = time.perf_counter() - start
+    head = load_head(checkpoint, device)
+    data = open_split(head, cache, job["test_split"])
+    require_data(cache, job)
+    scores = score_split(data, tubes_of(head.model, data, head.batch_size, device), job["protocol"])
+    write_atomic(folder / "scores.json", json.dumps(scores.to_json(), indent=1) + "\n")
+    result = {
+        **overall(scores),
+        "scored": scores.scored,
+        "missing": len(scores.missing),
+        "data": job["data"],
+        "parameters": sum(p.numel() for p in state.model.head.parameters()),
+        "seconds": seconds * state.total_steps / max(1, state.total_steps - first),
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+    write_atomic(folder / "result.json", json.dumps(result, indent=1) + "\n")
+
+
+def require_data(cache: Cache, job: dict[str, Any]) -> None:
+    """Raises CacheError when a cache changed after the table began: its rows would have trained on different data."""
+    for part, split in (("train", job["split"]), ("test", job["test_split"])):
+        found, planned = cache.contents(split), job["data"][part]
+        if found.digest != planned["digest"]:
+            now = amount({"samples": found.samples, "videos": len(found.videos)})
+            raise CacheError(f"{cache.path} changed while the table was made: {split} had {amount(planned)}, now {now}")
+
+
+def end_with_parent() -> None:
+    """Where the system can: be killed when the ablation is, so that it can be repeated at once."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    try:
+        with owned(Path(sys.argv[1])), naming_write_errors(sys.argv[1]):
+            run(Path(sys.argv[1]), torch.device(sys.argv[2]))
+    except WriteError as error:
+        raise SystemExit(f"WriteError: {error.message}: {error.facts['found']}") from None
+    except StvgError as error:
+        raise SystemExit(f"{type(error).__name__}: {error.message}") from None
+    except Interrupted as stop:
+        raise SystemExit(128 + stop.signal) from None

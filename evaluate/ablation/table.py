@@ -1,0 +1,210 @@
+"""What an ablation came to, in the paper's shape: our mean ± deviation over seeds, what it cost, and on the paper's own
+split its figures."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...atomic import make_folder, write_atomic
+from ...untrusted import in_latex, in_markdown, in_spreadsheet
+from ..published import not_ablated
+from ..tables import render
+from .grid import Caches, Plan, Row, Table, amount, cell_of, open_caches, parameters
+
+METRICS = ("m_tIoU", "m_vIoU", "vIoU@0.3", "vIoU@0.5")
+FROZEN = "Encoders are frozen here and trained in the paper: compare differences between rows, not its figures. "
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of a table with what its finished cells say. Fractions; NaN where nothing is finished.
+
+    The row is without the paper's figures where they may not stand beside the results.
+    """
+
+    row: Row
+    parameters: int
+    results: list[dict[str, Any]]
+    no_paper: str = ""
+    """Why the paper's figures are left out."""
+
+    def mean(self, key: str) -> float:
+        return float(np.mean([r[key] for r in self.results])) if self.results else float("nan")
+
+    def deviation(self, key: str) -> float:
+        """Over seeds, with n - 1; NaN for fewer than two."""
+        return float(np.std([r[key] for r in self.results], ddof=1)) if len(self.results) > 1 else float("nan")
+
+
+def lines_of(table: Table, plan: Plan, opened: Caches | None = None) -> list[Line]:
+    """Every row of a table and the results of its finished cells, all of the data in ``opened`` caches.
+
+    The paper's figures stay only where every finished cell scored all of the paper's split.
+    """
+    opened = opened or open_caches(plan)
+    found: list[Line] = []
+    for row in table.rows:
+        cells = [] if table.counts else [cell_of(row, seed, plan, opened) for seed in range(plan.seeds)]
+        results = [r for cell in cells if (r := cell.result) is not None]
+        found.append(Line(row, parameters(row, plan), results))
+    results = [result for line in found for result in line.results]
+    reasons = [why for o in opened.values() if (why := not_ablated(o.cache, plan.test_split, results))]
+    if not reasons:
+        return found
+    return [replace(line, row=replace(line.row, paper=None), no_paper=reasons[0]) for line in found]
+
+
+def grid(lines: Sequence[Line]) -> list[list[str]]:
+    """A table as text, its header first: per metric ours, the difference from the full model, and the paper's if shown."""
+    full, paper = full_line(lines), any(line.row.paper for line in lines)
+    figures = [name for metric in METRICS for name in (metric, "Δ", *(["paper (Δ)"] if paper else []))]
+    return [["", *figures, "parameters", "training", "seeds"], *(cells(line, full, paper) for line in lines)]
+
+
+def cells(line: Line, full: Line, paper: bool) -> list[str]:
+    """A line as text; ``paper``: with a column of the paper's figures after each of ours."""
+    found = [line.row.label]
+    for i, metric in enumerate(METRICS):
+        mean, deviation = 100 * line.mean(metric), 100 * line.deviation(metric)
+        ours = "–" if np.isnan(mean) else f"{mean:.2f}" + ("" if np.isnan(deviation) else f" ± {deviation:.2f}")
+        change = mean - 100 * full.mean(metric)
+        theirs = "–"
+        if line.row.paper and full.row.paper:
+            theirs = f"{line.row.paper[i]:.2f} ({line.row.paper[i] - full.row.paper[i]:+.2f})"
+        found += [ours, "–" if np.isnan(change) else f"{change:+.2f}", *([theirs] if paper else [])]
+    seconds = line.mean("seconds")
+    return [*found, f"{line.parameters:,}", "–" if np.isnan(seconds) else f"{seconds:.0f} s", str(len(line.results))]
+
+
+def full_line(lines: Sequence[Line]) -> Line:
+    """What differences are taken from: the row that changes nothing, else the first."""
+    return next((line for line in lines if not line.row.settings and line.row.resolution in (None, 224)), lines[0])
+
+
+def notes(table: Table, lines: Sequence[Line]) -> str:
+    """What must be said below a table."""
+    left_out = lines[0].no_paper if any(row.paper for row in table.rows) else ""
+    return ("" if table.counts else FROZEN + data_of(lines)) + left_out + table.note
+
+
+def data_of(lines: Sequence[Line]) -> str:
+    """What all rows trained on, and what chose the weights that were scored."""
+    found = next((r["data"] for line in lines for r in line.results if "data" in r), None)
+    return "" if found is None else f"Every row trained on {amount(found['train'])}; its last weights are scored. "
+
+
+def terminal(table: Table, lines: Sequence[Line]) -> str:
+    if table.counts:
+        body = render(("", "parameters"), [[line.row.label, f"{line.parameters:,}"] for line in lines], "lr")
+    else:
+        header, *rows = grid(lines)
+        body = render(header, rows, "l" + "r" * (len(header) - 1))
+    return f"Table {table.name}: {table.title}\n{body}{notes(table, lines)}\n"
+
+
+def markdown(table: Table, lines: Sequence[Line]) -> str:
+    header, *body = grid(lines)
+    rows = [header, ["---", *["---:"] * (len(header) - 1)], *body]
+    text = "\n".join("| " + " | ".join(map(in_markdown, row)) + " |" for row in rows)
+    return f"**Table {table.name}: {table.title}**\n\n{text}\n\n{notes(table, lines)}\n"
+
+
+def latex(table: Table, lines: Sequence[Line]) -> str:
+    rows = grid(lines)
+    body = [" & ".join(map(in_latex, row)) + r" \\" for row in rows]
+    caption = in_latex(f"Table {table.name}: {table.title}. {notes(table, lines)}")
+    return "\n".join(
+        [
+            r"\begin{table}",
+            rf"  \caption{{{caption}}}",
+            rf"  \begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}",
+            r"    \hline",
+            f"    {body[0]}",
+            r"    \hline",
+            *(f"    {line}" for line in body[1:]),
+            r"    \hline",
+            r"  \end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def spreadsheet(table: Table, lines: Sequence[Line]) -> str:
+    """CSV, a line a row, figures in percent and unrounded."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    extra = [f"{metric} {what}" for metric in METRICS for what in ("mean", "deviation", "paper")]
+    writer.writerow(["table", "row", *extra, "parameters", "seconds", "seeds"])
+    for line in lines:
+        figures: list[object] = []
+        for i, metric in enumerate(METRICS):
+            found = [100 * line.mean(metric), 100 * line.deviation(metric)]
+            figures += [*("" if np.isnan(x) else x for x in found), line.row.paper[i] if line.row.paper else ""]
+        seconds = line.mean("seconds")
+        writer.writerow(
+            [
+                table.name,
+                in_spreadsheet(line.row.label),
+                *figures,
+                line.parameters,
+                "" if np.isnan(seconds) else seconds,
+                len(line.results),
+            ]
+        )
+    return text.getvalue()
+
+
+def plot(tables: Mapping[str, tuple[Table, Sequence[Line]]], out: Path) -> None:
+    """Points with deviations, ours beside the paper's, a panel a table: change of m_vIoU against the full model."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    shown = [(t, lines) for t, lines in tables.values() if not t.counts and any(line.results for line in lines)]
+    if not shown:
+        return
+    heights = [len(lines) for _, lines in shown]
+    figure, axes = pyplot.subplots(
+        len(shown), 1, figsize=(7, 0.8 + 0.36 * sum(heights) + 0.5 * len(shown)), squeeze=False, sharex=True,
+        gridspec_kw={"height_ratios": [h + 1 for h in heights]}, layout="constrained",
+    )  # fmt: skip
+    for axis, (table, lines) in zip(axes[:, 0], shown, strict=True):
+        full = full_line(lines)
+        for y, line in enumerate(lines):
+            change = 100 * (line.mean("m_vIoU") - full.mean("m_vIoU"))
+            deviation = 100 * line.deviation("m_vIoU")
+            axis.errorbar(
+                change, y, xerr=None if np.isnan(deviation) else deviation, fmt="o", color="#1f77b4", capsize=3
+            )
+            if line.row.paper and full.row.paper:
+                axis.plot(
+                    line.row.paper[1] - full.row.paper[1], y, marker="D", color="#d62728", mfc="none", linestyle=""
+                )
+        axis.set_yticks(range(len(lines)), [line.row.label for line in lines])
+        axis.invert_yaxis()
+        axis.axvline(0, color="#999999", linewidth=0.8)
+        axis.set_title(f"{table.name}: {table.title}", loc="left", fontsize=9)
+    paper = any(line.row.paper for _, lines in shown for line in lines)
+    marks = "dots: ours, mean ± deviation" + ("; diamonds: paper" if paper else "")
+    axes[-1, 0].set_xlabel(f"m_vIoU against the full model, points ({marks})")
+    figure.savefig(out, dpi=130)
+    pyplot.close(figure)
+
+
+def write_all(out: Path, found: Mapping[str, tuple[Table, Sequence[Line]]]) -> None:
+    """tables.md, tables.csv, tables.tex and plot.png of what is finished."""
+    make_folder(out)
+    write_atomic(out / "tables.md", "\n".join(markdown(t, lines) for t, lines in found.values()))
+    write_atomic(out / "tables.tex", "\n".join(latex(t, lines) for t, lines in found.values()))
+    sheets = [spreadsheet(t, lines) for t, lines in found.values()]
+    write_atomic(out / "tables.csv", sheets[0] + "".join(s.split("\n", 1)[1] for s in sheets[1:]))
+    plot(found, out / "plot.png")

@@ -1,0 +1,84 @@
+"""One annotation file as JSON: gzipped or not, in UTF-8, UTF-16 or UTF-32, with a byte-order mark or without."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+from ...errors import AnnotationError
+
+GZIP = b"\x1f\x8b"
+OTHER_ARCHIVES = {b"PK\x03\x04": "a ZIP archive", b"BZh": "a bzip2 archive", b"\xfd7zXZ": "an xz archive"}
+
+
+def read_json(file: Path, *, repeated_keys: bool = False) -> tuple[Any, str]:
+    """A JSON file and the SHA-256 of its unpacked bytes.
+
+    A key that occurs twice in one object is an error unless ``repeated_keys`` says not to look (large files read
+    faster). Raises AnnotationError with line and column for anything but JSON.
+    """
+    content = _unpacked(file)
+    try:
+        value = json.loads(_text(file, content), object_pairs_hook=None if repeated_keys else _distinct)
+    except _RepeatedKey as error:
+        raise AnnotationError(file, None, "", f"the key {error.args[0]!r} occurs twice in one object") from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno} column {error.colno}"
+        start = content[:60].decode("utf-8", "replace") if content.strip() else "an empty file"
+        raise AnnotationError(
+            file,
+            None,
+            where,
+            f"not JSON: {error.msg}",
+            found=f"a file that starts with {start!r}",
+            hint="fetch it again",
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise AnnotationError(file, None, "", "not JSON that can be read", found=error) from None
+    return value, hashlib.sha256(content).hexdigest()
+
+
+def _unpacked(file: Path) -> bytes:
+    try:
+        raw = file.read_bytes()
+        content = gzip.decompress(raw) if raw[:2] == GZIP else raw
+    except (OSError, EOFError, zlib.error) as error:
+        raise AnnotationError(file, None, "", "cannot be read", found=error, hint="fetch the file again") from None
+    for mark, name in OTHER_ARCHIVES.items():
+        if content.startswith(mark):
+            raise AnnotationError(file, None, "", f"{name}, not JSON", expected="JSON or .json.gz", hint="unpack it")
+    return content
+
+
+def _text(file: Path, content: bytes) -> str:
+    """Halves of surrogate pairs pass: the field that holds one is named later."""
+    encoding = json.detect_encoding(content)
+    try:
+        return content.decode(encoding, "surrogatepass")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise AnnotationError(
+            file,
+            None,
+            f"line {line}",
+            "not JSON: not even text that can be read",
+            expected="UTF-8, UTF-16 or UTF-32",
+            found=f"{content[error.start : error.start + 8]!r} in {encoding.upper()}",
+            hint="save the file as UTF-8",
+        ) from None
+
+
+class _RepeatedKey(Exception):
+    pass
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _RepeatedKey(next(key for key in keys if keys.count(key) > 1))
+    return values

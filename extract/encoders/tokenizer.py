@@ -1,0 +1,126 @@
+"""RoBERTa's tokenizer: found locally, recognised by what it makes of known sentences, and hashed by what changes ids."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from ...errors import CheckpointError
+from ...weight_files import first_line
+
+LONGEST = 512
+"""Tokens of a sentence that RoBERTa reads, start and end mark included."""
+VOCABULARY = 50_265
+LAYOUTS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+"""The files of a tokenizer, either way of writing it."""
+KNOWN = {
+    "Hello world": (0, 31414, 232, 2),
+    " Élan café, naïve WOMAN’s  hat\n": (
+        *(0, 24986, 6847, 26059, 6, 39300, 30916, 1889),
+        *(17, 27, 29, 1437, 3988, 50118, 2),
+    ),
+}
+"""What RoBERTa's tokenizer makes of two sentences: spaces, capitals and accents stay, nothing is put in front."""
+REPOSITORIES = ("roberta-base", "FacebookAI/roberta-base")
+"""Its old and its new name in the Hugging Face cache."""
+
+
+def in_hub_cache(*names: str) -> Path | None:
+    """Where the local Hugging Face cache keeps files of roberta-base together: the first one's path, None if nowhere."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for repository in REPOSITORIES:
+        found = [try_to_load_from_cache(repository, name) for name in names]
+        if isinstance(found[0], str) and all(isinstance(file, str) for file in found):
+            return Path(found[0])
+    return None
+
+
+def load_tokenizer(folder: str | None, vocabulary: int = VOCABULARY) -> Any:
+    """The tokenizer of a folder or of the local cache, if it is RoBERTa's.
+
+    transformers makes an empty tokenizer of a folder without one, and reads less of tokenizer.json than stands there,
+    hence the checks. Raises CheckpointError.
+    """
+    from transformers import AddedToken, RobertaTokenizerFast
+
+    if folder is None and (cached := next(filter(None, (in_hub_cache(*names) for names in LAYOUTS)), None)):
+        folder = str(cached.parent)
+    where = folder or "the local Hugging Face cache"
+    expected = f"vocab.json and merges.txt, or tokenizer.json, of {vocabulary:,} entries"
+    hint = "--tokenizer DIR"
+    if folder is None or not any(all((Path(folder) / n).is_file() for n in names) for names in LAYOUTS):
+        raise CheckpointError(
+            f"no RoBERTa tokenizer in {where}", expected=expected, effect="nothing is downloaded", hint=hint
+        )
+    try:
+        # The files of either layout may say of <mask> what the other does not: here it is RoBERTa's.
+        mask = AddedToken("<mask>", lstrip=True, special=True, normalized=False)
+        found = RobertaTokenizerFast.from_pretrained(folder, local_files_only=True, mask_token=mask)
+        wrong = differences(found, vocabulary) or _differences_in_file(Path(folder) / "tokenizer.json")
+    except Exception as error:  # the tokenizers library raises bare Exceptions
+        raise CheckpointError(
+            f"the tokenizer in {where} cannot be read", expected=expected, found=first_line(error), hint=hint
+        ) from None
+    if wrong:
+        raise CheckpointError(
+            f"the tokenizer in {where} is not RoBERTa's", expected=wrong[0], found=wrong[1], hint=hint
+        )
+    return found
+
+
+def differences(tokenizer: Any, vocabulary: int) -> tuple[str, str] | None:
+    """What RoBERTa's tokenizer has and what this one has instead, or None."""
+    marks = (tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id)
+    if len(tokenizer) != vocabulary or marks != (0, 1, 2):
+        return (
+            f"{vocabulary:,} entries; <s>, <pad>, </s> are 0, 1, 2",
+            f"{len(tokenizer):,} entries; <s>, <pad>, </s> are {', '.join(map(str, marks))}",
+        )
+    sides = (tokenizer.padding_side, tokenizer.truncation_side)
+    if sides != ("right", "right"):
+        return "padding and truncation on the right", f"padding on the {sides[0]}, truncation on the {sides[1]}"
+    return _unlike_known({text: tuple(tokenizer(text)["input_ids"]) for text in KNOWN})
+
+
+def _differences_in_file(file: Path) -> tuple[str, str] | None:
+    """As `differences`, of what tokenizer.json itself says; transformers leaves out its normaliser, for example."""
+    if not file.is_file():
+        return None
+    from tokenizers import Tokenizer
+
+    said = Tokenizer.from_file(str(file))
+    said.no_truncation()
+    said.no_padding()
+    return _unlike_known({text: tuple(said.encode(text).ids) for text in KNOWN})
+
+
+def _unlike_known(found: dict[str, tuple[int, ...]]) -> tuple[str, str] | None:
+    wrong = next((text for text, ids in found.items() if ids != KNOWN[text]), None)
+    if wrong is None:
+        return None
+    return f"{wrong!r} is {list(KNOWN[wrong])}", f"it is {list(found[wrong])}"
+
+
+def tokenizer_sha256(tokenizer: Any) -> str:
+    """Hash of all that decides which ids a sentence gets, whichever files say it.
+
+    That is vocabulary, merges, normaliser, splitting, marks, added tokens, and the sides of padding and truncation.
+
+    Offsets, decoding and the lengths set by the last call change no ids.
+    """
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    for name in ("version", "truncation", "padding", "decoder"):
+        state.pop(name, None)
+    if not state.get("normalizer"):  # then this says nothing
+        state["added_tokens"] = [{**token, "normalized": False} for token in state["added_tokens"]]
+    state["sides"] = [tokenizer.padding_side, tokenizer.truncation_side]
+    return hashlib.sha256(json.dumps(_without_offsets(state), sort_keys=True).encode()).hexdigest()
+
+
+def _without_offsets(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_offsets(v) for k, v in value.items() if k != "trim_offsets"}
+    return [_without_offsets(v) for v in value] if isinstance(value, list) else value

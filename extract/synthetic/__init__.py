@@ -1,0 +1,1 @@
+"""Videos of coloured shapes with exact annotations, for the demo and the tests."""

@@ -1,0 +1,244 @@
+"""Decoding processes and what becomes of them: who works at what, who hangs, who died of which video.
+
+    for block in Decoders(settings).decode(jobs): ...
+
+Pixels come through shared memory without a name, so nothing of it outlives the processes, however they end.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection, wait
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...cache.schema import Recipe
+from ...errors import StvgError, VideoError
+from .channel import BLOCK_FRAMES, CheckJob, DecodeJob, Outcome, Slots, renditions
+
+PROGRAM = (sys.executable, "-m", "stvg.extract.video.worker")
+GRACE = 2
+"""Seconds a decoder lives on after its timeout: only one whose extractor is gone comes to that."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How videos are decoded; nothing here changes a pixel."""
+
+    processes: int = 1
+    threads: int = 1
+    """FFmpeg's threads in each process; 0 for one per core."""
+    timeout: float = 120.0
+    """Seconds a decoder may go without passing another frame before its video is given up."""
+    memory: int = 4 * 2**30
+    """Bytes of address space a decoder may take."""
+    slots: int = 8
+    """Blocks a decoder may be ahead of the encoder."""
+    slot_bytes: int = 8 * 2**20
+    program: tuple[str, ...] = PROGRAM
+
+    def fitting(self, recipe: Recipe) -> Settings:
+        """With slots that hold a block of the largest frames of a recipe."""
+        frame = recipe.resolution * recipe.max_side * 3 * 4 * recipe.views
+        return replace(self, slot_bytes=BLOCK_FRAMES * frame)
+
+
+@dataclass(frozen=True)
+class Block:
+    """The next frames of a video."""
+
+    job: DecodeJob
+    start: int
+    """Position of the first among the job's frames."""
+    pixels: list[NDArray[np.float32]]
+    """Per view (n, height, width, 3). Shared memory, overwritten once the next block is asked for."""
+    seconds: float
+    """What it took to decode."""
+
+
+@dataclass(frozen=True)
+class End:
+    """Nothing more comes of a video: it is complete, or an error says why not."""
+
+    job: DecodeJob | CheckJob
+    error: VideoError | None
+    warnings: list[str] = field(default_factory=list)
+    """In what a complete one differs from its annotation."""
+
+
+class Decoder:
+    """One decoding process, seen from the extractor."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        ours, theirs = socket.socketpair()
+        memory = _anonymous_memory(settings.slots * settings.slot_bytes)
+        self.slots = Slots.of(memory, settings.slots)
+        patience = math.ceil(settings.timeout) + GRACE
+        words = (theirs.fileno(), memory, settings.slots, settings.threads, settings.memory, patience)
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # its threads would reserve address space
+        self.process = subprocess.Popen(
+            [*settings.program, *map(str, words)], pass_fds=(theirs.fileno(), memory), env=environment
+        )
+        theirs.close()
+        os.close(memory)
+        self.channel = Connection(ours.detach())
+        self.ready, self.given_up = False, False
+        self.job: DecodeJob | CheckJob | None = None
+        self.at = self.received = self.passed = 0
+        self.since = time.monotonic()
+
+    def start(self, job: DecodeJob | CheckJob) -> None:
+        self.job, self.at, self.passed, self.since = job, 0, 0, time.monotonic()
+        with suppress(ConnectionError):  # its death is noticed when it is listened to
+            self.channel.send(job)
+
+    def listen(self) -> Iterator[Block | End]:
+        """Take one message. A dead process is the end of its video. StvgError when it never came to life."""
+        try:
+            message = self.channel.recv()
+        except (EOFError, ConnectionError):
+            yield from self.died()
+            return
+        self.since = time.monotonic()
+        if message is True:
+            self.ready = True
+        elif isinstance(message, int):
+            self.passed = message
+        elif isinstance(message, tuple):
+            assert isinstance(self.job, DecodeJob)
+            count, seconds = message
+            pixels = renditions(self.job, self.slots[self.received], count)
+            yield Block(self.job, self.at, pixels, seconds)
+            self.at += count
+            self.received += 1
+            self.since = time.monotonic()
+            with suppress(ConnectionError):
+                self.channel.send(None)
+        else:
+            yield from self.finish(message)
+
+    def died(self) -> Iterator[End]:
+        code = self.process.wait()
+        if not self.ready:
+            raise StvgError(
+                "the decoding process does not start",
+                found=_how(code),
+                effect="nothing can be decoded",
+                hint="a larger --decoder-memory; what it printed above may say more",
+            )
+        if self.job is not None:
+            yield from self.finish(
+                Outcome(
+                    VideoError(
+                        f"{self.job.file} brings its decoder down",
+                        found=f"{self.at} frames decode, then: {_how(code)}",
+                        effect="the video was left out; the others are not concerned",
+                        hint="fetch the file again, or convert it",
+                    )
+                )
+            )
+
+    def late(self) -> Iterator[End]:
+        """Give the video up, and the process with it, when it has been silent for too long."""
+        if self.job is None or time.monotonic() - self.since < self.settings.timeout:
+            return
+        self.given_up = True
+        self.process.kill()
+        yield from self.finish(
+            Outcome(
+                VideoError(
+                    f"{self.job.file} takes too long to decode",
+                    expected=f"the next frame within {self.settings.timeout:g} s",
+                    found=f"{max(self.at, self.passed)} frames, then nothing",
+                    effect="the video was left out",
+                    hint="stvg extract --retry-skipped with a larger --decode-timeout",
+                )
+            )
+        )
+
+    def finish(self, outcome: Outcome) -> Iterator[End]:
+        job, self.job = self.job, None
+        if job is not None:
+            yield End(job, outcome.error, outcome.warnings)
+
+    def alive(self) -> bool:
+        return not self.given_up and self.process.poll() is None
+
+    def close(self) -> None:
+        self.channel.close()
+        self.process.kill()
+        self.process.wait()
+
+
+class Decoders:
+    """Some decoding processes at work. One that died is replaced."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.team = [Decoder(settings) for _ in range(settings.processes)]
+
+    def __enter__(self) -> Decoders:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for decoder in self.team:
+            decoder.close()
+
+    def decode(self, jobs: Iterator[DecodeJob | CheckJob]) -> Iterator[Block | End]:
+        """What the processes have for the extractor, as it comes. Jobs are taken as processes become free."""
+        self._assign(jobs)
+        while any(decoder.job for decoder in self.team):
+            ready = wait([d.channel for d in self.team if d.job], self._patience())
+            for decoder in [d for d in self.team if d.channel in ready]:
+                yield from decoder.listen()
+            for decoder in self.team:
+                if decoder.channel not in ready:
+                    yield from decoder.late()
+            self._assign(jobs)
+
+    def _patience(self) -> float:
+        """Seconds until the first process may have to be given up."""
+        oldest = min(d.since for d in self.team if d.job)
+        return max(0.0, oldest + self.settings.timeout - time.monotonic())
+
+    def _assign(self, jobs: Iterator[DecodeJob | CheckJob]) -> None:
+        for i, decoder in enumerate(self.team):
+            if decoder.job is not None:
+                continue
+            job = next(jobs, None)
+            if job is None:
+                return
+            if not decoder.alive():
+                decoder.close()
+                decoder = self.team[i] = Decoder(self.settings)
+            decoder.start(job)
+
+
+def _anonymous_memory(size: int) -> int:
+    """The descriptor of memory that has no name. Elsewhere than on Linux, of a file that has none any more."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("stvg frames")
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    os.truncate(descriptor, size)
+    return descriptor
+
+
+def _how(code: int) -> str:
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"killed by {name}" + (", as the system does when memory is short" if name == "SIGKILL" else "")
+    return f"exit status {code}"

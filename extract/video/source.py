@@ -1,0 +1,113 @@
+"""The video file behind a unit: size, time and SHA-256 of the content, noted beside the work and compared later."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from ...cache.index import Cache, video_key
+from ...errors import CacheError, VideoError
+
+State = tuple[int, int, int]
+"""Bytes, time of the last change in ns, inode: what tells that a file is not what it was a moment ago."""
+
+
+def state_of(file: Path) -> State:
+    """Raises VideoError for a file that is not there any more."""
+    try:
+        found = os.stat(file)
+    except OSError as error:
+        raise VideoError(f"{file} cannot be read", found=error.strerror) from None
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+def sha256_of(file: Path) -> str:
+    """Of the content, in hex. Raises VideoError."""
+    try:
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise VideoError(f"{file} cannot be read", found=error.strerror) from None
+
+
+class Reading:
+    """A file that is being decoded. Its hash is computed meanwhile, and a change of it is noticed."""
+
+    def __init__(self, file: Path, pool: ThreadPoolExecutor) -> None:
+        self.file, self.before = file, state_of(file)
+        self.digest = pool.submit(sha256_of, file)
+
+    def require_unchanged(self) -> None:
+        """Raises VideoError when the file is not as it was when decoding began."""
+        now = state_of(self.file)
+        if now != self.before:
+            raise VideoError(
+                f"{self.file} changed while it was read",
+                expected=f"{self.before[0]:,} bytes, as at the beginning",
+                found=f"{now[0]:,} bytes" + (", written anew" if now[0] == self.before[0] else ""),
+                effect="nothing of it was stored",
+                hint="repeat the command once the file is whole",
+            )
+
+    def record(self) -> dict[str, Any]:
+        """What a unit says of its file. Waits for the hash. Raises VideoError when the file changed meanwhile."""
+        digest = self.digest.result()
+        self.require_unchanged()
+        return {"bytes": self.before[0], "mtime_ns": self.before[1], "sha256": digest}
+
+
+class Sources:
+    """The files of one extraction: those being decoded, and those of complete units, each kind hashed by a thread."""
+
+    def __init__(self, cache: Cache) -> None:
+        self.cache = cache
+        self.pools = ThreadPoolExecutor(1, "hash"), ThreadPoolExecutor(1, "compare")
+        self.compared: dict[str, Future[str | None]] = {}
+
+    def __enter__(self) -> Sources:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pool in self.pools:
+            pool.shutdown(cancel_futures=True)
+
+    def read(self, file: Path) -> Reading:
+        """A file that is decoded from now on. Raises VideoError when it is not there any more."""
+        return Reading(file, self.pools[0])
+
+    def compare(self, video_id: str, file: Path) -> None:
+        """Look whether a complete unit is of the file that is there now; what differs is in `outdated`."""
+        self.compared[video_id] = self.pools[1].submit(self.difference, video_id, file)
+
+    def outdated(self) -> dict[str, str]:
+        """The complete videos whose unit is of another file, or damaged, and what to do. Waits for all."""
+        found = {video_id: future.result() for video_id, future in self.compared.items()}
+        return {video_id: said for video_id, said in found.items() if said is not None}
+
+    def difference(self, video_id: str, file: Path) -> str | None:
+        """Why a unit is not of a file; None where it is, or does not say. Only another time asks for the hash."""
+        try:
+            recorded = self.cache.store.attributes(video_key(video_id)).get("source")
+            size, mtime, _ = state_of(file)
+            if recorded is None or (size, mtime) == (recorded["bytes"], recorded["mtime_ns"]):
+                return None
+            digest = None if size != recorded["bytes"] else sha256_of(file)
+        except CacheError as error:
+            return str(error)
+        except VideoError:
+            return None  # it went away meanwhile; features need no file
+        if digest == recorded["sha256"]:
+            return None
+        was, now = (f"{count:,} bytes" for count in (recorded["bytes"], size))
+        place = self.cache.store.place(video_key(video_id))
+        replaced = CacheError(
+            f"{file} is another file than video {video_id} was extracted from",
+            expected=was if digest is None else f"{was}, SHA-256 {recorded['sha256'][:16]}…",
+            found=now if digest is None else f"{now}, SHA-256 {digest[:16]}…",
+            effect="the cache holds the features of the other file",
+            hint=f"bring the other file back, or remove {place} and repeat the command",
+        )
+        return str(replaced)

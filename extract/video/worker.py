@@ -1,0 +1,136 @@
+"""The decoding process: reads the videos it is told of and lays what the encoder wants into shared memory.
+
+It is started by `decoders` and knows no tensors: FFmpeg and NumPy only, so it is small and starts quickly. Whatever a
+file does to it, be it a crash, a hang or all memory it may take, the extractor stays unharmed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+
+from ...errors import VideoError
+from ..render import render
+from .agreement import examine
+from .channel import BLOCK_FRAMES, CheckJob, DecodeJob, Outcome, Slots, renditions
+from .decode import Pixels, read_frames
+
+BEAT = 0.1
+"""Seconds between two signs of life on the way to the next block."""
+
+
+class Worker:
+    """Takes jobs from a channel. What goes over it, from the extractor: a job, or None for a slot emptied.
+
+    To the extractor: ``True`` once, when ready; now and then how many packets or pictures were passed; per block (frames,
+    seconds it took); per job at its end its `Outcome`.
+
+    ``patience``: seconds without any progress. The extractor kills a decoder that hangs; should it be gone itself, the
+    system's alarm does.
+    """
+
+    def __init__(self, channel: Connection, slots: Slots, threads: int, patience: int) -> None:
+        self.channel, self.slots, self.threads, self.patience = channel, slots, threads, patience
+        self.filled = self.emptied = 0
+        self.told, self.count = 0.0, 0
+
+    def run(self) -> None:
+        """Until the extractor hangs up, or is gone."""
+        self.channel.send(True)
+        while True:
+            message = self.channel.recv()
+            if message is None:
+                self.emptied += 1
+            else:
+                self.channel.send(self.attempt(message))
+
+    def attempt(self, job: DecodeJob | CheckJob) -> Outcome:
+        self.told, self.count = time.monotonic(), 0
+        signal.alarm(self.patience)
+        try:
+            warnings = self.compare(job)
+            if isinstance(job, DecodeJob):
+                self.decode(job)
+        except VideoError as error:
+            return Outcome(out_of_memory(job) if os.strerror(errno.ENOMEM) in str(error) else error)
+        except (MemoryError, BlockingIOError):  # the second: no room for another thread
+            return Outcome(out_of_memory(job))
+        finally:
+            signal.alarm(0)
+        return Outcome(None, warnings)
+
+    def compare(self, job: DecodeJob | CheckJob) -> list[str]:
+        if job.annotated is None:
+            return []
+        whole = isinstance(job, CheckJob)
+        return examine(job.file, job.annotated, job.rate_is_assumed, whole, self.threads, self.passed)
+
+    def passed(self) -> None:
+        """A packet or a picture more: tell the extractor now and then, and put off the alarm."""
+        self.count += 1
+        now = time.monotonic()
+        if now - self.told > BEAT:
+            signal.alarm(0)  # an extractor that is busy may let us wait here
+            self.channel.send(self.count)
+            signal.alarm(self.patience)
+            self.told = now
+
+    def decode(self, job: DecodeJob) -> None:
+        start = time.perf_counter()
+        for frames in self.blocks(job):
+            waited = time.perf_counter()
+            signal.alarm(0)
+            while self.filled - self.emptied == self.slots.count:
+                self.channel.recv()
+                self.emptied += 1
+            start += time.perf_counter() - waited
+            signal.alarm(self.patience)
+            for pixels, view in zip(renditions(job, self.slots[self.filled], len(frames)), job.views, strict=True):
+                for frame, out in zip(frames, pixels, strict=True):
+                    render(frame, view, job.mean, job.std, out)
+            self.filled += 1
+            self.channel.send((len(frames), time.perf_counter() - start))
+            start = time.perf_counter()
+
+    def blocks(self, job: DecodeJob) -> Iterator[Pixels]:
+        block = max(1, min(BLOCK_FRAMES, self.slots.bytes_each // job.frame_bytes))
+        return read_frames(
+            job.file,
+            job.frames,
+            width=job.width,
+            height=job.height,
+            block=block,
+            threads=self.threads,
+            passed=self.passed,
+        )
+
+
+def out_of_memory(job: DecodeJob | CheckJob) -> VideoError:
+    """Called in the worker: names its own limit."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return VideoError(
+        f"{job.file} takes too much memory to decode",
+        expected=f"at most {limit / 2**30:.1f} GiB" if limit != resource.RLIM_INFINITY else None,
+        effect="the video was left out",
+        hint="stvg extract --retry-skipped with a larger --decoder-memory",
+    )
+
+
+def main() -> None:
+    """``channel``, ``memory`` (descriptors), slots, threads, the most bytes of address space to take, and patience."""
+    channel, memory, slots, threads, limit, patience = map(int, sys.argv[1:])
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    try:
+        Worker(Connection(channel), Slots.of(memory, slots), threads, patience).run()
+    except (EOFError, ConnectionError, KeyboardInterrupt):  # the extractor has finished, or is gone
+        return
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""Training the encoders, too: RoBERTa, the backbone's last stage, or everything from pixels. The loop is `train`'s.
+
+An encoder that trains runs inside the step and replaces what the cache would have given: token features, C5 maps, or all
+levels. With frozen encoders it gives what the cache gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+from ...cache.batch import Batch, Inputs, LiveFrames, Targets
+from ...cache.index import Cache
+from ...errors import CacheError, CheckpointError
+from ...extract.encoders.backbone import Backbone, build_backbone
+from ...extract.encoders.text import TextEncoder, TinyText, build_text_encoder
+from ..boxes import to_corners
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where live encoders and pixels come from; see `stvg train-head --help`."""
+
+    backbone_weights: str | None = None
+    text_weights: str | None = None
+    tokenizer: str | None = None
+    weights_seed: int = 0
+    videos: Path | None = None
+
+
+class LiveEncoders(nn.Module):
+    """The encoders of one training mode; what does not train stays in evaluation mode, without gradients."""
+
+    def __init__(self, mode: str, backbone: Backbone | None, text: TextEncoder | None, multiscale: str, roi_size: int):
+        super().__init__()
+        self.mode, self.multiscale, self.roi_size = mode, multiscale, roi_size
+        self.backbone, self.text = backbone, text
+        self.trains = {"backbone": backbone is not None, "text": text is not None}
+
+    def set_trained(self, backbone: bool, text: bool) -> None:
+        """Switch gradients of either encoder on or off."""
+        self.trains = {"backbone": backbone and self.backbone is not None, "text": text and self.text is not None}
+        self.requires_grad_(False)
+        for parameters in self.groups().values():
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """The parameters that train, by encoder."""
+        found: dict[str, list[nn.Parameter]] = {}
+        if self.trains["backbone"]:
+            assert self.backbone is not None
+            whole = self.mode == "end-to-end"
+            found["backbone"] = self.backbone.trained() if whole else list(self.backbone.parameters())
+        if self.trains["text"]:
+            assert self.text is not None
+            # The pooler never sees a gradient.
+            found["text"] = [p for n, p in self.text.named_parameters() if "pooler" not in n]
+        return found
+
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint must say so that `encoders_of` can build these again."""
+        tiny = self.text if isinstance(self.text, TinyText) else None
+        return {
+            "mode": self.mode,
+            "backbone": self.backbone and self.backbone.name,
+            "text": self.text and self.text.name,
+            "multiscale": self.multiscale,
+            "roi_size": self.roi_size,
+            "tokenizer_sha256": getattr(self.text, "tokenizer_sha256", None),
+            "tiny_text": tiny and {"seed": tiny.seed, "vocabulary": list(tiny.rows)},
+        }
+
+    def train(self, mode: bool = True) -> LiveEncoders:
+        super().train(mode)
+        for name, trains in self.trains.items():
+            if not trains and getattr(self, name) is not None:
+                getattr(self, name).eval()
+        return self
+
+    def forward(self, batch: Batch) -> Batch:
+        """The batch with what its encoders say in place of what the cache holds."""
+        inputs, targets = batch.inputs, batch.targets
+        if self.text is not None:
+            distinct = {s: i for i, s in enumerate(dict.fromkeys(batch.sentences))}
+            tokens, padding = self.text(list(distinct))
+            rows = torch.tensor([distinct[s] for s in batch.sentences]).to(tokens.device)
+            inputs = replace(inputs, tokens=tokens[rows], token_padding=padding[rows])
+        if self.backbone is not None:
+            levels = [self.encode(group) for group in batch.live]
+            inputs = replace(inputs, c5=scatter(levels, batch.live, "c5", inputs.cell_padding.shape))
+            if targets is not None and self.mode == "end-to-end" and self.multiscale != "none":
+                targets = self.regions(inputs, targets, batch.live, levels)
+        return replace(batch, inputs=inputs, targets=targets)
+
+    def encode(self, group: LiveFrames) -> dict[str, Tensor]:
+        """All levels of frames of one size, (n, C, h, w) each; C5 alone from cached C4."""
+        assert self.backbone is not None
+        if self.mode == "last-stage":
+            c4 = group.values.permute(0, 3, 1, 2).to(next(self.backbone.parameters()).dtype)
+            return {"c5": self.backbone.last_stage(c4)}
+        return self.backbone(group.values)
+
+    def regions(
+        self, inputs: Inputs, targets: Targets, live: Sequence[LiveFrames], levels: list[dict[str, Tensor]]
+    ) -> Targets:
+        """C3 and C4 of the annotated slots, as regions or as maps, as `CachedDataset` would have read them."""
+        assert self.backbone is not None
+        sample, slot = targets.slots
+        wanted = inputs.frame_index[sample, slot]  # (G,) rows of U
+        corners = to_corners(targets.boxes[sample, slot]) * targets.size[sample].repeat(1, 2)
+        found: dict[str, list[Tensor]] = {"c3": [], "c4": [], "roi": []}
+        order = []
+        for group, maps in zip(live, levels, strict=True):
+            mine, at = torch.where(
+                wanted[:, None] == group.rows[None]
+            )  # which annotated slots, and where they lie here
+            order.append(mine)
+            if self.multiscale == "roi":
+                boxes = torch.cat([at[:, None].to(corners.dtype), corners[mine]], dim=1)
+                crops = [
+                    roi_align(maps[k].float(), boxes.float(), self.roi_size, 1 / stride, 2, aligned=True)
+                    for k, stride in zip(("c3", "c4"), self.backbone.strides, strict=False)
+                ]
+                found["roi"].append(torch.cat(crops, dim=1).flatten(2).transpose(1, 2))
+            else:
+                for k in ("c3", "c4"):
+                    found[k].append(maps[k][at].permute(0, 2, 3, 1))
+        back = torch.cat(order).argsort()
+        if self.multiscale == "roi":
+            return targets.with_levels(roi=torch.cat(found["roi"])[back])
+        return targets.with_levels(c3=pad_together(found["c3"])[back], c4=pad_together(found["c4"])[back])
+
+
+def scatter(levels: list[dict[str, Tensor]], live: Sequence[LiveFrames], name: str, shape: torch.Size) -> Tensor:
+    """Maps of differently sized groups in one (U, h, w, C) tensor, zero where padding."""
+    first = levels[0][name]
+    out = first.new_zeros(*shape, first.shape[1])
+    for group, maps in zip(live, levels, strict=True):
+        h, w = maps[name].shape[2:]
+        out[group.rows, :h, :w] = maps[name].permute(0, 2, 3, 1)
+    return out
+
+
+def pad_together(maps: list[Tensor]) -> Tensor:
+    """Maps (n_i, h_i, w_i, C) of several sizes as one (Σ n_i, h, w, C), zeros at the bottom and right."""
+    h, w = max(m.shape[1] for m in maps), max(m.shape[2] for m in maps)
+    return torch.cat([nn.functional.pad(m, (0, 0, 0, w - m.shape[2], 0, h - m.shape[1])) for m in maps])
+
+
+def build_encoders(mode: str, cache: Cache, multiscale: str, sources: Sources) -> LiveEncoders:
+    """The encoders of a mode with the weights the cache was made with. Raises CacheError for other weights."""
+    recipe = cache.recipe
+    backbone = text = None
+    if mode in ("last-stage", "end-to-end"):
+        backbone = build_backbone(recipe.backbone, sources.backbone_weights, sources.weights_seed)
+        require_weights(backbone.weights_sha256, recipe.backbone_sha256, recipe.backbone, "--backbone-weights")
+    if mode in ("text", "end-to-end"):
+        text = build_text_encoder(recipe.text_encoder, sources.text_weights, sources.tokenizer, sources.weights_seed)
+        require_weights(text.weights_sha256, recipe.text_sha256, recipe.text_encoder, "--text-weights")
+        if isinstance(text, TinyText):
+            text = TinyText(sources.weights_seed, vocabulary_of(cache))
+    if backbone is not None and mode == "last-stage":
+        backbone = backbone.drop_early_stages()
+    return LiveEncoders(mode, backbone, text, multiscale, recipe.roi_size)
+
+
+def require_weights(found: str, expected: str, name: str, option: str) -> None:
+    if found != expected:
+        raise CacheError(
+            f"these are not the {name} weights the cache was made with",
+            expected=f"sha256 {expected[:16]}…",
+            found=f"sha256 {found[:16]}…",
+            effect="nothing was trained",
+            hint=f"give {option} (and --weights-seed, --tokenizer) as to stvg extract",
+        )
+
+
+def vocabulary_of(cache: Cache) -> list[str]:
+    """Every word of a cache's sentences, sorted."""
+    table = cache.samples
+    return sorted({w for row in range(table.text_count) for w in TinyText.words(table.sentence(row))})
+
+
+def encoders_of(facts: dict[str, Any], tokenizer: str | None) -> LiveEncoders:
+    """Encoders for the weights a checkpoint brings; RoBERTa needs its tokenizer again."""
+    backbone: Backbone | None = None
+    text: TextEncoder | None = None
+    if facts["backbone"]:
+        backbone = build_backbone(facts["backbone"], "random")
+        if facts["mode"] == "last-stage":
+            backbone = backbone.drop_early_stages()
+    if facts["tiny_text"]:
+        text = TinyText(**facts["tiny_text"])
+    elif facts["text"]:
+        text = build_text_encoder(facts["text"], "random", tokenizer)
+        trained_with, found = facts.get("tokenizer_sha256"), getattr(text, "tokenizer_sha256", None)
+        if trained_with and trained_with != found:
+            raise CheckpointError(
+                "this is not the tokenizer that the text encoder was trained with",
+                expected=f"sha256 {trained_with[:16]}…",
+                found=f"sha256 {str(found)[:16]}…",
+                hint="--tokenizer DIR",
+            )
+    return LiveEncoders(facts["mode"], backbone, text, facts["multiscale"], facts["roi_size"])

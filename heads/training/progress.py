@@ -1,0 +1,57 @@
+"""What `stvg train-head` says while it trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ...console import Progress
+from ..model import Grounder
+from .run import Run
+from .train import Validate
+from .watch import SPEED
+
+
+class TrainingProgress:
+    """Steps, loss and its terms, speed; validation scores get a line of their own."""
+
+    def __init__(self, bar: Progress) -> None:
+        self.bar = bar
+
+    def __call__(self, line: dict[str, Any]) -> None:
+        if "loss" in line:
+            shown = [k for k in line if k not in ("step", "loss", "lr", *SPEED) and not k.startswith("lr_")]
+            self.bar.terms = [
+                f"loss {line['loss']:.2f}",
+                f"{line['samples_per_second']:.3g} samples/s",
+                f"waiting {line['wait']:.0%}",
+                f"lr {line['lr']:.1e}",
+                *(f"{k} {line[k]:.2f}" for k in shown),
+                f"{line['memory_bytes'] / 1e9:.1f} GB",
+            ]
+        else:
+            scores = "  ".join(f"{k} {100 * v:.2f}" for k, v in line["validation"].items())
+            where = f" on {line['split']}, by which the best is selected" if "split" in line else ""
+            self.bar.say(f"epoch {line['epoch']}{where}: {scores}")
+        self.bar.at(line["step"])
+
+    def while_scoring(self, validate: Validate, split: str) -> Validate:
+        """The same function, which says that it is at work."""
+
+        def scored(model: Grounder) -> dict[str, float]:
+            self.bar.doing = f"scoring {split}"
+            try:
+                return validate(model)
+            finally:
+                self.bar.doing = ""
+
+        return scored
+
+
+def plan_of(run: Run, val_split: str, out: Path) -> str:
+    """What is about to be done."""
+    t = run.experiment.train
+    left = f"steps {run.step + 1:,} to {run.total_steps:,}" if run.step else f"{run.total_steps:,} steps"
+    samples = f"{t.epochs} epochs of {len(run.dataset):,} samples in batches of {t.batch_size * t.accumulate}"
+    scored = f"validation on {val_split}" if val_split != "none" else "no validation, so the best is the last"
+    return f"training {left} ({samples}), {scored}, on {run.device} → {out}"

@@ -1,0 +1,192 @@
+"""record.json: all that a run was made of, written when it starts, so that ``train-head --from-record`` can repeat it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ... import __version__
+from ...atomic import write_atomic
+from ...cache.contents import Contents
+from ...config import build
+from ...errors import CacheError, UsageError
+from ..experiment import Experiment
+from .resumption import different, told
+from .run import Run
+
+FORMAT = "stvg run record 1"
+NO_SELECTION = "none: best.safetensors is the last epoch"
+SELECTION = "best.safetensors is the epoch with the best m_vIoU on {split}; its scores there are selected on this split"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for: places are absolute, and may be others when a run is repeated; all else may not."""
+
+    cache: str
+    experiment: Experiment
+    split: str
+    val_split: str
+    protocol: str
+    device: str
+    init: str | None = None
+    sources: dict[str, Any] = field(default_factory=dict)
+    """Fields of `finetune.Sources`."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A request, and under which circumstances a run answered it."""
+
+    request: Request
+    command: list[str]
+    fingerprint: str
+    """Of the cache."""
+    started_from: str | None
+    """SHA-256 of the weights the head started from, if any."""
+    circumstances: dict[str, Any]
+    """Versions, state of the working directory, hardware, threads, ranks: what may move the last bits."""
+    selection: str = NO_SELECTION
+    """How best.safetensors was chosen."""
+    changes: list[dict[str, Any]] = field(default_factory=list)
+    """What was another when the run went on, and at which step."""
+    data: dict[str, Any] = field(default_factory=dict)
+    """What of the cache it read, by ``training`` and ``validation``: counts, and `Contents` as JSON."""
+
+    @classmethod
+    def of(cls, request: Request, run: Run) -> Record:
+        """The record of a run that answers a request in this process."""
+        started_from = None if run.start is None else run.start.sha256
+        of_part = {"training": run.data, "validation": run.held_out}
+        return cls(
+            request,
+            sys.argv,
+            run.recipe.fingerprint,
+            started_from,
+            circumstances(run),
+            NO_SELECTION if run.held_out is None else SELECTION.format(split=run.held_out.split),
+            data={part: counted(found) for part, found in of_part.items() if found is not None},
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> Record:
+        """Raises UsageError for anything but a record."""
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if found.pop("format") != FORMAT:
+                raise ValueError("it is of another format")
+            request = found.pop("request")
+            experiment = build(Experiment, request.pop("experiment"), str(path))
+            record = cls(Request(experiment=experiment, **request), **found)
+            for part in record.data.values():
+                Contents.from_json(part["contents"])
+            return record
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, CacheError) as error:
+            raise UsageError(
+                f"{path} cannot be read as the record of a run",
+                expected="record.json of a run's folder",
+                found=error,
+            ) from None
+
+    def write(self, path: Path) -> None:
+        write_atomic(path, json.dumps({"format": FORMAT, **asdict(self)}, indent=1, default=str) + "\n")
+
+    def require_repeatable(self, again: Record) -> str:
+        """What is not the same around another run of the same request. Raises UsageError for another cache, other videos or
+        samples in it, or another start."""
+        for name in ("fingerprint", "started_from"):
+            if (recorded := getattr(self, name)) != (found := getattr(again, name)):
+                raise UsageError(
+                    f"this is not what the recorded run trained on: another {name.replace('_', ' ')}",
+                    expected=recorded,
+                    found=found,
+                    effect="nothing was trained",
+                    hint="--cache or --init with the place of the very same",
+                )
+        for part, then in self.data.items():
+            if changes := self.changes_of(part, again):
+                raise UsageError(
+                    f"this is not what the recorded run had for {part}: the cache holds other videos or samples",
+                    expected=f"{then['videos']:,} videos, {then['samples']:,} samples",
+                    found=changes,
+                    effect="nothing was trained",
+                    hint="--cache with the videos of then; or train anew, without the record, on those of now",
+                )
+        return self.unlike(again)
+
+    def unlike(self, again: Record) -> str:
+        """The circumstances that are not the same."""
+        return told(different(self.circumstances, again.circumstances), says=("recorded", "now"))
+
+    def changes_of(self, part: str, now: Record) -> str:
+        """What came to or went from the cache, for ``training`` or ``validation``; empty where either record is silent."""
+        if part not in self.data or part not in now.data:
+            return ""
+        then, found = (Contents.from_json(record.data[part]["contents"]) for record in (self, now))
+        return "; ".join(then.changes(found))
+
+    def gone_on(self, now: Record, step: int) -> tuple[Record, str]:
+        """The record of this run when it goes on at a step as ``now``, and what is not as it was."""
+        asked = (json.loads(json.dumps(asdict(record.request))) for record in (self, now))
+        found = [told(different(*asked), says=("was", "is"))]
+        if self.request.val_split == now.request.val_split and (changes := self.changes_of("validation", now)):
+            found.append(f"the samples of {now.request.val_split}, so that the best scores anew: {changes}")
+        if not (text := "; ".join(filter(None, found))):
+            return self, ""
+        changes_so_far = [*self.changes, {"step": step, "what": text, "command": now.command}]
+        again = replace(self, request=now.request, selection=now.selection, data=now.data, changes=changes_so_far)
+        return again, text
+
+
+def counted(found: Contents) -> dict[str, Any]:
+    """Contents with their counts in front, for people."""
+    counts = {"videos": len(found.videos), "samples": found.samples, "digest": found.digest}
+    return {**counts, "contents": found.to_json()}
+
+
+def circumstances(run: Run) -> dict[str, Any]:
+    """Of a run in this process."""
+    gpu = torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else None
+    return {
+        "versions": {
+            "stvg": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+        "git": git_state(Path.cwd()),
+        "hardware": {"processor": processor(), "cores": os.cpu_count(), "gpu": gpu, "system": platform.platform()},
+        "threads": torch.get_num_threads(),
+        "ranks": run.ranks.count,
+    }
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit of a working directory, and whether it has changes; None where there is no git."""
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_git(folder, "status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(folder: Path, *words: str) -> str:
+    return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def processor() -> str:
+    """The processor's name, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,220 @@
+"""A run: everything that changes while training, and the folder it is kept in."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ...cache.contents import Contents
+from ...cache.dataset import CachedDataset
+from ...cache.index import Cache
+from ...cache.sampling import Sampling
+from ...errors import CheckpointError, UsageError
+from ..checkpoint import (
+    EMA,
+    Checkpoint,
+    checksum,
+    load_checkpoint,
+    load_into,
+    load_optimizer,
+    optimizer_tensors,
+    save_checkpoint,
+)
+from ..experiment import Experiment
+from ..initial import start_from
+from ..losses import Criterion
+from ..model import Grounder, build_model
+from ..model_config import FeatureFacts
+from .owner import require_owned
+from .ranks import ALONE, Ranks
+from .resumption import Standing, require_same
+
+if TYPE_CHECKING:
+    from .finetune import LiveEncoders
+
+log = logging.getLogger(__name__)
+
+
+def feature_facts(cache: Cache) -> FeatureFacts:
+    """What a head for this cache must know."""
+    r = cache.recipe
+    return FeatureFacts(r.channels, r.strides, r.text_width, r.roi_size)
+
+
+class Run:
+    """Everything that changes while training, and the folder it is kept in."""
+
+    def __init__(
+        self,
+        folder: Path,
+        cache: Cache,
+        experiment: Experiment,
+        split: str,
+        device: torch.device,
+        sources: Mapping[str, Any] | None = None,
+        init: Path | None = None,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        """``sources``: fields of `finetune.Sources`, for modes that train encoders. ``init``: see `start_from`.
+
+        ``ranks``: the processes this run is divided between; batch sizes are those of all of them together.
+        """
+        t = experiment.train
+        if t.batch_size < ranks.count:
+            raise UsageError(
+                f"{ranks.count} ranks cannot share a batch of {t.batch_size}", hint="--set train.batch_size"
+            )
+        self.ranks = ranks
+        self.folder, self.cache, self.experiment, self.device = folder, cache, experiment, device
+        targets = experiment.model.multiscale if experiment.model.qmm else "none"
+        self.encoders: LiveEncoders | None = None
+        self.videos: Path | None = None
+        if t.mode != "cached":  # the encoders, and what reads video, load only where they are used
+            from .finetune import Sources, build_encoders
+
+            chosen = Sources(**(sources or {}))
+            self.videos = chosen.videos
+            self.encoders = build_encoders(t.mode, cache, targets, chosen)
+            self.encoders.set_trained(backbone=t.lr_backbone > 0, text=t.lr_text > 0)
+        self.dataset = self.open_split(split, targets)
+        self.data = self.dataset.contents()
+        self.held_out: Contents | None = None
+        """What `train` validates on, and so selects the best weights by."""
+        head = build_model(experiment.model, feature_facts(cache), t.seed, experiment.loss.label > 0)
+        head.recompute(t.recompute)
+        self.start = None if init is None else start_from(head, init)
+        self.model = Grounder(head, self.encoders).to(device)
+        self.ema = EMA(self.model, t.ema)
+        self.optimizer = torch.optim.AdamW(self.parameter_groups(), weight_decay=t.weight_decay, fused=True)
+        self.criterion = Criterion(experiment.loss)
+        self.recipe = cache.recipe
+        batches = math.ceil(len(self.dataset) / t.batch_size)
+        self.steps_per_epoch = math.ceil(batches / t.accumulate)
+        self.total_steps = self.steps_per_epoch * t.epochs
+        self.step = 0
+        self.best = -math.inf
+        self.validated = 0
+        """The step of the last validation."""
+        self.changed = ""
+        """Settings that are others than when the run stopped from which this one goes on."""
+
+    def open_split(self, split: str, targets: str | None = None) -> CachedDataset:
+        """A split as this run's mode reads it; without ``targets`` for inference."""
+        sampling = Sampling(self.cache.recipe.fps, self.experiment.model.max_frames)
+        if self.encoders is None:
+            return CachedDataset(self.cache, split, sampling, targets)
+        from .online import open_live_split
+
+        return open_live_split(self.encoders.mode, self.cache, split, sampling, targets, self.videos)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The head's parameters and those of every encoder that trains, each with its own rate."""
+        t = self.experiment.train
+        groups = [{"name": "head", "params": list(self.model.head.parameters()), "lr": t.lr}]
+        rates = {"backbone": t.lr_backbone, "text": t.lr_text}
+        live = self.encoders.groups() if self.encoders is not None else {}
+        return groups + [{"name": k, "params": p, "lr": rates[k]} for k, p in live.items()]
+
+    def open_validation(self, split: str) -> CachedDataset:
+        """The split that the best weights are selected by; the checkpoint will say so."""
+        dataset = self.open_split(split)
+        self.held_out = dataset.contents()
+        return dataset
+
+    def facts(self, selected: bool = False) -> dict[str, Any]:
+        """What the checkpoint says besides its tensors. ``selected``: these weights were the best on ``held_out``."""
+        held_out = self.held_out and {
+            "dataset": self.recipe.dataset,
+            "split": self.held_out.split,
+            "samples": self.held_out.samples,
+            "digest": self.held_out.digest,
+        }
+        return {
+            "step": self.step,
+            "validated": self.validated,
+            "best": self.best if math.isfinite(self.best) else None,
+            "experiment": asdict(self.experiment),
+            "features": asdict(self.model.head.features),
+            "encoders": None if self.encoders is None else self.encoders.facts(),
+            "fingerprint": self.recipe.fingerprint,
+            "recipe": self.recipe.to_json(),
+            "split": self.dataset.split,
+            "started_from": None if self.start is None else self.start.sha256,
+            "data": self.data.to_json(),
+            "held_out": held_out,
+            "selected": selected,
+        }
+
+    def digest(self) -> int:
+        """The crc32c of the weights and their average."""
+        tensors = [*self.model.state_dict().values(), *self.ema.state_dict().values()]
+        return checksum(memoryview(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()) for t in tensors)
+
+    def save(self, name: str = "last", selected: bool = False) -> Path:
+        """Write ``<name>.safetensors``: the whole state for ``last``, the weights alone for any other name.
+
+        What was ``last`` before becomes ``previous``. ``selected`` as in `facts`. Only the first rank writes.
+        """
+        path = self.folder / f"{name}.safetensors"
+        if not self.ranks.first:
+            return path
+        require_owned(self.folder)
+        tensors = {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
+        keep = None
+        if name == "last":
+            tensors |= {f"model.{k}": v for k, v in self.model.state_dict().items()}
+            tensors |= {f"optimizer.{k}": v for k, v in optimizer_tensors(self.optimizer, self.model).items()}
+            keep = self.folder / "previous.safetensors"
+        save_checkpoint(path, self.facts(selected), tensors, keep)
+        return path
+
+    def resume(self) -> bool:
+        """Go on from ``last.safetensors``, or the one before where that is damaged; False if there is none.
+
+        ``changed`` says which settings are others that may be. Raises CheckpointError when it belongs to another
+        experiment, cache or split, trained on other data, or both are damaged.
+        """
+        found = self.newest()
+        if found is None:
+            return False
+        path, saved = found
+        facts, names = self.facts(), [g["name"] for g in self.optimizer.param_groups]
+        standing = Standing(saved.facts["step"], self.steps_per_epoch, self.experiment.train, names)
+        self.changed = require_same(self.folder, saved.facts, facts, standing, self.data)
+        load_into(self.model, saved.group("model"), path)
+        self.ema.load(saved.group("ema"))
+        load_optimizer(self.optimizer, self.model, saved.group("optimizer"))
+        self.step = saved.facts["step"]
+        same = (
+            saved.facts.get("held_out", facts["held_out"]) == facts["held_out"]
+        )  # scores of other samples say nothing
+        self.validated = saved.facts["validated"] if same else 0
+        self.best = saved.facts["best"] if same and saved.facts["best"] is not None else -math.inf
+        return True
+
+    def newest(self) -> tuple[Path, Checkpoint] | None:
+        """The newest checkpoint that is whole, and its path."""
+        damaged: CheckpointError | None = None
+        for path in (self.folder / "last.safetensors", self.folder / "previous.safetensors"):
+            if not path.exists():
+                continue
+            try:
+                saved = load_checkpoint(path)
+            except CheckpointError as error:
+                damaged = damaged or error
+                continue
+            if damaged:
+                step = saved.facts["step"]
+                log.warning(
+                    "%s (%s); going on from %s, step %d", damaged.message, damaged.facts["found"], path.name, step
+                )
+            return path, saved
+        if damaged:
+            raise damaged
+        return None

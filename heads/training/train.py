@@ -1,0 +1,252 @@
+"""The training loop: cached features in, checkpoints and metrics out.
+
+Order, crops and dropout are functions of the seed and the step, and everything else they depend on is in the checkpoint: a
+resumed run on a CPU gives bit for bit the weights of an unbroken one.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.utils.deterministic as deterministic
+from torch import Tensor, nn
+from torch.profiler import record_function
+
+from ...atomic import sweep
+from ...cache.batch import Batch
+from ...cache.order import epoch_order, share_of, training_batches
+from ...errors import TrainingDiverged
+from ...precision import float32_products
+from ..losses import TERMS, mrcl_floor
+from ..memory import hold_memory
+from ..model import Grounder
+from .profiling import Profile
+from .ranks import Share
+from .run import Run
+from .schedule import learning_rate
+from .stop import Interrupted, Stop
+from .watch import SELECTED, EventFile, Meter, MetricsFile, Watch, Write
+
+FILL = "fill_uninitialized_memory"
+"""Torch adds this switch to its module at run time, so type checkers do not know it."""
+
+Validate = Callable[[Grounder], dict[str, float]]
+"""Scores of a model; the entry ``m_vIoU`` decides which checkpoint is the best."""
+Terms = dict[str, Tensor]
+
+
+def train(
+    run: Run,
+    validate: Validate | None = None,
+    report: Write | None = None,
+    tensorboard: bool = False,
+    profile: Profile | None = None,
+) -> Path:
+    """Train until the configured epochs are done; returns the checkpoint to evaluate, ``best.safetensors``: the weights
+    with the best validation, or the last ones where nothing validates.
+
+    ``report`` gets every line that goes to metrics.jsonl, and to TensorBoard's event files if wanted. Raises
+    TrainingDiverged when a loss or a gradient is no longer a number, and Interrupted after SIGINT or SIGTERM; both leave
+    a checkpoint to go on from.
+    """
+    best = run.folder / "best.safetensors"
+    if run.step > run.total_steps:  # it went on further before, and steps are not taken back
+        return best
+    run.folder.mkdir(parents=True, exist_ok=True)
+    run.model.train()
+    if run.device.type == "cpu":
+        hold_memory()
+    tf32 = run.experiment.train.amp == "tf32"
+    with (
+        Stop() as stop,
+        repeatable(run.device),
+        float32_products(tf32),
+        profile.running() if profile else nullcontext(),
+    ):
+        train_epochs(run, Watch(Meter(run.device), writers(run, report, tensorboard), profile), stop, validate)
+    if not run.total_steps:
+        run.save()
+    if validate is None or not best.exists():
+        run.save("best")  # without a choice between epochs, the last one
+    run.ranks.gather(None)  # no rank looks for a file that another is still writing
+    return best
+
+
+def writers(run: Run, report: Write | None, tensorboard: bool) -> list[Write]:
+    """Where this rank's lines go."""
+    if not run.ranks.first:
+        return []
+    sweep(run.folder)
+    files: list[Write] = [MetricsFile(run.folder / "metrics.jsonl", run.step)]
+    if tensorboard:
+        files.append(EventFile(run.folder, run.step))
+    return files + ([report] if report else [])
+
+
+@contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """On a CPU, additions of gradients happen in a fixed order; the default races, and the last bits with it."""
+    before = torch.are_deterministic_algorithms_enabled()
+    fill = getattr(deterministic, FILL)
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True)
+        setattr(deterministic, FILL, False)  # nothing here reads what it has not written
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        setattr(deterministic, FILL, fill)
+
+
+def train_epochs(run: Run, watch: Watch, stop: Stop, validate: Validate | None) -> None:
+    """All that is left of a run, saving after every epoch."""
+    if validate and validation_due(run):  # an interrupt came before it
+        keep_best(run, watch, stop, validate)
+        run.save()
+    while run.step < run.total_steps:
+        train_epoch(run, watch, stop)
+        if run.ranks.count > 1:
+            run.ranks.require_equal(run.digest(), run.step)
+        if validate and validation_due(run):
+            keep_best(run, watch, stop, validate)
+        run.save()
+
+
+def validation_due(run: Run) -> bool:
+    """Whether the run stands at the end of an epoch whose weights are to be scored, and were not yet."""
+    epoch, inside = divmod(run.step, run.steps_per_epoch)
+    every = run.experiment.train.eval_every
+    wanted = run.step == run.total_steps or (every > 0 and epoch % every == 0)
+    return wanted and not inside and run.step > run.validated
+
+
+def keep_best(run: Run, watch: Watch, stop: Stop, validate: Validate) -> None:
+    """Score the averaged weights, and keep them where none were better. An interrupt leaves that for later."""
+    try:
+        with stop.at_once():
+            scores = validate(run.ema.model)
+    except Interrupted:
+        run.save()
+        raise
+    run.validated = run.step
+    where = {} if run.held_out is None else {"split": run.held_out.split, SELECTED: True}
+    watch.write({"step": run.step, "epoch": run.step // run.steps_per_epoch, "validation": scores, **where})
+    if scores["m_vIoU"] > run.best:
+        run.best = scores["m_vIoU"]
+        run.save("best", selected=True)
+
+
+def train_epoch(run: Run, watch: Watch, stop: Stop) -> None:
+    """The rest of the epoch the run stands in. Raises Interrupted after the step in which a signal came, saved."""
+    t, ranks = run.experiment.train, run.ranks
+    epoch, done = divmod(run.step, run.steps_per_epoch)
+    watch.meter.restart()
+    with watch.meter.waiting():
+        order = epoch_order(run.dataset, t.batch_size, t.per_video, t.seed, epoch, t.temporal_crop)
+        order = order[done * t.accumulate :]
+        share = share_of(order, ranks.index, ranks.count)
+        batches = training_batches(run.dataset, share, t.seed, epoch, 0, t.temporal_crop, t.views, run.device)
+    while group := watch.wait_for(batches, t.accumulate):
+        terms = step(run, group)
+        samples, order = sum(map(len, order[: len(group)])), order[len(group) :]
+        watch.stepped(samples)
+        if run.step % t.log_every == 0 or run.step == run.total_steps:
+            watch.write(line(run, terms), speed=True)
+        ends = ranks.any(stop.signal > 0)
+        if ends or run.step % t.save_every == 0:
+            run.save()
+        if ends:
+            raise Interrupted(stop.signal or signal.SIGTERM)
+
+
+def line(run: Run, terms: Terms) -> dict[str, Any]:
+    """What one step says of itself. ``loss`` is the sum of the terms; MRCL is also given above its floor, log Δ."""
+    losses = run.ranks.total({k: v.item() for k, v in terms.items()})
+    floor = losses.pop("mrcl_floor", None)
+    above = {} if floor is None else {"mrcl_above_floor": losses["mrcl"] - floor}
+    rates = {"lr" if g["name"] == "head" else f"lr_{g['name']}": g["lr"] for g in run.optimizer.param_groups}
+    return {"step": run.step, "loss": sum(losses.values()), **losses, **above, **rates}
+
+
+def step(run: Run, group: Sequence[Batch | None]) -> Terms:
+    """One optimiser step over a group of accumulated batches; the mean of their weighted loss terms, detached.
+
+    A batch is None where this rank has no share of it.
+    """
+    prepare(run)
+    seen: list[tuple[Terms, Batch]] = []
+    loss = torch.zeros((), device=run.device)
+    for batch, share in zip(group, run.ranks.shares(group), strict=True):
+        if batch is not None:
+            terms, total = losses_of(run, batch, share)
+            with record_function("backward"):
+                (total / len(group)).backward()
+            loss += total.detach() / len(group)
+            seen.append((terms, batch))
+    with record_function("optimiser"):
+        loss = run.ranks.add_gradients(run.model.parameters(), loss)
+        norm = nn.utils.clip_grad_norm_(run.model.parameters(), run.experiment.train.clip)
+        guard(run, loss, norm, seen)
+        run.optimizer.step()
+        run.step += 1
+        run.ema.update(run.model)
+    names = dict.fromkeys(name for terms, _ in seen for name in terms)
+    return {k: torch.stack([terms[k] for terms, _ in seen if k in terms]).sum() / len(group) for k in names}
+
+
+def prepare(run: Run) -> None:
+    """No gradients, the step's learning rates, and random numbers that are this step's and this rank's alone."""
+    run.optimizer.zero_grad(set_to_none=True)
+    for group in run.optimizer.param_groups:
+        group["lr"] = learning_rate(run.experiment.train, run.step, run.total_steps, run.steps_per_epoch, group["name"])
+    seed = np.random.SeedSequence([run.experiment.train.seed, run.step, run.ranks.index])
+    torch.manual_seed(int(seed.generate_state(1, np.uint64)[0]))
+
+
+def losses_of(run: Run, batch: Batch, share: Share) -> tuple[Terms, Tensor]:
+    """A batch's weighted terms, detached, and their sum. ``mrcl_floor`` is no part of the sum."""
+    moved = batch.to(run.device)
+    assert moved.targets is not None
+    with (
+        record_function("forward"),
+        torch.autocast(run.device.type, torch.bfloat16, enabled=run.experiment.train.amp == "bf16"),
+    ):
+        output = run.model(moved)
+    with record_function("losses"):
+        losses = share.criterion(run.criterion)(output, moved.targets, moved.inputs.frame_padding)
+        total = torch.stack(list(losses.values())).sum()
+        terms = {k: v.detach() for k, v in losses.items()}
+        config = run.criterion.config
+        if "mrcl" in losses and losses["mrcl"].requires_grad and config.mrcl_form == "paper":
+            floor = config.mrcl * mrcl_floor(moved.targets.in_moment)
+            terms["mrcl_floor"] = share.part(floor, TERMS["mrcl"].mean_over)
+    return terms, total
+
+
+def guard(run: Run, loss: Tensor, norm: Tensor, seen: Sequence[tuple[Terms, Batch]]) -> None:
+    """Before the weights change: stop at the first number that is none, with the step, the terms and the samples.
+
+    Where a batch's own loss is none, its samples are named, otherwise those of the whole step, on every rank. Weights that
+    are still numbers are saved.
+    """
+    if bool(loss.isfinite() & norm.isfinite()):
+        return
+    here = [({k: float(v) for k, v in terms.items()}, [s.sample_id for s in batch.samples]) for terms, batch in seen]
+    found = [(rank, *of_batch) for rank, part in enumerate(run.ranks.gather(here)) for of_batch in part]
+    culprits = [f for f in found if not np.isfinite(list(f[1].values())).all()] or found
+    if all(bool(p.isfinite().all()) for p in run.model.parameters()):
+        run.save()
+    who = ["" if run.ranks.count == 1 else f"rank {rank}: " for rank, _, _ in culprits]
+    raise TrainingDiverged(
+        f"the loss is not a finite number at step {run.step + 1}",
+        terms=", ".join(f"{k} {v:.4g}" for k, v in {**culprits[0][1], "gradient norm": float(norm)}.items()),
+        samples="; ".join(w + ", ".join(map(str, ids)) for w, (_, _, ids) in zip(who, culprits, strict=True)),
+        effect=f"this step was not taken; {run.folder} keeps the last weights that were numbers",
+        hint="a lower --set train.lr, or train.amp=none",
+    )

@@ -1,0 +1,231 @@
+"""Places in object storage (``s3://bucket/folder``), with the few methods of `pathlib.Path` that a cache needs.
+
+Objects are whole or not there, and there are no folders: a name is a folder when something lies below it. Failures of the
+server are tried again with growing pauses; what fails for good is a CacheError. The obstore library does the talking and
+reads the usual settings (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, …) from the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import unquote
+
+from .errors import CacheError, UsageError
+
+Result = TypeVar("Result")
+
+HEADER = "cache.json"
+"""The file that makes a place a cache."""
+ATTEMPTS = 4
+"""How often a request is made whose answer broke off or failed in a way the library does not try again itself."""
+PAUSE_SECONDS = 0.5
+"""Before the second attempt; doubled before each later one."""
+SERVER_RETRIES = 8
+PATIENCE_SECONDS = 120
+"""In all, for the library's own retries of one request."""
+BUCKET = r"[A-Za-z0-9._-]+"
+AUTHORITIES = dict.fromkeys(("http", "https"), BUCKET + r"(:\d+)?") | dict.fromkeys(
+    ("abfs", "abfss"), BUCKET + f"(@{BUCKET})?"
+)
+"""What stands between ``://`` and the next slash, where that is not only a bucket's name."""
+SLOWEST_SECONDS = 30
+"""An answer that takes longer is given up and asked for again."""
+
+
+@dataclass(frozen=True)
+class ObjectPath:
+    """One name in one bucket; ``root`` is ``scheme://bucket``, ``key`` what follows, without slashes at its ends."""
+
+    root: str
+    key: str = ""
+
+    @classmethod
+    def parse(cls, url: str) -> ObjectPath:
+        """Of ``scheme://bucket/key``; every character belongs to one of them. Raises UsageError where one cannot."""
+        scheme, _, rest = url.partition("://")
+        bucket, _, key = rest.partition("/")
+        scheme, key = scheme.lower(), key.rstrip("/")
+        if not re.fullmatch(AUTHORITIES.get(scheme, BUCKET), bucket):
+            raise _unusable(url, f"{bucket!r} is no bucket", f"{scheme}://bucket/folder")
+        if scheme in ("http", "https") and set(key) & set("?#"):
+            raise _unusable(url, "a query or a fragment", "an address without one")
+        if any(part in ("", ".", "..") for part in key.split("/") if key) or not key.isprintable():
+            raise _unusable(url, f"the key {key!r}", "names with one / between them, none of them . or ..")
+        return cls(f"{scheme}://{bucket}", key)
+
+    def __str__(self) -> str:
+        return f"{self.root}/{self.key}".rstrip("/")
+
+    def __truediv__(self, name: str) -> ObjectPath:
+        return ObjectPath(self.root, f"{self.key}/{name}" if self.key else name)
+
+    def __lt__(self, other: ObjectPath) -> bool:
+        return (self.root, self.key) < (other.root, other.key)
+
+    @property
+    def name(self) -> str:
+        return self.key.rpartition("/")[2]
+
+    @property
+    def parent(self) -> ObjectPath:
+        return ObjectPath(self.root, self.key.rpartition("/")[0])
+
+    def is_file(self) -> bool:
+        try:
+            self._ask("head")
+        except FileNotFoundError:
+            return False
+        return True
+
+    def size(self) -> int:
+        """Bytes. Raises FileNotFoundError."""
+        return int(self._ask("head")["size"])
+
+    def is_dir(self) -> bool:
+        return next(self.iterdir(), None) is not None
+
+    def exists(self) -> bool:
+        return self.is_file() or self.is_dir()
+
+    def read_bytes(self) -> bytes:
+        """Raises FileNotFoundError."""
+        return bytes(self._ask("get", then=lambda answer: answer.bytes()))
+
+    def read_ranges(self, starts: Sequence[int], ends: Sequence[int]) -> list[Any]:
+        """Several half-open ranges of bytes, in flight together: buffers, short where the object ends before."""
+        return list(self._ask("get_ranges", starts=starts, ends=ends, coalesce=0))
+
+    def write_bytes(self, data: bytes | Path) -> None:
+        """Replace the object; a reader sees the old one or the new one."""
+        self._ask("put", data)
+
+    def unlink(self) -> None:
+        """Remove the object and everything below it."""
+        for path, _ in [*self.below(), (self, 0)]:
+            path._ask("delete")
+
+    def iterdir(self) -> Iterator[ObjectPath]:
+        """What lies directly below: objects, and names with something below them."""
+        prefix = f"{self.key}/" if self.key else ""
+        found = _request(self, lambda: self._module.list_with_delimiter(self._client, prefix or None))
+        names = [*found["common_prefixes"], *(entry["path"] for entry in found["objects"])]
+        return (ObjectPath(self.root, name.strip("/")) for name in names)
+
+    def below(self) -> list[tuple[ObjectPath, int]]:
+        """All objects below, with their sizes."""
+        prefix = f"{self.key}/" if self.key else None
+        # As one request: a listing that broke off half-way cannot be continued, and must not pass for a whole one.
+        entries = _request(self, lambda: [entry for page in self._module.list(self._client, prefix) for entry in page])
+        return [(ObjectPath(self.root, entry["path"]), entry["size"]) for entry in entries]
+
+    def _ask(self, method: str, *args: Any, then: Callable[[Any], Any] = lambda answer: answer, **options: Any) -> Any:
+        return _request(self, lambda: then(getattr(self._module, method)(self._client, self.key, *args, **options)))
+
+    @property
+    def _module(self) -> Any:
+        return _library()
+
+    @property
+    def _client(self) -> Any:
+        return _connect(self.root)
+
+
+Location = Path | ObjectPath
+
+
+def location(text: str) -> Location:
+    """Where a cache lies: a local path, or a URL of object storage. Nothing of it is cut off or guessed.
+
+    A file URL is read as browsers and `Path.as_uri` write it: ``%20`` is a space. Elsewhere ``%20`` is three characters.
+    Raises UsageError for an empty text, and for a URL that could mean another place than it seems to.
+    """
+    if not text:
+        raise UsageError("an empty text names no place", expected="a path, or s3://bucket/folder")
+    if re.match(r"(file|memory|s3a?|gs|az|adl|abfss?|azure|https?):(?!//)", text, re.IGNORECASE):
+        raise _unusable(text, "no // after the colon", "file:///folder, s3://bucket/folder, or ./ before a local name")
+    if not text.lower().startswith("file://"):
+        return ObjectPath.parse(text) if "://" in text else Path(text)
+    host, slash, path = text[len("file://") :].partition("/")
+    if host not in ("", "localhost") or not slash:
+        raise _unusable(text, f"{host!r} where a host stands", "file:///folder, absolute; or a path without file://")
+    return Path(unquote("/" + path))
+
+
+def local_path(text: str) -> Path:
+    """A path of this machine. Raises UsageError for any other place."""
+    place = location(text)
+    if not isinstance(place, Path):
+        raise UsageError(f"{text} is not on this machine", expected="a local path", hint="copy it here first")
+    return place
+
+
+def _unusable(text: str, found: str, expected: str) -> UsageError:
+    return UsageError(f"{text} does not name a place clearly", expected=expected, found=found)
+
+
+def _request(where: ObjectPath, work: Callable[[], Result]) -> Result:
+    """Do it, again after pauses where that may help. FileNotFoundError passes; other failures become a CacheError."""
+    from obstore.exceptions import BaseError, InvalidPathError, PermissionDeniedError, UnauthenticatedError
+
+    if _first_process() != os.getpid():  # the library would wait for threads that are not here
+        raise CacheError(
+            f"{where}: object storage cannot be read in a forked process",
+            hint="multiprocessing_context='spawn', or threads",
+        )
+    for attempt in range(ATTEMPTS):
+        try:
+            return work()
+        except FileNotFoundError:
+            raise
+        except (BaseError, OSError) as error:
+            final = isinstance(error, InvalidPathError | PermissionDeniedError | UnauthenticatedError)
+            if final or attempt == ATTEMPTS - 1:
+                raise CacheError(
+                    f"{where}: the object storage does not do what it was asked",
+                    found=" ".join(str(error).split())[:300],
+                    tried=f"{attempt + 1} times",
+                    hint="check the address, the access keys and the connection, then repeat the command",
+                ) from None
+            time.sleep(PAUSE_SECONDS * 2**attempt)
+    raise AssertionError("unreachable")
+
+
+def _library() -> Any:
+    try:
+        import obstore
+        import obstore.store
+    except ImportError:
+        raise UsageError("a cache in object storage needs the obstore library", hint="pip install 'stvg[s3]'") from None
+    return obstore
+
+
+@lru_cache(None)
+def _connect(root: str) -> Any:
+    """One client per bucket; its connections and threads do not survive a fork."""
+    try:
+        if root.startswith("memory://"):
+            return _library().store.MemoryStore()
+        return _library().store.from_url(
+            root,
+            client_options={
+                "timeout": timedelta(seconds=SLOWEST_SECONDS),
+                "allow_http": True,
+            },  # where that is asked for
+            retry_config={"max_retries": SERVER_RETRIES, "retry_timeout": timedelta(seconds=PATIENCE_SECONDS)},
+        )
+    except (ValueError, _library().exceptions.BaseError) as error:
+        raise UsageError(f"{root} cannot be opened", found=" ".join(str(error).split())[:300]) from None
+
+
+@lru_cache(1)
+def _first_process() -> int:
+    """The process that talks to object storage: the first that did, and no fork of it."""
+    return os.getpid()

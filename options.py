@@ -1,0 +1,179 @@
+"""Options that several commands share, and how a group of commands behaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .errors import UsageError, WriteError
+from .objects import HEADER, Location, local_path, location
+from .outputs import reason, writable_file, writable_folder
+from .untrusted import harmless
+
+if TYPE_CHECKING:
+    import torch
+
+
+def say(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Print for people: whatever texts of others are part of it, they do not steer the terminal."""
+    try:
+        click.echo(harmless(text), err=err, nl=nl)
+    except BrokenPipeError:  # nobody reads it any more
+        raise
+    except OSError as error:
+        raise WriteError(f"standard {'error' if err else 'output'} cannot be written", found=reason(error)) from None
+
+
+DATASETS = ("vidstg", "hcstvg-v1", "hcstvg-v2", "json")
+AMP = ("none", "tf32", "bf16")
+
+
+class LocalPlace(click.ParamType):
+    """A file or folder of this machine. An address of object storage is refused, not taken for a name."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        return local_path(value) if isinstance(value, str) else value
+
+
+class CachePlace(click.ParamType):
+    """Where a cache lies: a local folder, or a URL of object storage."""
+
+    name = "place"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Location:
+        return location(value) if isinstance(value, str) else value
+
+
+class OutCache(CachePlace):
+    """Where a cache is to be filled. A folder is looked at before the work, unless it holds a cache: a finished one may lie
+    on a read-only disk."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Location:
+        place = super().convert(value, param, ctx)
+        return writable_folder(place) if isinstance(place, Path) and not (place / HEADER).exists() else place
+
+
+class OutFile(LocalPlace):
+    """A file to write. Whether it can be written is known before the work; see `writable_file`."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        return writable_file(super().convert(value, param, ctx))
+
+
+class OutFolder(LocalPlace):
+    """A folder to write to, made if missing; see `writable_folder`."""
+
+    name = "dir"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        return writable_folder(super().convert(value, param, ctx))
+
+
+FOLDER, CACHE = LocalPlace(), CachePlace()
+OUT_FILE, OUT_FOLDER, OUT_CACHE = OutFile(), OutFolder(), OutCache()
+
+
+class Commands(click.Group):
+    """Lists commands in working order, and prints our errors without a traceback."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        from .config import nearest
+
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            ctx.fail(f"no command {args[0]!r}; {nearest(args[0], self.commands)}")
+        return super().resolve_command(ctx, args)
+
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def options(*decorators: Decorator) -> Decorator:
+    def apply(function: Callable[..., Any]) -> Callable[..., Any]:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+dataset_option = click.option("--dataset", type=click.Choice(DATASETS), required=True, help="Annotation format.")
+annotations_option = click.option(
+    "--annotations", type=FOLDER, required=True, metavar="PATH", help="Dataset folder, or one annotation file."
+)
+vidor_option = click.option(
+    "--vidor", type=FOLDER, metavar="DIR", help="VidOR folder, if not inside the dataset folder."
+)
+sampling_options = options(
+    click.option("--fps", type=float, default=5.0, show_default=True, help="Frames looked at per second of video."),
+    click.option(
+        "--max-frames", type=int, default=100, show_default=True, help="Longer clips are thinned to this many."
+    ),
+)
+device_option = click.option(
+    "--device", default=None, metavar="NAME", help="cpu, cuda, cuda:1 …  [cuda if there is one]"
+)
+tokenizer_option = click.option(
+    "--tokenizer",
+    metavar="DIR",
+    help="Folder with tokenizer.json, or vocab.json and merges.txt.  [that of the text weights]",
+)
+encoder_options = options(
+    click.option(
+        "--backbone-weights",
+        metavar="PATH",
+        help="A file of weights, an index of shards, or 'random'.  [local torch hub cache]",
+    ),
+    click.option(
+        "--text-weights",
+        metavar="PATH",
+        help="A folder or file of weights, or 'random'.  [local Hugging Face cache]",
+    ),
+    tokenizer_option,
+    click.option("--weights-seed", type=int, default=0, show_default=True, help="Seed of random weights."),
+)
+compression_option = click.option(
+    "--compression",
+    type=click.Choice(["zstd", "gzip"]),
+    help="Pack for cold storage: zstd with --store zarr, gzip with hdf5. Slower to read.  [nothing is packed]",
+)
+protocol_option = click.option(
+    "--protocol",
+    type=click.Choice(["tubedetr", "dense", "hcstvg_official"]),
+    default="tubedetr",
+    show_default=True,
+    help="How the field's metrics are counted: on sampled frames as published numbers are, or on every frame.",
+)
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device of that name; None: a GPU if there is one. Raises UsageError where it cannot compute."""
+    import torch
+
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros((), device=device).add(1).item()  # some devices give tensors, but no numbers
+    except Exception as error:  # of another kind for every kind of device
+        raise UsageError(
+            f"device {name!r} cannot be used",
+            expected=f"cpu{gpus(torch.cuda.device_count())}",
+            found=str(error).partition("\n")[0].partition(". ")[0] if name.startswith("cuda") else None,
+            hint="--device cpu",
+        ) from None
+    return device
+
+
+def gpus(count: int) -> str:
+    """How the GPUs of this machine are called, after the processor."""
+    return {0: " (no GPU is found)", 1: " or cuda"}.get(count, f", cuda, cuda:0 … cuda:{count - 1}")
