@@ -156,7 +156,7 @@ def test_a_file_is_compared_with_its_annotation_before_it_is_decoded(videos):
 
 
 def test_a_decoder_that_hangs_ends_when_its_extractor_is_gone(videos):
-    hang = "import time; from stvg.extract import worker; worker.read_frames = lambda *_, **__: time.sleep(99); "
+    hang = "import time; from stvg.extract.video import worker; worker.read_frames = lambda *_, **__: time.sleep(99); "
     hang += "worker.main()"
     decoder = Decoder(Settings(timeout=0.5, program=(sys.executable, "-c", hang)))
     decoder.start(job(videos[0]))
