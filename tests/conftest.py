@@ -10,8 +10,18 @@ from pathlib import Path
 
 import pytest
 
+LONG = (
+    *("test_ablation", "test_distribute", "test_objects", "test_train", "test_ranks", "test_dtypes"),
+    *("test_runner", "test_finetune", "test_docs", "test_faults", "test_store", "test_browser"),
+)
+"""The files that take longest. They are begun first, so that the processes of a run end together."""
+
 if "PYTEST_XDIST_WORKER" in os.environ:  # test processes share the cores; more threads than these wait for each other
     os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
 
 
 @pytest.fixture(scope="session")
