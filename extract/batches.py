@@ -10,9 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 WAITING_BATCHES = 4
@@ -34,44 +32,44 @@ class Piece:
 
 @dataclass
 class FrameBatch:
-    """Frames of one shape, and whose they are. ``pixels`` (size, height, width, 3) float32."""
+    """Frames of one shape, and whose they are. ``pixels`` (size, height, width, 3) float32, where they are encoded."""
 
-    pixels: NDArray[np.float32]
+    pixels: Tensor
     pieces: list[Piece] = field(default_factory=list)
     filled: int = 0
 
     @classmethod
-    def empty(cls, size: int, height: int, width: int) -> FrameBatch:
-        return cls(np.zeros((size, height, width, 3), dtype=np.float32))
+    def empty(cls, size: int, height: int, width: int, device: torch.device) -> FrameBatch:
+        return cls(torch.zeros(size, height, width, 3, device=device))
 
     @property
     def room(self) -> int:
         return len(self.pixels) - self.filled
 
-    def add(self, clip: Any, view: int, start: int, frames: NDArray[np.float32]) -> None:
+    def add(self, clip: Any, view: int, start: int, frames: Tensor) -> None:
         self.pieces.append(Piece(clip, view, start, self.filled, len(frames)))
         self.pixels[self.filled : self.filled + len(frames)] = frames
         self.filled += len(frames)
 
     def tensor(self) -> Tensor:
         """As the encoders want it: (size, 3, height, width), channels last in memory."""
-        return torch.from_numpy(self.pixels).permute(0, 3, 1, 2)
+        return self.pixels.permute(0, 3, 1, 2)
 
 
 class Mixer:
     """Collects frames, ``size`` of one shape to a batch. The frames of a rendition leave in the order they came."""
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self, size: int, device: torch.device) -> None:
+        self.size, self.device = size, device
         self._open: dict[tuple[int, int], FrameBatch] = {}  # the one that waits longest first
 
-    def add(self, clip: Any, view: int, start: int, frames: NDArray[np.float32]) -> Iterator[FrameBatch]:
-        """Copy frames (n, height, width, 3) in; yields the batches that are to be encoded now."""
+    def add(self, clip: Any, view: int, start: int, frames: Tensor) -> Iterator[FrameBatch]:
+        """Copy frames (n, height, width, 3) on the mixer's device in; yields the batches that are to be encoded now."""
         shape = (frames.shape[1], frames.shape[2])
         at = 0
         while at < len(frames):
             if shape not in self._open:
-                self._open[shape] = FrameBatch.empty(self.size, *shape)
+                self._open[shape] = FrameBatch.empty(self.size, *shape, self.device)
             batch = self._open[shape]
             taken = frames[at : at + batch.room]
             batch.add(clip, view, start + at, taken)

@@ -18,6 +18,7 @@ from .batches import FrameBatch, Mixer
 from .clip import Clip
 from .encoders.backbone import Backbone
 from .features import encode
+from .intake import Intake
 from .job import ExtractJob, Prepared, prepare
 from .video.channel import DecodeJob
 from .video.decoders import Decoders, End
@@ -113,18 +114,19 @@ def _measure(job: ExtractJob, ready: Prepared, by_video: dict[str, list[Sample]]
     """Time the first frames of a few videos, spread over all. None when not one of them can be read."""
     chosen = list(by_video)[:: max(1, len(by_video) // PROBED_VIDEOS)][:PROBED_VIDEOS]
     clips = {video_id: Clip.of(by_video[video_id], ready.recipe) for video_id in chosen}
-    jobs = (_beginning(clip, ready) for clip in clips.values())
-    mixer = Mixer(job.batch_frames)
+    intake, mixer = Intake(job.device, ready.backbone.mean, ready.backbone.std), Mixer(job.batch_frames, job.device)
+    settings = intake.settings(job.decoding, ready.recipe, (clip.video for clip in clips.values()))
+    jobs = (replace(_beginning(clip, ready), raw=intake.raw) for clip in clips.values())
     batches: dict[tuple[int, ...], FrameBatch] = {}  # one of every shape
     decoding, decoded, read = 0.0, 0, 0
-    with Decoders(job.decoding.fitting(ready.recipe)) as decoders:
+    with Decoders(settings) as decoders:
         for event in decoders.decode(jobs):
             if isinstance(event, End):
                 read += event.error is None
                 continue
             decoding += event.seconds
             decoded += len(event.pixels[0])
-            for view, pixels in enumerate(event.pixels):
+            for view, pixels in enumerate(intake(event)):
                 batches |= {b.pixels.shape: b for b in mixer.add(None, view, event.start, pixels)}
     batches |= {batch.pixels.shape: batch for batch in mixer.rest() if batch.pixels.shape not in batches}
     if not decoded:

@@ -11,6 +11,7 @@ import logging
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from queue import Empty
@@ -30,7 +31,8 @@ from .batches import FrameBatch, Mixer
 from .clip import Clip
 from .encoders.backbone import Backbone
 from .encoders.text import TextEncoder
-from .features import encode
+from .encoding import Encoding
+from .intake import Intake
 from .lengths import notice_of_cuts
 from .video.channel import DecodeJob
 from .video.decoders import Decoders, End
@@ -84,7 +86,7 @@ def extract(
     with naming_write_errors(out):
         cache = Cache.create(out, recipe, samples, store, library_versions(), compression, admitted_by)
         cache.store.sweep()
-        write_text(cache, text, options)
+        write_text(cache, text.to(options.device), options)
     by_video: dict[str, list[int]] = {}
     for row, video_id in enumerate(cache.samples.video_ids):
         by_video.setdefault(video_id, []).append(row)
@@ -134,12 +136,16 @@ class Extraction:
         self.cache, self.by_video, self.files = cache, by_video, files
         self.backbone, self.options, self.progress = backbone, options, progress
         self.report, self.sources = Report(), Sources(cache)
+        self.intake = Intake(options.device, backbone.mean, backbone.std)
+        self.encode_frames = Encoding(backbone, options.device, cache.recipe.amp)
         self.clips: dict[str, Clip] = {}
         self.began, self.encoding = time.perf_counter(), 0.0
 
     def run(self) -> Report:
-        mixer, settings = Mixer(self.options.batch_frames), self.options.decoding.fitting(self.cache.recipe)
-        with self.sources, Decoders(settings) as decoders, Writer(self.cache) as writer:
+        mixer = Mixer(self.options.batch_frames, self.options.device)
+        videos = (self.cache.samples.video(rows[0]) for rows in self.by_video.values())
+        decoding = self.intake.settings(self.options.decoding, self.cache.recipe, videos)
+        with self.sources, Decoders(decoding) as decoders, Writer(self.cache, self.options.device) as writer:
             self.began = time.perf_counter()
             for event in decoders.decode(self.jobs()):
                 if isinstance(event, End):
@@ -151,7 +157,7 @@ class Extraction:
                     continue
                 clip = self.clips[event.job.video_id]
                 self.report.busy["decode"] += event.seconds / self.options.decoding.processes
-                for view, pixels in enumerate(event.pixels):
+                for view, pixels in enumerate(self.intake(event)):
                     for batch in mixer.add(clip, view, event.start, pixels):
                         self.encode(batch, writer)
             for batch in mixer.rest():
@@ -190,7 +196,7 @@ class Extraction:
                 except VideoError as error:  # it went away since it was found
                     self.skip(video_id, error)
                     continue
-                yield clip.decode_job(file, self.backbone)
+                yield replace(clip.decode_job(file, self.backbone), raw=self.intake.raw)
 
     def clip(self, video_id: str, file: Path) -> Clip:
         samples = [self.cache.samples[row] for row in self.by_video[video_id]]
@@ -200,7 +206,7 @@ class Extraction:
 
     def encode(self, batch: FrameBatch, writer: Writer) -> None:
         start = time.perf_counter()
-        levels = encode(self.backbone, batch.tensor(), self.options.device, self.cache.recipe.amp)
+        levels = self.encode_frames(batch.tensor())
         if self.cache.recipe.levels == "c5":
             levels = {"c5": levels["c5"]}
         self.encoding += time.perf_counter() - start

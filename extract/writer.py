@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from queue import Queue
 from threading import Thread
 
+import torch
 from torch import Tensor
 
 from ..cache.index import Cache, array_name, video_key
@@ -23,10 +26,11 @@ AHEAD = 2
 
 @dataclass(frozen=True)
 class Encoded:
-    """A batch's levels, (n, C, h, w) each, and whose frames they are of."""
+    """A batch's levels, (n, C, h, w) each, and whose frames they are of. ``done``: on a GPU, when they are computed."""
 
     pieces: list[Piece]
     levels: dict[str, Tensor]
+    done: torch.cuda.Event | None = None
 
 
 class Writer:
@@ -35,8 +39,10 @@ class Writer:
     An error of the thread is raised by the next call. On leaving, what is not committed is given up.
     """
 
-    def __init__(self, cache: Cache) -> None:
+    def __init__(self, cache: Cache, device: torch.device) -> None:
         self.cache = cache
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" and torch.cuda.is_available() else None
+        """Features are selected and fetched beside the encoding of later batches."""
         self.finished: Queue[tuple[Clip, VideoError | None]] = Queue()
         """Clips that are in the cache for good, or whose file changed while it was read."""
         self.fetching = self.writing = 0.0
@@ -58,6 +64,8 @@ class Writer:
 
     def write(self, encoded: Encoded) -> None:
         """Returns at once, or once there is room."""
+        if self.stream is not None:
+            encoded = replace(encoded, done=torch.cuda.current_stream(self.stream.device).record_event())
         self._hand_over(encoded)
 
     def give_up(self, clip: Clip) -> None:
@@ -83,11 +91,24 @@ class Writer:
                 if isinstance(item, Clip):
                     self._close(item)
                 else:
-                    for piece in item.pieces:
-                        if not piece.clip.failed:
-                            self._store(piece, item.levels)
+                    with self._after(item):
+                        for piece in item.pieces:
+                            if not piece.clip.failed:
+                                self._store(piece, item.levels)
         except Exception as error:  # raised again where the extractor sees it
             self._error = self._error or error
+
+    @contextmanager
+    def _after(self, encoded: Encoded) -> Iterator[None]:
+        """Work that begins when a batch is encoded, on this thread's own stream."""
+        if self.stream is None or encoded.done is None:
+            yield
+            return
+        with torch.cuda.stream(self.stream):
+            self.stream.wait_event(encoded.done)
+            for level in encoded.levels.values():
+                level.record_stream(self.stream)
+            yield
 
     def _store(self, piece: Piece, levels: dict[str, Tensor]) -> None:
         clip, recipe = piece.clip, self.cache.recipe

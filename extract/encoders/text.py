@@ -52,7 +52,7 @@ class TextEncoder(nn.Module):
             return []
         with float32_products():
             hidden, padding = self(sentences)
-        values, lengths = hidden.float().cpu().numpy(), (~padding).sum(1).tolist()
+        values, lengths = hidden.float().cpu().numpy(), (~padding).sum(1).cpu().tolist()
         return [values[i, :length] for i, length in enumerate(lengths)]
 
 

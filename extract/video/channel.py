@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,10 +35,14 @@ class DecodeJob:
     """What the file must be, frames and rate; None: it is not compared."""
     rate_is_assumed: bool = False
     """The annotated rate is no more than a guess."""
+    raw: bool = False
+    """Frames are handed over as decoded; the device that encodes them renders them, too."""
 
     @property
     def frame_bytes(self) -> int:
-        """Of one frame, all its renditions together."""
+        """Of one frame as it is handed over: all its renditions together, or its own pixels."""
+        if self.raw:
+            return self.height * self.width * 3
         return sum(view.height * view.width * 3 * 4 for view in self.views)
 
 
@@ -64,9 +69,16 @@ class Outcome:
     """In what the file differs from its annotation though it can be used."""
 
 
-def renditions(job: DecodeJob, slot: memoryview, count: int) -> list[NDArray[np.float32]]:
-    """A slot's content: per view (count, height, width, 3) float32, one after the other."""
-    arrays, at = [], 0
+def renditions(job: DecodeJob, slot: memoryview, count: int) -> list[NDArray[Any]]:
+    """A slot's content: per view (count, height, width, 3) float32, one after the other.
+
+    Of a raw job one array, (count, job.height, job.width, 3) uint8.
+    """
+    if job.raw:
+        shape = (count, job.height, job.width, 3)
+        return [np.frombuffer(slot, np.uint8, count=int(np.prod(shape))).reshape(shape)]
+    arrays: list[NDArray[Any]] = []
+    at = 0
     for view in job.views:
         shape = (count, view.height, view.width, 3)
         arrays.append(np.frombuffer(slot, np.float32, count=int(np.prod(shape)), offset=at).reshape(shape))

@@ -19,15 +19,18 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ...cache.schema import Recipe
 from ...errors import StvgError, VideoError
 from .channel import BLOCK_FRAMES, CheckJob, DecodeJob, Outcome, Slots, renditions
+from .pinned import pin
 
 PROGRAM = (sys.executable, "-m", "stvg.extract.video.worker")
+RAW_SLOT_BYTES = 32 * 2**20
+"""Of a slot for decoded frames, unless one frame is larger."""
 GRACE = 2
 """Seconds a decoder lives on after its timeout: only one whose extractor is gone comes to that."""
 
@@ -47,11 +50,17 @@ class Settings:
     """Blocks a decoder may be ahead of the encoder."""
     slot_bytes: int = 8 * 2**20
     program: tuple[str, ...] = PROGRAM
+    pinned: bool = False
+    """Whether a GPU copies straight out of the slots."""
 
     def fitting(self, recipe: Recipe) -> Settings:
         """With slots that hold a block of the largest frames of a recipe."""
         frame = recipe.resolution * recipe.max_side * 3 * 4 * recipe.views
         return replace(self, slot_bytes=BLOCK_FRAMES * frame)
+
+    def for_raw_frames(self, largest: int) -> Settings:
+        """With slots for frames as they are decoded, of at most ``largest`` bytes, which a GPU copies out of."""
+        return replace(self, slot_bytes=max(largest, min(BLOCK_FRAMES * largest, RAW_SLOT_BYTES)), pinned=True)
 
 
 @dataclass(frozen=True)
@@ -61,8 +70,8 @@ class Block:
     job: DecodeJob
     start: int
     """Position of the first among the job's frames."""
-    pixels: list[NDArray[np.float32]]
-    """Per view (n, height, width, 3). Shared memory, overwritten once the next block is asked for."""
+    pixels: list[NDArray[Any]]
+    """See `renditions`. Shared memory, overwritten once the next block is asked for."""
     seconds: float
     """What it took to decode."""
 
@@ -85,6 +94,7 @@ class Decoder:
         ours, theirs = socket.socketpair()
         memory = _anonymous_memory(settings.slots * settings.slot_bytes)
         self.slots = Slots.of(memory, settings.slots)
+        self.unpin = pin(self.slots.memory) if settings.pinned else None
         patience = math.ceil(settings.timeout) + GRACE
         words = (theirs.fileno(), memory, settings.slots, settings.threads, settings.memory, patience)
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # its threads would reserve address space
@@ -180,6 +190,8 @@ class Decoder:
         self.channel.close()
         self.process.kill()
         self.process.wait()
+        if self.unpin:
+            self.unpin()
 
 
 class Decoders:

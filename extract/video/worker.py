@@ -14,6 +14,9 @@ import sys
 import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
+from typing import Any
+
+from numpy.typing import NDArray
 
 from ...errors import VideoError
 from ..render import render
@@ -91,12 +94,18 @@ class Worker:
                 self.emptied += 1
             start += time.perf_counter() - waited
             signal.alarm(self.patience)
-            for pixels, view in zip(renditions(job, self.slots[self.filled], len(frames)), job.views, strict=True):
-                for frame, out in zip(frames, pixels, strict=True):
-                    render(frame, view, job.mean, job.std, out)
+            self.fill(renditions(job, self.slots[self.filled], len(frames)), frames, job)
             self.filled += 1
             self.channel.send((len(frames), time.perf_counter() - start))
             start = time.perf_counter()
+
+    def fill(self, slot: list[NDArray[Any]], frames: Pixels, job: DecodeJob) -> None:
+        if job.raw:
+            slot[0][:] = frames
+            return
+        for pixels, view in zip(slot, job.views, strict=True):
+            for frame, out in zip(frames, pixels, strict=True):
+                render(frame, view, job.mean, job.std, out)
 
     def blocks(self, job: DecodeJob) -> Iterator[Pixels]:
         block = max(1, min(BLOCK_FRAMES, self.slots.bytes_each // job.frame_bytes))

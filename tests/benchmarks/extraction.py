@@ -110,11 +110,11 @@ def speed(chosen: argparse.Namespace, scratch: Path) -> list[tuple[str, ...]]:
             view = View.evaluation(video.width, video.height, recipe.resolution, recipe.max_side)
             for block in read_frames(paths[video.video_id], grid, width=video.width, height=video.height):
                 if keep is not None:
-                    pixels = apply_view(block, view, backbone.mean, backbone.std).permute(0, 2, 3, 1).numpy()
+                    pixels = apply_view(block, view, backbone.mean, backbone.std).permute(0, 2, 3, 1)
                     batches += [b.tensor()[: b.filled] for b in keep.add(None, 0, 0, pixels)]
         return batches + [b.tensor()[: b.filled] for b in keep.rest()] if keep else []
 
-    batches = decode(Mixer(chosen.batch_frames))
+    batches = decode(Mixer(chosen.batch_frames, CPU))
     reports: list[Report] = []
 
     def whole() -> None:
