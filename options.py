@@ -141,11 +141,6 @@ encoder_options = options(
     tokenizer_option,
     click.option("--weights-seed", type=int, default=0, show_default=True, help="Seed of random weights."),
 )
-compression_option = click.option(
-    "--compression",
-    type=click.Choice(["zstd", "gzip"]),
-    help="Pack for cold storage: zstd with --store zarr, gzip with hdf5. Slower to read.  [nothing is packed]",
-)
 protocol_option = click.option(
     "--protocol",
     type=click.Choice(["tubedetr", "dense", "hcstvg_official"]),

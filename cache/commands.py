@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..console import Progress
-from ..options import CACHE, OUT_CACHE, Commands, compression_option, say
+from ..options import CACHE, OUT_CACHE, Commands, say
 from ..outputs import naming_write_errors
 from ..wording import counted
 
@@ -68,8 +68,7 @@ def cache_verify(path: Location, repair: bool, jobs: int) -> None:
 @click.argument("source", type=CACHE)
 @click.argument("target", type=OUT_CACHE)
 @click.option("--store", type=click.Choice(["zarr", "hdf5"]), required=True, help="How TARGET keeps its units.")
-@compression_option
-def cache_convert(source: Location, target: Location, store: str, compression: str | None) -> None:
+def cache_convert(source: Location, target: Location, store: str) -> None:
     """Copy a cache into another store or to another place: the same features, byte for byte.
 
     \b
@@ -78,7 +77,7 @@ def cache_convert(source: Location, target: Location, store: str, compression: s
     from .convert import convert
 
     with Progress("convert", "units") as bar, naming_write_errors(target):
-        written = convert(source, target, store, compression, bar.at)
+        written = convert(source, target, store, bar.at)
     say(f"convert: {counted(written, 'unit')} written → {target}")
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import google_crc32c
+from awscrt.checksums import crc32c
 
 from ..errors import CacheError
 from ..wording import counted
@@ -68,8 +68,8 @@ class Contents:
         for row, content in zip(rows, table.contents(rows, COLUMNS), strict=True):
             video_id = table.video_ids[row]
             count, total = sums.get(video_id, (0, 0))
-            sums[video_id] = count + 1, google_crc32c.extend(total, content)
-            order.update(google_crc32c.value(content).to_bytes(4, "little"))
+            sums[video_id] = count + 1, crc32c(content, total)
+            order.update(crc32c(content).to_bytes(4, "little"))
         videos = {video_id: (count, f"{total:08x}") for video_id, (count, total) in sums.items()}
         return cls(split, fingerprint, videos, order.hexdigest()[:16], dict(sources or {}))
 

@@ -24,12 +24,9 @@ def convert(
     source: Location,
     target: Location,
     store: str,
-    compression: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
     """Write the cache at ``source`` to ``target`` as ``store``; returns the number of units that were not there yet.
-
-    ``compression``: what chunks are packed with there, for cold storage.
 
     Raises CacheError where the source is damaged (that unit is not written), or ``target`` holds another cache.
     """
@@ -38,9 +35,7 @@ def convert(
     cache = Cache.open(source)
     table = (source / SAMPLES).read_bytes()
     header = cache.header
-    other = Cache.begin(
-        target, cache.recipe, table, store, header.counts, header.versions, compression, header.admitted_by
-    )
+    other = Cache.begin(target, cache.recipe, table, store, header.counts, header.versions, header.admitted_by)
     keys = [key for room in ("text", "videos") for key in cache.store.keys(room)]
     written = 0
     for done, key in enumerate(keys, 1):

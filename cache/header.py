@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import google_crc32c
+from awscrt.checksums import crc32c
 
 from ..errors import CacheError
 from .schema import Recipe
@@ -24,8 +24,6 @@ class Header:
     counts: dict[str, int]
     versions: dict[str, str]
     samples_file: tuple[int, int]
-    compression: str | None = None
-    """What the units are packed with."""
     admitted_by: dict[str, Any] | None = None
     """The options that chose the samples: splits, max_frames, … None in older caches."""
 
@@ -33,7 +31,7 @@ class Header:
         content = {"format": FORMAT, "fingerprint": self.recipe.fingerprint, **asdict(self)}
         if self.admitted_by is None:
             del content["admitted_by"]
-        checked = {"crc32c": google_crc32c.value(_render(content)), **json.loads(_render(content))}
+        checked = {"crc32c": crc32c(_render(content)), **json.loads(_render(content))}
         return _render(checked) + b"\n"
 
     @classmethod
@@ -44,7 +42,7 @@ class Header:
             recipe = Recipe.from_json(content["recipe"])
             samples_file = (content["samples_file"][0], content["samples_file"][1])
             how = (content["store"], content["counts"], content["versions"])
-            header = cls(recipe, *how, samples_file, content["compression"], content.get("admitted_by"))
+            header = cls(recipe, *how, samples_file, content.get("admitted_by"))
             if header.to_bytes() != stored:
                 raise ValueError("its checksum does not fit")
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:

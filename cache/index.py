@@ -58,7 +58,7 @@ class Cache:
 
     def __init__(self, path: Location, header: Header) -> None:
         self.path, self.header, self.recipe = path, header, header.recipe
-        self.store: Store = open_store(path, header.store, header.compression)
+        self.store: Store = open_store(path, header.store)
         self.text_store = self.store
         """Where the token features are; elsewhere only for `with_samples_of`."""
         self.samples = SampleTable(path / SAMPLES, header.samples_file)
@@ -80,22 +80,21 @@ class Cache:
         samples: Sequence[Sample],
         store: str,
         versions: dict[str, str],
-        compression: str | None = None,
         admitted_by: dict[str, Any] | None = None,
     ) -> Cache:
         """Make a cache of these samples, or open the one that is there. ``admitted_by``: the options that chose them.
 
-        Raises CacheError when that has another recipe, store, packing, or other samples.
+        Raises CacheError when that has another recipe, store, or other samples.
         """
         if not (path / HEADER).exists():
             counts = {"samples": len(samples), "videos": len({s.video.video_id for s in samples})}
             table = to_parquet(samples)
-            header = Header(recipe, store, counts, versions, checksum(table), compression, admitted_by)
+            header = Header(recipe, store, counts, versions, checksum(table), admitted_by)
             if make(path, header, table):
                 return cls(path, header)
         cache = cls.open(path)
         cache.require_made_with(recipe, admitted_by)
-        cache.require_packing(store, compression)
+        cache.require_store(store)
         require_same_samples(cache.samples, samples, other_rules(cache.header.admitted_by, admitted_by), path)
         return cache
 
@@ -108,20 +107,19 @@ class Cache:
         store: str,
         counts: dict[str, int],
         versions: dict[str, str],
-        compression: str | None = None,
         admitted_by: dict[str, Any] | None = None,
     ) -> Cache:
         """A cache of exactly these samples (a file of `to_parquet`), without units.
 
         Opens the one that is there if it has the same recipe, store and samples, and raises CacheError if not.
         """
-        header = Header(recipe, store, counts, versions, checksum(table), compression, admitted_by)
+        header = Header(recipe, store, counts, versions, checksum(table), admitted_by)
         if not (path / HEADER).exists() and make(path, header, table):
             return cls(path, header)
         cache = cls.open(path)
         cache.recipe.require_equal(recipe, path)
         require_same_table(cache.header, header, path)
-        cache.require_packing(store, compression)
+        cache.require_store(store)
         return cache
 
     def require_made_with(self, recipe: Recipe, admitted_by: dict[str, Any] | None) -> None:
@@ -129,17 +127,15 @@ class Cache:
         rules = other_rules(self.header.admitted_by, admitted_by)
         self.recipe.require_equal(recipe, self.path, **rules)
 
-    def require_packing(self, store: str, compression: str | None) -> None:
-        """Refuse to write in another store, or with another compression, than the units that are there."""
-        made, asked = (self.header.store, self.store.compression), (store, compression)
-        if made != asked:
-            says = "--store {0}, {1}"
+    def require_store(self, store: str) -> None:
+        """Refuse to write in another store than the units that are there."""
+        if self.header.store != store:
             raise CacheError(
-                f"{self.path} is packed otherwise",
-                expected=says.format(made[0], f"--compression {made[1]}" if made[1] else "no compression"),
-                found=says.format(asked[0], f"--compression {asked[1]}" if asked[1] else "no compression"),
+                f"{self.path} is kept otherwise",
+                expected=f"--store {self.header.store}",
+                found=f"--store {store}",
                 effect="nothing was read or written",
-                hint="use the --store and --compression the cache was made with, or another --out folder",
+                hint="use the --store the cache was made with, or another --out folder",
             )
 
     def with_samples_of(self, other: Cache) -> Cache:

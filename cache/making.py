@@ -25,7 +25,7 @@ WAITS, PAUSE_SECONDS = 20, 0.1
 def make(path: Location, header: Header, table: bytes) -> bool:
     """Write table and header of a new cache, the header last. False, and nothing is decided, when another was first."""
     require_room(path, header.recipe, header.store)
-    open_store(path, header.store, header.compression)  # refuses what this place cannot hold, or not packed so
+    open_store(path, header.store)  # refuses what this place cannot hold
     make_folder(path)
     place_table(path, table)
     if not write_once(path / HEADER, header.to_bytes()):

@@ -42,7 +42,7 @@ def merge(out: Location, shards: Sequence[Location], progress: Callable[[int, in
     first = caches[0]
     for cache in caches[1:]:
         cache.recipe.require_equal(first.recipe, cache.path)
-        if (cache.header.store, cache.header.compression) != (first.header.store, first.header.compression):
+        if cache.header.store != first.header.store:
             hint = f"stvg cache convert {cache.path} FOLDER --store {first.header.store}"
             raise CacheError(f"{cache.path} holds {cache.header.store} units, {first.path} others", hint=hint)
     one_table = len({cache.header.samples_file for cache in caches}) == 1
@@ -167,7 +167,7 @@ def _begin(out: Location, caches: Sequence[Cache], one_table: bool) -> Cache:
     versions = {n: ", ".join(sorted({c.header.versions.get(n, "unknown") for c in caches})) for n in names}
     rules = [cache.header.admitted_by for cache in caches]
     same = rules[0] if all(rule == rules[0] for rule in rules) else None
-    how = (first.header.store, counts, versions, first.header.compression, same)
+    how = (first.header.store, counts, versions, same)
     return Cache.begin(out, first.recipe, table, *how)
 
 

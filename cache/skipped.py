@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterable
 
-import google_crc32c
+from awscrt.checksums import crc32c
 
 from ..atomic import unit_name, write_atomic
 from ..errors import CacheError
@@ -91,4 +91,4 @@ def was_absent(reason: str) -> bool:
 
 def _line(video_id: str, reason: str) -> bytes:
     content = {"video_id": video_id, "reason": reason}
-    return (json.dumps({**content, "crc32c": google_crc32c.value(json.dumps(content).encode())}) + "\n").encode()
+    return (json.dumps({**content, "crc32c": crc32c(json.dumps(content).encode())}) + "\n").encode()

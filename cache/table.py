@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from awscrt.checksums import crc32c
 from numpy.typing import NDArray
 
 from ..errors import CacheError
@@ -238,9 +238,9 @@ def _numbers(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
 def checksum(file: pa.Buffer | bytes | str) -> tuple[int, int]:
     """Bytes and crc32c, of a file a block at a time."""
     if not isinstance(file, str):
-        return len(memoryview(file)), google_crc32c.value(bytes(file))
+        return len(memoryview(file)), crc32c(bytes(file))
     size = total = 0
     with open(file, "rb") as opened:
         while block := opened.read(1 << 20):
-            size, total = size + len(block), google_crc32c.extend(total, block)
+            size, total = size + len(block), crc32c(block, total)
     return size, total

@@ -17,7 +17,6 @@ from ..options import (
     Commands,
     annotations_option,
     choose_device,
-    compression_option,
     dataset_option,
     encoder_options,
     sampling_options,
@@ -146,7 +145,6 @@ def dataset_make(out: Path, kind: str, videos: int, seed: int, jobs: int) -> Non
     help="What the backbone computes in: float32; tf32, on GPUs that have it; bfloat16. Features differ by rounding.",
 )
 @click.option("--store", type=click.Choice(["zarr", "hdf5"]), default="zarr", show_default=True)
-@compression_option
 @click.option("--batch-frames", type=int, default=32, show_default=True, help="Frames encoded at once.")
 @click.option(
     "--on-bad-record",

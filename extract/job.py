@@ -60,7 +60,6 @@ class ExtractJob:
     views: int = 1
     views_seed: int = 0
     store: str = "zarr"
-    compression: str | None = None
     batch_frames: int = 32
     on_bad_record: str = "raise"
     strict: bool = False
@@ -113,7 +112,6 @@ def run_job(job: ExtractJob, progress: Bar | None = None) -> tuple[Report, list[
         ready.backbone,
         ready.text,
         store=job.store,
-        compression=job.compression,
         admitted_by=ready.admitted_by,
         options=job.options(),
         progress=progress,
@@ -162,7 +160,7 @@ def prepare(job: ExtractJob) -> Prepared:
     cache = Cache.open(job.out) if (job.out / HEADER).exists() else None
     warnings: list[str] = []
     if cache:
-        cache.require_packing(job.store, job.compression)
+        cache.require_store(job.store)
         warnings = settle_samples(cache, recipe, samples, rule)
         samples = cache.samples
     folder = job.videos or default_video_folder(job.dataset, job.annotations)

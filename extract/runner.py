@@ -70,7 +70,6 @@ def extract(
     text: TextEncoder,
     *,
     store: str = "zarr",
-    compression: str | None = None,
     admitted_by: dict[str, Any] | None = None,
     options: Options | None = None,
     progress: Progress | None = None,
@@ -84,7 +83,7 @@ def extract(
     """
     options = options or Options()
     with naming_write_errors(out):
-        cache = Cache.create(out, recipe, samples, store, library_versions(), compression, admitted_by)
+        cache = Cache.create(out, recipe, samples, store, library_versions(), admitted_by)
         cache.store.sweep()
         write_text(cache, text.to(options.device), options)
     by_video: dict[str, list[int]] = {}

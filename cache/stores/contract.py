@@ -4,8 +4,8 @@ A *unit* is one video's features, or one part of the text features: named arrays
 tokens, regions), and attributes. Its key is ``room/name``: ``videos/<video id>``, ``text/00000``. A unit is visible
 only when it is complete, and is never changed afterwards.
 
-Rows are stored in chunks, each with a checksum. It is compared when a chunk of a local file is first read through a store,
-and at every read of one that is packed or comes over a network. Damage is an error with its name, never zeros.
+Rows are stored in chunks; the unit's record holds a checksum of each. It is compared when a chunk of a local file is first
+read through a store, and at every read of one that comes over a network. Damage is an error with its name, never zeros.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...atomic import TEMPORARY, make_folder, original_name, publish, sweep, temporary_name, unit_name
-from ...errors import CacheError, UsageError
+from ...errors import CacheError
 from ...objects import Location, ObjectPath
 from ..sampling import IntArray
 from .rows import Chunks, gather, row_numbers
@@ -46,23 +46,17 @@ class Store(ABC):
     """The units below a cache folder. Safe to share between threads, to fork with, and to pickle to a worker."""
 
     suffix = ""
-    codec = ""
-    """What chunks can be packed with in this format."""
 
-    def __init__(self, path: Location, compression: str | None = None) -> None:
-        if compression not in (None, self.codec):
-            raise UsageError(
-                f"{type(self).__name__} cannot pack with {compression}", expected=f"{self.codec}, or nothing"
-            )
-        self.path, self.compression = path, compression
+    def __init__(self, path: Location) -> None:
+        self.path = path
         self._swept: set[str] = set()
         # Caches of functions that know no store: nothing here refers back to it, so its open files close with it.
-        self._opened = lru_cache(OPEN_ARRAYS)(partial(_open_verified, self._open_array, {}))
         self._known = lru_cache(32 * OPEN_ARRAYS)(self._read_facts)
+        self._opened = lru_cache(OPEN_ARRAYS)(partial(_open_verified, self._open_array, self._known, {}))
         self._place = lru_cache(32 * OPEN_ARRAYS)(partial(_place, path, self.suffix))
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.path, self.compression)
+        return type(self), (self.path,)
 
     def place(self, key: str) -> Location:
         """The file or folder of a unit. Raises ValueError for a key that is not ``room/name``."""
@@ -159,21 +153,21 @@ class Store(ABC):
 
     def _check_chunks(self, place: Location, key: str, name: str, facts: ArrayFacts) -> list[str]:
         try:
-            chunks = self._open_array(place, key, name)
+            chunks = self._open_array(place, key, name, facts)
         except CacheError as error:
             return [error.message]
-        scratch = [memoryview(bytearray(facts.chunk_bytes)) for _ in range(CHECKED_TOGETHER)]
+        size, end = facts.chunk_bytes, facts.shape[0] * facts.row_bytes
+        scratch = memoryview(bytearray(min(CHECKED_TOGETHER * size, end)))
         problems = []
         for first in range(0, facts.chunks, CHECKED_TOGETHER):
-            numbers = range(first, min(first + CHECKED_TOGETHER, facts.chunks))
-            for some in (numbers, *([number] for number in numbers)):  # all at once, and singly where one is damaged
-                try:
-                    chunks.read(some, scratch[: len(some)])
-                except CacheError as error:
-                    problems += [error.message] if some is not numbers else []
-                else:
-                    if some is numbers:
-                        break
+            try:
+                chunks.read([(first, scratch[: end - first * size])])
+            except CacheError:  # singly, so that every damaged one is named
+                for number in range(first, min(first + CHECKED_TOGETHER, facts.chunks)):
+                    try:
+                        chunks.read([(number, scratch[: min(size, end - number * size)])])
+                    except CacheError as error:
+                        problems.append(error.message)
         return problems
 
     def _local(self, key: str) -> Path:
@@ -220,8 +214,8 @@ class Store(ABC):
 
     @classmethod
     @abstractmethod
-    def _open_array(cls, place: Location, key: str, name: str) -> Chunks:
-        """Raises CacheError when the array is missing, short, or its layout is damaged. Not for arrays without rows."""
+    def _open_array(cls, place: Location, key: str, name: str, facts: ArrayFacts) -> Chunks:
+        """Raises CacheError when the array is missing, or of another size. Not for arrays without rows."""
 
     @abstractmethod
     def _check_layout(self, place: Location, record: Record) -> list[str]:
@@ -236,14 +230,15 @@ def _place(path: Location, suffix: str, key: str) -> Location:
 
 
 def _open_verified(
-    open_array: Callable[[Location, str, str], Chunks],
+    open_array: Callable[[Location, str, str, ArrayFacts], Chunks],
+    known: Callable[[Location, str], dict[str, ArrayFacts]],
     verified: dict[tuple[object, ...], bytearray],
     place: Location,
     key: str,
     name: str,
 ) -> Chunks:
     """An array whose chunks are not checked again when they were before the file was last closed."""
-    chunks = open_array(place, key, name)
+    chunks = open_array(place, key, name, known(place, key)[name])
     if isinstance(chunks, Remembering):
         chunks.verified = verified.setdefault(chunks.identity(), chunks.verified)
     return chunks

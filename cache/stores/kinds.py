@@ -16,10 +16,9 @@ def backends_of(path: Location) -> tuple[str, ...]:
     return BACKENDS if isinstance(path, Path) else ("zarr",)
 
 
-def open_store(path: Location, backend: str | None = None, compression: str | None = None) -> Store:
+def open_store(path: Location, backend: str | None = None) -> Store:
     """The store of a cache: ``zarr``, ``hdf5``, or None for the one its units are in. Object storage holds Zarr.
 
-    ``compression``: what new units are packed with, ``zstd`` in Zarr or ``gzip`` in HDF5; every unit says its own.
     Raises UsageError for another name, CacheError when None and the folder holds no units, or units of both.
     """
     if backend is None:
@@ -36,8 +35,8 @@ def open_store(path: Location, backend: str | None = None, compression: str | No
     if isinstance(path, ObjectPath):
         from .remote_store import RemoteStore
 
-        return RemoteStore(path, compression)
-    return _store_kind(backend)(path, compression)
+        return RemoteStore(path)
+    return _store_kind(backend)(path)
 
 
 def _store_kind(backend: str) -> type[Store]:

@@ -14,12 +14,15 @@ from .unit import ArrayFacts
 SCRATCH_BYTES = 2 * 1024 * 1024
 """Rows that cannot be read straight to where they belong pass through this much, which the processor's cache holds."""
 
+Run = tuple[int, memoryview]
+"""(first chunk, where it and those after it belong): whole chunks, the array's last one as short as its rows are."""
+
 
 class Chunks(Protocol):
     """The chunks of one stored array."""
 
-    def read(self, numbers: Sequence[int], targets: Sequence[memoryview]) -> None:
-        """Fill ``targets[i]``, (chunk bytes,), with chunk ``numbers[i]``. CacheError names the first damaged one."""
+    def read(self, runs: Sequence[Run]) -> None:
+        """Fill the target of every run. CacheError names the first damaged chunk."""
 
 
 def row_numbers(rows: IntArray | slice | None, count: int, where: str) -> IntArray:
@@ -36,33 +39,70 @@ def row_numbers(rows: IntArray | slice | None, count: int, where: str) -> IntArr
 
 def gather(chunks: Chunks, facts: ArrayFacts, rows: IntArray, out: NDArray[Any]) -> None:
     """Fill ``out`` (n, …) with rows: chunks wanted whole and in order go straight into it, others through scratch."""
-    per, rest = facts.rows_per_chunk, np.ones(len(rows), dtype=bool)
-    if out[:per].flags.c_contiguous:
-        starts = np.flatnonzero(rows % per == 0)
-        starts = starts[starts + per <= len(rows)]
-        inside = starts[:, None] + np.arange(per)
-        in_order = (rows[inside] - rows[starts][:, None] == np.arange(per)).all(1)
-        whole, rest[inside[in_order]] = starts[in_order], False
-        chunks.read((rows[whole] // per).tolist(), _pieces(out, whole, per))
-        if not rest.any():
-            return
-
-    positions = np.flatnonzero(rest)
-    numbers, which = np.unique(rows[positions] // per, return_inverse=True)
+    runs, rest = _straight(facts, rows, out)
+    chunks.read(runs)
+    if not len(rest):
+        return
+    numbers, which = np.unique(rows[rest] // facts.rows_per_chunk, return_inverse=True)
     step = max(1, SCRATCH_BYTES // facts.chunk_bytes)
-    scratch = np.empty((min(step, len(numbers)), per, *facts.shape[1:]), facts.dtype)
+    scratch = np.empty((min(step, len(numbers)) * facts.rows_per_chunk, *facts.shape[1:]), facts.dtype)
+    memory = _memory(scratch)
     for first in range(0, len(numbers), step):
-        some = numbers[first : first + step]
-        chunks.read(some.tolist(), _pieces(scratch, np.arange(len(some)), 1))
-        here = (which >= first) & (which < first + len(some))
-        out[positions[here]] = scratch[which[here] - first, rows[positions[here]] % per]
+        chunks.read(_runs(facts, numbers[first : first + step], memory))
+        here = (which >= first) & (which < first + step)
+        places = rest[here]
+        found = (which[here] - first) * facts.rows_per_chunk + rows[places] % facts.rows_per_chunk
+        out[_sliced(places)] = scratch[_sliced(found)]
 
 
-def _pieces(out: NDArray[Any], starts: IntArray, per: int) -> list[memoryview]:
-    """The bytes of ``out[start : start + per]`` for every start. Slices of one view: a clip is read faster than NumPy makes
-    as many arrays."""
-    data = out.reshape(len(out), -1).view(np.uint8)
-    if not data.flags.c_contiguous:
-        return [data[start : start + per].reshape(-1).data for start in starts.tolist()]
-    memory, size = data.reshape(-1).data, per * data.shape[1]
-    return [memory[at : at + size] for at in (starts * data.shape[1]).tolist()]
+def _straight(facts: ArrayFacts, rows: IntArray, out: NDArray[Any]) -> tuple[list[Run], IntArray]:
+    """What can be read to where it belongs, and the positions of all other rows."""
+    per, count = facts.rows_per_chunk, facts.shape[0]
+    dense = out.flags.c_contiguous
+    if not out[:1].flags.c_contiguous or not (dense or per == 1):
+        return [], np.arange(len(rows))
+    starts = _starts(rows) if dense else np.arange(len(rows))
+    lowest = rows[starts]
+    behind = lowest + np.append(starts[1:], len(rows)) - starts
+    first, last = -(-lowest // per) * per, behind // per * per
+    last[behind == count] = count
+    whole = first < last
+    begin = (starts + first - lowest)[whole]
+    end = begin + (last - first)[whole]
+    numbers, places = (first[whole] // per).tolist(), zip(begin.tolist(), end.tolist(), strict=True)
+    if dense:
+        memory, size = _memory(out), facts.row_bytes
+        targets = [memory[start * size : stop * size] for start, stop in places]
+    else:
+        targets = [_memory(out[start:stop]) for start, stop in places]
+    inside = np.zeros(len(rows) + 1, np.int8)
+    inside[begin] += 1
+    inside[end] -= 1
+    return list(zip(numbers, targets, strict=True)), np.flatnonzero(inside.cumsum()[:-1] == 0)
+
+
+def _runs(facts: ArrayFacts, numbers: IntArray, memory: memoryview) -> list[Run]:
+    """Chunks, ascending, one behind the other in memory."""
+    size, end = facts.chunk_bytes, facts.shape[0] * facts.row_bytes
+    starts = _starts(numbers).tolist()
+    runs = []
+    for start, stop in zip(starts, [*starts[1:], len(numbers)], strict=True):
+        first = int(numbers[start])
+        runs.append((first, memory[start * size : start * size + min((stop - start) * size, end - first * size)]))
+    return runs
+
+
+def _starts(numbers: IntArray) -> IntArray:
+    """Where numbers that follow each other begin."""
+    return np.concatenate([[0], np.flatnonzero(numbers[1:] != numbers[:-1] + 1) + 1])
+
+
+def _memory(array: NDArray[Any]) -> memoryview:
+    """The bytes of an array without gaps."""
+    return array.reshape(-1).view(np.uint8).data
+
+
+def _sliced(numbers: IntArray) -> slice | IntArray:
+    """Numbers one after the other as a slice, which NumPy copies without a copy between."""
+    first, last = int(numbers[0]), int(numbers[-1])
+    return slice(first, last + 1) if (np.diff(numbers) == 1).all() else numbers

@@ -6,27 +6,21 @@ import json
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import google_crc32c
 import numpy as np
+from awscrt.checksums import crc32c
 from numpy.typing import DTypeLike, NDArray
 
 from ...atomic import remove
 from ...errors import CacheError
 from ..schema import FORMAT_VERSION
-from .codecs import pack
-
-if TYPE_CHECKING:
-    from .contract import Store
 
 CHUNK_BYTES = 64 * 1024
 REPAIR = "stvg cache verify --repair removes this unit; then extract it again"
-CHECKSUMS = "_crc32c"
-"""An array's name with this ending is taken: HDF5 keeps the checksums under it."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +32,11 @@ class ArrayFacts:
     rows_per_chunk: int
     attributes: Mapping[str, Any] = field(default_factory=dict)
     """What its elements mean where they are not the values themselves; see `quantise`."""
-    compression: str | None = None
-    """What its chunks are packed with: ``zstd`` in Zarr, ``gzip`` in HDF5."""
+    sums: bytes = b""
+    """crc32c of every chunk, uint32 and little-endian. The last chunk ends with the array."""
 
     @classmethod
-    def of(
-        cls,
-        shape: Sequence[int],
-        dtype: DTypeLike,
-        attributes: Mapping[str, Any] | None = None,
-        compression: str | None = None,
-    ) -> ArrayFacts:
+    def of(cls, shape: Sequence[int], dtype: DTypeLike, attributes: Mapping[str, Any] | None = None) -> ArrayFacts:
         """Chunks of about 64 KiB, never less than one row. Raises ValueError for what cannot be stored."""
         shape, kind = tuple(int(n) for n in shape), np.dtype(dtype).newbyteorder("<")
         if not shape or shape[0] < 0 or min(shape[1:], default=1) < 1:
@@ -56,7 +44,7 @@ class ArrayFacts:
         if kind.kind not in "biuf" or kind.itemsize > 8:
             raise ValueError(f"{kind} cannot be stored: bool, whole numbers and floats up to 64 bits can")
         row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * kind.itemsize
-        return cls(shape, kind, max(1, min(CHUNK_BYTES // row_bytes, shape[0])), dict(attributes or {}), compression)
+        return cls(shape, kind, max(1, min(CHUNK_BYTES // row_bytes, shape[0])), dict(attributes or {}))
 
     @property
     def row_bytes(self) -> int:
@@ -64,7 +52,7 @@ class ArrayFacts:
 
     @property
     def chunk_bytes(self) -> int:
-        """Bytes of a whole chunk, without its checksum."""
+        """Bytes of a whole chunk."""
         return self.rows_per_chunk * self.row_bytes
 
     @property
@@ -79,6 +67,8 @@ class Record:
     key: str
     attributes: dict[str, Any]
     arrays: dict[str, ArrayFacts]
+    files: dict[str, int] = field(default_factory=dict)
+    """crc32c of other files of the unit, where it has any."""
 
     def to_bytes(self) -> bytes:
         """As JSON. Raises TypeError or ValueError for attributes JSON cannot hold; NaN and infinity are among them."""
@@ -88,12 +78,13 @@ class Record:
                 "dtype": facts.dtype.name,
                 "bytes": facts.shape[0] * facts.row_bytes,
                 "rows_per_chunk": facts.rows_per_chunk,
+                "crc32c": np.frombuffer(facts.sums, "<u4").astype(">u4").tobytes().hex(),
                 **({"attributes": facts.attributes} if facts.attributes else {}),
-                **({"compression": facts.compression} if facts.compression else {}),
             }
             for name, facts in self.arrays.items()
         }
         content = {"format_version": FORMAT_VERSION, "key": self.key, "attributes": self.attributes, "arrays": arrays}
+        content |= {"files": self.files} if self.files else {}
         content = json.loads(json.dumps(content, allow_nan=False))  # as it will be read back: tuples are lists
         return json.dumps({"crc32c": _checksum(content), **content}).encode()
 
@@ -118,15 +109,15 @@ class Record:
                 np.dtype(a["dtype"]).newbyteorder("<"),
                 a["rows_per_chunk"],
                 a.get("attributes", {}),
-                a.get("compression"),
+                np.frombuffer(bytes.fromhex(a["crc32c"]), ">u4").astype("<u4").tobytes(),
             )
             for name, a in content["arrays"].items()
         }
-        return cls(content["key"], content["attributes"], arrays)
+        return cls(content["key"], content["attributes"], arrays, content.get("files", {}))
 
 
 def _checksum(content: object) -> int:
-    return google_crc32c.value(json.dumps(content).encode())
+    return crc32c(json.dumps(content).encode())
 
 
 class UnitWriter(ABC):
@@ -135,12 +126,11 @@ class UnitWriter(ABC):
     Arrays may be filled by turns. Memory stays constant. Not for sharing between threads.
     """
 
-    def __init__(self, store: Store, key: str, temporary: Path) -> None:
-        self.store, self.key, self.temporary = store, key, temporary
+    def __init__(self, publish: Callable[[str, Path], bool], key: str, temporary: Path) -> None:
+        self.key, self.temporary, self._publish = key, temporary, publish
         self._facts: dict[str, ArrayFacts] = {}
         self._rows: dict[str, int] = {}
-        self._sums: dict[str, int] = {}
-        self._waiting: dict[str, bytearray] = {}
+        self._sums: dict[str, list[int]] = {}
         self._open = True
 
     def add(
@@ -151,43 +141,35 @@ class UnitWriter(ABC):
         Raises ValueError for a shape, type or name that cannot be stored.
         """
         self._require_open()
-        if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name) or name.endswith(CHECKSUMS) or name in self._facts:
+        if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name) or name in self._facts:
             raise ValueError(f"{name!r} cannot name an array: lower-case letters, digits and _, each name once")
-        self._facts[name] = ArrayFacts.of(shape, dtype, attributes, self.store.compression)
-        self._rows[name] = self._sums[name] = 0
-        self._waiting[name] = bytearray()
+        self._facts[name] = ArrayFacts.of(shape, dtype, attributes)
+        self._rows[name], self._sums[name] = 0, []
         self._create(name, self._facts[name])
 
     def append(self, name: str, block: NDArray[Any]) -> None:
         """Write the next rows, (any count, *shape[1:]), of the declared type. Raises ValueError for anything else."""
-        facts, per = self._facts[name], self._facts[name].rows_per_chunk
+        facts = self._facts[name]
         self._require_open()
         if block.shape[1:] != facts.shape[1:] or block.dtype != facts.dtype or block.ndim != len(facts.shape):
             raise ValueError(f"{name}: rows of {facts.shape[1:]} {facts.dtype}, got {block.shape} {block.dtype}")
         if self._rows[name] + len(block) > facts.shape[0]:
             raise ValueError(f"{name}: {facts.shape[0]} rows declared, {self._rows[name] + len(block)} given")
-        at = 0
-        while at < len(block):
-            rows = np.ascontiguousarray(block[at : at + per - self._rows[name] % per], dtype=facts.dtype)
-            if facts.compression:
-                self._waiting[name] += rows.reshape(-1).view(np.uint8).data
-            else:
-                self._write(name, self._rows[name], rows)
-                self._sums[name] = google_crc32c.extend(self._sums[name], rows.reshape(-1).view(np.uint8))
+        if len(block):
+            rows = np.ascontiguousarray(block, dtype=facts.dtype)
+            self._write(name, self._rows[name], rows)
+            self._add_sums(name, rows.reshape(-1).view(np.uint8).data)
             self._rows[name] += len(rows)
-            at += len(rows)
-            if self._rows[name] % per == 0 or self._rows[name] == facts.shape[0]:
-                self._complete_chunk(name, missing=-self._rows[name] % per)
 
-    def _complete_chunk(self, name: str, missing: int) -> None:
-        facts = self._facts[name]
-        if facts.compression:
-            packed = pack(facts.compression, bytes(self._waiting[name]) + bytes(missing * facts.row_bytes))
-            self._waiting[name].clear()
-            self._write_packed(name, packed, google_crc32c.value(packed))
-        else:
-            self._end_chunk(name, self._sums[name], missing)
-            self._sums[name] = 0
+    def _add_sums(self, name: str, content: memoryview) -> None:
+        facts, sums = self._facts[name], self._sums[name]
+        filled = self._rows[name] * facts.row_bytes % facts.chunk_bytes
+        cuts = [*range(facts.chunk_bytes - filled, len(content), facts.chunk_bytes), len(content)]
+        for i, (start, stop) in enumerate(zip([0, *cuts], cuts, strict=False)):
+            if i == 0 and filled:
+                sums[-1] = crc32c(content[:stop], sums[-1])
+            else:
+                sums.append(crc32c(content[start:stop]))
 
     def commit(self, attributes: dict[str, Any]) -> bool:
         """Make the unit visible, on disk for good. False when another writer did so first: theirs stays, ours goes.
@@ -199,9 +181,11 @@ class UnitWriter(ABC):
         if any(missing.values()):
             found = ", ".join(f"{name} lacks {count} rows" for name, count in missing.items() if count)
             raise CacheError(f"{self.key} is incomplete", found=found, effect="nothing of it was stored")
-        self._finish(Record(self.key, attributes, self._facts))
+        sums = {name: np.array(found, "<u4").tobytes() for name, found in self._sums.items()}
+        arrays = {name: replace(facts, sums=sums[name]) for name, facts in self._facts.items()}
+        self._finish(Record(self.key, attributes, arrays))
         self._open = False
-        return self.store.publish(self.key, self.temporary)
+        return self._publish(self.key, self.temporary)
 
     def discard(self) -> None:
         """Give up what is not committed."""
@@ -220,15 +204,7 @@ class UnitWriter(ABC):
 
     @abstractmethod
     def _write(self, name: str, row: int, rows: NDArray[Any]) -> None:
-        """Store rows of a single chunk, from row ``row`` on."""
-
-    @abstractmethod
-    def _end_chunk(self, name: str, checksum: int, missing: int) -> None:
-        """A chunk has all its rows, but for ``missing`` at the array's end."""
-
-    @abstractmethod
-    def _write_packed(self, name: str, packed: bytes, checksum: int) -> None:
-        """Store the next chunk, packed, with its checksum."""
+        """Store rows from row ``row`` on; they come in order."""
 
     @abstractmethod
     def _finish(self, record: Record) -> None:

@@ -1,36 +1,34 @@
-"""Units as Zarr v3 groups in local folders, written and read here without a Zarr library; any Zarr reader opens them.
+"""Units as Zarr v3 groups in local folders; any Zarr reader opens them.
 
     videos/<unit>/zarr.json        the group, with the unit's attributes
     videos/<unit>/record.json      the completion record, written last
     videos/<unit>/c5/zarr.json     one array
-    videos/<unit>/c5/c.0.0.0.0     its only shard: chunks of rows, each followed by its crc32c, then the index
+    videos/<unit>/c5/c.0.0.0.0     its only shard: chunks of rows one behind the other, then their index
 
-Chunks lie at known places in a single uncompressed file, so some frames of a video are a few positioned reads, straight
-into the caller's memory. Packed chunks lie where the index says.
+Chunks lie at known places in a single file of plain bytes, so some frames of a video are a few positioned reads, straight
+into the caller's memory. The Zarr library writes the documents; it is not needed to read a unit here.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-import google_crc32c
 import numpy as np
+from awscrt.checksums import crc32c
 from numpy.typing import NDArray
 
 from ...errors import CacheError
 from ...objects import Location
-from ..sampling import IntArray
-from .chunk_file import SUM_BYTES, ChunkFile
-from .codecs import LEVEL
-from .contract import Chunks, Store
-from .packed import PackedFile
+from .chunk_file import ChunkFile
+from .contract import Store
+from .rows import Chunks
 from .unit import REPAIR, ArrayFacts, Record, UnitWriter
 
 RECORD = "record.json"
+DOCUMENT = "zarr.json"
 WRITE_BYTES = 4 * 1024 * 1024
 """Written at once: the system then keeps the file in larger pieces, which are faster to read."""
 
@@ -38,41 +36,31 @@ WRITE_BYTES = 4 * 1024 * 1024
 class ZarrWriter(UnitWriter):
     """See `UnitWriter`. One file per array is open while writing."""
 
-    def __init__(self, store: Store, key: str, temporary: Path) -> None:
-        super().__init__(store, key, temporary)
+    def __init__(self, publish: Callable[[str, Path], bool], key: str, temporary: Path) -> None:
+        super().__init__(publish, key, temporary)
         self._files: dict[str, BinaryIO] = {}
-        self._lengths: dict[str, list[int]] = {}
         temporary.mkdir()
 
     def _create(self, name: str, facts: ArrayFacts) -> None:
-        folder = self.temporary / name
-        folder.mkdir()
-        (folder / "zarr.json").write_bytes(_json(array_metadata(name, facts)))
-        self._lengths[name] = []
+        write_array_document(self.temporary / name, name, facts)
         if facts.chunks:
-            place = folder / shard_name(facts)
+            place = self.temporary / name / shard_name(facts)
             self._files[name] = open(place, "xb", WRITE_BYTES)  # noqa: SIM115  # stays open until committed
 
-    def _write(self, name: str, row: int, rows: NDArray[Any]) -> None:
+    def _write(self, name: str, row: int, rows: NDArray[np.generic]) -> None:
         self._files[name].write(rows.reshape(-1).view(np.uint8).data)
 
-    def _end_chunk(self, name: str, checksum: int, missing: int) -> None:
-        padding = bytes(missing * self._facts[name].row_bytes)
-        self._files[name].write(padding + google_crc32c.extend(checksum, padding).to_bytes(SUM_BYTES, "little"))
-
-    def _write_packed(self, name: str, packed: bytes, checksum: int) -> None:
-        self._files[name].write(packed + checksum.to_bytes(SUM_BYTES, "little"))
-        self._lengths[name].append(len(packed) + SUM_BYTES)
-
     def _finish(self, record: Record) -> None:
-        stored = record.to_bytes()
+        import zarr
+
+        record.to_bytes()  # refuses what JSON cannot hold, before Zarr does in words of its own
         for name, file in self._files.items():
-            facts, lengths = self._facts[name], np.array(self._lengths[name], dtype="<u8")
-            index = (index_of(lengths) if facts.compression else shard_index(facts)).tobytes()
-            file.write(index + google_crc32c.value(index).to_bytes(SUM_BYTES, "little"))
+            file.write(shard_tail(self._facts[name]))
         self._close()
-        (self.temporary / "zarr.json").write_bytes(_json(group_metadata(record)))
-        (self.temporary / RECORD).write_bytes(stored)
+        zarr.create_group(str(self.temporary), attributes=record.attributes)
+        for path in sorted(self.temporary.rglob(DOCUMENT)):
+            record.files[path.relative_to(self.temporary).as_posix()] = crc32c(path.read_bytes())
+        (self.temporary / RECORD).write_bytes(record.to_bytes())
 
     def _close(self) -> None:
         for file in self._files.values():
@@ -82,10 +70,8 @@ class ZarrWriter(UnitWriter):
 class ZarrStore(Store):
     """See `Store`."""
 
-    codec = "zstd"
-
     def _new_writer(self, key: str, temporary: Path) -> ZarrWriter:
-        return ZarrWriter(self, key, temporary)
+        return ZarrWriter(self.publish, key, temporary)
 
     @staticmethod
     def _complete(place: Location) -> bool:
@@ -102,42 +88,34 @@ class ZarrStore(Store):
         return Record.from_bytes(stored, key, place)
 
     @classmethod
-    def _open_array(cls, place: Location, key: str, name: str) -> Chunks:
-        facts = cls._read_record(place, key).arrays[name]
+    def _open_array(cls, place: Location, key: str, name: str, facts: ArrayFacts) -> Chunks:
         path, label = place / name / shard_name(facts), f"{key}, array {name}"
         assert isinstance(path, Path), f"{path} is read by another class"
-        if facts.compression:
-            return open_packed(path, label, facts)
-        expected = shard_index(facts)
-        size = facts.chunks * (facts.chunk_bytes + SUM_BYTES) + expected.nbytes + SUM_BYTES
-        try:
-            with open(path, "rb") as file:
-                found = os.fstat(file.fileno()).st_size
-                file.seek(size - expected.nbytes - SUM_BYTES)
-                tail = file.read(expected.nbytes + SUM_BYTES)
-        except OSError as error:
-            raise CacheError(f"{label}: {path} cannot be read", found=error, hint=REPAIR) from None
-        if found != size:
-            raise CacheError(f"{label}: {path} has another size", expected=size, found=f"{found} bytes", hint=REPAIR)
-        index, checksum = tail[:-SUM_BYTES], int.from_bytes(tail[-SUM_BYTES:], "little")
-        if google_crc32c.value(index) != checksum or index != expected.tobytes():
-            raise CacheError(f"{label}: the chunk index of {path} is damaged", hint=REPAIR)
-        return ChunkFile(path, label, facts, expected[:, 0].astype(np.int64))
+        file = ChunkFile(path, label, facts, 0)
+        require_size(file.bytes, facts, f"{label}: {path}")
+        return file
 
     def _check_layout(self, place: Location, record: Record) -> list[str]:
-        expected = {"zarr.json": _json(group_metadata(record)), RECORD: record.to_bytes()}
-        shards = set()
-        for name, facts in record.arrays.items():
-            expected[f"{name}/zarr.json"] = _json(array_metadata(name, facts))
-            if facts.chunks:
-                shards.add(f"{name}/{shard_name(facts)}")
-        wanted, present = expected.keys() | shards, self._names(place)
+        shards = {f"{name}/{shard_name(facts)}": facts for name, facts in record.arrays.items() if facts.chunks}
+        wanted, present = {RECORD, *record.files, *shards}, self._names(place)
         folders = record.arrays.keys()
         problems = [f"{record.key}: {name} is missing" for name in sorted(wanted - present)]
         problems += [f"{record.key}: {name} does not belong there" for name in sorted(present - wanted - folders)]
-        found = {n: (place / n).read_bytes() for n in expected if n in present}
-        changed = [n for n, stored in found.items() if stored not in (expected[n], _before_names(expected[n]))]
-        return problems + [f"{record.key}: {name} is damaged" for name in changed]
+        damaged = [n for n, known in record.files.items() if n in present and crc32c((place / n).read_bytes()) != known]
+        problems += [f"{record.key}: {name} is damaged" for name in damaged]
+        for name, facts in shards.items():
+            tail = shard_tail(facts)
+            found = self._tail(place / name, facts) if name in present else tail
+            if len(found) == len(tail) and found != tail:  # another length is noticed where the chunks are read
+                problems.append(f"{record.key}: {name}: what follows the chunks is damaged")
+        return problems
+
+    @staticmethod
+    def _tail(path: Location, facts: ArrayFacts) -> bytes:
+        """What follows the rows in a shard."""
+        with open(str(path), "rb") as file:
+            file.seek(facts.shape[0] * facts.row_bytes)
+            return file.read()
 
     @staticmethod
     def _names(place: Location) -> set[str]:
@@ -146,51 +124,45 @@ class ZarrStore(Store):
         return {path.relative_to(place).as_posix() for path in place.rglob("*")}
 
 
+def require_size(found: int, facts: ArrayFacts, where: str) -> None:
+    """Refuse a shard that is longer or shorter than it was written."""
+    expected = facts.shape[0] * facts.row_bytes + len(shard_tail(facts))
+    if found != expected:
+        raise CacheError(f"{where} has another size", expected=expected, found=f"{found} bytes", hint=REPAIR)
+
+
 def shard_name(facts: ArrayFacts) -> str:
     """An array's only chunk file, in Zarr's naming with dots."""
     return ".".join(["c", *("0" for _ in facts.shape)])
 
 
-def shard_index(facts: ArrayFacts) -> NDArray[np.uint64]:
-    """Offset and length of every chunk with its checksum, in order: (chunks, 2), little-endian."""
-    return index_of(np.full(facts.chunks, facts.chunk_bytes + SUM_BYTES, dtype="<u8"))
+def shard_tail(facts: ArrayFacts) -> bytes:
+    """What follows the rows: zeros that fill up the last chunk, (offset, length) of every chunk, and their crc32c."""
+    lengths = np.full(facts.chunks, facts.chunk_bytes, "<u8")
+    index = np.stack([np.cumsum(lengths, dtype="<u8") - lengths, lengths], axis=1).tobytes()
+    missing = facts.chunks * facts.chunk_bytes - facts.shape[0] * facts.row_bytes
+    return bytes(missing) + index + crc32c(index).to_bytes(4, "little")
 
 
-def index_of(lengths: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The index of chunks that lie one behind the other."""
-    return np.stack([np.cumsum(lengths, dtype="<u8") - lengths, lengths], axis=1)
+def write_array_document(folder: Path, name: str, facts: ArrayFacts) -> None:
+    """zarr.json of an array without values. Its one shard holds a whole number of chunks, as Zarr wants it."""
+    import zarr  # loads in half a second, and readers do without
 
-
-def open_packed(path: Path, label: str, facts: ArrayFacts) -> PackedFile:
-    """A shard of packed chunks, whose lengths only its index tells."""
-    try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            file.seek(max(0, size - packed_tail(facts)))
-            tail = file.read()
-    except OSError as error:
-        raise CacheError(f"{label}: {path} cannot be read", found=error, hint=REPAIR) from None
-    return PackedFile(path, label, facts, *packed_places(tail, size, facts, f"{label}: the chunk index of {path}"))
-
-
-def packed_tail(facts: ArrayFacts) -> int:
-    """Bytes of the index at the end of a shard of packed chunks, its checksum included."""
-    return facts.chunks * 16 + SUM_BYTES
-
-
-def packed_places(tail: bytes, size: int, facts: ArrayFacts, where: str) -> tuple[IntArray, IntArray]:
-    """Offsets and lengths (chunks,) of packed chunks, checksums left out, from a shard's last bytes.
-
-    Raises CacheError when they are damaged, or do not fit a shard of ``size`` bytes.
-    """
-    stored, checksum = tail[:-SUM_BYTES], int.from_bytes(tail[-SUM_BYTES:], "little")
-    if len(tail) != packed_tail(facts) or google_crc32c.value(stored) != checksum:
-        raise CacheError(f"{where} is damaged, or the file is cut off", hint=REPAIR)
-    lengths = np.frombuffer(stored, "<u8").reshape(-1, 2)[:, 1]
-    expected = index_of(lengths)
-    if stored != expected.tobytes() or int(lengths.sum()) + len(tail) != size:
-        raise CacheError(f"{where} does not fit the file", found=f"{size} bytes", hint=REPAIR)
-    return expected[:, 0].astype(np.int64), lengths.astype(np.int64) - SUM_BYTES
+    inner = (facts.rows_per_chunk, *facts.shape[1:])
+    zarr.create_array(
+        str(folder),
+        shape=facts.shape,
+        dtype=facts.dtype,
+        chunks=inner,
+        shards=(max(1, facts.chunks) * facts.rows_per_chunk, *facts.shape[1:]),
+        filters=None,
+        compressors=None,
+        fill_value=0,
+        chunk_key_encoding={"name": "default", "separator": "."},
+        attributes=dict(facts.attributes),
+        dimension_names=dimension_names(name, len(facts.shape)),
+        zarr_format=3,
+    )
 
 
 ROWS = {"c3": "frame", "c4": "frame", "c5": "frame", "roi": "region", "hidden": "token"}
@@ -204,44 +176,3 @@ def dimension_names(name: str, axes: int) -> list[str]:
     if level not in ROWS or axes not in AXES:
         return [f"{name}_{axis}" for axis in range(axes)]
     return [ROWS[level], *(f"{name}_{axis}" for axis in AXES[axes])]
-
-
-def array_metadata(name: str, facts: ArrayFacts) -> dict[str, Any]:
-    """zarr.json of an array. The shard holds a whole number of chunks, as Zarr wants it."""
-    plain = {"name": "bytes", "configuration": {"endian": "little"}}
-    inner = (facts.rows_per_chunk, *facts.shape[1:])
-    shard = (max(1, facts.chunks) * facts.rows_per_chunk, *facts.shape[1:])
-    packing = [{"name": "zstd", "configuration": {"level": LEVEL, "checksum": False}}] if facts.compression else []
-    sharding = {
-        "chunk_shape": inner,
-        "codecs": [plain, *packing, {"name": "crc32c"}],
-        "index_codecs": [plain, {"name": "crc32c"}],
-        "index_location": "end",
-    }
-    return {
-        "zarr_format": 3,
-        "node_type": "array",
-        "shape": facts.shape,
-        "data_type": facts.dtype.name,
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": shard}},
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
-        "fill_value": np.zeros((), facts.dtype).item(),
-        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
-        "attributes": facts.attributes,
-        "dimension_names": dimension_names(name, len(facts.shape)),
-    }
-
-
-def _before_names(stored: bytes) -> bytes:
-    """A zarr.json as it was written before it named its dimensions."""
-    content = json.loads(stored)
-    return _json({name: value for name, value in content.items() if name != "dimension_names"})
-
-
-def group_metadata(record: Record) -> dict[str, Any]:
-    """zarr.json of a unit. Its attributes are for other readers; ours takes them from the record."""
-    return {"zarr_format": 3, "node_type": "group", "attributes": record.attributes}
-
-
-def _json(content: dict[str, Any]) -> bytes:
-    return json.dumps(content).encode()

@@ -45,7 +45,7 @@ from stvg.heads.training.run import Run
 from stvg.heads.training.train import train
 
 DTYPES = ("float32", "float16", "bfloat16", "uint8")
-PACKINGS = (("zarr", None), ("zarr", "zstd"), ("hdf5", None), ("hdf5", "gzip"))
+STORES = ("zarr", "hdf5")
 ARRAYS = {"c3": 512, "c4": 1024, "c5": 2048, "text": 768}
 FRAMES = 16
 SENTENCES = 512
@@ -130,25 +130,25 @@ def errors(exact: Store, folder: Path) -> str:
     return "\n".join(lines)
 
 
-def packing(exact: Store, folder: Path) -> str:
-    """Bytes of the videos' C5 and the time to read them, by dtype, store and packing; ratios to plain float16 Zarr."""
+def stored_sizes(exact: Store, folder: Path) -> str:
+    """Bytes of the videos' C5 and the time to read them, by dtype and store; ratios to plain float16 Zarr."""
     torch.set_num_threads(1)
     measured = {}
     videos = [(key, arrays["c5"]) for key, arrays in units(exact) if "c5" in arrays]
     for dtype in DTYPES:
-        for backend, compression in PACKINGS:
-            store = open_store(folder / f"packed-{dtype}-{backend}-{compression}", backend, compression)
+        for backend in STORES:
+            store = open_store(folder / f"stored-{dtype}-{backend}", backend)
             for key, array in videos:
                 if not store.contains(key):
                     write(store, key, dtype, {"c5": array})
             stored = sum(size(store.place(key)) for key, _ in videos)
-            measured[dtype, backend, compression] = (stored, reading(store, [key for key, _ in videos]))
-    base = measured["float16", "zarr", None]
+            measured[dtype, backend] = (stored, reading(store, [key for key, _ in videos]))
+    base = measured["float16", "zarr"]
     raw = sum(array.size for _, array in videos)
-    lines = [heading(["dtype", "store", "packing", "bytes a value", "size", "time to read"])]
-    for (dtype, backend, compression), (stored, spent) in measured.items():
+    lines = [heading(["dtype", "store", "bytes a value", "size", "time to read"])]
+    for (dtype, backend), (stored, spent) in measured.items():
         cells = (f"{stored / raw:.3f}", f"{stored / base[0]:.2f} x", f"{spent / base[1]:.1f} x")
-        lines.append(line([dtype, backend, compression or "none", *cells]))
+        lines.append(line([dtype, backend, *cells]))
     rate = raw * 2 / base[1] / 1e9
     return "\n".join(lines) + f"\n\nPlain float16 in Zarr: {rate:.2f} GB/s, warm, one thread, checksums compared."
 
@@ -309,7 +309,7 @@ def main() -> None:
     counts = f"{len(exact.keys('videos'))} videos, {FRAMES} frames of each at most"
     print(f"## Error, % of the largest value / root mean square, % ({counts}; blocks of {BLOCK_CELLS} values)\n")
     print(errors(exact, chosen.out), end="\n\n")
-    print(f"## Packing C5\n\n{packing(exact, chosen.out)}\n")
+    print(f"## Storing C5\n\n{stored_sizes(exact, chosen.out)}\n")
     print(f"## Whole datasets at 224\n\n{projection(records)}\n", flush=True)
     if chosen.seeds:
         train_all(chosen.out, chosen.seeds, chosen.jobs)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
@@ -52,16 +50,6 @@ def test_equal_names_mean_equal_lengths_and_an_array_repeats_none(tmp_path):
             for axis, length in zip(names, shape, strict=True):
                 assert lengths.setdefault(axis, length) == length
     assert store.check("videos/v") == []
-
-
-def test_a_unit_written_before_dimensions_had_names_is_whole_and_read(tmp_path):
-    store = write(tmp_path)
-    for file in store.place("videos/v").glob("*/zarr.json"):
-        content = json.loads(file.read_bytes())
-        del content["dimension_names"]
-        file.write_bytes(json.dumps(content).encode())
-    assert store.check("videos/v") == []
-    assert store.read("videos/v", "c5").all()
 
 
 def test_names_that_are_not_ours_are_damage(tmp_path):

@@ -166,26 +166,6 @@ def test_a_damaged_cut_or_deleted_object_is_named_and_never_read(place, victim):
     assert verify(place).problems == []
 
 
-def test_packed_units_are_read_from_storage_and_damage_to_them_is_named(place, tmp_path):
-    local = make_cache(tmp_path / "local", range(2))
-    convert(tmp_path / "local", place, "zarr", "zstd")
-    packed = Cache.open(place)
-    rows = np.array([7, 2, 3, 3])
-    for v in range(2):
-        assert packed.store.read(f"videos/v{v}", "c5").tobytes() == features(v).tobytes()
-        assert packed.store.read(f"videos/v{v}", "c5", rows).tobytes() == features(v)[rows].tobytes()
-    assert verify(place).problems == []
-    convert(place, tmp_path / "back", "zarr")
-    assert contents(Cache.open(tmp_path / "back")) == contents(local)
-    shard = place / "videos" / "v0" / "c5" / "c.0.0.0.0"
-    whole = shard.read_bytes()
-    for at in (3, len(whole) // 2, len(whole) - 30, len(whole) - 2):
-        shard.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
-        with pytest.raises(CacheError, match="videos/v0"):
-            Cache.open(place).store.read("videos/v0", "c5")
-        assert verify(place).problems
-
-
 def test_skipped_videos_are_listed_in_storage(place):
     cache = make_cache(place, range(1), samples=range(3))
     cache.skip("v1", "cut off")

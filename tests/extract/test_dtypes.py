@@ -1,4 +1,4 @@
-"""A cache of any dtype, packed or not, trains and scores a head; its bytes do not depend on how they were written."""
+"""A cache of any dtype trains and scores a head; its bytes do not depend on how they were written."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ import pytest
 import torch
 
 from stvg.cache.dataset import CachedDataset
-from stvg.cache.index import Cache, video_key
+from stvg.cache.index import Cache
 from stvg.cache.sampling import Sampling
 from stvg.cache.stores.quantise import DTYPES, READ, read_features
-from stvg.errors import CacheError, UsageError
 
 from ..conftest import extract_synthetic
 from .test_runner import digests
 
 SMALL = ["--set", "train.epochs=1", "--set", "train.batch_size=8", "--set", "model.ffn=32", "--device", "cpu"]
-PACKED = [("zarr", None), ("zarr", "zstd"), ("hdf5", None), ("hdf5", "gzip")]
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +56,9 @@ def test_a_batch_of_any_dtype_is_the_exact_one_within_its_precision(synthetic, t
     assert torch.equal(whole.inputs.frame_index, near.inputs.frame_index)
 
 
-@pytest.mark.parametrize(("store", "compression"), PACKED)
-def test_quantised_bytes_do_not_depend_on_blocks_or_interruptions(synthetic, tmp_path, store, compression):
-    options = {"dtype": "uint8", "store": store, "compression": compression}
+@pytest.mark.parametrize("store", ["zarr", "hdf5"])
+def test_quantised_bytes_do_not_depend_on_blocks_or_interruptions(synthetic, tmp_path, store):
+    options = {"dtype": "uint8", "store": store}
     whole = extract_synthetic(synthetic, tmp_path / "whole", **options)
     other = extract_synthetic(synthetic, tmp_path / "other", **options, batch_frames=5)
     assert digests(other) == digests(whole)
@@ -71,35 +69,14 @@ def test_quantised_bytes_do_not_depend_on_blocks_or_interruptions(synthetic, tmp
     assert digests(other) == digests(whole)
 
 
-@pytest.mark.parametrize(("store", "compression"), [PACKED[1], PACKED[3]])
-def test_a_packed_cache_holds_the_same_features_and_says_so(synthetic, tiny_cache, tmp_path, stvg, store, compression):
-    plain = Cache.open(tiny_cache)
-    packed = Cache.open(extract_synthetic(synthetic, tmp_path / "cache", store=store, compression=compression))
-    assert packed.recipe.fingerprint == plain.recipe.fingerprint
-    for key in plain.store.keys("videos") + plain.store.keys("text"):
-        for name in plain.store.arrays(key):
-            np.testing.assert_array_equal(packed.store.read(key, name), plain.store.read(key, name))
-    assert stvg("cache", "verify", packed.path).code == 0
-    with pytest.raises(CacheError, match=f"--compression {compression}"):
-        extract_synthetic(synthetic, packed.path, store=store)
-
-
-def test_a_store_refuses_what_its_readers_could_not_unpack(synthetic, tmp_path):
-    with pytest.raises(UsageError, match="zstd"):
-        extract_synthetic(synthetic, tmp_path / "cache", store="hdf5", compression="zstd")
-    assert not (tmp_path / "cache").exists()
-
-
 @pytest.mark.parametrize("dtype", [d for d in DTYPES if d != "float16"])
 def test_a_head_trains_on_and_is_scored_from_a_cache_of_any_dtype(stvg, synthetic, tmp_path, dtype):
     cache, run = tmp_path / "cache", tmp_path / "run"
     words = ["--dataset", "vidstg", "--annotations", synthetic, "--split", "train", "--split", "test", "--out", cache]
     words += ["--backbone", "tiny", "--resolution", "64", "--device", "cpu", "--dtype", dtype]
-    assert stvg("extract", *words, *(["--compression", "zstd"] if dtype == "uint8" else [])).code == 0
+    assert stvg("extract", *words).code == 0
     assert stvg("train-head", "--cache", cache, "--out", run, "--preset", "tiny", *SMALL).code == 0
     words = ["--checkpoint", run / "best.safetensors", "--cache", cache, "--split", "test", "--device", "cpu"]
     ran = stvg("evaluate", *words)
     assert ran.code == 0, ran.err
     assert "declarative" in ran.out
-    unit = Cache.open(cache).store.arrays(video_key(Cache.open(cache).samples.video_ids[0]))["c5"]
-    assert unit.compression == ("zstd" if dtype == "uint8" else None)
