@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,6 @@ def say(text: str, *, err: bool = False, nl: bool = True) -> None:
         raise WriteError(f"standard {'error' if err else 'output'} cannot be written", found=reason(error)) from None
 
 
-DATASETS = ("vidstg", "hcstvg-v1", "hcstvg-v2", "json")
 AMP = ("none", "tf32", "bf16")
 
 
@@ -80,6 +79,17 @@ FOLDER, CACHE = LocalPlace(), CachePlace()
 OUT_FILE, OUT_FOLDER, OUT_CACHE = OutFile(), OutFolder(), OutCache()
 
 
+class RowOf(click.Choice[str]):
+    """The name of a row of a table, as the table is when a command line is read."""
+
+    def __init__(self, table: Mapping[str, Any]) -> None:
+        self.table, self.case_sensitive = table, True
+
+    @property
+    def choices(self) -> tuple[str, ...]:  # type: ignore[override]
+        return tuple(self.table)
+
+
 class Commands(click.Group):
     """Lists commands in working order, and prints our errors without a traceback."""
 
@@ -106,7 +116,6 @@ def options(*decorators: Decorator) -> Decorator:
     return apply
 
 
-dataset_option = click.option("--dataset", type=click.Choice(DATASETS), required=True, help="Annotation format.")
 annotations_option = click.option(
     "--annotations", type=FOLDER, required=True, metavar="PATH", help="Dataset folder, or one annotation file."
 )

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from ..console import Progress
-from ..options import CACHE, OUT_CACHE, Commands, say
+from ..options import CACHE, OUT_CACHE, Commands, RowOf, say
 from ..outputs import naming_write_errors
 from ..wording import counted
+from .stores.kinds import STORES
 
 if TYPE_CHECKING:
     from ..objects import Location
@@ -67,7 +68,7 @@ def cache_verify(path: Location, repair: bool, jobs: int) -> None:
 @cache.command("convert", short_help="Copy a cache into another store, place or packing.")
 @click.argument("source", type=CACHE)
 @click.argument("target", type=OUT_CACHE)
-@click.option("--store", type=click.Choice(["zarr", "hdf5"]), required=True, help="How TARGET keeps its units.")
+@click.option("--store", type=RowOf(STORES), required=True, help="How TARGET keeps its units.")
 def cache_convert(source: Location, target: Location, store: str) -> None:
     """Copy a cache into another store or to another place: the same features, byte for byte.
 

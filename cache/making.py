@@ -15,7 +15,7 @@ from ..errors import CacheError
 from ..objects import HEADER, Location
 from .header import SAMPLES, Header
 from .schema import Recipe, Sample, same_sample
-from .stores.kinds import backends_of, open_store
+from .stores.kinds import kinds_of, open_store
 from .table import SampleTable
 
 WAITS, PAUSE_SECONDS = 20, 0.1
@@ -51,7 +51,7 @@ def require_room(path: Location, recipe: Recipe, store: str) -> None:
     present = {name for name in found_names if not name.startswith(TEMPORARY)}
     if present and not present & {"videos", SAMPLES, HEADER}:
         raise CacheError(f"{path} is not empty and not a cache", hint="choose another --out folder")
-    for kind in backends_of(path) if "videos" in present else ():
+    for kind in kinds_of(path) if "videos" in present else ():
         units = open_store(path, kind)
         for key in units.keys("videos")[:1]:
             found = {"store": kind, "fingerprint": units.attributes(key)["fingerprint"]}

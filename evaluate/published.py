@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ..cache.index import Cache
-from ..cache.splits import PUBLISHED_SENTENCES, is_published_split
+from ..extract.datasets.table import published_sentences
 from .metrics import Scores
 
 Figures = tuple[float, float, float, float]
@@ -62,9 +62,9 @@ def published_beside(scores: Scores, dataset: str | None, split: str | None) -> 
     rows = PUBLISHED.get((dataset or "", split or ""), {})
     if not rows or dataset is None or split is None:
         return Beside({}, "")
-    if not scores.missing and is_published_split(dataset, split, scores.scored):
+    expected, annotated = published_sentences(dataset, split), scores.scored + len(scores.missing)
+    if not scores.missing and scores.scored == expected:
         return Beside(rows, FOOTNOTE)
-    expected, annotated = PUBLISHED_SENTENCES[dataset, split], scores.scored + len(scores.missing)
     why = f"these {annotated:,} are not that split"
     if annotated == expected:
         why = f"only {scores.scored:,} of them were scored"
@@ -81,7 +81,7 @@ def not_ablated(cache: Cache, split: str, results: Iterable[Mapping[str, Any]]) 
     """
     dataset = cache.recipe.dataset
     sentences = cache.samples.splits.count(split)
-    if (dataset, split) != ABLATED or not is_published_split(dataset, split, sentences):
+    if (dataset, split) != ABLATED or published_sentences(dataset, split) != sentences:
         return NOT_ABLATED
     short = min((r["scored"] for r in results if r["missing"] or r["scored"] != sentences), default=None)
     return "" if short is None else NOT_ALL_SCORED.format(scored=short, sentences=sentences)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from ..console import Progress
-from ..options import CACHE, DATASETS, FOLDER, choose_device, options, protocol_option, say, vidor_option
+from ..extract.datasets.table import DATASETS
+from ..options import CACHE, FOLDER, RowOf, choose_device, options, protocol_option, say, vidor_option
 
 if TYPE_CHECKING:
     from ..cache.schema import Sample, Tube
@@ -27,7 +28,7 @@ scoring_options = options(
         help="Anyone's predictions: JSON lines, results of TubeDETR, STCAT or CG-STVG, HC-STVG's challenge JSON; "
         "needs --dataset, --annotations.",
     ),
-    click.option("--dataset", type=click.Choice(DATASETS), help="Annotation format, with --predictions."),
+    click.option("--dataset", type=RowOf(DATASETS), help="Annotation format, with --predictions."),
     click.option(
         "--annotations", type=FOLDER, metavar="PATH", help="Dataset folder or annotation file, with --predictions."
     ),

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ..cache.stores.kinds import STORES
 from ..console import Progress
 from ..options import (
     AMP,
@@ -15,15 +16,19 @@ from ..options import (
     OUT_CACHE,
     OUT_FOLDER,
     Commands,
+    RowOf,
     annotations_option,
     choose_device,
-    dataset_option,
     encoder_options,
     sampling_options,
     say,
     vidor_option,
 )
 from ..outputs import naming_write_errors
+from .datasets.table import DATASETS
+
+dataset_option = click.option("--dataset", type=RowOf(DATASETS), required=True, help="Annotation format.")
+DRAWN = {name: row for name, row in DATASETS.items() if row.synthetic}
 
 
 @click.group(cls=Commands)
@@ -78,9 +83,7 @@ def dataset_check(
 
 @dataset.command("make")
 @click.argument("out", type=OUT_FOLDER)
-@click.option(
-    "--format", "kind", type=click.Choice(["vidstg", "hcstvg-v1", "hcstvg-v2"]), default="vidstg", show_default=True
-)
+@click.option("--format", "kind", type=RowOf(DRAWN), default="vidstg", show_default=True)
 @click.option(
     "--videos", type=int, default=100, show_default=True, help="Training videos; a quarter more are held out."
 )
@@ -144,7 +147,7 @@ def dataset_make(out: Path, kind: str, videos: int, seed: int, jobs: int) -> Non
     show_default=True,
     help="What the backbone computes in: float32; tf32, on GPUs that have it; bfloat16. Features differ by rounding.",
 )
-@click.option("--store", type=click.Choice(["zarr", "hdf5"]), default="zarr", show_default=True)
+@click.option("--store", type=RowOf(STORES), default="zarr", show_default=True)
 @click.option("--batch-frames", type=int, default=32, show_default=True, help="Frames encoded at once.")
 @click.option(
     "--on-bad-record",

@@ -18,7 +18,8 @@ from ..cache.schema import MAX_SIDE, Recipe, Sample
 from ..cache.skipped import was_absent
 from ..errors import AnnotationError, UsageError
 from ..objects import HEADER, Location
-from .datasets.readers import default_video_folder, find_splits, read_annotations
+from .datasets.folders import default_video_folder, find_splits
+from .datasets.readers import read_annotations
 from .encoders.backbone import Backbone, build_backbone
 from .encoders.text import TextEncoder, build_text_encoder
 from .runner import extract, make_recipe

@@ -20,14 +20,16 @@ ALLOWED = {
     "heads": {"cache"},
     "evaluate": {"cache", "heads"},
 }
-# The only doors from a room to the pixels: drawing a demo means making and reading videos, training an encoder means having
-# it, and a published checkpoint holds encoders and head together.
+# The only doors from a room to the pixels: drawing a demo means making and reading videos, a published split is known by
+# the size that its dataset's row says, training an encoder means having it, and a published checkpoint holds encoders and
+# head together.
 DOOR_FILES = (
     *(
         "evaluate/demo.py",
         "evaluate/film.py",
         "evaluate/picture.py",
         "evaluate/predict.py",
+        "evaluate/published.py",
         "evaluate/report/frames.py",
         "evaluate/report/gallery.py",
     ),

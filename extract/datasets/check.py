@@ -14,11 +14,13 @@ from ...cache.schema import Sample, Video
 from ...errors import StvgError, UsageError, VideoError
 from ...wording import counted
 from ..lengths import notice_of_long_ones
-from ..video.agreement import DisagreementError, rate_is_assumed
+from ..video.agreement import DisagreementError
 from ..video.channel import CheckJob
 from ..video.decoders import Decoders, End, Settings
 from ..video.video_files import find_video_files, require_some
-from .readers import Annotations, find_splits, read_annotations
+from .folders import find_splits
+from .readers import Annotations, read_annotations
+from .table import find
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def _check_videos(
     except StvgError as error:
         report.faults.append(error)
         return
-    assumed = rate_is_assumed(report.dataset)
+    assumed = find(report.dataset).rate_is_assumed
     ends: dict[str, End] = {}
     jobs = [CheckJob(v, file, assumed) for v in videos if isinstance(file := files[v.video_id], Path)]
     if jobs:

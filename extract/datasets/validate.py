@@ -151,6 +151,8 @@ class Reading:
     """Check only what scoring needs."""
     boxes: bool = True
     """False: sentences only, all boxes NaN (VidSTG without VidOR)."""
+    box_folders: list[Path] = field(default_factory=list)
+    """Where boxes lie in files of their own."""
     dropped: list[AnnotationError] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)

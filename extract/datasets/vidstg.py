@@ -18,7 +18,8 @@ import numpy as np
 
 from ...cache.sampling import FloatArray
 from ...cache.schema import Sample, Span, Video
-from ...errors import AnnotationError
+from ...errors import AnnotationError, UsageError
+from .folders import listed, roots
 from .validate import Fields, Reading, coordinates, describe, require_pixels, some
 
 VIDOR_PART = {"train": "training", "val": "training", "test": "validation"}
@@ -89,8 +90,8 @@ def _sentences(where: Fields, first_id: int) -> Iterator[tuple[int, str, str, in
             number += 1
 
 
-def read(file: Path, vidor: list[Path], reading: Reading) -> list[Sample]:
-    """All sentences of ``file``, ascending by number. ``vidor``: folders with one file per video, below group folders.
+def read(file: Path, reading: Reading) -> list[Sample]:
+    """All sentences of ``file``, ascending by number. Boxes: one file per video, below group folders.
 
     Sentences are numbered over the whole file, per record first the questions, then the captions; a record that is
     dropped keeps its numbers. Raises AnnotationError, or notes it in ``reading``.
@@ -99,7 +100,7 @@ def read(file: Path, vidor: list[Path], reading: Reading) -> list[Sample]:
     for relation in _relations(file, reading):
         if relation.sentences:
             by_video.setdefault(relation.vid, []).append(relation)
-    files = _box_files(vidor)
+    files = _box_files(reading.box_folders)
     samples: list[Sample] = []
     for vid, relations in by_video.items():
         if not reading.boxes:
@@ -110,12 +111,30 @@ def read(file: Path, vidor: list[Path], reading: Reading) -> list[Sample]:
                 raise relations[0].where.fault(
                     "vid",
                     f"video {vid} has no VidOR annotation",
-                    expected=f"*/{vid}.json below {' or '.join(map(str, vidor))}",
+                    expected=f"*/{vid}.json below {' or '.join(map(str, reading.box_folders))}",
                     records=some([r.index for r in relations]),
                 )
             trajectories = Trajectories(_the_one(files[vid], relations[0]), relations, reading)
             samples += _samples(relations, trajectories, reading)
     return sorted(samples, key=lambda s: int(s.sample_id))
+
+
+def find_vidor(path: Path, split: str, vidor: Path | None = None) -> list[Path]:
+    """The folder with VidOR's box files for a VidSTG split, in a list. Raises UsageError."""
+    part = VIDOR_PART[split]
+    bases = [vidor] if vidor else [b for root in roots(path) for b in (root / "vidor", root, root.parent / "vidor")]
+    for base in bases:
+        for folder in (base / "annotation" / part, base / part):
+            if os.path.isdir(folder):
+                return [folder]
+    if vidor and vidor.name == part and os.path.isdir(vidor):
+        return [vidor]
+    raise UsageError(
+        f"no VidOR annotations for the {split} split of VidSTG",
+        expected=f"a folder annotation/{part} or {part}, with <group>/<video>.json in it",
+        looked_in=listed(bases),
+        hint="--vidor DIR, the folder that holds annotation/ or training/ and validation/",
+    )
 
 
 def _box_files(vidor: list[Path]) -> dict[str, list[Path]]:

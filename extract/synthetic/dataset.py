@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import numpy as np
 
 from ...atomic import make_folder, write_atomic
 from ...errors import UsageError
+from ..datasets.table import find
 from .drawing import draw, write_video
 from .planning import plan_scene
 from .scenes import Event, Scene, SyntheticConfig, Thing
@@ -62,7 +64,7 @@ def write_vidstg(folder: Path, config: SyntheticConfig, progress: Progress | Non
         _write_json(folder / "annotations" / f"{split}_files.json", [name for name, _ in videos])
 
 
-def write_hcstvg(folder: Path, config: SyntheticConfig, version: int = 1, progress: Progress | None = None) -> None:
+def write_hcstvg(folder: Path, config: SyntheticConfig, progress: Progress | None = None, version: int = 1) -> None:
     """Write ``folder``/annotations and ``folder``/videos: one declarative sentence per video.
 
     ``version`` 1 has the splits train and test, 2 has train and val. Clips last 20 s, so they have at least 100 frames.
@@ -78,6 +80,9 @@ def write_hcstvg(folder: Path, config: SyntheticConfig, version: int = 1, progre
             videos = [(name, _as_version_2(record)) for name, record in videos]
         name = f"{split}.json" if version == 1 else f"{split}_v2.json"
         _write_json(folder / "annotations" / name, dict(videos))
+
+
+write_hcstvg_2 = partial(write_hcstvg, version=2)
 
 
 @dataclass(frozen=True)
@@ -249,7 +254,4 @@ def make_dataset(folder: Path, kind: str, videos: int, seed: int, jobs: int, pro
     """A synthetic dataset in a real one's format, with an eighth of ``videos`` more in every held-out split."""
     held_out = max(1, videos // 8)
     config = SyntheticConfig(train=videos, val=held_out, test=held_out, seed=seed, jobs=jobs)
-    if kind == "vidstg":
-        write_vidstg(folder, config, progress)
-    else:
-        write_hcstvg(folder, config, int(kind[-1]), progress)
+    find(kind).draw(folder, config, progress)

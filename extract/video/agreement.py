@@ -13,11 +13,9 @@ from pathlib import Path
 
 from ...cache.schema import Video
 from ...errors import VideoError
+from ..datasets.table import DATASETS
 from .clock import Timing, same
 from .decode import Probe, probe, timing_of
-
-EVEN_CLIPS = ("hcstvg-v1", "hcstvg-v2")
-"""Datasets whose annotations state no rate; what is assumed follows from clips of 20 s."""
 
 
 class DisagreementError(VideoError):
@@ -26,7 +24,7 @@ class DisagreementError(VideoError):
 
 def rate_is_assumed(dataset: str) -> bool:
     """Whether the rates of a dataset's videos are not among its annotations."""
-    return dataset in EVEN_CLIPS
+    return dataset in DATASETS and DATASETS[dataset].rate_is_assumed
 
 
 def examine(

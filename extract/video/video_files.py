@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from ...cache.schema import Video
 from ...cache.skipped import NOT_THERE
 from ...errors import UsageError, VideoError
+from ..datasets.table import find
 from ..datasets.validate import some
 
 VideoFiles = dict[str, Path | VideoError]
@@ -24,8 +25,8 @@ def find_video_files(videos: Iterable[Video], folder: Path, dataset: str = "json
     """The file of each video, or an error that names the nearest files.
 
     A file is a video's when it lies where the record says, or anywhere below ``folder`` if every folder that the record
-    names is above it. Another Unicode form, a backslash for a slash and the case of the suffix make no other name. In
-    VidSTG an id names one video of all, so its group's folder may be missing. A file that one record names is never
+    names is above it. Another Unicode form, a backslash for a slash and the case of the suffix make no other name. Where
+    the dataset says that a name is one of all, the folders around it may be missing. A file that one record names is never
     taken for another's. Raises UsageError when ``folder`` is no folder, or two different files fit a record.
     """
     if not os.path.isdir(folder):
@@ -38,7 +39,7 @@ def find_video_files(videos: Iterable[Video], folder: Path, dataset: str = "json
     tree = Tree.below(folder)
     taken = {identity(folder / v.path): v.path for v in videos if v.video_id in found}
     for video in sorted(missing, key=lambda v: -len(parts_of(v.path))):  # who names more folders chooses first
-        candidates = tree.candidates(video.path, flat=dataset == "vidstg")
+        candidates = tree.candidates(video.path, flat=find(dataset).one_of_all)
         free = {one: file for one, file in candidates.items() if taken.get(one, video.path) == video.path}
         if len(free) > 1:
             raise UsageError(

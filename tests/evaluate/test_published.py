@@ -14,7 +14,6 @@ import pytest
 
 from stvg.cache.index import Cache
 from stvg.cache.sampling import Sampling
-from stvg.cache.splits import PUBLISHED_SENTENCES, is_published_split
 from stvg.evaluate.ablation.grid import FULL, TABLES, Plan, cells_of
 from stvg.evaluate.ablation.table import Line, latex, lines_of, markdown, plot, spreadsheet, terminal
 from stvg.evaluate.metrics import METRICS, PROTOCOLS, SampleScore, Scores
@@ -22,6 +21,7 @@ from stvg.evaluate.published import ABLATED, PUBLISHED, published_beside
 from stvg.evaluate.report.frames import Taken
 from stvg.evaluate.report.page import render
 from stvg.evaluate.tables import STYLES, format_table
+from stvg.extract.datasets.table import DATASETS, published_sentences
 
 from .pages import made_up
 
@@ -36,20 +36,26 @@ def scores_of(groups: Sequence[str], total: int, missing: int = 0) -> Scores:
     return Scores("tubedetr", Sampling(5, 100), total - missing, [f"m{i}" for i in range(missing)], means, samples)
 
 
+def published(dataset: str, split: str) -> int:
+    found = published_sentences(dataset, split)
+    assert found
+    return found
+
+
 def whole(dataset: str, split: str, missing: int = 0) -> Scores:
-    return scores_of(GROUPS[dataset], PUBLISHED_SENTENCES[dataset, split], missing)
+    return scores_of(GROUPS[dataset], published(dataset, split), missing)
 
 
 def test_a_split_of_one_sentence_more_or_less_is_another_split() -> None:
-    for (dataset, split), count in PUBLISHED_SENTENCES.items():
-        assert is_published_split(dataset, split, count)
-        assert not is_published_split(dataset, split, count - 1)
-        assert not is_published_split(dataset, split, count + 1)
-        assert not is_published_split("json", split, count)
+    for dataset, split in PUBLISHED:
+        count = published(dataset, split)
+        for scored in (count - 1, count, count + 1):
+            assert bool(published_beside(scores_of(GROUPS[dataset], scored), dataset, split).rows) == (scored == count)
+            assert not published_beside(scores_of(GROUPS[dataset], scored), "json", split).rows
 
 
 def test_every_published_figure_is_of_a_split_whose_size_is_known() -> None:
-    assert PUBLISHED.keys() <= PUBLISHED_SENTENCES.keys()
+    assert all(published_sentences(dataset, split) for dataset, split in PUBLISHED)
     assert PUBLISHED[ABLATED]["all"]["FSM, paper, 224"] == FULL == (47.15, 34.00, 54.14, 29.74)
 
 
@@ -190,7 +196,7 @@ def test_an_ablation_of_the_papers_split_stands_beside_the_paper(
     tiny_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The split that this cache holds is declared to be the paper's: no cache of 1,160 videos is made for a test."""
-    monkeypatch.setitem(PUBLISHED_SENTENCES, ("vidstg", "test"), Cache.open(tiny_cache).samples.splits.count("test"))
+    monkeypatch.setitem(DATASETS["vidstg"].sentences, "test", Cache.open(tiny_cache).samples.splits.count("test"))
     monkeypatch.setattr("stvg.evaluate.published.ABLATED", ("vidstg", "test"))
     lines = lines_with_results(Plan(out=tmp_path, caches={None: tiny_cache}), "IV")
     text = markdown(TABLES["IV"], lines)

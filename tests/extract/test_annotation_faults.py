@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from stvg.errors import AnnotationError, UsageError
-from stvg.extract.datasets.readers import find_splits, read_annotations
+from stvg.extract.datasets.folders import find_splits
+from stvg.extract.datasets.readers import read_annotations
 
 VIDEO = {"file": "beach.mp4", "width": 640, "height": 480, "fps": 10, "frame_count": 100}
 BOXES = {str(f): [f, 5, f + 20, 45] for f in range(20, 40)}

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from stvg.cache.sampling import Sampling
 from stvg.errors import AnnotationError, UsageError
-from stvg.extract.datasets.readers import find_splits, read_annotations
+from stvg.extract.datasets.folders import find_splits
+from stvg.extract.datasets.readers import read_annotations
 
 VIDEO = {"file": "trips/beach.mp4", "width": 160, "height": 120, "fps": 10, "frame_count": 100}
 BOXES = {str(f): [f, 5, f + 20.5, 45] for f in range(20, 40)}

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from stvg.cache.sampling import Sampling, slots_in
 from stvg.errors import AnnotationError, UsageError, VideoError
-from stvg.extract.datasets.readers import default_video_folder, find_splits, read_annotations
+from stvg.extract.datasets.folders import default_video_folder, find_splits
+from stvg.extract.datasets.readers import read_annotations
 from stvg.extract.video.video_files import find_video_files
 
 V1 = {
