@@ -6,6 +6,7 @@ StvgError
 ├── VideoError          a video that does not give the frames its annotation promises
 ├── CacheError          a cache that is missing, stale (made with another recipe) or corrupt
 ├── CheckpointError     a checkpoint that cannot be read, or does not fit the model
+├── EncoderError        an encoder that does not give what it says it gives
 ├── PredictionError     a prediction file that cannot be scored
 ├── WriteError          a file that could not be written
 └── TrainingDiverged    a loss that is no longer a finite number
@@ -65,6 +66,10 @@ class CacheError(StvgError):
 
 class CheckpointError(StvgError):
     """A checkpoint or weights file that cannot be read, or does not fit the model."""
+
+
+class EncoderError(StvgError):
+    """An encoder that does not give what it says it gives; names the encoder and the level."""
 
 
 class PredictionError(StvgError):

@@ -155,6 +155,15 @@ MAX_SIDE = {64: 107, 96: 160, 128: 213, 160: 267, 192: 320, 224: 373, 256: 427, 
 
 
 @dataclass(frozen=True)
+class Level:
+    """What an encoder gives of a frame: a map of ``channels`` with one cell for every ``stride`` pixels."""
+
+    name: str
+    channels: int
+    stride: int
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that changes a stored feature. Two caches with equal fingerprints hold equal features.
 

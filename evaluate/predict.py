@@ -79,7 +79,7 @@ class Predictor:
         """Of what is extracted here: all that the head's features depend on, and nothing of its dataset."""
         weights, tokenizer, seed = (encoders[name] for name in ("text_weights", "tokenizer", "weights_seed"))
         self.text = build_text_encoder(head.recipe.text_encoder, weights, tokenizer, seed)
-        found = replace(head.recipe, text_sha256=self.text.weights_sha256)
+        found = replace(head.recipe, text_sha256=self.text.sha256)
         require_features(head, found, "the text encoder named here")
 
     @property
@@ -92,7 +92,7 @@ class Predictor:
         """Built when a video is first extracted. Raises CacheError when it is not the one the head was trained on."""
         recipe, encoders = self.head.recipe, self.encoders
         backbone = build_backbone(recipe.backbone, encoders["backbone_weights"], encoders["weights_seed"])
-        found = replace(recipe, backbone_sha256=backbone.weights_sha256)
+        found = replace(recipe, backbone_sha256=backbone.sha256)
         require_features(self.head, found, "the backbone named here")
         return backbone
 

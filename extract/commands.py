@@ -111,9 +111,17 @@ def dataset_make(out: Path, kind: str, videos: int, seed: int, jobs: int) -> Non
     metavar="DIR|URL",
     help="The cache to fill: a folder, or s3://bucket/folder. Repeat the command to go on.",
 )
-@click.option("--backbone", type=click.Choice(["resnet101", "tiny"]), default="resnet101", show_default=True)
 @click.option(
-    "--text-encoder", type=click.Choice(["roberta-base", "tiny"]), help="[tiny with --backbone tiny, else roberta-base]"
+    "--backbone",
+    metavar="NAME",
+    default="resnet101",
+    show_default=True,
+    help="Encoder of pictures: resnet101, timm:NAME, hf:FOLDER, file.py:Class …; see stvg encoder list.",
+)
+@click.option(
+    "--text-encoder",
+    metavar="NAME",
+    help="Encoder of sentences: roberta-base, hf:FOLDER, file.py:Class …  [tiny with --backbone tiny, else roberta-base]",
 )
 @encoder_options
 @click.option("--resolution", type=int, default=224, show_default=True, help="Short side of the frames, in pixels.")

@@ -39,7 +39,7 @@ class Encoding:
         return encode(self.backbone, frames, self.device, self.amp)
 
     def _halve(self, shape: torch.Size, most: int) -> None:
-        height, width = shape[1:]
+        height, width = shape[-2:]
         if most == 1:
             raise StvgError(
                 f"a frame of {width} x {height} does not fit the memory of {self.device}",

@@ -138,9 +138,9 @@ def prepare(job: ExtractJob) -> Prepared:
     samples: Sequence[Sample] = [s for part in read for s in part.samples]
     dropped = [error for part in read for error in part.dropped]
     content = hashlib.sha256("".join(f"{part.split}:{part.sha256};" for part in read).encode()).hexdigest()
-    backbone = build_backbone(job.backbone, job.backbone_weights, job.weights_seed)
+    backbone = build_backbone(job.backbone, job.backbone_weights, job.weights_seed, job.device)
     name = job.text_encoder or ("tiny" if job.backbone == "tiny" else "roberta-base")
-    text = build_text_encoder(name, job.text_weights, job.tokenizer, job.weights_seed)
+    text = build_text_encoder(name, job.text_weights, job.tokenizer, job.weights_seed, job.device)
     recipe = make_recipe(
         job.dataset,
         content,

@@ -57,7 +57,7 @@ log = logging.getLogger(__name__)
 
 def library_versions() -> dict[str, str]:
     """Recorded beside the recipe, never hashed into it."""
-    names = ("stvg", "torch", "torchvision", "transformers", "av", "numpy", "zarr", "h5py")
+    names = ("stvg", "torch", "torchvision", "transformers", "timm", "av", "numpy", "zarr", "h5py")
     return {"python": platform.python_version(), **{n: version(n) for n in names}}
 
 
@@ -85,7 +85,7 @@ def extract(
     with naming_write_errors(out):
         cache = Cache.create(out, recipe, samples, store, library_versions(), admitted_by)
         cache.store.sweep()
-        write_text(cache, text.to(options.device), options)
+        write_text(cache, text.for_extraction(options.device), options)
     by_video: dict[str, list[int]] = {}
     for row, video_id in enumerate(cache.samples.video_ids):
         by_video.setdefault(video_id, []).append(row)
@@ -266,11 +266,11 @@ def make_recipe(
         dataset=dataset,
         annotations_sha256=annotations_sha256,
         backbone=backbone.name,
-        backbone_sha256=backbone.weights_sha256,
+        backbone_sha256=backbone.sha256,
         text_encoder=text.name,
-        text_sha256=text.weights_sha256,
-        channels=tuple(backbone.channels),
-        strides=tuple(backbone.strides),
+        text_sha256=text.sha256,
+        channels=tuple(level.channels for level in backbone.levels),
+        strides=tuple(level.stride for level in backbone.levels),
         text_width=text.width,
         **chosen,
     )

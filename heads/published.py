@@ -21,10 +21,10 @@ from torch import nn
 
 from ..atomic import write_atomic
 from ..errors import CheckpointError, UsageError
-from ..extract.encoders.backbone import ANCHOR as BACKBONE
-from ..extract.encoders.backbone import ResNet101
-from ..extract.encoders.text import ANCHOR as TEXT
-from ..extract.encoders.text import roberta_module, with_pooler
+from ..extract.encoders.resnet import ANCHOR as BACKBONE
+from ..extract.encoders.resnet import ResNet101
+from ..extract.encoders.roberta import ANCHOR as TEXT
+from ..extract.encoders.roberta import roberta_module, with_pooler
 from ..weights import StateDict, Weights, read_weights, some
 from .fusion import FusionConfig
 from .initial import REQUIRED
@@ -205,7 +205,9 @@ def size_of(head: StateDict) -> tuple[ModelConfig, FeatureFacts]:
         config = replace(config, stride=2, fast=True, fusion=FusionConfig(frame_level=False, video_level=False))
     channels = [width(f"level_proj.c{i}.conv.weight", 1, default) for i, default in ((3, 512), (4, 1024))]
     return config, FeatureFacts(
-        (*channels, width("input_proj.weight", 1, 2048)), ResNet101.strides, width("resizer.fc.weight", 1, 768)
+        (*channels, width("input_proj.weight", 1, 2048)),
+        tuple(stride for _, _, stride in ResNet101.levels),
+        width("resizer.fc.weight", 1, 768),
     )
 
 

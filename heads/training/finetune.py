@@ -19,7 +19,9 @@ from ...cache.batch import Batch, Inputs, LiveFrames, Targets
 from ...cache.index import Cache
 from ...errors import CacheError, CheckpointError
 from ...extract.encoders.backbone import Backbone, build_backbone
-from ...extract.encoders.text import TextEncoder, TinyText, build_text_encoder
+from ...extract.encoders.text import TextEncoder, build_text_encoder
+from ...extract.encoders.tiny_text import TinyText
+from ...extract.encoders.tiny_text import wrap as wrap_tiny
 from ..boxes import to_corners
 
 
@@ -56,17 +58,15 @@ class LiveEncoders(nn.Module):
         found: dict[str, list[nn.Parameter]] = {}
         if self.trains["backbone"]:
             assert self.backbone is not None
-            whole = self.mode == "end-to-end"
-            found["backbone"] = self.backbone.trained() if whole else list(self.backbone.parameters())
+            found["backbone"] = self.backbone.trained()
         if self.trains["text"]:
             assert self.text is not None
-            # The pooler never sees a gradient.
-            found["text"] = [p for n, p in self.text.named_parameters() if "pooler" not in n]
+            found["text"] = self.text.trained()
         return found
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint must say so that `encoders_of` can build these again."""
-        tiny = self.text if isinstance(self.text, TinyText) else None
+        tiny = self.text.encoder if self.text and isinstance(self.text.encoder, TinyText) else None
         return {
             "mode": self.mode,
             "backbone": self.backbone and self.backbone.name,
@@ -126,7 +126,7 @@ class LiveEncoders(nn.Module):
                 boxes = torch.cat([at[:, None].to(corners.dtype), corners[mine]], dim=1)
                 crops = [
                     roi_align(maps[k].float(), boxes.float(), self.roi_size, 1 / stride, 2, aligned=True)
-                    for k, stride in zip(("c3", "c4"), self.backbone.strides, strict=False)
+                    for k, stride in zip(("c3", "c4"), (level.stride for level in self.backbone.levels), strict=False)
                 ]
                 found["roi"].append(torch.cat(crops, dim=1).flatten(2).transpose(1, 2))
             else:
@@ -160,12 +160,12 @@ def build_encoders(mode: str, cache: Cache, multiscale: str, sources: Sources) -
     backbone = text = None
     if mode in ("last-stage", "end-to-end"):
         backbone = build_backbone(recipe.backbone, sources.backbone_weights, sources.weights_seed)
-        require_weights(backbone.weights_sha256, recipe.backbone_sha256, recipe.backbone, "--backbone-weights")
+        require_weights(backbone.sha256, recipe.backbone_sha256, recipe.backbone, "--backbone-weights")
     if mode in ("text", "end-to-end"):
         text = build_text_encoder(recipe.text_encoder, sources.text_weights, sources.tokenizer, sources.weights_seed)
-        require_weights(text.weights_sha256, recipe.text_sha256, recipe.text_encoder, "--text-weights")
-        if isinstance(text, TinyText):
-            text = TinyText(sources.weights_seed, vocabulary_of(cache))
+        require_weights(text.sha256, recipe.text_sha256, recipe.text_encoder, "--text-weights")
+        if isinstance(text.encoder, TinyText):
+            text = wrap_tiny(TinyText(sources.weights_seed, vocabulary_of(cache)))
     if backbone is not None and mode == "last-stage":
         backbone = backbone.drop_early_stages()
     return LiveEncoders(mode, backbone, text, multiscale, recipe.roi_size)
@@ -197,7 +197,7 @@ def encoders_of(facts: dict[str, Any], tokenizer: str | None) -> LiveEncoders:
         if facts["mode"] == "last-stage":
             backbone = backbone.drop_early_stages()
     if facts["tiny_text"]:
-        text = TinyText(**facts["tiny_text"])
+        text = wrap_tiny(TinyText(**facts["tiny_text"]))
     elif facts["text"]:
         text = build_text_encoder(facts["text"], "random", tokenizer)
         trained_with, found = facts.get("tokenizer_sha256"), getattr(text, "tokenizer_sha256", None)

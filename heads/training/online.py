@@ -18,7 +18,7 @@ from ...cache.sampling import Sampling
 from ...cache.schema import Video, View, has_boxes
 from ...errors import CacheError, UsageError
 from ...extract.augment import draw_view
-from ...extract.encoders.backbone import BACKBONES
+from ...extract.encoders.backbone import build_backbone
 from ...extract.transforms import apply_view
 from ...extract.video.decode import read_frames
 from ...extract.video.video_files import find_video_files, require_some
@@ -65,7 +65,7 @@ class LivePixels(LiveText):
     """Pixels, decoded when asked for, and sentences as they are; of the cache only the annotation is read."""
 
     def __init__(self, cache: Cache, split: str, sampling: Sampling, targets: str | None, videos: Path) -> None:
-        self.backbone = BACKBONES[cache.recipe.backbone]
+        self.backbone = build_backbone(cache.recipe.backbone, "random")
         table = cache.samples
         wanted = {
             v: table[i].video for i, (v, s) in enumerate(zip(table.video_ids, table.splits, strict=True)) if s == split
@@ -95,7 +95,7 @@ class LivePixels(LiveText):
         return Rendition(video, View.evaluation(video.width, video.height, recipe.resolution, recipe.max_side))
 
     def _frames(self, parts: Sequence[Part]) -> tuple[Tensor, Tensor, tuple[LiveFrames, ...]]:
-        stride = self.backbone.strides[-1]
+        stride = self.backbone.levels[-1].stride
         views = [part.rendition.view for part in parts]
         return live_frames(
             [self.pixels(part) for part in parts], [(-(-v.height // stride), -(-v.width // stride)) for v in views]

@@ -122,7 +122,7 @@ def speed(chosen: argparse.Namespace, scratch: Path) -> list[tuple[str, ...]]:
         options = Options(CPU, batch_frames=chosen.batch_frames)
         reports.append(extract(samples, paths, out, recipe, backbone, text, options=options))
 
-    folded = backbone.folded().to(memory_format=torch.channels_last)
+    folded = backbone.for_extraction(torch.device("cpu"))
 
     def bare(model: Backbone) -> None:
         for batch in batches:

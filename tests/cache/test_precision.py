@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from stvg.extract.encoders.text import TinyText
+from stvg.extract.encoders.text import build_text_encoder
 from stvg.extract.features import encode
 from stvg.heads.experiment import load_experiment
 from stvg.heads.infer import read_windows
@@ -52,7 +52,7 @@ def test_the_backbone_computes_in_what_the_recipe_says(amp, tf32, autocast):
 
 
 def test_text_and_scores_are_computed_in_float32(monkeypatch):
-    text = TinyText(0)
+    text = build_text_encoder("tiny")
     monkeypatch.setattr(text, "forward", Asked().forward)
     for run in (lambda: text.encode(["a"]), lambda: read_windows(Asked(), None)):
         with pytest.raises(Found) as found:

@@ -14,7 +14,8 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from stvg.cache.schema import View
 from stvg.errors import CheckpointError, UsageError
-from stvg.extract.encoders.backbone import Backbone, ResNet101, build_backbone
+from stvg.extract.encoders.backbone import Backbone, build_backbone
+from stvg.extract.encoders.resnet import ResNet101
 from stvg.extract.transforms import apply_view
 from stvg.extract.video.decode import read_frames
 from stvg.weights import load_exactly, random_values, read_state_dict, state_sha256
@@ -36,7 +37,7 @@ def tiny() -> Backbone:
 def plain(resnet: Backbone) -> dict[str, torch.Tensor]:
     """The same weights as torchvision publishes them: with a classifier and batch counters."""
     weights = resnet101(weights=None).state_dict()
-    return {**weights, **{name.removeprefix("body."): value for name, value in resnet.state_dict().items()}}
+    return {**weights, **resnet.encoder.body.state_dict()}
 
 
 @torch.inference_mode()
@@ -46,7 +47,8 @@ def levels(backbone: Backbone, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
 
 def test_resnet101_has_the_fields_parameters(resnet: Backbone) -> None:
     assert sum(p.numel() for p in resnet.parameters()) == 42_394_816
-    stem = [p.numel() for n, p in resnet.named_parameters() if n.startswith(("body.conv1.", "body.layer1."))]
+    body = resnet.encoder.body
+    stem = [p.numel() for part in (body.conv1, body.layer1) for p in part.parameters()]
     assert sum(stem) == 222_400
     assert not resnet.training
     assert not any(p.requires_grad for p in resnet.parameters())
@@ -58,7 +60,7 @@ def test_resnet101_has_the_fields_parameters(resnet: Backbone) -> None:
 def test_resnet101_levels_halve_upwards(resnet: Backbone, size: tuple[int, int], cells: list[tuple[int, int]]) -> None:
     found = levels(resnet, torch.zeros(1, 3, *size))
     assert [tuple(found[k].shape) for k in LEVELS] == [
-        (1, channels, *cell) for channels, cell in zip(resnet.channels, cells, strict=True)
+        (1, level.channels, *cell) for level, cell in zip(resnet.levels, cells, strict=True)
     ]
 
 
@@ -76,7 +78,7 @@ def test_resnet101_equals_torchvisions_own(resnet: Backbone, plain: dict[str, to
 
 def test_frozen_batch_norm_equals_the_recorded_one(shared: Path, resnet: Backbone) -> None:
     golden = np.load(shared / "golden/encodings.npz")
-    norm = type(resnet.body.bn1)(6)
+    norm = type(resnet.encoder.body.bn1)(6)
     norm.load_state_dict({k: torch.from_numpy(golden[f"frozen_bn.{k}"]) for k in norm.state_dict()})
     assert len(norm.state_dict()) == 4
     assert not list(norm.parameters())
@@ -114,7 +116,7 @@ def test_weights_load_from_every_form_and_hash_alike(
         torch.save(
             {"model": {f"backbone.0.body.{k}": v for k, v in bare.items()} | {"x": torch.ones(1)}}, tmp_path / form
         )
-    assert build_backbone("resnet101", tmp_path / form).weights_sha256 == resnet.weights_sha256
+    assert build_backbone("resnet101", tmp_path / form).sha256 == resnet.sha256
 
 
 def test_weights_that_do_not_fit_are_listed() -> None:
@@ -221,9 +223,9 @@ def test_random_values_are_the_same_on_every_machine() -> None:
 
 
 def test_random_weights_follow_their_seed(resnet: Backbone, tiny: Backbone) -> None:
-    assert build_backbone("resnet101", "random", seed=3).weights_sha256 == resnet.weights_sha256
-    assert build_backbone("tiny", "random").weights_sha256 == tiny.weights_sha256
-    assert build_backbone("tiny", seed=1).weights_sha256 != tiny.weights_sha256
+    assert build_backbone("resnet101", "random", seed=3).sha256 == resnet.sha256
+    assert build_backbone("tiny", "random").sha256 == tiny.sha256
+    assert build_backbone("tiny", seed=1).sha256 != tiny.sha256
 
 
 def test_tiny_encodes_frames_alike_alone_and_in_a_batch(tiny: Backbone) -> None:
@@ -237,9 +239,10 @@ def test_tiny_encodes_frames_alike_alone_and_in_a_batch(tiny: Backbone) -> None:
 @pytest.mark.parametrize("size", [(96, 128), (97, 131), (33, 17), (1, 1)])
 def test_tiny_levels_round_their_sizes_up(tiny: Backbone, size: tuple[int, int]) -> None:
     found = levels(tiny, torch.randn(2, 3, *size))
-    for level, channels, stride in zip(LEVELS, tiny.channels, tiny.strides, strict=True):
-        assert found[level].shape == (2, channels, -(-size[0] // stride), -(-size[1] // stride))
-        assert found[level].isfinite().all()
+    for level in tiny.levels:
+        cells = (-(-size[0] // level.stride), -(-size[1] // level.stride))
+        assert found[level.name].shape == (2, level.channels, *cells)
+        assert found[level.name].isfinite().all()
 
 
 def scenes(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from stvg.cache.schema import Crop, View
 from stvg.errors import StvgError
-from stvg.extract.encoders.backbone import IMAGENET_MEAN, IMAGENET_STD, build_backbone
+from stvg.extract.encoders.backbone import build_backbone
+from stvg.extract.encoders.contract import IMAGENET_MEAN, IMAGENET_STD
 from stvg.extract.encoding import Encoding
 from stvg.extract.features import encode
 from stvg.extract.intake import Renderer

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from stvg.errors import CheckpointError, UsageError
-from stvg.extract.encoders.text import Roberta, build_text_encoder
+from stvg.extract.encoders.roberta import Roberta
+from stvg.extract.encoders.text import TextEncoder, build_text_encoder
 from stvg.extract.encoders.tokenizer import load_tokenizer
 
 SENTENCES = ["Hello world!", "the man in red walks across the street and then turns round", "a"]
@@ -22,60 +23,60 @@ def tokenizer(shared: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def roberta(tokenizer: str) -> Roberta:
+def roberta(tokenizer: str) -> TextEncoder:
     encoder = build_text_encoder("roberta-base", "random", tokenizer)
-    assert isinstance(encoder, Roberta)
+    assert isinstance(encoder.encoder, Roberta)
     return encoder
 
 
-def test_roberta_tokenises_as_published(roberta: Roberta) -> None:
-    ids, mask = roberta.tokenize(["Hello world!", "a"])
+def test_roberta_tokenises_as_published(roberta: TextEncoder) -> None:
+    ids, mask = roberta.encoder.tokenize(["Hello world!", "a"])
     assert ids[0].tolist() == [0, 31414, 232, 328, 2]
     assert mask.tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]
 
 
-def test_roberta_has_the_fields_parameters(roberta: Roberta) -> None:
-    assert sum(p.numel() for p in roberta.module.parameters()) == 124_645_632
-    assert not roberta.module.training
-    assert not any(p.requires_grad for p in roberta.module.parameters())
+def test_roberta_has_the_fields_parameters(roberta: TextEncoder) -> None:
+    assert sum(p.numel() for p in roberta.encoder.module.parameters()) == 124_645_632
+    assert not roberta.encoder.module.training
+    assert not any(p.requires_grad for p in roberta.encoder.module.parameters())
 
 
-def test_a_sentence_does_not_notice_its_batch(roberta: Roberta) -> None:
+def test_a_sentence_does_not_notice_its_batch(roberta: TextEncoder) -> None:
     for sentence, together in zip(SENTENCES, roberta.encode(SENTENCES), strict=True):
         (alone,) = roberta.encode([sentence])
-        assert alone.shape == together.shape == (len(roberta.tokenize([sentence])[0][0]), 768)
+        assert alone.shape == together.shape == (len(roberta.encoder.tokenize([sentence])[0][0]), 768)
         assert together.dtype == np.float32
         np.testing.assert_allclose(together, alone, atol=2e-5)
 
 
-def test_words_change_with_their_context_in_roberta(roberta: Roberta) -> None:
+def test_words_change_with_their_context_in_roberta(roberta: TextEncoder) -> None:
     first, second = roberta.encode(["red man", "red car"])
     assert np.abs(first[1] - second[1]).max() > 1e-3
 
 
-def test_a_sentence_that_is_too_long_is_cut_at_512_tokens(roberta: Roberta) -> None:
-    ids, _ = roberta.tokenize(["word " * 700])
+def test_a_sentence_that_is_too_long_is_cut_at_512_tokens(roberta: TextEncoder) -> None:
+    ids, _ = roberta.encoder.tokenize(["word " * 700])
     assert ids.shape == (1, 512)
     assert ids[0, -1] == 2
 
 
 def test_random_roberta_follows_its_seed_and_leaves_the_callers_random_state_alone(
-    roberta: Roberta, tokenizer: str
+    roberta: TextEncoder, tokenizer: str
 ) -> None:
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
     again = build_text_encoder("roberta-base", "random", tokenizer)
     assert torch.equal(torch.random.get_rng_state(), before)
-    assert again.weights_sha256 == roberta.weights_sha256
+    assert again.sha256 == roberta.sha256
     assert np.array_equal(again.encode(SENTENCES[:1])[0], roberta.encode(SENTENCES[:1])[0])
 
 
-def test_roberta_loads_a_file_of_tubedetrs_names(roberta: Roberta, tokenizer: str, tmp_path: Path) -> None:
-    state = {f"transformer.text_encoder.{k}": v for k, v in roberta.module.state_dict().items()}
+def test_roberta_loads_a_file_of_tubedetrs_names(roberta: TextEncoder, tokenizer: str, tmp_path: Path) -> None:
+    state = {f"transformer.text_encoder.{k}": v for k, v in roberta.encoder.module.state_dict().items()}
     state["transformer.text_encoder.embeddings.position_ids"] = torch.arange(514)[None]
     torch.save({"model": {**state, "bbox_embed.weight": torch.ones(1)}}, tmp_path / "tubedetr.pth")
     loaded = build_text_encoder("roberta-base", str(tmp_path / "tubedetr.pth"), tokenizer)
-    assert loaded.weights_sha256 == roberta.weights_sha256
+    assert loaded.sha256 == roberta.sha256
 
 
 def test_what_is_missing_is_named_and_never_fetched(
@@ -91,9 +92,9 @@ def test_what_is_missing_is_named_and_never_fetched(
     assert capfd.readouterr().err == ""
 
 
-def publish(roberta: Roberta, folder: Path, **changed: torch.Tensor | None) -> Path:
+def publish(roberta: TextEncoder, folder: Path, **changed: torch.Tensor | None) -> Path:
     """A folder as published: prefixed names, a language-model head, no pooler. None in ``changed`` leaves one out."""
-    state = {f"roberta.{k}": v for k, v in roberta.module.state_dict().items() if not k.startswith("pooler.")}
+    state = {f"roberta.{k}": v for k, v in roberta.encoder.module.state_dict().items() if not k.startswith("pooler.")}
     state |= {"lm_head.bias": torch.zeros(3), **{k.replace("__", "."): v for k, v in changed.items()}}
     folder.mkdir()
     save_file({k: v.contiguous() for k, v in state.items() if v is not None}, folder / "model.safetensors")
@@ -102,15 +103,15 @@ def publish(roberta: Roberta, folder: Path, **changed: torch.Tensor | None) -> P
     return folder
 
 
-def test_a_published_folder_loads_and_hashes_alike_every_time(roberta: Roberta, tmp_path: Path) -> None:
+def test_a_published_folder_loads_and_hashes_alike_every_time(roberta: TextEncoder, tmp_path: Path) -> None:
     folder = str(publish(roberta, tmp_path / "published"))
     first, second = (build_text_encoder("roberta-base", folder) for _ in range(2))
-    assert first.weights_sha256 == second.weights_sha256
+    assert first.sha256 == second.sha256
     np.testing.assert_array_equal(first.encode(SENTENCES[:1])[0], roberta.encode(SENTENCES[:1])[0])
 
 
 def test_a_folder_that_lacks_a_tensor_is_refused_not_filled_with_random_numbers(
-    roberta: Roberta, tmp_path: Path
+    roberta: TextEncoder, tmp_path: Path
 ) -> None:
     lost = {"roberta__encoder__layer__3__output__dense__weight": None}
     folder = publish(roberta, tmp_path / "published", **lost)
@@ -151,7 +152,7 @@ def test_a_folder_without_robertas_tokenizer_is_refused(files: dict[str, str], r
         load_tokenizer(str(tmp_path), 50265)
 
 
-def test_no_sentences_give_no_features(roberta: Roberta) -> None:
+def test_no_sentences_give_no_features(roberta: TextEncoder) -> None:
     assert roberta.encode([]) == build_text_encoder("tiny").encode([]) == []
 
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from stvg.errors import CheckpointError
-from stvg.extract.encoders.backbone import ResNet101, build_backbone
-from stvg.extract.encoders.text import ANCHOR, plain_names
+from stvg.extract.encoders.backbone import build_backbone
+from stvg.extract.encoders.resnet import ResNet101
+from stvg.extract.encoders.roberta import ANCHOR, plain_names
 from stvg.heads.published import encoder_shapes, import_weights, translate
 from stvg.weights import read_weights
 
@@ -44,7 +45,7 @@ def test_of_two_published_files_the_fields_is_taken_by_name(tmp_path, monkeypatc
     folder = hub(tmp_path, monkeypatch, V1, V2)
     with caplog.at_level(logging.INFO):
         found = build_backbone("resnet101")
-    assert found.weights_sha256 == build_backbone("resnet101", folder / V1).weights_sha256
+    assert found.sha256 == build_backbone("resnet101", folder / V1).sha256
     assert str(folder / V1) in found.source
     assert str(folder / V1) in caplog.text
 

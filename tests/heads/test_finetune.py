@@ -13,7 +13,9 @@ from stvg.cache.index import Cache
 from stvg.errors import CacheError, CheckpointError, UsageError
 from stvg.evaluate.evaluation import load_head, open_split, tubes_of
 from stvg.extract.encoders.backbone import build_backbone
-from stvg.extract.encoders.text import Roberta, TinyText
+from stvg.extract.encoders.roberta import wrap as wrap_roberta
+from stvg.extract.encoders.tiny_text import TinyText
+from stvg.extract.encoders.tiny_text import wrap as wrap_tiny
 from stvg.extract.encoders.tokenizer import load_tokenizer
 from stvg.heads.checkpoint import load_checkpoint
 from stvg.heads.experiment import load_experiment
@@ -80,9 +82,9 @@ def test_the_last_stage_on_cached_c4_gets_the_gradient_of_the_whole_backbone(exa
     cache = exact_caches["full"]
     whole = gradients(start(cache, tmp_path / "a", synthetic, "end-to-end", "train.views=false"), [0, 9, 14, 20])
     alone = gradients(start(cache, tmp_path / "b", synthetic, "last-stage"), [0, 9, 14, 20])
-    assert whole["mix2"].abs().sum() > 0
-    torch.testing.assert_close(alone["mix2"], whole["mix2"], rtol=1e-4, atol=1e-7)
-    assert alone.get("mix1") is None or not alone["mix1"].any()
+    assert whole["encoder.mix2"].abs().sum() > 0
+    torch.testing.assert_close(alone["encoder.mix2"], whole["encoder.mix2"], rtol=1e-4, atol=1e-7)
+    assert alone.get("encoder.mix1") is None or not alone["encoder.mix1"].any()
 
 
 def test_resnet101_from_cached_c4_gives_layer4_the_gradient_of_the_whole_network(tmp_path):
@@ -91,9 +93,9 @@ def test_resnet101_from_cached_c4_gives_layer4_the_gradient_of_the_whole_network
     pixels, weights = torch.randn(2, 3, 64, 85, generator=g), torch.randn(2, 2048, 2, 3, generator=g)
 
     def gradient(of, run):
-        of.body.layer4.requires_grad_(True)
+        of.encoder.body.layer4.requires_grad_(True)
         (run() * weights).sum().backward()
-        return {n: p.grad for n, p in of.body.layer4.named_parameters()}
+        return {n: p.grad for n, p in of.encoder.body.layer4.named_parameters()}
 
     c4 = backbone(pixels)["c4"]
     late = build_backbone("resnet101", "random").drop_early_stages()
@@ -119,7 +121,11 @@ def test_what_a_mode_trains_moves_and_nothing_else_does(exact_caches, synthetic,
     before = {k: v.clone() for k, v in run.encoders.state_dict().items()}
     train(run)
     moved = {k for k, v in run.encoders.state_dict().items() if not torch.equal(v, before[k])}
-    text, last, early = {"text.table"}, {"backbone.mix2"}, {"backbone.mix0", "backbone.mix1"}
+    text, last, early = (
+        {"text.encoder.table"},
+        {"backbone.encoder.mix2"},
+        {"backbone.encoder.mix0", "backbone.encoder.mix1"},
+    )
     assert moved == {"text": text, "last-stage": last, "end-to-end": text | last | early}[mode]
 
 
@@ -172,9 +178,9 @@ def test_the_last_stage_needs_cached_c4(exact_caches, synthetic, tmp_path):
 
 
 def test_words_outside_the_vocabulary_keep_the_vector_they_were_drawn_with():
-    live, frozen = TinyText(3, ["red", "dog"]), TinyText(3)
+    live, frozen = wrap_tiny(TinyText(3, ["red", "dog"])), wrap_tiny(TinyText(3))
     with torch.no_grad():
-        live.table += 1
+        live.encoder.table += 1
     (ours,), (theirs,) = live.encode(["a red cat"]), frozen.encode(["a red cat"])
     assert (np.abs(ours - theirs).max(1) > 0.5).tolist() == [False, False, True, False, False]
 
@@ -183,7 +189,7 @@ def test_roberta_trains_on_cached_vision_and_its_pooler_stays(shared):
     from transformers import RobertaConfig, RobertaModel
 
     config = RobertaConfig(vocab_size=50265, hidden_size=768, num_hidden_layers=1, num_attention_heads=12, intermediate_size=64, max_position_embeddings=514)  # fmt: skip  # noqa: E501
-    text = Roberta(RobertaModel(config), load_tokenizer(str(shared / "real/roberta-base-tokenizer"), 50265))
+    text = wrap_roberta(RobertaModel(config), load_tokenizer(str(shared / "real/roberta-base-tokenizer"), 50265))
     encoders = LiveEncoders("text", None, text, "none", 4)
     encoders.set_trained(backbone=False, text=True)
     features, padding = encoders.train().text(["the man in red", "a dog runs after the white ball"])
@@ -191,8 +197,8 @@ def test_roberta_trains_on_cached_vision_and_its_pooler_stays(shared):
     trained = encoders.groups()["text"]
     assert all(p.grad is not None for p in trained)
     assert {n for n, p in text.named_parameters() if not p.requires_grad} == {
-        "module.pooler.dense.weight",
-        "module.pooler.dense.bias",
+        "encoder.module.pooler.dense.weight",
+        "encoder.module.pooler.dense.bias",
     }
 
 

@@ -243,7 +243,7 @@ def test_plain_files_of_encoders_are_imported_too(tmp_path, prefix):
     assert report.sizes == {"backbone": 42_394_816 + 4 * 52_672}, (
         "the norms' four statistics are stored, and no parameters"
     )
-    assert build_backbone("resnet101", tmp_path / "resnet/backbone.safetensors").weights_sha256
+    assert build_backbone("resnet101", tmp_path / "resnet/backbone.safetensors").sha256
     shapes = {f"{prefix}{k}": v for k, v in encoder_shapes("text").items() if not k.startswith("pooler.")}
     parts, report = translate(fill({**shapes, **linear("lm_head.dense", 768, 768)}), "file")
     assert report.kind == "RoBERTa"
@@ -322,7 +322,7 @@ def test_imported_weights_extract_train_and_score(stvg, synthetic, tmp_path, sha
     """The whole road of the paper's start: a checkpoint's encoders fill the cache, its head starts the training."""
     tensors = fill(tubedetr())
     backbone = build_backbone("resnet101", "random")
-    tensors |= {f"backbone.0.body.{k}": v for k, v in backbone.body.state_dict().items()}
+    tensors |= {f"backbone.0.body.{k}": v for k, v in backbone.encoder.body.state_dict().items()}
     torch.save({"model": tensors, "args": argparse.Namespace(stride=2)}, tmp_path / "tubedetr.pth")
     done = stvg("weights", "import", tmp_path / "tubedetr.pth", "--out", tmp_path / "weights")
     assert done.code == 0, done.err
@@ -332,7 +332,7 @@ def test_imported_weights_extract_train_and_score(stvg, synthetic, tmp_path, sha
     options = ("--dataset", "vidstg", "--annotations", synthetic, "--split", "test", "--resolution", 64, "--fps", 1)
     done = stvg("extract", *options, "--out", tmp_path / "cache", "--levels", "c5", *encoders)
     assert done.code == 0, done.err
-    assert Cache.open(tmp_path / "cache").recipe.backbone_sha256 == backbone.weights_sha256
+    assert Cache.open(tmp_path / "cache").recipe.backbone_sha256 == backbone.sha256
     size = [word for setting in (*SIZE, "train.epochs=0", "model.max_frames=20") for word in ("--set", setting)]
     train = ("train-head", "--cache", tmp_path / "cache", "--preset", "tubedetr", "--split", "test", *size)
     done = stvg(*train, "--init", tmp_path / "weights/head.safetensors", "--out", tmp_path / "run")

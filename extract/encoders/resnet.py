@@ -1,0 +1,120 @@
+"""ResNet-101 as the field uses it: torchvision's first weights, frozen batch norm, its last three stages."""
+
+from __future__ import annotations
+
+import math
+from copy import deepcopy
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torchvision.models import resnet101
+from torchvision.ops import FrozenBatchNorm2d
+
+from ...errors import CheckpointError
+from ...weight_files import NAMES
+from ...weights import load_exactly, random_values, read_weights, some
+from .contract import IMAGENET_MEAN, IMAGENET_STD, Backbone, Origin
+from .kinds import Request
+
+PUBLISHED = "resnet101-63fe2227.pth"
+"""torchvision's first weights, from which the field starts. Its second, resnet101-cd907fc2.pth, give other features."""
+ANCHOR = "layer4.0.conv1.weight"
+"""Where a ResNet stands in a larger model is seen by this tensor."""
+
+
+class ResNet101(nn.Module):
+    """ResNet-101 without its classifier; batch norm frozen, its four statistics are buffers. 42,394,816 parameters."""
+
+    levels = (("c3", 512, 8), ("c4", 1024, 16), ("c5", 2048, 32))
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = resnet101(weights=None, norm_layer=FrozenBatchNorm2d)
+        del self.body.fc
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        levels = self.early(pixels)
+        return {**levels, "c5": self.last_stage(levels["c4"])}
+
+    def early(self, pixels: Tensor) -> dict[str, Tensor]:
+        body = self.body
+        c2 = body.layer1(body.maxpool(body.relu(body.bn1(body.conv1(pixels)))))
+        c3 = body.layer2(c2)
+        return {"c3": c3, "c4": body.layer3(c3)}
+
+    def last_stage(self, c4: Tensor) -> Tensor:
+        return self.body.layer4(c4)
+
+    def trained(self) -> list[nn.Parameter]:
+        """Stages 2 to 4; the first convolution and stage 1 stay as they are, as in the baseline."""
+        stages = [self.body.get_submodule(f"layer{i}") for i in (2, 3, 4) if hasattr(self.body, f"layer{i}")]
+        return [p for stage in stages for p in stage.parameters()]
+
+    def drop_early_stages(self) -> None:
+        for name in ("conv1", "bn1", "layer1", "layer2", "layer3"):
+            delattr(self.body, name)
+
+    def folded(self) -> ResNet101:
+        """A copy whose norms are part of the convolutions before them. Equal but for rounding, and a quarter faster."""
+        copy = deepcopy(self)
+        for block in list(copy.modules()):
+            names = list(dict(block.named_children()))
+            for before, name in pairwise(names):
+                conv, norm = getattr(block, before), getattr(block, name)
+                if isinstance(conv, nn.Conv2d) and isinstance(norm, FrozenBatchNorm2d):
+                    statistics = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+                    weight, bias = fuse_conv_bn_weights(conv.weight, None, *statistics)
+                    conv.weight, conv.bias = (nn.Parameter(p.detach(), requires_grad=False) for p in (weight, bias))
+                    setattr(block, name, nn.Identity())
+        return copy
+
+    def randomise(self, seed: int) -> None:
+        """Seeded weights that keep activations of all 33 blocks between fp16's ends.
+
+        Convolutions preserve variance; each block's last norm scales its branch by a quarter, so that 33 residual
+        additions multiply the second moment by about 1.06 each instead of 2.
+        """
+        for name, value in self.body.state_dict().items():
+            if value.dim() == 4:
+                fan_in = value[0].numel()
+                value.copy_(random_values(value.shape, seed, name) * math.sqrt(2 / fan_in))
+            elif name.endswith("bn3.weight"):
+                value.fill_(0.25)
+
+    def load(self, path: Path) -> str:
+        """The ResNet-101 of a file or folder, under torchvision's names or inside of a larger model; says what was read.
+
+        The classifier is left out. Raises CheckpointError; see `read_weights`.
+        """
+        found = read_weights(path, ("backbone.safetensors", *NAMES)).beside(ANCHOR)
+        load_exactly(self.body, {k: v for k, v in found.tensors.items() if not k.startswith("fc.")}, found)
+        return str(found)
+
+
+def build(asked: Request) -> Backbone:
+    network = ResNet101()
+    if asked.random:
+        network.randomise(asked.seed)
+        source = f"random, seed {asked.seed}"
+    else:
+        source = network.load(Path(asked.weights) if asked.weights else _in_hub_cache())
+    return Backbone(network.to(asked.device), Origin("resnet101", source, b"resnet101"))
+
+
+def _in_hub_cache() -> Path:
+    """The weights of the field in torch's local cache. CheckpointError names what else lies there; nothing is guessed."""
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    if (folder / PUBLISHED).is_file():
+        return folder / PUBLISHED
+    others = sorted(p.name for p in folder.glob("resnet101-*"))
+    raise CheckpointError(
+        "no weights for resnet101",
+        expected=f"{PUBLISHED} (torchvision's IMAGENET1K_V1, the field's) in {folder}",
+        found=f"{some(others)}: other weights, which give other features" if others else None,
+        effect="nothing is downloaded",
+        hint="--backbone-weights FILE, or --backbone-weights random to try things out",
+    )
