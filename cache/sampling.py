@@ -73,6 +73,15 @@ def thin(frames: IntArray, max_frames: int) -> IntArray:
     return frames[np.arange(max_frames, dtype=np.int64) * n // max_frames]
 
 
+def spread(frames: IntArray, count: int) -> IntArray:
+    """Keep ``count`` evenly spaced entries of a longer list, the first and the last among them.
+
+    Positions are floor(linspace(0, n - 1, count)) in double precision, as STCAT's public code has it.
+    """
+    n = len(frames)
+    return frames if n <= count else frames[np.linspace(0, n - 1, count).astype(np.int64)]
+
+
 def windows(frames: IntArray, size: int) -> list[IntArray]:
     """A clip's frames as consecutive pieces of at most ``size`` slots; only the last may be shorter."""
     return [frames[start : start + size] for start in range(0, len(frames), size)]

@@ -142,12 +142,12 @@ class View:
         x1, y1, x2, y2 = np.moveaxis(np.clip((boxes - start) / size, 0, 1), -1, 0)
         return np.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], axis=-1)
 
-    def to_pixels(self, boxes: FloatArray) -> FloatArray:
-        """cxcywh fractions (…, 4) → source pixels xyxy, clamped to the picture."""
+    def to_pixels(self, boxes: FloatArray, beyond: bool = False) -> FloatArray:
+        """cxcywh fractions (…, 4) → source pixels xyxy, clamped to the picture; ``beyond``: at its left and top only."""
         start, size = (np.tile(v, 2) for v in self._window())
         cx, cy, w, h = np.moveaxis(np.asarray(boxes, dtype=np.float64), -1, 0)
         corners = np.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], axis=-1)
-        return np.clip(corners * size + start, 0, [self.source_width, self.source_height] * 2)
+        return np.clip(corners * size + start, 0, None if beyond else [self.source_width, self.source_height] * 2)
 
 
 # Longest allowed long side per evaluation resolution: the baseline's table (spec: 224, 320 and 352 are the paper's).

@@ -19,8 +19,8 @@ from ..console import Progress
 from ..extract.job import ExtractJob, run_job
 from ..extract.progress import ExtractionProgress
 from ..extract.synthetic.dataset import SyntheticConfig, write_vidstg
+from ..heads.decision import Reading
 from ..heads.experiment import load_experiment
-from ..heads.infer import Reading
 from ..heads.training.owner import owned
 from ..heads.training.run import Run
 from ..heads.training.train import train

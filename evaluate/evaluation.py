@@ -17,8 +17,9 @@ from ..cache.schema import Recipe, Tube
 from ..config import build
 from ..errors import CacheError
 from ..heads.checkpoint import load_checkpoint, load_into
+from ..heads.decision import Reading
 from ..heads.experiment import Experiment
-from ..heads.infer import Reading, predict, read
+from ..heads.infer import predict, read
 from ..heads.model import FeatureFacts, Grounder, build_model
 from ..heads.training.ranks import ALONE, Ranks
 from .metrics import Scores, score

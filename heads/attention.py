@@ -105,7 +105,7 @@ def merge_heads(x: Tensor) -> Tensor:
 
 def attend(q: Tensor, k: Tensor, v: Tensor, key_padding: Tensor | None, p: float) -> Tensor:
     """Scaled dot-product attention of (R, heads, L, dh) tensors; padded keys (R, Lk) are ignored, weights dropped with
-    probability ``p``."""
+    probability ``p``. Values may be of another width."""
     if p and q.device.type == "cpu":
         return _TiledAttention.apply(q, k, v, key_padding, p)
     keep = None if key_padding is None else ~key_padding[:, None, None]
@@ -118,7 +118,7 @@ class _TiledAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q, k, v, key_padding, p):  # type: ignore[no-untyped-def]
-        out = _like(q)
+        out = _like(q, v.shape[-1])
         stay = kept(torch.Size((*q.shape[:-1], k.shape[2])), p, torch.int8)
         ctx.scale = keep_scale(p)
         for rows in _tiles(stay, q.dtype):
@@ -143,10 +143,11 @@ class _TiledAttention(torch.autograd.Function):
         return to_q, to_k, to_v, None, None
 
 
-def _like(x: Tensor) -> Tensor:
-    """Memory for (R, heads, L, dh) in which heads lie side by side, so that merging them copies nothing."""
-    R, heads, L, width = x.shape
-    return x.new_empty(R, L, heads, width).transpose(1, 2)
+def _like(x: Tensor, width: int | None = None) -> Tensor:
+    """Memory for (R, heads, L, dh) in which heads lie side by side, so that merging them copies nothing. ``width``: dh,
+    where it is not that of x."""
+    R, heads, L, dh = x.shape
+    return x.new_empty(R, L, heads, width or dh).transpose(1, 2)
 
 
 def _weights(q: Tensor, k: Tensor, key_padding: Tensor | None, rows: slice) -> Tensor:

@@ -44,10 +44,10 @@ def weights() -> None:
     "--out", type=OUT_FOLDER, required=True, metavar="DIR", help="A new folder for the parts and report.json."
 )
 def weights_import(source: Path, out: Path) -> None:
-    """Split a checkpoint of MDETR, TubeDETR, the FSM authors, torchvision or Hugging Face into backbone, text encoder and
-    head, as safetensors; of DETR, STCAT and CG-STVG only the encoders. SOURCE is a file, an index of shards, or a folder
-    with either. Every tensor is accounted for; a part that is not whole is refused, and so is a file with anything
-    but tensors and options in it.
+    """Split a checkpoint of MDETR, TubeDETR, STCAT, the FSM authors, torchvision or Hugging Face into backbone, text
+    encoder and head, as safetensors; of DETR and CG-STVG only the encoders. SOURCE is a file, an index of shards, or
+    a folder with either. Every tensor is accounted for; a part that is not whole is refused, and so is a file with
+    anything but tensors and options in it.
 
     \b
     Example: stvg weights import pretrained_resnet101_checkpoint.pth --out weights/mdetr

@@ -34,9 +34,11 @@ class DecoderLayer(nn.Module):
         values: Tensor,
         memory_padding: Tensor | None,
         frame_padding: Tensor,
+        of_frame: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """x, position (B, N, T, d); keys and values of every frame's memory (B·T, S, d); paddings (B·T, S), (B, T).
 
+        ``of_frame``: the position with which a query looks at its frame's memory, where it is another one.
         Returns (B, N, T, d) and the temporal attention (B, N, T, T), rows = queries.
         """
         B, N, T, _ = x.shape
@@ -44,7 +46,7 @@ class DecoderLayer(nn.Module):
         update, weights = self.self_attn.within_and_weights(x.flatten(0, 1), position.flatten(0, 1), padding)
         x = self.norm1(x + self.dropout(update.unflatten(0, (B, N))))
 
-        per_frame = (x + position).transpose(1, 2).flatten(0, 1)  # (B·T, N, d)
+        per_frame = (x + (position if of_frame is None else of_frame)).transpose(1, 2).flatten(0, 1)  # (B·T, N, d)
         update = self.cross_attn_image(per_frame, keys, values, memory_padding)
         x = self.norm3(x + self.dropout(update.unflatten(0, (B, T)).transpose(1, 2)))
         x = self.norm4(x + self.dropout(feed_forward(x, self.linear1, self.linear2, self.dropout.p, self.training)))
@@ -67,6 +69,7 @@ class Decoder(Stack):
         memory_padding: Tensor | None,
         frame_padding: Tensor,
         layers: nn.ModuleList | None = None,
+        of_frame: Tensor | None = None,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """position (B, N, T, d): query embedding plus time code; content starts at zero. Others as in DecoderLayer.
 
@@ -78,7 +81,7 @@ class Decoder(Stack):
         memory_padding = None if memory_padding is None else memory_padding.flatten(0, 1)
         states, attention = [], []
         for layer in self.layers if layers is None else layers:
-            x, weights = self.run(layer, x, position, keys, values, memory_padding, frame_padding)
+            x, weights = self.run(layer, x, position, keys, values, memory_padding, frame_padding, of_frame)
             states.append(self.norm(x))
             attention.append(weights)
         return states, attention

@@ -15,6 +15,8 @@ from .model_config import ModelConfig
 from .presets import presets
 
 MODES = ("cached", "text", "last-stage", "end-to-end")
+SCHEDULES = ("linear-text", "stepped", "linear-late")
+"""See `training.schedule`."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class TrainConfig:
     """Every this many epochs the learning rate is divided by ten."""
     warmup: float = 0.01
     """Share of all steps over which the learning rate grows linearly from zero."""
+    schedule: str = "linear-text"
+    """Which rates warm up, and which fall in a line instead of steps: ``linear-text``, ``stepped``, ``linear-late``."""
     weight_decay: float = 1e-4
     clip: float = 0.1
     """Largest gradient norm."""
@@ -65,6 +69,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ValueError(f"mode is {self.mode!r}, expected one of {', '.join(MODES)}")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule is {self.schedule!r}, expected one of {', '.join(SCHEDULES)}")
         if self.epochs < 0 or self.lr_backbone < 0 or self.lr_text < 0:
             raise ValueError("epochs, lr_backbone and lr_text must not be negative")
         for name in ("batch_size", "accumulate", "lr_drop", "per_video", "log_every", "save_every"):

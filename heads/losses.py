@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import IntEnum
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -30,36 +30,56 @@ MRCL_TEMPERATURE = 0.1
 
 
 @dataclass(frozen=True)
-class LossConfig:
-    """Weights of the terms (0: not computed), and the two disputed forms."""
+class TubeLoss:
+    """Weights of the terms that every head has (0: not computed). Defaults are the baseline's."""
 
     l1: float = 5.0
     giou: float = 2.0
-    label: float = 0.2
     span: float = 10.0
     attention: float = 1.0
+    aux: bool = True
+    """Box, span and attention terms, and what a head adds to them of every layer, at every earlier decoder layer, too."""
+    span_sigma: float = 1.0
+    """Width of the start and end targets, in slots."""
+
+    @property
+    def terms(self) -> dict[str, Term]:
+        """All terms of the objective. What stands here is weighed, logged, and added up over ranks."""
+        return TUBE_TERMS
+
+    def __post_init__(self) -> None:
+        weights = [f.name for f in fields(self) if f.type == "float" and f.name != "span_sigma"]
+        for name in weights:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected a weight of 0 or more")
+        if not 0 < self.span_sigma < math.inf:
+            raise ValueError(f"span_sigma is {self.span_sigma}, expected a positive number of slots")
+
+
+@dataclass(frozen=True)
+class LossConfig(TubeLoss):
+    """Weights of FSM's terms, and the two disputed forms."""
+
+    label: float = 0.2
     mrcl: float = 2.0
     """2 for VidSTG, 1 for HC-STVG."""
     anchor: float = 1.0
     """Boxes decoded from the annotated regions: this times the L1 and GIoU weights."""
-    aux: bool = True
-    """Box, label, span and attention terms at every earlier decoder layer, too."""
     mrcl_form: str = "paper"
     """``paper``: eq 10. ``framewise``: the published code's softmax over candidates, frame by frame."""
     label_form: str = "focal"
     """``focal``: sigmoid focal loss over all candidates. ``softmax``: the published code's joint cross-entropy."""
-    span_sigma: float = 1.0
-    """Width of the start and end targets, in slots."""
+
+    @property
+    def terms(self) -> dict[str, Term]:
+        """See `TubeLoss`."""
+        return TERMS
 
     def __post_init__(self) -> None:
         for name, allowed in (("mrcl_form", ("paper", "framewise")), ("label_form", ("focal", "softmax"))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
-        for name in ("l1", "giou", "label", "span", "attention", "mrcl", "anchor"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected a weight of 0 or more")
-        if not 0 < self.span_sigma < math.inf:
-            raise ValueError(f"span_sigma is {self.span_sigma}, expected a positive number of slots")
+        super().__post_init__()
 
 
 def box_losses(pred: Tensor, target: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,8 +181,10 @@ def counts(targets: Targets | None) -> tuple[int, int]:
 class Matched:
     """What terms are computed from: a decoder layer's output, and which of its tubes answers for the annotated one."""
 
-    config: LossConfig
-    layer: LayerOutput
+    config: Any
+    """The head's own: a `TubeLoss`."""
+    layer: Any
+    """The head's own: a `LayerOutput`."""
     index: Tensor
     """(B,) int64: the matched tube."""
     targets: Targets
@@ -211,27 +233,30 @@ class Term:
 
     value: Callable[[Matched], Tensor | None]
     """The term without its weight; None where a layer has nothing to compute it from."""
-    weight: Callable[[LossConfig], float]
-    """0: the term is not computed."""
+    weight: Callable[[Any], float]
+    """Of the head's configuration of losses. 0: the term is not computed."""
     mean_over: MeanOver
 
 
-TERMS = {
+TUBE_TERMS = {
     "l1": Term(lambda m: m.boxes[0], lambda c: c.l1, MeanOver.SLOTS),
     "giou": Term(lambda m: m.boxes[1], lambda c: c.giou, MeanOver.SLOTS),
-    "label": Term(Matched.label, lambda c: c.label, MeanOver.SLOTS),
     "span": Term(Matched.span, lambda c: c.span, MeanOver.SAMPLES),
     "attention": Term(Matched.attention, lambda c: c.attention, MeanOver.SAMPLES),
+}
+"""What every head is trained with."""
+TERMS = TUBE_TERMS | {
+    "label": Term(Matched.label, lambda c: c.label, MeanOver.SLOTS),
     "anchor": Term(Matched.of_anchor, lambda c: c.anchor if c.l1 or c.giou else 0.0, MeanOver.SLOTS),
     "mrcl": Term(Matched.mrcl, lambda c: c.mrcl, MeanOver.SAMPLES),
 }
-"""All terms of the objective. What stands here is weighed, logged, and added up over ranks."""
+"""What FSM is trained with."""
 
 
 class Criterion:
     """Adds the weighted terms of an output; the matched tube is chosen anew for every layer."""
 
-    def __init__(self, config: LossConfig) -> None:
+    def __init__(self, config: TubeLoss) -> None:
         self.config = config
 
     def __call__(self, output: Output, targets: Targets, frame_padding: Tensor) -> dict[str, Tensor]:
@@ -249,10 +274,17 @@ class Criterion:
     ) -> dict[str, Tensor]:
         """The weighted terms of one decoder layer."""
         c = self.config
-        index = match_tubes(layer.boxes, layer.score, targets.boxes, targets.in_moment, c.l1, c.giou, c.label)
-        matched = Matched(c, layer, index, targets, frame_padding, anchor)
-        values = {name: (term, term.value(matched)) for name, term in TERMS.items() if term.weight(c)}
+        matched = Matched(c, layer, self.match(layer, targets), targets, frame_padding, anchor)
+        values = {name: (term, term.value(matched)) for name, term in c.terms.items() if term.weight(c)}
         return {name: self.weigh(term, value) for name, (term, value) in values.items() if value is not None}
+
+    def match(self, layer: LayerOutput, targets: Targets) -> Tensor:
+        """Which tube (B,) of a layer answers for the annotated one: of one, the first; of several, the nearest."""
+        boxes, c = layer.boxes, self.config
+        if boxes.shape[1] == 1:
+            return torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
+        label = c.label if isinstance(c, LossConfig) else 0.0
+        return match_tubes(boxes, layer.score, targets.boxes, targets.in_moment, c.l1, c.giou, label)
 
     def weigh(self, term: Term, value: Tensor) -> Tensor:
         """A term as it is part of the objective."""

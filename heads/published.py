@@ -1,5 +1,5 @@
-"""Published checkpoints into ours: MDETR, TubeDETR, the FSM authors', torchvision's ResNet-101, Hugging Face's RoBERTa;
-of DETR, STCAT and CG-STVG the encoders alone.
+"""Published checkpoints into ours: MDETR, TubeDETR, STCAT, the FSM authors', torchvision's ResNet-101, Hugging Face's
+RoBERTa; of DETR and CG-STVG the encoders alone.
 
 A checkpoint becomes up to three parts, kept in a file each: the backbone and the text encoder, which extraction takes, and
 the head, which training starts from. Every tensor of the checkpoint is accounted for: matched, dropped (known, and of no
@@ -30,7 +30,9 @@ from .fusion import FusionConfig
 from .initial import REQUIRED
 from .model import build_model
 from .model_config import FeatureFacts, ModelConfig
-from .published_names import ENCODER_RULES, HEAD_RULES, KINDS, OTHER_HEADS, OWN, ROOT
+from .published_names import ENCODER_RULES, HEAD_RULES, KINDS, OTHER_HEADS, OWN, ROOT, Rule
+from .stcat import names as stcat
+from .stcat.model import STCAT
 
 FILES = {"backbone": "backbone.safetensors", "text": "roberta.safetensors", "head": "head.safetensors"}
 HEAD_FORMAT = "stvg head weights 1"
@@ -71,7 +73,7 @@ class Report:
 def translate(tensors: StateDict, where: object) -> tuple[dict[str, StateDict], Report]:
     """The parts of a checkpoint under our names. Raises CheckpointError for an unknown kind or a part that is not whole."""
     plain = plain_names(tensors, where)
-    kind = next((k for k, mark in KINDS.items() if any(re.match(mark, name) for name in plain.values())), None)
+    kind = kind_of(plain)
     if any(re.match(OWN, name) for name in tensors):
         raise CheckpointError(
             f"{where} is a checkpoint of stvg train-head, which needs no import",
@@ -86,14 +88,16 @@ def translate(tensors: StateDict, where: object) -> tuple[dict[str, StateDict], 
         )
     parts: dict[str, StateDict] = {}
     report = Report(kind)
-    rules = ENCODER_RULES if kind in OTHER_HEADS else ENCODER_RULES + HEAD_RULES
+    rules = ENCODER_RULES + ([] if kind in OTHER_HEADS else stcat.RULES if kind == "STCAT" else HEAD_RULES)
     for name, value in tensors.items():
-        fit = next(((m, rule) for rule in rules if (m := re.fullmatch(rule.pattern, plain[name]))), None)
+        fit = first_fit(rules, plain[name])
         if fit is None and kind in OTHER_HEADS:
             report.dropped[name] = OTHER_HEADS[kind]
         elif fit is None:
             report.unexpected.append(name)
         elif fit[1].part is None:
+            if fit[1].same_as is not None:
+                require_same(name, fit[0].expand(fit[1].same_as), tensors, plain, where)
             report.dropped[name] = fit[1].name
         else:
             match, rule = fit
@@ -114,14 +118,36 @@ def translate(tensors: StateDict, where: object) -> tuple[dict[str, StateDict], 
     return parts, report
 
 
+def kind_of(plain: dict[str, str]) -> str | None:
+    """The kind of checkpoint that has these names. A head that STCAT's rules do not know all of is one that came of it."""
+    names = plain.values()
+    kind = next((k for k, mark in KINDS.items() if any(re.match(mark, name) for name in names)), None)
+    foreign = (n for n in names if n.startswith("ground_") and first_fit(stcat.RULES, n) is None)
+    return "CG-STVG" if kind == "STCAT" and any(foreign) else kind
+
+
+def first_fit(rules: list[Rule], name: str) -> tuple[re.Match[str], Rule] | None:
+    """The first rule that a whole name fits, and how."""
+    return next(((m, rule) for rule in rules if (m := re.fullmatch(rule.pattern, name))), None)
+
+
+def require_same(name: str, other: str, tensors: StateDict, plain: dict[str, str], where: object) -> None:
+    """Raises CheckpointError where a tensor that is written twice has two values."""
+    found = next((v for k, v in tensors.items() if plain[k] == other), None)
+    if found is None or not torch.equal(found, tensors[name]):
+        raise CheckpointError(
+            f"{where}: {name} is {other} under a second name, but differs from it", effect="nothing was written"
+        )
+
+
 def plain_names(tensors: StateDict, where: object) -> dict[str, str]:
     """Every name as MDETR would write it, whatever the encoders and the whole model are wrapped in."""
     found = Weights(tensors, Path(str(where)))
-    backbone, text, root = (found.prefix_of(anchor) for anchor in (BACKBONE, TEXT, ROOT))
+    backbone, text, *roots = (found.prefix_of(anchor) for anchor in (BACKBONE, TEXT, ROOT, stcat.ROOT))
     known = [
         *([(backbone, "backbone.0.body.")] if backbone else []),
         *([(text, "transformer.text_encoder.")] if text and text != "roberta." else []),
-        *([(root, "")] if root else []),
+        *((root, "") for root in roots if root),
     ]
 
     def plain(name: str) -> str:
@@ -137,7 +163,9 @@ def require_whole(part: str, found: StateDict, where: object) -> list[str]:
     wrong = [f"{k} {given[k]} instead of {expected[k]}" for k in sorted(given.keys() & expected.keys()) if given[k] != expected[k]]  # fmt: skip  # noqa: E501
     unknown = sorted(given.keys() - expected.keys())
     missing = sorted(expected.keys() - given.keys())
-    partial = {group_of(k) for k in given} | set(REQUIRED) if part == "head" else {group_of(k) for k in expected}
+    partial = (
+        {group_of(k) for k in given} | set(required_of(found)) if part == "head" else {group_of(k) for k in expected}
+    )
     lost = [k for k in missing if group_of(k) in partial and not k.startswith("fusion.")]
     if wrong or unknown or lost:
         raise CheckpointError(
@@ -175,14 +203,23 @@ def encoder_shapes(part: str) -> dict[str, tuple[int, ...]]:
 
 def head_shapes(found: StateDict, where: object) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a whole head of the size that ``found`` has."""
-    if lost := [g for g in REQUIRED if not any(group_of(k) == g for k in found)]:
+    if lost := [g for g in required_of(found) if not any(group_of(k) == g for k in found)]:
         raise CheckpointError(f"{where}: its head is not whole", missing=", ".join(lost), effect="nothing was written")
     try:
-        config, facts = size_of(found)
+        with torch.device("meta"):
+            return shapes(STCAT(*stcat.size_of(found)) if is_stcat(found) else build_model(*size_of(found)))
     except ValueError as error:
         raise CheckpointError(f"{where}: its head has a size that cannot be", found=error) from None
-    with torch.device("meta"):
-        return shapes(build_model(config, facts))
+
+
+def is_stcat(head: StateDict) -> bool:
+    """Whether these are tensors of an STCAT head."""
+    return any(group_of(k) == "template" for k in head)
+
+
+def required_of(head: StateDict) -> tuple[str, ...]:
+    """The groups of tensors that a head of this kind must have."""
+    return stcat.REQUIRED if is_stcat(head) else REQUIRED
 
 
 def size_of(head: StateDict) -> tuple[ModelConfig, FeatureFacts]:

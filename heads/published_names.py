@@ -7,7 +7,8 @@ from dataclasses import dataclass
 KINDS = {
     "FSM": r"class_embeding\.|transformer\.dual_attn_bloack_",
     "TubeDETR": r"sted_embed\.",
-    "STCAT or CG-STVG": r"(.+\.)?ground_(decoder|encoder)\.",
+    "STCAT": r"(.+\.)?ground_decoder\.template_generator\.",
+    "CG-STVG": r"(.+\.)?ground_(decoder|encoder)\.",
     "MDETR": r"transformer\.(resizer|decoder\.layers\.\d+\.cross_attn_image)\.",
     "DETR": r"transformer\.decoder\.",
     "ResNet-101": r"(backbone\.0\.body\.)?layer4\.",
@@ -15,7 +16,7 @@ KINDS = {
 }
 """What gives a checkpoint away; the first that is found."""
 OTHER_HEADS = {
-    "STCAT or CG-STVG": "a head of another kind; only the encoders fit here",
+    "CG-STVG": "a head of another kind; only the encoders fit here",
     "DETR": "a head that reads no sentences; only the backbone fits here",
 }
 """Kinds whose encoders alone are taken."""
@@ -46,6 +47,8 @@ class Rule:
     pattern: str
     part: str | None
     name: str
+    same_as: str | None = None
+    """The published name of a tensor that this one must equal."""
 
 
 def matching_rules() -> list[Rule]:

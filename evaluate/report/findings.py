@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ...cache.index import Cache
-    from ...heads.infer import Reading
+    from ...heads.decision import Reading
     from ..evaluation import Head
 
 

@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from ..experiment import TrainConfig
+
+EVERY = frozenset({"head", "late", "backbone", "text"})
+"""Groups of parameters. ``late``: the part of the head that its source gives a schedule of its own, if there is one."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Which groups warm up, and which fall linearly to zero after it; the others fall in steps."""
+
+    warmed: frozenset[str]
+    linear: frozenset[str]
+
+
+SCHEDULES = {
+    "linear-text": Schedule(EVERY, frozenset({"text"})),
+    "stepped": Schedule(EVERY, frozenset()),
+    "linear-late": Schedule(frozenset({"text", "late"}), frozenset({"text", "late"})),
+}
+"""``linear-text``: FSM's and TubeDETR's. ``stepped``: STCAT's for VidSTG. ``linear-late``: STCAT's for HC-STVG."""
 
 
 def learning_rate(config: TrainConfig, step: int, total_steps: int, steps_per_epoch: int, group: str = "head") -> float:
-    """Linear warm-up over the first share of all steps; then a division by ten every ``lr_drop`` epochs.
-
-    The text encoder's rate falls linearly to zero instead, as in the baseline.
+    """Of step 0…total_steps-1: linear warm-up over the first share of all steps; then a division by ten every ``lr_drop``
+    epochs, or a straight line down to zero, as `SCHEDULES` has it for the group.
     """
+    schedule = SCHEDULES[config.schedule]
     warm = warm_up(config, total_steps)
-    rate = {"head": config.lr, "backbone": config.lr_backbone, "text": config.lr_text}[group]
-    if group == "text":
-        left = (total_steps - step) / max(1, total_steps - warm)
-        return rate * min((step + 1) / warm, left, 1.0)
-    return rate * min(1.0, (step + 1) / warm) * 0.1 ** (step // steps_per_epoch // config.lr_drop)
+    rate = {"head": config.lr, "late": config.lr, "backbone": config.lr_backbone, "text": config.lr_text}[group]
+    grown = min(1.0, (step + 1) / warm) if group in schedule.warmed else 1.0
+    if group in schedule.linear:
+        return rate * min(grown, (total_steps - step) / max(1, total_steps - warm))
+    return rate * grown * 0.1 ** (step // steps_per_epoch // config.lr_drop)
 
 
 def warm_up(config: TrainConfig, total_steps: int) -> int:

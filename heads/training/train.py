@@ -23,7 +23,7 @@ from ...cache.batch import Batch
 from ...cache.order import epoch_order, share_of, training_batches
 from ...errors import TrainingDiverged
 from ...precision import float32_products
-from ..losses import TERMS, mrcl_floor
+from ..losses import TERMS, LossConfig, mrcl_floor
 from ..memory import hold_memory
 from ..model import Grounder
 from .profiling import Profile
@@ -223,7 +223,8 @@ def losses_of(run: Run, batch: Batch, share: Share) -> tuple[Terms, Tensor]:
         total = torch.stack(list(losses.values())).sum()
         terms = {k: v.detach() for k, v in losses.items()}
         config = run.criterion.config
-        if "mrcl" in losses and losses["mrcl"].requires_grad and config.mrcl_form == "paper":
+        contrasted = "mrcl" in losses and losses["mrcl"].requires_grad
+        if contrasted and isinstance(config, LossConfig) and config.mrcl_form == "paper":
             floor = config.mrcl * mrcl_floor(moved.targets.in_moment)
             terms["mrcl_floor"] = share.part(floor, TERMS["mrcl"].mean_over)
     return terms, total

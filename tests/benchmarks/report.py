@@ -26,7 +26,7 @@ from stvg.evaluate.report.findings import Evidence, Findings
 from stvg.evaluate.report.frames import Taken, choose, pictured_frames, shrink
 from stvg.evaluate.report.gallery import clip_frames, shown
 from stvg.evaluate.report.page import PICTURES, render
-from stvg.heads.infer import Reading
+from stvg.heads.decision import Reading
 
 WORDS = (
     "the",

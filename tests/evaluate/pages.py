@@ -15,7 +15,7 @@ from stvg.cache.sampling import Sampling
 from stvg.cache.schema import Sample, Tube, Video
 from stvg.evaluate.metrics import score
 from stvg.evaluate.report.findings import Evidence, Findings
-from stvg.heads.infer import Reading
+from stvg.heads.decision import Reading
 
 from ..conftest import left_out
 

@@ -29,7 +29,7 @@ from stvg.evaluate.report.training import POINTS, charts_of, read_training
 from stvg.extract.datasets.readers import read_annotations
 from stvg.extract.video.clock import Clock
 from stvg.extract.video.decode import read_frames
-from stvg.heads.infer import Reading
+from stvg.heads.decision import Reading
 
 from .pages import CONTRASTS, HOSTILE, Opened, a_sample, made_up
 

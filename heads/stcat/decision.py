@@ -1,0 +1,47 @@
+"""From passes to a tube: each pass over every other slot decides by itself, and the moment is the hull of their moments."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ...cache.sampling import IntArray, span_of_slots
+from ...cache.schema import Tube
+from ..decision import Reading, Window, choose_span
+
+
+def passes(frames: IntArray, count: int) -> list[IntArray]:
+    """The slots of a clip as ``count`` clips of every count-th slot; fewer where there are fewer slots."""
+    return [frames[first::count] for first in range(min(count, len(frames)))]
+
+
+def join_passes(windows: list[Window]) -> Tube:
+    """One tube of all passes over a sample: every box at its own frame, from the earliest start to the latest end.
+
+    Boxes are cut at the left and the top of the picture only, as the published code does it.
+    """
+    frames, order = merged(windows)
+    moments = [span_of_slots(w.frames, *choose_span(w.span[0])) for w in windows]
+    boxes = torch.cat([w.boxes[0] for w in windows])[order].numpy().astype(np.float64)
+    start, end = min(start for start, _ in moments), max(end for _, end in moments)
+    sample, view = windows[0].sample, windows[0].view
+    return Tube(sample.sample_id, start, end, frames, view.to_pixels(boxes, beyond=True), score=1.0, query=0)
+
+
+def explain_passes(windows: list[Window]) -> Reading:
+    """The decision of `join_passes` and the evidence beside it; slots of different passes do not see each other."""
+    _, order = merged(windows)
+    spans = torch.cat([w.span[0].softmax(0) for w in windows])[order].double() / len(windows)
+    looks = [w.attention[0] for w in windows if w.attention is not None]
+    attention = (torch.block_diag(*looks)[order][:, order].double().numpy(),) if looks else ()
+    start, end = spans.numpy().T
+    return Reading(join_passes(windows), start, end, attention)
+
+
+def merged(windows: list[Window]) -> tuple[IntArray, IntArray]:
+    """The frames of all passes in order of time, and where they stand pass behind pass. Raises ValueError for repeats."""
+    frames = np.concatenate([w.frames for w in windows])
+    order = frames.argsort(kind="stable")
+    if (np.diff(frames[order]) <= 0).any():
+        raise ValueError(f"passes over sample {windows[0].sample.sample_id} share a frame")
+    return frames[order], order

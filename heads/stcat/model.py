@@ -1,0 +1,97 @@
+"""The STCAT head: tokens of frame and video, a template, two decoders, and the heads that read boxes, spans, actionness."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ...cache.batch import Inputs, Targets
+from ..decoder import Decoder
+from ..layers import MLP, StoredLinear, sine_2d, time_code
+from ..model import LayerOutput, Output, Resizer
+from ..model_config import FeatureFacts
+from .anchors import Template
+from .config import STCATConfig
+from .encoder import TokenEncoder
+from .spatial_decoder import SpatialDecoder, moved
+
+
+@dataclass(frozen=True)
+class STCATLayer(LayerOutput):
+    """What one layer of both decoders says of B samples: their one tube (N = 1), over T slots."""
+
+    action: Tensor
+    """(B, T) logits: does the moment contain this slot. Trained; nothing decides by it."""
+    reference: Tensor
+    """(B, T, 4) cxcywh fractions: the boxes that the spatial layer started from."""
+
+
+class STCAT(nn.Module):
+    """One tube per sentence, from cached features of the last level."""
+
+    def __init__(self, config: STCATConfig, features: FeatureFacts) -> None:
+        super().__init__()
+        c, d = config, config.d
+        self.config, self.features = config, features
+        self.input_proj = StoredLinear(features.channels[-1], d)
+        self.resizer = Resizer(features.text_width, d, c.dropout)
+        self.encoder = TokenEncoder(d, c.heads, c.ffn, c.encoder_layers, c.dropout)
+        self.template = Template(d)
+        self.spatial_decoder = SpatialDecoder(d, c.heads, c.ffn, c.decoder_layers, c.dropout)
+        self.temporal_decoder = Decoder(d, c.heads, c.ffn, c.decoder_layers, c.dropout)
+        self.bbox_embed = MLP([d, d, d, 4])
+        self.temp_embed = MLP([d, d, 2], dropout=c.span_dropout)
+        self.action_embed = MLP([d, d, 1], dropout=c.span_dropout)
+        for part in (self.encoder, self.template, self.spatial_decoder, self.temporal_decoder):
+            for parameter in part.parameters():
+                if parameter.dim() > 1:
+                    nn.init.xavier_uniform_(parameter)
+
+    def forward(self, inputs: Inputs, targets: Targets | None = None) -> Output:
+        """The tube of every sample, from all layers. ``targets`` are not looked at."""
+        B, T = inputs.frame_padding.shape
+        tokens, code, padding = self.tokens(inputs)
+        memory, frames, video = self.encoder(tokens, code, padding, inputs.frame_padding)
+        anchors, content = self.template(frames, video)
+        times = time_code(T, self.config.d, memory.device)  # slots count from 0 here, and from 1 in the encoder
+        hidden = padding[:, None].expand(-1, T, -1).flatten(0, 1)
+        states, references = self.spatial_decoder(
+            anchors.float().sigmoid(), times, memory, code, hidden, inputs.frame_padding, self.bbox_embed
+        )
+        query = content[:, None, None].expand(-1, 1, T, -1)
+        when, attention = self.temporal_decoder(
+            query + times,
+            memory,
+            code[:, None].expand_as(memory),
+            hidden.unflatten(0, (B, T)),
+            inputs.frame_padding,
+            of_frame=query,
+        )
+        return Output([self.read(*layer) for layer in zip(states, references, when, attention, strict=True)])
+
+    def recompute(self, on: bool) -> None:
+        """Whether training forgets what happens inside the transformer layers, and computes it again; see `Stack`."""
+        self.encoder.recompute = self.spatial_decoder.recompute = self.temporal_decoder.recompute = on
+
+    def tokens(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
+        """Cells and words of every slot (B, T, S, d), their position code (B, S, d) and padding (B, S).
+
+        The frames of a clip are all of one size, so code and padding are those of its first.
+        """
+        T, first = inputs.frame_padding.shape[1], inputs.frame_index[:, 0]
+        visual = self.input_proj(inputs.c5).flatten(1, 2)[inputs.frame_index]
+        words = self.resizer(inputs.tokens).to(visual.dtype)
+        cells = inputs.cell_padding[first]
+        code = sine_2d(cells, self.config.d).flatten(1, 2)
+        code = torch.cat([code, torch.zeros_like(words)], dim=1).to(visual.dtype)
+        padding = torch.cat([cells.flatten(1), inputs.token_padding], dim=1)
+        return torch.cat([visual, words[:, None].expand(-1, T, -1, -1)], dim=2), code, padding
+
+    def read(self, states: Tensor, reference: Tensor, when: Tensor, attention: Tensor) -> STCATLayer:
+        """What one layer says, in float32: spatial states (B, T, d), temporal ones (B, 1, T, d)."""
+        boxes = moved(self.bbox_embed, states, reference)[:, None]
+        with torch.autocast(when.device.type, enabled=False):
+            span, action = self.temp_embed(when), self.action_embed(when[:, 0]).squeeze(-1)
+        return STCATLayer(boxes, span, None, attention, when, action, reference)

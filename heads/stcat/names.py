@@ -1,0 +1,66 @@
+"""Names of tensors in published STCAT checkpoints, the size of the head they are of, and what of MDETR one starts from."""
+
+from __future__ import annotations
+
+from ...weights import StateDict
+from ..model_config import FeatureFacts
+from ..published_names import Rule
+from .config import STCATConfig
+
+ROOT = "ground_encoder.encoder.frame_cls.weight"
+"""Where a whole model stands in a file is seen by this tensor."""
+ANCHOR = "encoder.frame_cls.weight"
+"""Where a head of ours stands in a larger model is seen by this tensor."""
+RULES = [
+    Rule(r"ground_(?:encoder\.encoder|decoder)\.time_embed\.te", None, "the sine table of time, rebuilt here"),
+    Rule(r"ground_encoder\.fusion\.(?:weight|bias)", None, "a linear layer that the published code never uses"),
+    Rule(r"ground_decoder\.decoder\.layers\.\d+\.ca_qtime_proj\.(?:weight|bias)", None, "never used at these settings"),
+    Rule(r"ground_decoder\.decoder\.(bbox_embed\..+)", None, "the box head under a second name", same_as=r"\1"),
+    Rule(r"text_encoder\.(resizer\.(?:fc|layer_norm)\..+)", "head", r"\1"),
+    Rule(r"ground_encoder\.encoder\.((?:spatial_layers|temporal_layers)\.\d+\..+)", "head", r"encoder.\1"),
+    Rule(r"ground_encoder\.encoder\.((?:frame_cls|video_cls|local_pos_embed)\.weight)", "head", r"encoder.\1"),
+    Rule(r"ground_decoder\.template_generator\.((?:content|gamma|beta|anchor)_proj\..+)", "head", r"template.\1"),
+    Rule(
+        r"ground_decoder\.decoder\.((?:layers|(?:query_scale|ref_point_head)\.layers)\.\d+\..+|norm\..+)",
+        "head",
+        r"spatial_decoder.\1",
+    ),
+    Rule(r"ground_decoder\.temp_decoder\.(layers\.\d+\..+|norm\..+)", "head", r"temporal_decoder.\1"),
+    Rule(r"((?:bbox_embed|temp_embed|action_embed)\.layers\.\d+\..+|input_proj\..+)", "head", r"\1"),
+]
+REQUIRED = (
+    *("input_proj", "resizer", "encoder", "template", "spatial_decoder", "temporal_decoder"),
+    *("bbox_embed", "temp_embed", "action_embed"),
+)
+"""The groups of a whole head."""
+
+
+def size_of(head: StateDict) -> tuple[STCATConfig, FeatureFacts]:
+    """The size of a head, read off its tensors. Attention heads leave no trace; published ones have 8."""
+
+    def width(name: str, axis: int, default: int) -> int:
+        return head[name].shape[axis] if name in head and head[name].dim() == 2 else default
+
+    def layers(stack: str) -> int:
+        at = len(stack.split("."))
+        return 1 + max((int(k.split(".")[at]) for k in head if k.startswith(f"{stack}.")), default=0)
+
+    config = STCATConfig(
+        d=width(ANCHOR, 1, 256),
+        ffn=width("encoder.spatial_layers.0.linear1.weight", 0, 2048),
+        encoder_layers=layers("encoder.spatial_layers"),
+        decoder_layers=layers("spatial_decoder.layers"),
+    )
+    channels = width("input_proj.weight", 1, 2048)
+    return config, FeatureFacts((channels,), (32,), width("resizer.fc.weight", 1, 768))
+
+
+def from_mdetr(head: StateDict) -> StateDict:
+    """The tensors of an MDETR head, under our names for it, that an STCAT head starts from, under STCAT's names."""
+    places = {"encoder.layers.": "encoder.spatial_layers.", "decoder.": "spatial_decoder."}
+    shared = ("input_proj.", "resizer.", "bbox_embed.")
+    found = {k: v for k, v in head.items() if k.startswith(shared)}
+    for theirs, ours in places.items():
+        of_place = {k: v for k, v in head.items() if k.startswith(theirs) and ".cross_attn_image." not in k}
+        found |= {ours + k.removeprefix(theirs): v for k, v in of_place.items()}
+    return found

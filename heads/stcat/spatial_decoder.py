@@ -1,0 +1,128 @@
+"""The spatial decoder: one query per frame, which starts from the frame's anchor box and moves it layer by layer."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..attention import Attention, attend, merge_heads, split_heads
+from ..dropout import Dropout
+from ..feed_forward import feed_forward
+from ..layers import MLP, Stack
+from .anchors import box_sine, inverse_sigmoid
+
+
+class PlacedCrossAttention(nn.Module):
+    """Attention whose queries and keys are, in every head, content and place side by side; values are content alone."""
+
+    def __init__(self, d: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.out_proj = nn.Linear(d, d)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, query: list[Tensor], key: list[Tensor], value: Tensor, padding: Tensor) -> Tensor:
+        """query [content, place] (R, Lq, d) each, key [content, place] (R, Lk, d), value (R, Lk, d) → (R, Lq, d)."""
+        q, k = (torch.cat([split_heads(part, self.heads) for part in parts], dim=-1) for parts in (query, key))
+        v, p = split_heads(value, self.heads), self.dropout if self.training else 0.0
+        return self.out_proj(merge_heads(attend(q, k, v, padding, p)))
+
+
+class SpatialDecoderLayer(nn.Module):
+    """Attention over the clip, attention of every frame's query to its own memory, feed-forward. Published names."""
+
+    def __init__(self, d: int, heads: int, ffn: int, dropout: float, first: bool) -> None:
+        super().__init__()
+        self.sa_qcontent_proj, self.sa_kcontent_proj = nn.Linear(d, d), nn.Linear(d, d)
+        self.sa_qpos_proj, self.sa_kpos_proj = nn.Linear(d, d), nn.Linear(d, d)
+        self.sa_qtime_proj, self.sa_ktime_proj = nn.Linear(d, d), nn.Linear(d, d)
+        self.sa_v_proj = nn.Linear(d, d)
+        self.self_attn = Attention(d, heads, dropout)
+        self.ca_qcontent_proj, self.ca_kcontent_proj = nn.Linear(d, d), nn.Linear(d, d)
+        self.ca_qpos_sine_proj, self.ca_kpos_proj = nn.Linear(d, d), nn.Linear(d, d)
+        self.ca_v_proj = nn.Linear(d, d)
+        self.ca_qpos_proj = nn.Linear(d, d) if first else None
+        self.cross_attn = PlacedCrossAttention(d, heads, dropout)
+        self.linear1, self.linear2 = nn.Linear(d, ffn), nn.Linear(ffn, d)
+        self.norm1, self.norm3, self.norm4 = nn.LayerNorm(d), nn.LayerNorm(d), nn.LayerNorm(d)
+        self.dropout = Dropout(dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        place: Tensor,
+        sine: Tensor,
+        times: Tensor,
+        memory: Tensor,
+        code: Tensor,
+        padding: Tensor,
+        frame_padding: Tensor,
+    ) -> Tensor:
+        """x, place, sine (B, T, d), times (T, d); memory (B, T, S, d), its code (B, S, d) and padding (B·T, S).
+
+        ``place``: the query position, ``sine``: the scaled code of the anchors' centres. Returns (B, T, d).
+        """
+        query = self.sa_qcontent_proj(x) + self.sa_qtime_proj(times) + self.sa_qpos_proj(place)
+        key = self.sa_kcontent_proj(x) + self.sa_ktime_proj(times) + self.sa_kpos_proj(place)
+        x = self.norm1(x + self.dropout(self.self_attn(query, key, self.sa_v_proj(x), frame_padding)))
+        x = self.norm3(x + self.dropout(self.look(x, place, sine, memory, code, padding)))
+        return self.norm4(x + self.dropout(feed_forward(x, self.linear1, self.linear2, self.dropout.p, self.training)))
+
+    def look(self, x: Tensor, place: Tensor, sine: Tensor, memory: Tensor, code: Tensor, padding: Tensor) -> Tensor:
+        """What every query finds in its own frame's memory: (B, T, d)."""
+        query, key = self.ca_qcontent_proj(x), self.ca_kcontent_proj(memory)
+        where = self.ca_kpos_proj(code)[:, None].expand_as(key)
+        if self.ca_qpos_proj is not None:  # the first layer, whose queries have no content yet
+            query, key = query + self.ca_qpos_proj(place), key + where
+        queries = [query.flatten(0, 1)[:, None], self.ca_qpos_sine_proj(sine).flatten(0, 1)[:, None]]
+        keys = [key.flatten(0, 1), where.flatten(0, 1)]
+        found = self.cross_attn(queries, keys, self.ca_v_proj(memory).flatten(0, 1), padding)
+        return found[:, 0].unflatten(0, x.shape[:2])
+
+
+class SpatialDecoder(Stack):
+    """Decoder layers, each of which starts from the anchors that the one before has moved."""
+
+    def __init__(self, d: int, heads: int, ffn: int, layers: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(SpatialDecoderLayer(d, heads, ffn, dropout, i == 0) for i in range(layers))
+        self.query_scale, self.ref_point_head = MLP([d, d, d]), MLP([2 * d, d, d])
+        self.norm = nn.LayerNorm(d)
+
+    def forward(
+        self,
+        anchors: Tensor,
+        times: Tensor,
+        memory: Tensor,
+        code: Tensor,
+        padding: Tensor,
+        frame_padding: Tensor,
+        boxes: nn.Module,
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """anchors (B, T, 4) cxcywh fractions, times (T, d); the others as for a layer. ``boxes``: the box head.
+
+        Returns, per layer, normalised states (B, T, d) and the reference boxes (B, T, 4) it started from. The gradient of
+        a reference box reaches the layer before, and stops at the anchor that this one moved.
+        """
+        B, T, d = *anchors.shape[:2], times.shape[-1]
+        x = memory.new_zeros(B, T, d)
+        states, references = [], [anchors]
+        for layer in self.layers:
+            code_of_box = box_sine(anchors, d)
+            place, sine = self.ref_point_head(code_of_box), code_of_box[..., :d]
+            if layer is not self.layers[0]:
+                sine = sine * self.query_scale(x)
+            x = self.run(layer, x, place, sine, times, memory, code, padding, frame_padding)
+            states.append(self.norm(x))
+            if len(states) < len(self.layers):
+                references.append(moved(boxes, x, anchors))
+                anchors = references[-1].detach()
+        return states, references
+
+
+def moved(boxes: nn.Module, states: Tensor, anchors: Tensor) -> Tensor:
+    """Anchors (…, 4) moved by what the box head says of states (…, d), in float32: half precision has too few steps."""
+    with torch.autocast(states.device.type, enabled=False):
+        states = states.to(next(boxes.parameters()).dtype)
+        return F.sigmoid(boxes(states) + inverse_sigmoid(anchors.to(states.dtype)))
