@@ -16,6 +16,7 @@ from .evaluate.commands import demo, evaluate
 from .evaluate.predict_commands import predict
 from .evaluate.report_commands import report
 from .extract.commands import dataset, extract
+from .extract.encoders.commands import encoder
 from .heads.commands import train_head, weights
 from .options import Commands, say
 from .outputs import of_file_system, reason
@@ -63,6 +64,7 @@ def cli() -> None:
 for command in (
     demo,
     dataset,
+    encoder,
     extract,
     cache,
     weights,

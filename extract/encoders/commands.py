@@ -1,0 +1,74 @@
+"""``stvg encoder``: which encoders there are, and whether one does what it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ...options import FOLDER, Commands, choose_device, device_option, say, tokenizer_option
+
+
+@click.group(cls=Commands)
+def encoder() -> None:
+    """Encoders of pictures and of sentences: which there are, and whether one does what it says."""
+
+
+@encoder.command("list")
+def encoder_list() -> None:
+    """List the kinds of encoders and the plugins that are installed."""
+    from .backbone import BACKBONES
+    from .plugins import registered
+    from .text import TEXT_ENCODERS
+
+    for title, kinds in (("pictures (--backbone)", BACKBONES), ("sentences (--text-encoder)", TEXT_ENCODERS)):
+        say(title)
+        for kind in kinds:
+            say(f"  {kind.name:<14}{kind.what}")
+    say(f"installed plugins: {', '.join(registered()) or 'none'}")
+
+
+@encoder.command("check")
+@click.argument("name")
+@click.option(
+    "--weights", metavar="PATH", help="A file or folder of weights, or 'random'.  [where its kind keeps its own]"
+)
+@click.option("--text", is_flag=True, help="NAME is an encoder of sentences.")
+@tokenizer_option
+@click.option("--weights-seed", "seed", type=int, default=0, show_default=True, help="Seed of random weights.")
+@click.option("--values", type=FOLDER, metavar="FILE", help="Compare with recorded values, see docs/encoders.md.")
+@click.option("--resolution", type=int, default=224, show_default=True, help="Short side of the frames that are timed.")
+@device_option
+def encoder_check(
+    name: str,
+    weights: str | None,
+    text: bool,
+    tokenizer: str | None,
+    seed: int,
+    values: Path | None,
+    resolution: int,
+    device: str | None,
+) -> None:
+    """Try an encoder: shapes, values, batches, weights, speed. Exits with 1 and names what is wrong.
+
+    \b
+    Example: stvg encoder check timm:resnet18 --weights random
+    """
+    from .backbone import build_backbone
+    from .check import check_backbone, check_text
+    from .recorded import compare_pictures, compare_sentences, read_recorded
+    from .text import build_text_encoder
+
+    recorded, where = read_recorded(values) if values else {}, choose_device(device)
+    if text:
+        sentences = build_text_encoder(name, weights, tokenizer, seed, where)
+        found = check_text(sentences, lambda w, s: build_text_encoder(name, w, tokenizer, s, where), weights, seed)
+        compare_sentences(sentences, recorded, found)
+    else:
+        pictures = build_backbone(name, weights, seed, where)
+        found = check_backbone(pictures, lambda w, s: build_backbone(name, w, s, where), weights, seed, resolution)
+        if not found.faults:
+            compare_pictures(pictures, recorded, found)
+    say("\n".join(found.lines()))
+    if found.faults:
+        raise SystemExit(1)

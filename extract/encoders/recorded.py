@@ -1,0 +1,95 @@
+"""Recorded values of an encoder, to see that weights and network belong together: names and shapes that fit are no proof.
+
+A JSON file: ``{"tolerance": 1e-3, "pictures": [{"height": 224, "width": 224, "mean": […], "std": […], "levels": {NAME:
+{"shape": [C, h, w], "mean": …, "std": …}}}], "sentences": [{"sentence": "…", "shape": [tokens, width], "mean": …, "std": …,
+"first": [the first values of the first token]}]}``.
+
+A picture has the value ``(row · column + 17 · channel) mod 256`` at every pixel, from 0 to 255, and is normalised with the
+``mean`` and ``std`` of the file, given for values from 0 to 1. Differences count in units of the recorded ``std``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import UsageError
+from .check import Findings
+from .contract import Backbone
+from .text_contract import TextEncoder
+
+TOLERANCE = 1e-3
+"""Of a file that says none: a share of the recorded spread."""
+
+
+def read_recorded(file: Path) -> dict[str, Any]:
+    """Raises UsageError for a file that cannot be read, or holds no values."""
+    try:
+        said = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(said, dict) or not (said.get("pictures") or said.get("sentences")):
+            raise ValueError("no pictures and no sentences")
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{file} cannot be read as recorded values", expected='{"pictures": […]} or {"sentences": […]}', found=error
+        ) from None
+    return said
+
+
+def pattern(height: int, width: int, mean: Any, std: Any) -> Tensor:
+    """The picture values are recorded for: (1, 3, height, width), normalised."""
+    rows, columns, channels = torch.arange(height), torch.arange(width), torch.arange(3)
+    values = (rows[:, None] * columns + 17 * channels[:, None, None]) % 256
+    mean, std = (torch.tensor(v, dtype=torch.float64)[:, None, None] for v in (mean, std))
+    return ((values.double() / 255 - mean) / std).float()[None]
+
+
+@torch.inference_mode()
+def compare_pictures(backbone: Backbone, said: dict[str, Any], found: Findings) -> None:
+    """Note for every level of every recorded picture how far it is away."""
+    for picture in said.get("pictures", ()):
+        height, width = picture["height"], picture["width"]
+        for fact in ("mean", "std"):
+            recorded, own = picture.get(fact), getattr(backbone, fact)
+            if recorded is not None and not np.allclose(recorded, own, atol=1e-6):
+                found.note(f"{fact} of the pixels: recorded with {tuple(recorded)}, the encoder says {own}")
+        pixels = pattern(height, width, picture.get("mean", backbone.mean), picture.get("std", backbone.std))
+        if backbone.window > 1:
+            pixels = pixels[:, None].expand(-1, backbone.window, -1, -1, -1)
+        maps = backbone(pixels.to(backbone.device))
+        for name, level in picture["levels"].items():
+            if name not in maps:
+                found.note(f"level {name} is recorded, the encoder gives {', '.join(maps)}")
+            else:
+                compare(f"{height} x {width}, level {name}", maps[name][0], level, said, found)
+
+
+@torch.inference_mode()
+def compare_sentences(text: TextEncoder, said: dict[str, Any], found: Findings) -> None:
+    """Note for every recorded sentence how far it is away."""
+    for recorded in said.get("sentences", ()):
+        features = torch.from_numpy(text.encode([recorded["sentence"]])[0])
+        compare(f"{recorded['sentence']!r}", features, recorded, said, found)
+
+
+def compare(what: str, value: Tensor, recorded: dict[str, Any], said: dict[str, Any], found: Findings) -> None:
+    shape = list(value.shape)
+    if shape != recorded.get("shape", shape):
+        found.note(f"{what}: shape {shape}, recorded {recorded['shape']}")
+        return
+    value = value.double()
+    own = {"mean": value.mean().item(), "std": value.std().item()}
+    first = recorded.get("first", [])
+    apart = [abs(own[k] - recorded[k]) for k in own if k in recorded]
+    apart += [abs(a - b) for a, b in zip(value.flatten()[: len(first)].tolist(), first, strict=True)]
+    unit, tolerance = recorded.get("std", 1.0), said.get("tolerance", TOLERANCE)
+    line = f"{what}: mean {own['mean']:.5f}, std {own['std']:.5f}"
+    known = ", ".join(f"{k} {recorded[k]}" for k in own if k in recorded)
+    if max(apart, default=0.0) > tolerance * unit:
+        found.note(f"{line}; recorded {known}: weights and network do not belong together, or another normalisation")
+    else:
+        found.note(None, f"{line} as recorded")
