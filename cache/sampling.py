@@ -141,3 +141,18 @@ def interpolate_boxes(frames: IntArray, boxes: FloatArray, wanted: IntArray) -> 
     Linear in every coordinate between known frames, constant before the first and after the last.
     """
     return np.stack([np.interp(wanted, frames, boxes[:, i]) for i in range(4)], axis=-1)
+
+
+def neighbours(frames: IntArray, frame_count: int, ratio: float, window: int) -> IntArray:
+    """The source frames an encoder with a window looks at around each frame: (n, window), ascending.
+
+    The frame itself stands at position ``window // 2``. Around it are bucket starts of the video's whole grid, before and
+    after it, whatever is annotated; at the ends of the video the last one is repeated. ``ratio`` as in `grid_frames`.
+    """
+    offsets = np.arange(window) - window // 2
+    own = np.floor(frames * ratio).astype(np.int64)
+    inside = frames > bucket_starts(own, ratio)  # then its own bucket's start is the first before it
+    buckets = own[:, None] + offsets + (inside[:, None] & (offsets < 0))
+    starts = bucket_starts(np.clip(buckets, 0, int((frame_count - 1) * ratio)), ratio)
+    before, after = np.minimum(starts, frames[:, None]), np.maximum(starts, frames[:, None])
+    return np.where(offsets < 0, before, np.where(offsets > 0, after, frames[:, None]))

@@ -32,15 +32,18 @@ class Piece:
 
 @dataclass
 class FrameBatch:
-    """Frames of one shape, and whose they are. ``pixels`` (size, height, width, 3) float32, where they are encoded."""
+    """Frames of one shape, and whose they are. ``pixels`` (size, height, width, 3) float32, where they are encoded.
+
+    For an encoder with a window (size, window, height, width, 3).
+    """
 
     pixels: Tensor
     pieces: list[Piece] = field(default_factory=list)
     filled: int = 0
 
     @classmethod
-    def empty(cls, size: int, height: int, width: int, device: torch.device) -> FrameBatch:
-        return cls(torch.zeros(size, height, width, 3, device=device))
+    def empty(cls, size: int, shape: torch.Size, device: torch.device) -> FrameBatch:
+        return cls(torch.zeros(size, *shape, device=device))
 
     @property
     def room(self) -> int:
@@ -52,8 +55,8 @@ class FrameBatch:
         self.filled += len(frames)
 
     def tensor(self) -> Tensor:
-        """As the encoders want it: (size, 3, height, width), channels last in memory."""
-        return self.pixels.permute(0, 3, 1, 2)
+        """As the encoders want it: (size, 3, height, width), channels last in memory; with a window before the 3."""
+        return self.pixels.movedim(-1, -3)
 
 
 class Mixer:
@@ -61,15 +64,15 @@ class Mixer:
 
     def __init__(self, size: int, device: torch.device) -> None:
         self.size, self.device = size, device
-        self._open: dict[tuple[int, int], FrameBatch] = {}  # the one that waits longest first
+        self._open: dict[torch.Size, FrameBatch] = {}  # the one that waits longest first
 
     def add(self, clip: Any, view: int, start: int, frames: Tensor) -> Iterator[FrameBatch]:
         """Copy frames (n, height, width, 3) on the mixer's device in; yields the batches that are to be encoded now."""
-        shape = (frames.shape[1], frames.shape[2])
+        shape = frames.shape[1:]
         at = 0
         while at < len(frames):
             if shape not in self._open:
-                self._open[shape] = FrameBatch.empty(self.size, *shape, self.device)
+                self._open[shape] = FrameBatch.empty(self.size, shape, self.device)
             batch = self._open[shape]
             taken = frames[at : at + batch.room]
             batch.add(clip, view, start + at, taken)
