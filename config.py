@@ -9,7 +9,8 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -59,6 +60,15 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             return float(value)
         except ValueError:
             pass
+    if get_origin(hint) in (Union, UnionType):
+        if value is None:
+            return None
+        (hint,) = (kind for kind in get_args(hint) if kind is not NoneType)
+        return _convert(hint, value, where)
+    if get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            raise UsageError(f"{where} has the wrong type", expected="a list, such as [a, b]", found=repr(value))
+        return tuple(_convert(get_args(hint)[0], part, where) for part in value)
     plain = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
     if hint in plain and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):
         raise UsageError(f"{where} has the wrong type", expected=plain[hint], found=repr(value))

@@ -44,11 +44,6 @@ def video_key(video_id: str) -> str:
     return f"videos/{video_id}"
 
 
-def array_name(level: str, view: int) -> str:
-    """What the features of one level (``c3``, ``c4``, ``c5``, ``roi``) seen through one stored view are called."""
-    return level if view == 0 else f"view{view}_{level}"
-
-
 def text_key(part: int) -> str:
     return f"text/{part:05d}"
 

@@ -201,7 +201,7 @@ def _write_text(merged: Cache, caches: Iterable[Cache]) -> None:
         offsets = np.cumsum([0, *map(len, features)])
         with merged.store.writer(text_key(part)) as unit:
             writer = FeatureWriter(unit, merged.recipe.dtype)
-            writer.add("hidden", (int(offsets[-1]), *features[0].shape[1:]))
+            writer.add("hidden", (int(offsets[-1]), *features[0].shape[1:]), "token")
             for block in features:
                 writer.append("hidden", block, f"text features of part {part}")
             unit.commit({"offsets": offsets.tolist(), **merged.text_attributes(part)})

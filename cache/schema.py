@@ -1,24 +1,30 @@
-"""The nouns every room shares: Video, Sample, View, Recipe.
+"""The nouns every room shares: Video, Sample, Tube; Level and Recipe.
 
 At both ends of the pipeline everything is source frames (half-open spans) and source pixels (xyxy boxes); in the middle,
-slots and cxcywh fractions. `View` is where boxes change from one to the other, beside its inverse.
+slots and cxcywh fractions. `view` is where boxes change from one to the other.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import CacheError
+from ..config import build
+from ..errors import CacheError, UsageError
 from .sampling import FloatArray, IntArray, Sampling, sample_frames, slots_in
+from .view import View
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
+KEPT = {"roi": "regions", "full": "maps", "last": "none"}
+"""What is kept of the levels before the last, by `Recipe.keep`."""
+LEVEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
+"""Level names become parts of the names of arrays, which put underscores between them."""
 
 Span = tuple[int, int]
 
@@ -74,93 +80,65 @@ class Sample:
         return found
 
 
-def resized(width: int, height: int, short: int, max_side: int | None = None) -> tuple[int, int]:
-    """(width, height) with short side ``short``, lowered until the long side fits ``max_side``.
-
-    640x360 at 224/373 becomes 373x210: the cap wins over the short side. Rounding follows the public code; what it would
-    round to nothing, 4000x16 at 64/107, is one pixel wide.
-    """
-    low, high = sorted((width, height))
-    if max_side is not None and high / low * short > max_side:
-        short = round(max_side * low / high)
-    long = int(short * high / low) if short else max_side or 1
-    return (max(short, 1), long) if width < height else (long, max(short, 1))
-
-
-@dataclass(frozen=True)
-class Crop:
-    """A part cut out of a resized picture: all in whole pixels of the picture of ``width`` x ``height``."""
-
-    width: int
-    height: int
-    """Size the source is brought to before it is cut."""
-    left: int
-    top: int
-    cut_width: int
-    cut_height: int
-
-
-@dataclass(frozen=True)
-class View:
-    """The geometry of one rendition of a video: resize (view 0, the field's evaluation), or resize, crop, resize.
-
-    Turns source pixel boxes into fractions of the rendition and back. Sizes are whole pixels.
-    """
-
-    source_width: int
-    source_height: int
-    width: int
-    height: int
-    crop: Crop | None = None
-
-    @classmethod
-    def evaluation(cls, source_width: int, source_height: int, resolution: int, max_side: int) -> View:
-        """The field's evaluation geometry: short side ``resolution``, long side at most ``max_side``."""
-        size = resized(source_width, source_height, resolution, max_side)
-        return cls(source_width, source_height, *size)
-
-    @classmethod
-    def from_json(cls, stored: Sequence[int]) -> View:
-        source_width, source_height, width, height, *crop = stored
-        return cls(source_width, source_height, width, height, Crop(*crop) if crop else None)
-
-    def to_json(self) -> list[int]:
-        size = [self.source_width, self.source_height, self.width, self.height]
-        return size + (list(vars(self.crop).values()) if self.crop else [])
-
-    def _window(self) -> tuple[FloatArray, FloatArray]:
-        """Left top corner and size of what the rendition shows, in source pixels: two (x, y)."""
-        source = np.array([self.source_width, self.source_height], dtype=np.float64)
-        if self.crop is None:
-            return np.zeros(2), source
-        scale = source / (self.crop.width, self.crop.height)
-        return scale * (self.crop.left, self.crop.top), scale * (self.crop.cut_width, self.crop.cut_height)
-
-    def to_fractions(self, boxes: FloatArray) -> FloatArray:
-        """Source pixels xyxy (…, 4) → cxcywh in [0, 1], clamped to what the rendition shows."""
-        start, size = (np.tile(v, 2) for v in self._window())
-        x1, y1, x2, y2 = np.moveaxis(np.clip((boxes - start) / size, 0, 1), -1, 0)
-        return np.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], axis=-1)
-
-    def to_pixels(self, boxes: FloatArray, beyond: bool = False) -> FloatArray:
-        """cxcywh fractions (…, 4) → source pixels xyxy, clamped to the picture; ``beyond``: at its left and top only."""
-        start, size = (np.tile(v, 2) for v in self._window())
-        cx, cy, w, h = np.moveaxis(np.asarray(boxes, dtype=np.float64), -1, 0)
-        corners = np.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], axis=-1)
-        return np.clip(corners * size + start, 0, None if beyond else [self.source_width, self.source_height] * 2)
-
-
-# Longest allowed long side per evaluation resolution: the baseline's table (spec: 224, 320 and 352 are the paper's).
-MAX_SIDE = {64: 107, 96: 160, 128: 213, 160: 267, 192: 320, 224: 373, 256: 427, 288: 480, 320: 533, 352: 587, 384: 640, 416: 693, 448: 746, 480: 800, 800: 1333}  # fmt: skip  # noqa: E501
-
-
 @dataclass(frozen=True)
 class Level:
-    """What an encoder gives of a frame: a map of ``channels`` with one cell for every ``stride`` pixels."""
+    """One kind of feature map an encoder gives of a frame of H x W pixels: (channels, ⌈H / stride⌉, ⌈W / stride⌉)."""
 
     name: str
     channels: int
     stride: int
+    """Pixels a cell."""
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.channels} channels, stride {self.stride})"
+
+    def cells(self, view: View) -> tuple[int, int]:
+        """Rows and columns of its maps of a view."""
+        return -(-view.height // self.stride), -(-view.width // self.stride)
+
+
+@dataclass(frozen=True)
+class Visual:
+    """A visual encoder, as far as it decides what a feature is."""
+
+    name: str
+    sha256: str
+    """Of its weights, and of a plugin's source."""
+    levels: tuple[Level, ...]
+    """What it gives of a frame, finest first."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """Pixels in [0, 1] are normalised with these, one a colour."""
+    multiple: int = 1
+    """Sides of a picture are filled up to a multiple of this many pixels before it is encoded."""
+    window: int = 1
+    """Frames of the video's grid that it looks at for one frame's features."""
+
+    def __post_init__(self) -> None:
+        names = [level.name for level in self.levels]
+        if not names or len(set(names)) < len(names) or not all(LEVEL_NAME.fullmatch(name) for name in names):
+            raise UsageError(
+                f"the levels of encoder {self.name} cannot be stored",
+                expected="at least one level, each with a name of its own of letters, digits and hyphens",
+                found=", ".join(map(repr, names)) or "none",
+            )
+        if any(level.channels < 1 or level.stride < 1 for level in self.levels):
+            raise UsageError(
+                f"the levels of encoder {self.name} cannot be stored",
+                expected="at least one channel and one pixel a cell",
+                found=", ".join(map(str, self.levels)),
+            )
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text encoder, as far as it decides what a feature is."""
+
+    name: str
+    sha256: str
+    """Of its weights and its tokenizer."""
+    width: int
+    """Numbers a token."""
 
 
 @dataclass(frozen=True)
@@ -172,26 +150,20 @@ class Recipe:
 
     dataset: str
     annotations_sha256: str
-    backbone: str
-    backbone_sha256: str
-    text_encoder: str
-    text_sha256: str
-    channels: tuple[int, ...]
-    """Channels of C3, C4, C5."""
-    strides: tuple[int, ...]
-    """Pixels per cell of C3, C4, C5."""
-    text_width: int
+    visual: Visual
+    text: Text
     fps: float = 5.0
     resolution: int = 224
     max_side: int = 373
-    levels: str = "roi"
-    """``full``: C3, C4, C5 maps. ``roi``: C5 maps and RoI-aligned C3/C4 of annotated boxes. ``c5``: C5 maps only."""
+    keep: str = "roi"
+    """Of the levels before the last: ``roi`` keeps RoI-aligned regions of annotated boxes, ``full`` maps, ``last`` nothing.
+    Of the last, maps are kept always."""
     roi_size: int = 4
     dtype: str = "float16"
     """How features are stored: see `quantise`."""
     decode: str = "exact"
     amp: str = "none"
-    """What the backbone computed in: see `computing_in`. ``tf32`` and ``bf16`` round more than ``none``."""
+    """What the visual encoder computed in: see `computing_in`. ``tf32`` and ``bf16`` round more than ``none``."""
     views: int = 1
     """Renditions of every training video: the evaluation geometry, then random resizes and crops. Others have one."""
     views_seed: int = 0
@@ -202,29 +174,51 @@ class Recipe:
         """Hash of every field, as 16 hex digits."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
+    @property
+    def kept(self) -> dict[str, str]:
+        """What is kept of every level of the visual encoder, finest first: ``maps``, ``regions`` or ``none``."""
+        *before, last = (level.name for level in self.visual.levels)
+        return {**dict.fromkeys(before, KEPT[self.keep]), last: "maps"}
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The levels of which anything is kept, finest first."""
+        kept = self.kept
+        return tuple(level for level in self.visual.levels if kept[level.name] != "none")
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Recipe:
+        """Raises CacheError for another format, and for what is no recipe."""
         if stored.get("format_version") != FORMAT_VERSION:
             raise CacheError(
                 "this cache has another format",
                 expected=f"format version {FORMAT_VERSION}",
                 found=stored.get("format_version"),
-                hint="extract it again, or use the release of stvg that wrote it",
+                effect="nothing was read or written",
+                hint="make a new one: stvg extract --out ANOTHER_FOLDER, with the other options this one was made with",
             )
         try:
-            return cls(**{**stored, "channels": tuple(stored["channels"]), "strides": tuple(stored["strides"])})
-        except (TypeError, KeyError) as error:
+            return build(cls, stored, "the recipe")
+        except UsageError as error:
             raise CacheError(
                 "the recipe in cache.json cannot be read", found=error, hint="stvg extract again"
             ) from None
 
     def differing(self, other: Recipe) -> dict[str, tuple[Any, Any]]:
-        """The fields in which two recipes differ, with the value of each."""
-        mine, theirs = asdict(self), asdict(other)
+        """The fields in which two recipes differ, with the value of each; those of the encoders as ``visual.sha256``."""
+        mine, theirs = self._flat(), other._flat()
         return {name: (mine[name], theirs[name]) for name in mine if mine[name] != theirs[name]}
+
+    def _flat(self) -> dict[str, Any]:
+        """Every field under the name people know it by."""
+        found: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            nested = vars(value) if isinstance(value, Visual | Text) else {}
+            found |= {f"{name}.{k}": v for k, v in nested.items()} or {name: value}
+        return {**found, "visual.levels": ", ".join(map(str, self.visual.levels))}
 
     def require_equal(self, other: Recipe, where: object, **facts: str) -> None:
         """Refuse ``other`` (what is asked for now) unless it equals this one (what the cache was made with).

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from .arrays import sums_of
 from .index import Cache
 
 
@@ -19,6 +20,8 @@ def summarise(cache: Cache) -> dict[str, Any]:
             sources += "source" in attributes
             frames, views = frames + len(attributes["frames"]), max(views, len(attributes["views"]))
         for name, facts in cache.store.arrays(key).items():
+            if name.endswith(sums_of("")):  # statistics, no features
+                continue
             level = arrays.setdefault(name, {"dtype": facts.dtype.name, "units": 0, "rows": 0, "bytes": 0})
             level["units"] += 1
             level["rows"] += facts.shape[0]

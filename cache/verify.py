@@ -14,8 +14,9 @@ from typing import Any
 from ..atomic import TEMPORARY, abandoned, remove
 from ..errors import CacheError
 from ..objects import HEADER, Location
+from .arrays import array_name, arrays_of, rows_of, sums_of
 from .header import FORMAT, SAMPLES
-from .index import PART_ROWS, Cache, array_name, read_header, text_key, video_key
+from .index import PART_ROWS, Cache, read_header, text_key, video_key
 from .skipped import FOLDER, NAME, SkipList
 from .stores.contract import Store
 from .stores.kinds import open_store
@@ -182,13 +183,14 @@ def _video_problems(cache: Cache, key: str, attributes: dict[str, Any]) -> Itera
     if attributes.get("fingerprint") != recipe.fingerprint:
         yield f"written with another recipe, {attributes.get('fingerprint')} instead of {recipe.fingerprint}"
         return
-    levels = {"full": ("c3", "c4", "c5"), "roi": ("c5", "roi"), "c5": ("c5",)}[recipe.levels]
     arrays = cache.store.arrays(key)
-    for view in range(len(attributes["views"])):
-        for level in levels:
-            name = array_name(level, view)
-            rows = len(attributes["roi_frames" if level == "roi" else "frames"])
-            if name not in arrays:
-                yield f"array {name} is missing"
-            elif arrays[name].shape[0] != rows:
-                yield f"array {name} has {arrays[name].shape[0]} rows instead of {rows}"
+    expected = {
+        array_name(name, view): len(attributes["frames" if rows_of(name) == "frame" else "roi_frames"])
+        for view in range(len(attributes["views"]))
+        for name in arrays_of(recipe)
+    }
+    for name, rows in {**expected, **{sums_of(level.name): 2 for level in recipe.levels}}.items():
+        if name not in arrays:
+            yield f"array {name} is missing"
+        elif arrays[name].shape[0] != rows:
+            yield f"array {name} has {arrays[name].shape[0]} rows instead of {rows}"

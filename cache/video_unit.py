@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import CacheError
 from .sampling import IntArray
-from .schema import View
+from .view import View
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,11 @@ class VideoUnit:
     """What one video's unit says of itself."""
 
     frames: IntArray
-    """(F,) ascending source frames: the rows of ``c5`` (and ``c3``, ``c4``) of every view."""
+    """(F,) ascending source frames: the rows of the maps of every view."""
     views: list[View]
     """The first is the evaluation geometry."""
     roi_rows: dict[str, tuple[IntArray, IntArray]]
-    """Per target: ascending source frames and the rows of ``roi`` that hold them."""
+    """Per target: ascending source frames and the rows of the regions that hold them."""
     source: Mapping[str, Any]
     """The file it was extracted from: ``bytes``, ``mtime_ns``, ``sha256``. Empty in units of older caches."""
 
@@ -44,7 +44,7 @@ class VideoUnit:
         return _find(self.frames, np.arange(len(self.frames)), frames, where)
 
     def rows_of_target(self, target_id: str, frames: IntArray, where: object) -> IntArray:
-        """Rows of ``roi`` for one target at source frames; CacheError when one is not stored."""
+        """Rows of the regions of one target at source frames; CacheError when one is not stored."""
         known, rows = self.roi_rows.get(target_id, (np.empty(0, np.int64), np.empty(0, np.int64)))
         return _find(known, rows, frames, where)
 

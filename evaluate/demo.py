@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from ..cache.dataset import CachedDataset
+from ..cache.batches.dataset import CachedDataset
 from ..cache.index import Cache
 from ..cache.sampling import Sampling
 from ..cache.schema import Sample

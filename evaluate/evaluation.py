@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..cache.dataset import CachedDataset
+from ..cache.batches.dataset import CachedDataset
+from ..cache.batches.order import inference_batches
 from ..cache.index import Cache
-from ..cache.order import inference_batches
 from ..cache.sampling import Sampling
 from ..cache.schema import Recipe, Tube
 from ..config import build
@@ -24,18 +24,8 @@ from ..heads.model import FeatureFacts, Grounder, build_model
 from ..heads.training.ranks import ALONE, Ranks
 from .metrics import Scores, score
 
-READ_AS_TRAINED = (
-    "backbone",
-    "backbone_sha256",
-    "text_encoder",
-    "text_sha256",
-    "fps",
-    "resolution",
-    "max_side",
-    "decode",
-    "amp",
-)
-"""What a head's features must have in common with those it was trained on."""
+READ_AS_TRAINED = ("visual", "text", "fps", "resolution", "max_side", "decode", "amp")
+"""What a head's features must have in common with those it was trained on: fields of a recipe, or groups of them."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +55,7 @@ def load_head(path: Path, device: torch.device, tokenizer: str | None = None) ->
     """
     saved = load_checkpoint(path, groups=("ema",))
     experiment = build(Experiment, saved.facts["experiment"], str(path))
-    features = saved.facts["features"]
-    facts = FeatureFacts(
-        tuple(features["channels"]), tuple(features["strides"]), features["text_width"], features["roi_size"]
-    )
+    facts = build(FeatureFacts, saved.facts["features"], str(path))
     encoders = None
     if saved.facts["encoders"]:
         from ..heads.training.finetune import (
@@ -87,7 +74,9 @@ def load_head(path: Path, device: torch.device, tokenizer: str | None = None) ->
 
 def require_features(head: Head, recipe: Recipe, where: object) -> None:
     """Refuse features this head was not trained on: CacheError."""
-    differing = {k: values for k, values in head.recipe.differing(recipe).items() if k in READ_AS_TRAINED}
+    differing = {
+        k: values for k, values in head.recipe.differing(recipe).items() if k.partition(".")[0] in READ_AS_TRAINED
+    }
     if differing:
         raise CacheError(
             f"{where}: other features than this head was trained on",
@@ -100,16 +89,18 @@ def require_features(head: Head, recipe: Recipe, where: object) -> None:
 def open_split(head: Head, cache: Cache, split: str, videos: Path | None = None) -> CachedDataset:
     """A split of a cache whose features this head can read. Raises CacheError when they are of another kind.
 
-    Encoders, geometry and rate must be the same; dataset, levels and dtype may be others. ``videos``: the folder of the
+    Encoders, geometry and rate must be the same; dataset, dtype and what is kept may be others.
+    ``videos``: the folder of the
     videos, for a head that was trained end to end.
     """
     require_features(head, cache.recipe, cache.path)
     sampling = Sampling(cache.recipe.fps, head.sampling.max_frames)
+    level = head.model.head.memory_level.name
     if head.mode == "cached":
-        return CachedDataset(cache, split, sampling)
+        return CachedDataset(cache, split, sampling, level=level)
     from ..heads.training.online import open_live_split
 
-    return open_live_split(head.mode, cache, split, sampling, None, videos)
+    return open_live_split(head.mode, cache, split, sampling, None, level, videos)
 
 
 def tubes_of(

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..atomic import open_atomic
-from ..cache.dataset import CachedDataset
+from ..cache.batches.dataset import CachedDataset
 from ..cache.sampling import FloatArray, IntArray, interpolate_boxes, slots_in
 from ..cache.schema import Sample, Tube, has_boxes
 from .metrics import score_sample

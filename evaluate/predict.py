@@ -68,18 +68,19 @@ class Predictor:
 
     def __init__(self, head: Head, encoders: Mapping[str, Any], features: Location, device: torch.device) -> None:
         self.head, self.encoders, self.features, self.device = head, encoders, features, device
+        last = head.recipe.visual.levels[-1]
         self.recipe = replace(
             head.recipe,
             dataset="json",
             annotations_sha256=hashlib.sha256().hexdigest(),
-            levels="full" if head.mode == "last-stage" else "c5",
+            keep="full" if head.mode == "last-stage" or head.model.head.memory_level != last else "last",
             views=1,
             views_seed=0,
         )
         """Of what is extracted here: all that the head's features depend on, and nothing of its dataset."""
         weights, tokenizer, seed = (encoders[name] for name in ("text_weights", "tokenizer", "weights_seed"))
-        self.text = build_text_encoder(head.recipe.text_encoder, weights, tokenizer, seed)
-        found = replace(head.recipe, text_sha256=self.text.sha256)
+        self.text = build_text_encoder(head.recipe.text.name, weights, tokenizer, seed)
+        found = replace(head.recipe, text=replace(head.recipe.text, sha256=self.text.sha256))
         require_features(head, found, "the text encoder named here")
 
     @property
@@ -91,8 +92,8 @@ class Predictor:
     def backbone(self) -> Backbone:
         """Built when a video is first extracted. Raises CacheError when it is not the one the head was trained on."""
         recipe, encoders = self.head.recipe, self.encoders
-        backbone = build_backbone(recipe.backbone, encoders["backbone_weights"], encoders["weights_seed"])
-        found = replace(recipe, backbone_sha256=backbone.sha256)
+        backbone = build_backbone(recipe.visual.name, encoders["backbone_weights"], encoders["weights_seed"])
+        found = replace(recipe, visual=replace(recipe.visual, sha256=backbone.sha256))
         require_features(self.head, found, "the backbone named here")
         return backbone
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..cache.sampling import FloatArray
-from ..cache.schema import MAX_SIDE, Crop, Recipe, Sample, Video, View, has_boxes, resized
+from ..cache.schema import Recipe, Sample, Video, has_boxes
+from ..cache.view import MAX_SIDE, Crop, View, resized
 
 TRIES = 100
 

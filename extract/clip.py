@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
 from ..cache.sampling import IntArray, video_grid
-from ..cache.schema import Recipe, Sample, Video, View
+from ..cache.schema import Recipe, Sample, Video
 from ..cache.stores.quantise import FeatureWriter
+from ..cache.view import View
 from .augment import stored_views
 from .encoders.backbone import Backbone
-from .features import Regions, layout
+from .features import Regions, layout, sums_of_frames
 from .video.agreement import rate_is_assumed
 from .video.channel import DecodeJob
 from .video.source import Reading
@@ -35,6 +41,8 @@ class Clip:
     """Its file, once it is decoded."""
     failed: bool = False
     features: FeatureWriter | None = None
+    sums: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    """Per kept level (2, C): sum and sum of squares over the cells of view 0 so far."""
     opened: ExitStack = field(default_factory=ExitStack)
 
     @classmethod
@@ -58,6 +66,13 @@ class Clip:
     def layout(self, recipe: Recipe) -> dict[str, tuple[int, ...]]:
         """Name and shape of every array of its unit."""
         return layout(recipe, self.views, len(self.grid), len(self.regions[0].frames))
+
+    def count_in(self, levels: Mapping[str, Tensor], recipe: Recipe) -> None:
+        """Add the next frames of view 0, (n, C, h, w) of every level, to the sums."""
+        for level in recipe.levels:
+            total = self.sums.setdefault(level.name, np.zeros((2, level.channels)))
+            for frame in sums_of_frames(levels[level.name]):
+                total += frame
 
     def attributes(self, fingerprint: str) -> dict[str, object]:
         """What its unit says of itself. Raises VideoError when its file changed while it was decoded."""

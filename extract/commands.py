@@ -128,10 +128,10 @@ def dataset_make(out: Path, kind: str, videos: int, seed: int, jobs: int) -> Non
 @sampling_options
 @click.option(
     "--levels",
-    type=click.Choice(["roi", "full", "c5"]),
+    type=click.Choice(["roi", "full", "last"]),
     default="roi",
     show_default=True,
-    help="What is kept of C3, C4: regions of targets, maps, nothing.",
+    help="What is kept of the levels before the last: regions of targets, maps, nothing.",
 )
 @click.option(
     "--views",

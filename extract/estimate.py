@@ -93,10 +93,11 @@ def estimate(job: ExtractJob, processes: int = 1) -> Estimate:
     todo = [v for v in mine if v not in done and isinstance(ready.files[v], Path)]
     missing = len(mine) - len(done) - len(todo)
     frames = size = 0
+    sums = sum(2 * 8 * level.channels for level in ready.recipe.levels)
     for video_id in todo:
         clip = Clip.of(by_video[video_id], ready.recipe)
         frames += len(clip.grid)
-        size += sum(stored_bytes(shape, ready.recipe.dtype) for shape in clip.layout(ready.recipe).values())
+        size += sums + sum(stored_bytes(shape, ready.recipe.dtype) for shape in clip.layout(ready.recipe).values())
     size += _text_bytes(ready) if todo else 0
     speed = _measure(job, ready, {v: by_video[v] for v in todo}) if todo else None
     return Estimate(len(todo), missing, len(done), frames, size, speed, job, processes)
@@ -149,6 +150,7 @@ def _encode_seconds(backbone: Backbone, batch: FrameBatch, job: ExtractJob) -> f
     seconds = 0.0
     for _ in range(2):
         start = time.perf_counter()
-        encode(backbone, batch.tensor(), job.device, job.amp)["c5"].cpu()
+        _, last = encode(backbone, batch.tensor(), job.device, job.amp).popitem()
+        last.cpu()
         seconds = time.perf_counter() - start
     return seconds

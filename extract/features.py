@@ -11,23 +11,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from ..cache.index import array_name
+from ..cache.arrays import array_name, regions_of
 from ..cache.sampling import IntArray, Sampling, slots_in
-from ..cache.schema import Recipe, Sample, View
+from ..cache.schema import Recipe, Sample
+from ..cache.view import View
 from ..precision import computing_in
 from .encoders.backbone import Backbone
-
-LEVELS = ("c3", "c4", "c5")
-
-
-def stored_maps(recipe: Recipe) -> tuple[str, ...]:
-    """The levels whose maps are stored."""
-    return LEVELS if recipe.levels == "full" else ("c5",)
 
 
 @torch.inference_mode()
 def encode(backbone: Backbone, pixels: Tensor, device: torch.device, amp: str = "none") -> dict[str, Tensor]:
-    """C3, C4, C5 of a batch: (n, C, h, w) float32 each. ``amp``: what the convolutions compute in; see `computing_in`."""
+    """All levels of a batch: (n, C, h, w) float32 each. ``amp``: what the encoder computes in; see `computing_in`."""
     with computing_in(amp, device):
         levels = backbone(pixels.to(device, non_blocking=True, memory_format=torch.channels_last))
     return {name: level.float() for name, level in levels.items()}  # regions are cut with boxes of the maps' own type
@@ -35,16 +29,29 @@ def encode(backbone: Backbone, pixels: Tensor, device: torch.device, amp: str = 
 
 @torch.inference_mode()
 def select_levels(levels: dict[str, Tensor], recipe: Recipe, regions: Regions) -> dict[str, NDArray[Any]]:
-    """What the recipe stores of a block, channels last: maps (n, h, w, C), regions (r, S², C3 + C4)."""
-    stored = {name: to_host(levels[name].permute(0, 2, 3, 1)) for name in stored_maps(recipe)}
-    if recipe.levels == "roi":
-        boxes = torch.from_numpy(np.concatenate([regions.slots[:, None], regions.corners], axis=1)).float()
-        crops = [
-            roi_align(levels[name], boxes.to(levels[name]), recipe.roi_size, 1 / stride, 2, aligned=True)
-            for name, stride in zip(LEVELS[:2], recipe.strides, strict=False)
-        ]
-        stored["roi"] = to_host(torch.cat(crops, dim=1).flatten(2).transpose(1, 2))
+    """What the recipe stores of a block, channels last, by array: maps (n, h, w, C), regions (r, S², C)."""
+    boxes = torch.from_numpy(np.concatenate([regions.slots[:, None], regions.corners], axis=1)).float()
+    stored = {}
+    for level in recipe.levels:
+        maps = levels[level.name]
+        if recipe.kept[level.name] == "maps":
+            stored[level.name] = to_host(maps.permute(0, 2, 3, 1))
+        else:
+            crops = roi_align(maps, boxes.to(maps), recipe.roi_size, 1 / level.stride, 2, aligned=True)
+            stored[regions_of(level.name)] = to_host(crops.flatten(2).transpose(1, 2))
     return stored
+
+
+@torch.inference_mode()
+def sums_of_frames(maps: Tensor) -> NDArray[np.float64]:
+    """Sum and sum of squares over the cells of each frame's map: (n, C, h, w) → (n, 2, C).
+
+    A frame's are the same bits, whichever frames are beside it.
+    """
+    cells = maps.permute(0, 2, 3, 1).flatten(1, 2)
+    blocks = cells.split(1 if maps.device.type == "cpu" else len(cells))  # one frame at a time stays in a core's memory
+    found = [torch.stack([b.sum(1), b.square().sum(1)], dim=1) for b in (block.double() for block in blocks)]
+    return torch.cat(found).cpu().numpy()
 
 
 def to_host(values: Tensor) -> NDArray[Any]:
@@ -54,7 +61,7 @@ def to_host(values: Tensor) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class Regions:
-    """The annotated boxes of one video whose C3 and C4 are stored, ordered by frame, then target. R regions."""
+    """The annotated boxes of one video whose features are stored, ordered by frame, then target. R regions."""
 
     targets: list[str]
     target_index: IntArray
@@ -69,7 +76,7 @@ class Regions:
     @classmethod
     def of(cls, samples: list[Sample], grid: IntArray, recipe: Recipe, view: View) -> Regions:
         """Every distinct (target, grid frame inside one of its moments and segments) of a video."""
-        targets = sorted({s.target_id for s in samples}) if recipe.levels == "roi" else []
+        targets = sorted({s.target_id for s in samples}) if "regions" in recipe.kept.values() else []
         found: dict[tuple[int, int], NDArray[np.float64]] = {}
         for sample in samples if targets else []:
             frames = sample.frames(Sampling(recipe.fps, max_frames=len(grid)))
@@ -95,12 +102,12 @@ class Regions:
 
 
 def layout(recipe: Recipe, views: list[View], frames: int, regions: int) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every array of a unit, rows first, in the order they are declared."""
+    """Name and shape of every array of features of a unit, rows first, in the order they are declared."""
     shapes: dict[str, tuple[int, ...]] = {}
     for k, view in enumerate(views):
-        for level, channels, stride in zip(LEVELS, recipe.channels, recipe.strides, strict=True):
-            if level in stored_maps(recipe):
-                shapes[array_name(level, k)] = (frames, -(-view.height // stride), -(-view.width // stride), channels)
-        if recipe.levels == "roi":
-            shapes[array_name("roi", k)] = (regions, recipe.roi_size**2, sum(recipe.channels[:2]))
+        for level in recipe.levels:
+            if recipe.kept[level.name] == "maps":
+                shapes[array_name(level.name, k)] = (frames, *level.cells(view), level.channels)
+            else:
+                shapes[array_name(regions_of(level.name), k)] = (regions, recipe.roi_size**2, level.channels)
     return shapes

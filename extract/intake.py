@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..cache.schema import Recipe, Video, View
+from ..cache.schema import Recipe, Video
+from ..cache.view import View
 from .render import neighbours
 from .video.decoders import Block, Settings
 

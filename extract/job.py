@@ -14,8 +14,9 @@ import torch
 from ..cache.index import Cache, video_key
 from ..cache.making import Difference, other_rules, require_same_samples
 from ..cache.sampling import Sampling
-from ..cache.schema import MAX_SIDE, Recipe, Sample
+from ..cache.schema import Recipe, Sample
 from ..cache.skipped import was_absent
+from ..cache.view import MAX_SIDE
 from ..errors import AnnotationError, UsageError
 from ..objects import HEADER, Location
 from .datasets.folders import default_video_folder, find_splits
@@ -150,7 +151,7 @@ def prepare(job: ExtractJob) -> Prepared:
             "fps": job.sampling.fps,
             "resolution": job.resolution,
             "max_side": MAX_SIDE[job.resolution],
-            "levels": job.levels,
+            "keep": job.levels,
             "dtype": job.dtype,
             "amp": job.amp,
             "views": job.views,

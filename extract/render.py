@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cache.schema import View
+from ..cache.view import View
 
 Picture = NDArray[np.float32]
 

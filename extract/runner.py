@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ..cache.index import PART_ROWS, Cache, text_key, video_key
-from ..cache.schema import Recipe, Sample
+from ..cache.schema import Recipe, Sample, Text, Visual
 from ..cache.skipped import was_absent
 from ..cache.stores.quantise import FeatureWriter
 from ..errors import VideoError
@@ -111,7 +111,7 @@ def write_text(cache: Cache, text: TextEncoder, options: Options) -> None:
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         with cache.store.writer(text_key(part)) as unit:
             writer = FeatureWriter(unit, cache.recipe.dtype)
-            writer.add("hidden", (int(offsets[-1]), text.width))
+            writer.add("hidden", (int(offsets[-1]), text.width), "token")
             for f in features:
                 writer.append("hidden", f, f"text features of part {part}")
             unit.commit({"offsets": offsets.tolist(), **cache.text_attributes(part)})
@@ -205,9 +205,8 @@ class Extraction:
 
     def encode(self, batch: FrameBatch, writer: Writer) -> None:
         start = time.perf_counter()
-        levels = self.encode_frames(batch.tensor())
-        if self.cache.recipe.levels == "c5":
-            levels = {"c5": levels["c5"]}
+        found = self.encode_frames(batch.tensor())
+        levels = {level.name: found[level.name] for level in self.cache.recipe.levels}
         self.encoding += time.perf_counter() - start
         if self.progress:
             self.progress.frames(sum(piece.count for piece in batch.pieces))
@@ -262,15 +261,6 @@ def make_recipe(
     dataset: str, annotations_sha256: str, backbone: Backbone, text: TextEncoder, chosen: dict[str, Any]
 ) -> Recipe:
     """The recipe of an extraction; ``chosen`` holds the other fields."""
-    return Recipe(
-        dataset=dataset,
-        annotations_sha256=annotations_sha256,
-        backbone=backbone.name,
-        backbone_sha256=backbone.sha256,
-        text_encoder=text.name,
-        text_sha256=text.sha256,
-        channels=tuple(level.channels for level in backbone.levels),
-        strides=tuple(level.stride for level in backbone.levels),
-        text_width=text.width,
-        **chosen,
-    )
+    facts = (backbone.levels, backbone.mean, backbone.std, backbone.multiple, backbone.window)
+    visual = Visual(backbone.name, backbone.sha256, *facts)
+    return Recipe(dataset, annotations_sha256, visual, Text(text.name, text.sha256, text.width), **chosen)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..cache.schema import View
+from ..cache.view import View
 from .render import render
 
 

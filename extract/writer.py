@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 from queue import Queue
 from threading import Thread
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..cache.index import Cache, array_name, video_key
+from ..cache.arrays import array_name, rows_of, sums_of
+from ..cache.index import Cache, video_key
 from ..cache.stores.quantise import FeatureWriter
 from ..errors import VideoError
 from ..outputs import naming_write_errors
@@ -115,6 +117,8 @@ class Writer:
         start = time.perf_counter()
         part = {name: level[piece.at : piece.at + piece.count] for name, level in levels.items()}
         stored = select_levels(part, recipe, clip.regions[piece.view].within(piece.start, piece.count))
+        if piece.view == 0:
+            clip.count_in(part, recipe)
         fetched = time.perf_counter()
         features = clip.features or self._declare(clip)
         for level, block in stored.items():
@@ -128,6 +132,8 @@ class Writer:
 
     def _commit(self, clip: Clip, features: FeatureWriter) -> None:
         try:
+            for level, sums in clip.sums.items():
+                features.unit.append(sums_of(level), sums)
             features.unit.commit(clip.attributes(self.cache.recipe.fingerprint))
         except VideoError as error:
             self.finished.put((clip, error))
@@ -140,7 +146,9 @@ class Writer:
         features = clip.features = FeatureWriter(unit, self.cache.recipe.dtype)
         self._open.append(clip)
         for name, shape in clip.layout(self.cache.recipe).items():
-            features.add(name, shape)
+            features.add(name, shape, rows_of(name))
+        for level in self.cache.recipe.levels:
+            unit.add(sums_of(level.name), (2, level.channels), np.float64)
         return features
 
     def _close(self, clip: Clip) -> None:

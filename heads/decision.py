@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ..cache.sampling import FloatArray, IntArray, span_of_slots
-from ..cache.schema import Sample, Tube, View
+from ..cache.schema import Sample, Tube
+from ..cache.view import View
 
 
 @dataclass(frozen=True)

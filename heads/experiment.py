@@ -25,7 +25,7 @@ class TrainConfig:
 
     mode: str = "cached"
     """What trains besides the head: ``cached`` nothing; ``text`` the text encoder; ``last-stage`` the backbone's last
-    stage, on cached C4; ``end-to-end`` both encoders, from pixels."""
+    stage, on cached maps of the level before; ``end-to-end`` both encoders, from pixels."""
     epochs: int = 15
     """0 writes the initial weights, for example imported ones, as a checkpoint that can be evaluated."""
     batch_size: int = 16

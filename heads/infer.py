@@ -8,7 +8,7 @@ from itertools import groupby
 
 import torch
 
-from ..cache.batch import Batch
+from ..cache.batches.batch import Batch
 from ..cache.schema import Tube
 from ..precision import float32_products
 from .decision import Reading, Window, explain, join

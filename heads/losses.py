@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..cache.batch import Targets
+from ..cache.batches.batch import Targets
 from .boxes import generalised_iou
 from .matching import FOCAL_ALPHA, FOCAL_GAMMA, match_tubes
 

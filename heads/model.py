@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ..cache.batch import Batch, Inputs, Targets
+from ..cache.batches.batch import Batch, Inputs, Targets
 from .boxes import to_corners
 from .decoder import Decoder
 from .dropout import Dropout
@@ -67,10 +67,10 @@ class Resizer(nn.Module):
 
 
 class LevelProjection(nn.Module):
-    """C3 or C4 to width d: a 1x1 convolution (a linear layer on channels-last cells) and, optionally, group norm.
+    """A further level to width d: a 1x1 convolution (a linear layer on channels-last cells) and, optionally, group norm.
 
     On stored regions the norm's statistics are taken over the region instead of the map, which is not the same model:
-    choose ``multiscale=full`` or ``proj_norm=none`` where that matters.
+    train on a cache of ``--levels full``, or with ``proj_norm=none``, where that matters.
     """
 
     def __init__(self, channels: int, d: int, norm: str) -> None:
@@ -92,7 +92,8 @@ class FSM(nn.Module):
         super().__init__()
         c, d = config, config.d
         self.config, self.features, self.scored = config, features, scored and config.qmm
-        self.input_proj = StoredLinear(features.channels[-1], d)
+        self.memory_level, self.region_levels = config.levels(features.levels)
+        self.input_proj = StoredLinear(self.memory_level.channels, d)
         self.resizer = Resizer(features.text_width, d, c.dropout)
         self.fusion = Fusion(d, c.max_frames, c.fusion, c.dropout)
         self.encoder = Encoder(d, c.heads, c.ffn, c.encoder_layers, c.dropout)
@@ -111,9 +112,9 @@ class FSM(nn.Module):
         if c.qmm:
             self.class_embed = nn.Linear(d, 1)
             self.anchor_query = nn.Embedding(1, d)
-            if c.multiscale != "none":
-                levels = zip(("c3", "c4"), features.channels, strict=False)
-                self.level_proj = nn.ModuleDict({k: LevelProjection(n, d, c.proj_norm) for k, n in levels})
+            if self.region_levels:
+                projections = {k.name: LevelProjection(k.channels, d, c.proj_norm) for k in self.region_levels}
+                self.level_proj = nn.ModuleDict(projections)
             self.anchor_layers = None if c.shared_decoder else copy.deepcopy(self.decoder.layers)
 
     def forward(self, inputs: Inputs, targets: Targets | None = None) -> Output:
@@ -140,7 +141,7 @@ class FSM(nn.Module):
         T, stride = inputs.frame_padding.shape[1], self.config.stride
         slow = inputs if stride == 1 else every(inputs, stride, keep_frames=self.config.fast)
         index = slow.frame_index  # (B, ⌈T / stride⌉)
-        visual = self.input_proj(slow.c5).flatten(1, 2)  # (U, h·w, d)
+        visual = self.input_proj(slow.maps).flatten(1, 2)  # (U, h·w, d)
         cells = slow.cell_padding.flatten(1)
         words = self.resizer(inputs.tokens)
         x, words = self.fusion(visual, words, cells, inputs.token_padding, index, slow.frame_padding)
@@ -157,7 +158,7 @@ class FSM(nn.Module):
             memory, position, padding = memory[:, nearest], position[:, nearest], padding[:, nearest]
         if self.config.fast:
             memory = self.correct(memory, visual, inputs.frame_index)
-        return memory, position, padding, (inputs.c5.shape[1], inputs.c5.shape[2])
+        return memory, position, padding, (inputs.maps.shape[1], inputs.maps.shape[2])
 
     def correct(self, memory: Tensor, visual: Tensor, frame_index: Tensor) -> Tensor:
         """The fast branch: add to the visual part of repeated memory (B, T, S, d) what each slot's own frame shows.
@@ -208,33 +209,27 @@ class FSM(nn.Module):
         size = targets.size[sample]  # (G, 2) width, height
         corners = to_corners(targets.boxes[sample, slot]) * size.repeat(1, 2)  # rendition pixels
         features, codes = [], []
-        for level, stride in enumerate(self.features.strides):
-            last = level == len(self.features.strides) - 1
-            if not last and self.config.multiscale == "none":
-                continue
-            extents = torch.div(size.flip(1) + stride - 1, stride, rounding_mode="floor")  # (G, 2) rows, columns
-            if last:  # from the encoder's memory, so that anchors live in the space stream 1 decodes
+        for level in (*self.region_levels, self.memory_level):
+            cells = corners / level.stride
+            extents = torch.div(size.flip(1) + level.stride - 1, level.stride, rounding_mode="floor")  # rows, columns
+            if level is self.memory_level:  # from the memory, so that anchors live in the space stream 1 decodes
                 h, w = shape
                 maps = memory[sample, slot, : h * w].unflatten(1, (h, w))
-                features.append(roi_align(maps, corners / stride, extents, self.features.roi_size))
+                features.append(roi_align(maps, cells, extents, self.features.roi_size))
             else:
-                features.append(self.level_regions(f"c{level + 3}", targets, corners / stride, extents))
-            codes.append(roi_sine(corners / stride, extents, self.config.d, self.features.roi_size))
+                features.append(self.level_regions(level.name, targets, cells, extents))
+            codes.append(roi_sine(cells, extents, self.config.d, self.features.roi_size))
         return torch.cat(features, dim=1), torch.cat(codes, dim=1)
 
     def level_regions(self, level: str, targets: Targets, corners: Tensor, extents: Tensor) -> Tensor:
-        """Projected RoI features (G, S², d) of C3 or C4, from stored regions or from stored maps."""
+        """Projected RoI features (G, S², d) of a further level, from stored regions or from stored maps."""
         projection = self.level_proj[level]
         assert isinstance(projection, LevelProjection)
-        if self.config.multiscale == "roi":
-            if targets.roi is None:
-                raise ValueError("multiscale=roi needs a cache with --levels roi")
-            width = self.features.channels[0]
-            part = targets.roi[..., :width] if level == "c3" else targets.roi[..., width:]
-            return projection(part)
-        maps = targets.c3 if level == "c3" else targets.c4
-        if maps is None:
-            raise ValueError("multiscale=full needs a cache with --levels full")
+        if level in targets.regions:
+            return projection(targets.regions[level])
+        if level not in targets.maps:
+            raise ValueError(f"the batch has neither regions nor maps of level {level}")
+        maps = targets.maps[level]
         h, w = maps.shape[1:3]
         rows = torch.arange(h, device=maps.device)[None, :, None] >= extents[:, 0, None, None]
         columns = torch.arange(w, device=maps.device)[None, None] >= extents[:, 1, None, None]
@@ -263,8 +258,8 @@ def every(inputs: Inputs, stride: int, keep_frames: bool) -> Inputs:
     if keep_frames:
         return replace(inputs, frame_index=index, frame_padding=padding)
     rows, index = index.unique(return_inverse=True)
-    c5, cells = inputs.c5[rows], inputs.cell_padding[rows]
-    return replace(inputs, c5=c5, cell_padding=cells, frame_index=index, frame_padding=padding)
+    maps, cells = inputs.maps[rows], inputs.cell_padding[rows]
+    return replace(inputs, maps=maps, cell_padding=cells, frame_index=index, frame_padding=padding)
 
 
 def build_model(config: ModelConfig, features: FeatureFacts, seed: int = 0, scored: bool = True) -> FSM:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ..cache.schema import Level
+from ..config import nearest
+from ..errors import UsageError
 from .fusion import FusionConfig
 
 GROUPS = 32
-"""Of the group norm after the C3 and C4 projections."""
+"""Of the group norm after the projections of further levels."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +31,12 @@ class ModelConfig:
     """Query matching: several candidate tubes, scored and matched. Off: one query, no second stream (table V)."""
     shared_decoder: bool = True
     """Both streams use the same decoder layers (table VIII)."""
-    multiscale: str = "roi"
-    """C3 and C4 in the second stream: ``roi`` from stored regions, ``full`` from stored maps, ``none``."""
+    memory_level: str | None = None
+    """The level the head remembers and decodes from.  [the last]"""
+    region_levels: tuple[str, ...] | None = None
+    """The levels that the second stream also cuts regions of the target from.  [all others that the cache keeps]"""
     proj_norm: str = "groupnorm"
-    """After the C3 and C4 projections: ``groupnorm`` or ``none``."""
+    """After the projections of these levels: ``groupnorm`` or ``none``."""
     fusion: FusionConfig = field(default_factory=FusionConfig)
     stride: int = 1
     """Every stride-th slot goes through the space-text encoder; the slots up to the next one repeat its memory."""
@@ -38,9 +44,8 @@ class ModelConfig:
     """Only with a stride: repeated memory is corrected by what every frame shows itself (TubeDETR's fast branch)."""
 
     def __post_init__(self) -> None:
-        for name, allowed in (("multiscale", ("roi", "full", "none")), ("proj_norm", ("groupnorm", "none"))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
+        if self.proj_norm not in ("groupnorm", "none"):
+            raise ValueError(f"proj_norm is {self.proj_norm!r}, expected groupnorm or none")
         for name in ("d", "heads", "ffn", "decoder_layers", "max_frames", "num_queries", "stride"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
@@ -57,11 +62,11 @@ class ModelConfig:
             raise ValueError(f"d = {self.d} must be a multiple of heads = {self.heads}")
         if self.d % 4:
             raise ValueError(f"d = {self.d} must be a multiple of 4: sine and cosine of rows and of columns")
-        normed = self.qmm and self.multiscale != "none" and self.proj_norm == "groupnorm"
+        normed = self.qmm and self.region_levels != () and self.proj_norm == "groupnorm"
         if normed and self.d % GROUPS:
             raise ValueError(
-                f"d = {self.d} must be a multiple of {GROUPS}, the groups of the norm of C3 and C4; without that norm "
-                "(proj_norm=none), or without those levels (multiscale=none), it need not be"
+                f"d = {self.d} must be a multiple of {GROUPS}, the groups of the norm of further levels; without that "
+                "norm (proj_norm=none), or without those levels (region_levels=[]), it need not be"
             )
 
     def _check_stride(self) -> None:
@@ -73,14 +78,33 @@ class ModelConfig:
         if self.fast and self.stride == 1:
             raise ValueError("fast corrects memory that is repeated between frames; with stride 1 none is")
 
+    def levels(self, given: Sequence[Level]) -> tuple[Level, tuple[Level, ...]]:
+        """Of the levels that are given, finest first: the one that is remembered, those that regions are cut from as well.
+
+        Raises UsageError for a name that is not among them.
+        """
+        named = {level.name: level for level in given}
+        memory = self._named(self.memory_level, named) if self.memory_level else given[-1]
+        if not self.qmm:
+            return memory, ()
+        if self.region_levels is None:
+            return memory, tuple(level for level in given if level != memory)
+        return memory, tuple(k for name in self.region_levels if (k := self._named(name, named)) != memory)
+
+    @staticmethod
+    def _named(name: str, levels: Mapping[str, Level]) -> Level:
+        if name not in levels:
+            raise UsageError(
+                f"the features have no level {name!r}", found=", ".join(levels), hint=nearest(name, levels)
+            )
+        return levels[name]
+
 
 @dataclass(frozen=True)
 class FeatureFacts:
     """What the head must know of the cached features it reads."""
 
-    channels: tuple[int, ...]
-    """Channels of C3, C4, C5."""
-    strides: tuple[int, ...]
-    """Rendition pixels per cell of C3, C4, C5."""
+    levels: tuple[Level, ...]
+    """Those it can be given, finest first."""
     text_width: int
     roi_size: int = 4

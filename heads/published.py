@@ -20,6 +20,7 @@ from safetensors.torch import save
 from torch import nn
 
 from ..atomic import write_atomic
+from ..cache.schema import Level
 from ..errors import CheckpointError, UsageError
 from ..extract.encoders.resnet import ANCHOR as BACKBONE
 from ..extract.encoders.resnet import ResNet101
@@ -240,12 +241,10 @@ def size_of(head: StateDict) -> tuple[ModelConfig, FeatureFacts]:
     )
     if "fast_encoder.weight" in head:  # any stride will do: only the names it brings matter
         config = replace(config, stride=2, fast=True, fusion=FusionConfig(frame_level=False, video_level=False))
-    channels = [width(f"level_proj.c{i}.conv.weight", 1, default) for i, default in ((3, 512), (4, 1024))]
-    return config, FeatureFacts(
-        (*channels, width("input_proj.weight", 1, 2048)),
-        tuple(stride for _, _, stride in ResNet101.levels),
-        width("resizer.fc.weight", 1, 768),
-    )
+    *further, last = (Level(*facts) for facts in ResNet101.levels)
+    levels = [replace(k, channels=width(f"level_proj.{k.name}.conv.weight", 1, k.channels)) for k in further]
+    levels.append(replace(last, channels=width("input_proj.weight", 1, last.channels)))
+    return config, FeatureFacts(tuple(levels), width("resizer.fc.weight", 1, 768))
 
 
 def import_weights(source: Path, out: Path) -> Report:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from stvg.cache import order
+from stvg.cache.batches import order
 from stvg.cache.stores import buffers
 
 GPU = torch.device("cuda", 0)

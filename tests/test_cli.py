@@ -159,10 +159,10 @@ def test_cache_info_says_how_it_was_made_and_verify_names_a_flipped_bit(stvg, ow
 def test_cache_info_gives_every_size_as_json_too(stvg, tiny_cache):
     found = json.loads(stvg("cache", "info", tiny_cache, "--json").out)
     assert found["videos"] == {"stored": 8, "skipped": 0, "annotated": 8, "files_known": 8}
-    assert set(found["arrays"]) == {"c5", "roi", "hidden"}
+    assert set(found["arrays"]) == {"c5", "c3_roi", "c4_roi", "hidden"}
     assert found["arrays"]["c5"]["rows"] == found["frames"]
     assert found["bytes"] == sum(level["bytes"] for level in found["arrays"].values())
-    assert stvg("cache", "info", tiny_cache).out.count("float16") == 4
+    assert stvg("cache", "info", tiny_cache).out.count("float16") == 5
 
 
 def test_a_cache_is_converted_there_and_back_and_merged_of_itself(stvg, tiny_cache, tmp_path):
@@ -246,7 +246,7 @@ def test_a_truncated_checkpoint_and_another_kind_of_cache_are_refused(
     says(stvg(*words, tmp_path / "none.safetensors"), "CheckpointError", "does not exist")
     other = extract_synthetic(synthetic, tmp_path / "cache", splits=["test"], weights_seed=1)
     ran = stvg("evaluate", "--cache", other, "--device", "cpu", "--checkpoint", checkpoint)
-    says(ran, "CacheError", "backbone_sha256", "text_sha256", "other features")
+    says(ran, "CacheError", "visual.sha256", "text.sha256", "other features")
 
 
 def test_a_damaged_header_is_said_to_be_damaged(stvg, own_cache):

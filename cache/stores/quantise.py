@@ -3,7 +3,7 @@
     float32, float16   as they are
     bfloat16           its 16 bits as uint16, which every reader of Zarr and HDF5 knows; numpy has no such type
     uint8              offset + scale · q, with a scale and an offset for every channel and block of rows, kept beside the
-                       bytes: ``c5`` (rows, …, C) uint8 and ``c5_affine`` (blocks, 2, C) float32
+                       bytes: an array (rows, …, C) uint8, and beside it ``…_affine`` (blocks, 2, C) float32
 
 Every array says in its attributes how it is to be read, so other programs need nothing else. Quantised values are read as
 float16, which rounds away less than the half step they are off by.
@@ -25,7 +25,7 @@ from torch import Tensor
 from ...errors import CacheError
 from ..sampling import IntArray
 from .contract import Store
-from .unit import UnitWriter
+from .unit import ROWS, UnitWriter
 
 BLOCK_CELLS = 512
 AFFINE = "_affine"
@@ -52,10 +52,10 @@ class FeatureWriter:
         self._written: dict[str, int] = {}
         self._waiting: dict[str, list[NDArray[np.float32]]] = {}
 
-    def add(self, name: str, shape: tuple[int, ...]) -> None:
-        """Declare an array of ``shape[0]`` rows, channels last."""
+    def add(self, name: str, shape: tuple[int, ...], rows: str) -> None:
+        """Declare an array of ``shape[0]`` rows, channels last. ``rows``: what one is, such as a ``frame``."""
         self._shapes[name], self._written[name], self._waiting[name] = shape, 0, []
-        self.unit.add(name, shape, STORED[self._dtype], _attributes(self._dtype, shape))
+        self.unit.add(name, shape, STORED[self._dtype], {ROWS: rows, **_attributes(self._dtype, shape)})
         if self._dtype == "uint8":
             self.unit.add(name + AFFINE, (-(-shape[0] // block_rows(shape)), 2, shape[-1]), np.float32)
 

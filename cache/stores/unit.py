@@ -21,6 +21,8 @@ from ..schema import FORMAT_VERSION
 
 CHUNK_BYTES = 64 * 1024
 REPAIR = "stvg cache verify --repair removes this unit; then extract it again"
+ROWS = "rows"
+"""The attribute by which an array says what its rows are: ``frame``, ``region``, ``token``."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class ArrayFacts:
     dtype: np.dtype[Any]
     rows_per_chunk: int
     attributes: Mapping[str, Any] = field(default_factory=dict)
-    """What its elements mean where they are not the values themselves; see `quantise`."""
+    """What its rows are, and what its elements mean where they are not the values themselves; see `quantise`."""
     sums: bytes = b""
     """crc32c of every chunk, uint32 and little-endian. The last chunk ends with the array."""
 

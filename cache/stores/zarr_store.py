@@ -2,8 +2,8 @@
 
     videos/<unit>/zarr.json        the group, with the unit's attributes
     videos/<unit>/record.json      the completion record, written last
-    videos/<unit>/c5/zarr.json     one array
-    videos/<unit>/c5/c.0.0.0.0     its only shard: chunks of rows one behind the other, then their index
+    videos/<unit>/<array>/zarr.json     one array
+    videos/<unit>/<array>/c.0.0.0.0     its only shard: chunks of rows one behind the other, then their index
 
 Chunks lie at known places in a single file of plain bytes, so some frames of a video are a few positioned reads, straight
 into the caller's memory. The Zarr library writes the documents; it is not needed to read a unit here.
@@ -11,7 +11,6 @@ into the caller's memory. The Zarr library writes the documents; it is not neede
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -25,7 +24,7 @@ from ...objects import Location
 from .chunk_file import ChunkFile
 from .contract import Store
 from .rows import Chunks
-from .unit import REPAIR, ArrayFacts, Record, UnitWriter
+from .unit import REPAIR, ROWS, ArrayFacts, Record, UnitWriter
 
 RECORD = "record.json"
 DOCUMENT = "zarr.json"
@@ -160,19 +159,20 @@ def write_array_document(folder: Path, name: str, facts: ArrayFacts) -> None:
         fill_value=0,
         chunk_key_encoding={"name": "default", "separator": "."},
         attributes=dict(facts.attributes),
-        dimension_names=dimension_names(name, len(facts.shape)),
+        dimension_names=dimension_names(name, facts),
         zarr_format=3,
     )
 
 
-ROWS = {"c3": "frame", "c4": "frame", "c5": "frame", "roi": "region", "hidden": "token"}
-"""What the rows of an array are. Arrays of a unit that have the same rows say so by an equal name."""
 AXES = {4: ("y", "x", "channel"), 3: ("cell", "channel"), 2: ("channel",)}
 
 
-def dimension_names(name: str, axes: int) -> list[str]:
-    """A name for every axis, as xarray needs them: equal names mean equal lengths, within a unit."""
-    level = re.sub(r"^view\d+_", "", name)
-    if level not in ROWS or axes not in AXES:
+def dimension_names(name: str, facts: ArrayFacts) -> list[str]:
+    """A name for every axis, as xarray needs them: equal names mean equal lengths, within a unit.
+
+    Arrays that have the same rows, such as frames, say so by an equal name.
+    """
+    rows, axes = facts.attributes.get(ROWS), len(facts.shape)
+    if rows is None or axes not in AXES:
         return [f"{name}_{axis}" for axis in range(axes)]
-    return [ROWS[level], *(f"{name}_{axis}" for axis in AXES[axes])]
+    return [rows, *(f"{name}_{axis}" for axis in AXES[axes])]

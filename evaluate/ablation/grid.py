@@ -264,5 +264,7 @@ def parameters(row: Row, plan: Plan) -> int:
     """How many parameters the head of a row has."""
     experiment = load_experiment(plan.preset, [*plan.settings, *row.settings])
     with torch.device("meta"):
-        model = build_model(experiment.model, feature_facts(Cache.open(plan.caches[None])))
+        model = build_model(
+            experiment.model, feature_facts(Cache.open(plan.caches[None]).recipe, experiment.train.mode)
+        )
     return sum(p.numel() for p in model.parameters())

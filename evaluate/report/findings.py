@@ -101,6 +101,6 @@ def head_facts(checkpoint: Path, head: Head, cache: Cache) -> dict[str, str]:
     return {
         "head": f"{checkpoint.absolute().parent.name}/{checkpoint.name}",
         "parameters": f"{parameters:,} of the head, trained {head.mode}",
-        "features": f"{r.backbone} and {r.text_encoder}, short side {r.resolution}, {r.fps:g} fps, {r.dtype}",
+        "features": f"{r.visual.name} and {r.text.name}, short side {r.resolution}, {r.fps:g} fps, {r.dtype}",
         "cache": r.fingerprint,
     }

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...cache.sampling import IntArray
-from ...cache.schema import Video, View
+from ...cache.schema import Video
+from ...cache.view import View
 from ...errors import VideoError
 
 BLOCK_FRAMES = 8

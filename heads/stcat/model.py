@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ...cache.batch import Inputs, Targets
+from ...cache.batches.batch import Inputs, Targets
 from ..decoder import Decoder
 from ..layers import MLP, StoredLinear, sine_2d, time_code
 from ..model import LayerOutput, Output, Resizer
@@ -35,7 +35,7 @@ class STCAT(nn.Module):
         super().__init__()
         c, d = config, config.d
         self.config, self.features = config, features
-        self.input_proj = StoredLinear(features.channels[-1], d)
+        self.input_proj = StoredLinear(features.levels[-1].channels, d)
         self.resizer = Resizer(features.text_width, d, c.dropout)
         self.encoder = TokenEncoder(d, c.heads, c.ffn, c.encoder_layers, c.dropout)
         self.template = Template(d)
@@ -81,7 +81,7 @@ class STCAT(nn.Module):
         The frames of a clip are all of one size, so code and padding are those of its first.
         """
         T, first = inputs.frame_padding.shape[1], inputs.frame_index[:, 0]
-        visual = self.input_proj(inputs.c5).flatten(1, 2)[inputs.frame_index]
+        visual = self.input_proj(inputs.maps).flatten(1, 2)[inputs.frame_index]
         words = self.resizer(inputs.tokens).to(visual.dtype)
         cells = inputs.cell_padding[first]
         code = sine_2d(cells, self.config.d).flatten(1, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...cache.schema import Level
 from ...weights import StateDict
 from ..model_config import FeatureFacts
 from ..published_names import Rule
@@ -52,7 +53,7 @@ def size_of(head: StateDict) -> tuple[STCATConfig, FeatureFacts]:
         decoder_layers=layers("spatial_decoder.layers"),
     )
     channels = width("input_proj.weight", 1, 2048)
-    return config, FeatureFacts((channels,), (32,), width("resizer.fc.weight", 1, 768))
+    return config, FeatureFacts((Level("last", channels, 32),), width("resizer.fc.weight", 1, 768))
 
 
 def from_mdetr(head: StateDict) -> StateDict:

@@ -6,9 +6,9 @@ import time
 
 import torch
 
-from ...cache.batch import Batch
-from ...cache.dataset import CachedDataset
-from ...cache.order import inference_batches
+from ...cache.batches.batch import Batch
+from ...cache.batches.dataset import CachedDataset
+from ...cache.batches.order import inference_batches
 from ..infer import read_windows
 from ..model import Grounder
 

@@ -1,12 +1,12 @@
-"""Training the encoders, too: RoBERTa, the backbone's last stage, or everything from pixels. The loop is `train`'s.
+"""Training the encoders, too: that of text, the last stage of the visual one, or everything from pixels, in `train`'s loop.
 
-An encoder that trains runs inside the step and replaces what the cache would have given: token features, C5 maps, or all
-levels. With frozen encoders it gives what the cache gives.
+An encoder that trains runs inside the step and replaces what the cache would have given: token features, maps of the last
+level, or all levels. With frozen encoders it gives what the cache gives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-from ...cache.batch import Batch, Inputs, LiveFrames, Targets
+from ...cache.batches.batch import Batch, Inputs, LiveFrames, Targets
 from ...cache.index import Cache
-from ...errors import CacheError, CheckpointError
+from ...errors import CacheError, CheckpointError, UsageError
 from ...extract.encoders.backbone import Backbone, build_backbone
 from ...extract.encoders.text import TextEncoder, build_text_encoder
 from ...extract.encoders.tiny_text import TinyText
@@ -39,9 +39,19 @@ class Sources:
 class LiveEncoders(nn.Module):
     """The encoders of one training mode; what does not train stays in evaluation mode, without gradients."""
 
-    def __init__(self, mode: str, backbone: Backbone | None, text: TextEncoder | None, multiscale: str, roi_size: int):
+    def __init__(
+        self,
+        mode: str,
+        backbone: Backbone | None,
+        text: TextEncoder | None,
+        level: str,
+        targets: Mapping[str, str],
+        roi_size: int,
+    ) -> None:
+        """``level``: the one that is remembered. ``targets``: further levels that are computed for the second stream, and
+        whether as ``regions`` or as ``maps``."""
         super().__init__()
-        self.mode, self.multiscale, self.roi_size = mode, multiscale, roi_size
+        self.mode, self.level, self.targets, self.roi_size = mode, level, dict(targets), roi_size
         self.backbone, self.text = backbone, text
         self.trains = {"backbone": backbone is not None, "text": text is not None}
 
@@ -71,7 +81,8 @@ class LiveEncoders(nn.Module):
             "mode": self.mode,
             "backbone": self.backbone and self.backbone.name,
             "text": self.text and self.text.name,
-            "multiscale": self.multiscale,
+            "level": self.level,
+            "targets": self.targets,
             "roi_size": self.roi_size,
             "tokenizer_sha256": getattr(self.text, "tokenizer_sha256", None),
             "tiny_text": tiny and {"seed": tiny.seed, "vocabulary": list(tiny.rows)},
@@ -94,48 +105,45 @@ class LiveEncoders(nn.Module):
             inputs = replace(inputs, tokens=tokens[rows], token_padding=padding[rows])
         if self.backbone is not None:
             levels = [self.encode(group) for group in batch.live]
-            inputs = replace(inputs, c5=scatter(levels, batch.live, "c5", inputs.cell_padding.shape))
-            if targets is not None and self.mode == "end-to-end" and self.multiscale != "none":
-                targets = self.regions(inputs, targets, batch.live, levels)
+            inputs = replace(inputs, maps=scatter(levels, batch.live, self.level, inputs.cell_padding.shape))
+            if targets is not None and self.targets:
+                targets = self.further_levels(inputs, targets, batch.live, levels)
         return replace(batch, inputs=inputs, targets=targets)
 
     def encode(self, group: LiveFrames) -> dict[str, Tensor]:
-        """All levels of frames of one size, (n, C, h, w) each; C5 alone from cached C4."""
+        """All levels of frames of one size, (n, C, h, w) each; the last alone from cached maps of the one before."""
         assert self.backbone is not None
         if self.mode == "last-stage":
-            c4 = group.values.permute(0, 3, 1, 2).to(next(self.backbone.parameters()).dtype)
-            return {"c5": self.backbone.last_stage(c4)}
+            maps = group.values.permute(0, 3, 1, 2).to(next(self.backbone.parameters()).dtype)
+            return {self.level: self.backbone.last_stage(maps)}
         return self.backbone(group.values)
 
-    def regions(
+    def further_levels(
         self, inputs: Inputs, targets: Targets, live: Sequence[LiveFrames], levels: list[dict[str, Tensor]]
     ) -> Targets:
-        """C3 and C4 of the annotated slots, as regions or as maps, as `CachedDataset` would have read them."""
+        """Further levels at the annotated slots, as regions or as maps, as `FeatureReader` would have read them."""
         assert self.backbone is not None
         sample, slot = targets.slots
         wanted = inputs.frame_index[sample, slot]  # (G,) rows of U
         corners = to_corners(targets.boxes[sample, slot]) * targets.size[sample].repeat(1, 2)
-        found: dict[str, list[Tensor]] = {"c3": [], "c4": [], "roi": []}
+        strides = {level.name: level.stride for level in self.backbone.levels}
+        found: dict[str, list[Tensor]] = {name: [] for name in self.targets}
         order = []
         for group, maps in zip(live, levels, strict=True):
-            mine, at = torch.where(
-                wanted[:, None] == group.rows[None]
-            )  # which annotated slots, and where they lie here
+            # Which annotated slots are in this group, and where.
+            mine, at = torch.where(wanted[:, None] == group.rows[None])
             order.append(mine)
-            if self.multiscale == "roi":
-                boxes = torch.cat([at[:, None].to(corners.dtype), corners[mine]], dim=1)
-                crops = [
-                    roi_align(maps[k].float(), boxes.float(), self.roi_size, 1 / stride, 2, aligned=True)
-                    for k, stride in zip(("c3", "c4"), (level.stride for level in self.backbone.levels), strict=False)
-                ]
-                found["roi"].append(torch.cat(crops, dim=1).flatten(2).transpose(1, 2))
-            else:
-                for k in ("c3", "c4"):
-                    found[k].append(maps[k][at].permute(0, 2, 3, 1))
+            boxes = torch.cat([at[:, None].to(corners.dtype), corners[mine]], dim=1).float()
+            for name, form in self.targets.items():
+                if form == "maps":
+                    found[name].append(maps[name][at].permute(0, 2, 3, 1))
+                else:
+                    crops = roi_align(maps[name].float(), boxes, self.roi_size, 1 / strides[name], 2, aligned=True)
+                    found[name].append(crops.flatten(2).transpose(1, 2))
         back = torch.cat(order).argsort()
-        if self.multiscale == "roi":
-            return targets.with_levels(roi=torch.cat(found["roi"])[back])
-        return targets.with_levels(c3=pad_together(found["c3"])[back], c4=pad_together(found["c4"])[back])
+        regions = {k: torch.cat(v)[back] for k, v in found.items() if self.targets[k] == "regions"}
+        whole = {k: pad_together(v)[back] for k, v in found.items() if self.targets[k] == "maps"}
+        return targets.with_levels(regions, whole)
 
 
 def scatter(levels: list[dict[str, Tensor]], live: Sequence[LiveFrames], name: str, shape: torch.Size) -> Tensor:
@@ -154,21 +162,37 @@ def pad_together(maps: list[Tensor]) -> Tensor:
     return torch.cat([nn.functional.pad(m, (0, 0, 0, w - m.shape[2], 0, h - m.shape[1])) for m in maps])
 
 
-def build_encoders(mode: str, cache: Cache, multiscale: str, sources: Sources) -> LiveEncoders:
-    """The encoders of a mode with the weights the cache was made with. Raises CacheError for other weights."""
+def build_encoders(mode: str, cache: Cache, level: str, targets: Sequence[str], sources: Sources) -> LiveEncoders:
+    """The encoders of a mode with the weights the cache was made with; ``level`` and ``targets`` as in `CachedDataset`.
+
+    Raises CacheError for other weights, UsageError for an encoder that lacks a part the mode needs.
+    """
     recipe = cache.recipe
     backbone = text = None
     if mode in ("last-stage", "end-to-end"):
-        backbone = build_backbone(recipe.backbone, sources.backbone_weights, sources.weights_seed)
-        require_weights(backbone.sha256, recipe.backbone_sha256, recipe.backbone, "--backbone-weights")
+        backbone = build_backbone(recipe.visual.name, sources.backbone_weights, sources.weights_seed)
+        require_weights(backbone.sha256, recipe.visual.sha256, recipe.visual.name, "--backbone-weights")
     if mode in ("text", "end-to-end"):
-        text = build_text_encoder(recipe.text_encoder, sources.text_weights, sources.tokenizer, sources.weights_seed)
-        require_weights(text.sha256, recipe.text_sha256, recipe.text_encoder, "--text-weights")
+        text = build_text_encoder(recipe.text.name, sources.text_weights, sources.tokenizer, sources.weights_seed)
+        require_weights(text.sha256, recipe.text.sha256, recipe.text.name, "--text-weights")
         if isinstance(text.encoder, TinyText):
             text = wrap_tiny(TinyText(sources.weights_seed, vocabulary_of(cache)))
     if backbone is not None and mode == "last-stage":
-        backbone = backbone.drop_early_stages()
-    return LiveEncoders(mode, backbone, text, multiscale, recipe.roi_size)
+        backbone = last_stage_of(backbone)
+    forms = {name: "maps" if recipe.kept[name] == "maps" else "regions" for name in targets}
+    return LiveEncoders(mode, backbone, text, level, forms if mode == "end-to-end" else {}, recipe.roi_size)
+
+
+def last_stage_of(backbone: Backbone) -> Backbone:
+    """An encoder that only ever sees maps of the level before the last. UsageError where it cannot be cut there."""
+    if not backbone.has_last_stage:
+        raise UsageError(
+            f"encoder {backbone.name} has no last stage that could train alone",
+            expected="an encoder with a method last_stage(maps), which makes the last level of the one before",
+            effect="nothing was trained",
+            hint="--set train.mode=end-to-end, or cached",
+        )
+    return backbone.drop_early_stages()
 
 
 def require_weights(found: str, expected: str, name: str, option: str) -> None:
@@ -195,7 +219,7 @@ def encoders_of(facts: dict[str, Any], tokenizer: str | None) -> LiveEncoders:
     if facts["backbone"]:
         backbone = build_backbone(facts["backbone"], "random")
         if facts["mode"] == "last-stage":
-            backbone = backbone.drop_early_stages()
+            backbone = last_stage_of(backbone)
     if facts["tiny_text"]:
         text = wrap_tiny(TinyText(**facts["tiny_text"]))
     elif facts["text"]:
@@ -208,4 +232,4 @@ def encoders_of(facts: dict[str, Any], tokenizer: str | None) -> LiveEncoders:
                 found=f"sha256 {str(found)[:16]}…",
                 hint="--tokenizer DIR",
             )
-    return LiveEncoders(facts["mode"], backbone, text, facts["multiscale"], facts["roi_size"])
+    return LiveEncoders(facts["mode"], backbone, text, facts["level"], facts["targets"], facts["roi_size"])

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ...cache.batch import Batch
+from ...cache.batches.batch import Batch
 from ...errors import StvgError, UsageError
 from ..losses import Criterion, MeanOver, Term, counts
 from .stop import Interrupted

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ...cache.batches.dataset import CachedDataset
 from ...cache.contents import Contents
-from ...cache.dataset import CachedDataset
 from ...cache.index import Cache
 from ...cache.sampling import Sampling
+from ...cache.schema import Recipe
 from ...errors import CheckpointError, UsageError
 from ..checkpoint import (
     EMA,
@@ -41,10 +42,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def feature_facts(cache: Cache) -> FeatureFacts:
-    """What a head for this cache must know."""
-    r = cache.recipe
-    return FeatureFacts(r.channels, r.strides, r.text_width, r.roi_size)
+def feature_facts(recipe: Recipe, mode: str) -> FeatureFacts:
+    """What a head must know of the features it trains on: the levels that are kept, or all of them from pixels."""
+    levels = recipe.visual.levels if mode == "end-to-end" else recipe.levels
+    return FeatureFacts(levels, recipe.text.width, recipe.roi_size)
 
 
 class Run:
@@ -72,7 +73,9 @@ class Run:
             )
         self.ranks = ranks
         self.folder, self.cache, self.experiment, self.device = folder, cache, experiment, device
-        targets = experiment.model.multiscale if experiment.model.qmm else "none"
+        features = feature_facts(cache.recipe, t.mode)
+        memory, further = experiment.model.levels(features.levels)
+        self.level, targets = memory.name, [level.name for level in further]
         self.encoders: LiveEncoders | None = None
         self.videos: Path | None = None
         if t.mode != "cached":  # the encoders, and what reads video, load only where they are used
@@ -80,13 +83,13 @@ class Run:
 
             chosen = Sources(**(sources or {}))
             self.videos = chosen.videos
-            self.encoders = build_encoders(t.mode, cache, targets, chosen)
+            self.encoders = build_encoders(t.mode, cache, self.level, targets, chosen)
             self.encoders.set_trained(backbone=t.lr_backbone > 0, text=t.lr_text > 0)
         self.dataset = self.open_split(split, targets)
         self.data = self.dataset.contents()
         self.held_out: Contents | None = None
         """What `train` validates on, and so selects the best weights by."""
-        head = build_model(experiment.model, feature_facts(cache), t.seed, experiment.loss.label > 0)
+        head = build_model(experiment.model, features, t.seed, experiment.loss.label > 0)
         head.recompute(t.recompute)
         self.start = None if init is None else start_from(head, init)
         self.model = Grounder(head, self.encoders).to(device)
@@ -104,14 +107,14 @@ class Run:
         self.changed = ""
         """Settings that are others than when the run stopped from which this one goes on."""
 
-    def open_split(self, split: str, targets: str | None = None) -> CachedDataset:
+    def open_split(self, split: str, targets: Sequence[str] | None = None) -> CachedDataset:
         """A split as this run's mode reads it; without ``targets`` for inference."""
         sampling = Sampling(self.cache.recipe.fps, self.experiment.model.max_frames)
         if self.encoders is None:
-            return CachedDataset(self.cache, split, sampling, targets)
+            return CachedDataset(self.cache, split, sampling, targets, self.level)
         from .online import open_live_split
 
-        return open_live_split(self.encoders.mode, self.cache, split, sampling, targets, self.videos)
+        return open_live_split(self.encoders.mode, self.cache, split, sampling, targets, self.level, self.videos)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The head's parameters and those of every encoder that trains, each with its own rate."""

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from ...atomic import sweep
-from ...cache.batch import Batch
-from ...cache.order import epoch_order, share_of, training_batches
+from ...cache.batches.batch import Batch
+from ...cache.batches.order import epoch_order, share_of, training_batches
 from ...errors import TrainingDiverged
 from ...precision import float32_products
 from ..losses import TERMS, LossConfig, mrcl_floor

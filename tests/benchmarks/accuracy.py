@@ -38,8 +38,7 @@ CPU = torch.device("cpu")
 TRAIN_VIDEOS, TEST_VIDEOS = 200, 60
 BUDGET = ("train.epochs=16", "train.lr_drop=13", "train.batch_size=16", "model.num_queries=5")
 NO_FUSION = ("model.fusion.frame_level=false", "model.fusion.video_level=false")
-BASELINE = (*NO_FUSION, "model.qmm=false", "model.multiscale=none", "model.stride=2", "model.fast=true")
-FULL = ("model.multiscale=full",)
+BASELINE = (*NO_FUSION, "model.qmm=false", "model.stride=2", "model.fast=true")
 METRICS = ("m_tIoU", "m_vIoU", "vIoU@0.3", "vIoU@0.5")
 COSTS = ("wall s", "CPU s", "peak MiB")
 
@@ -73,15 +72,15 @@ ROWS = [
     Row("variants", "IX: without scaling", ("model.fusion.scale=false",)),
     Row("variants", "MRCL off", ("loss.mrcl=0",)),
     Row("variants", "MRCL frame by frame", ("loss.mrcl_form=framewise",)),
-    Row("variants", "second stream without C3, C4", ("model.multiscale=none",)),
-    Row("modes", "cached", FULL, "full"),
-    Row("modes", "cached, 4 stored views", FULL, "full", 4),
-    Row("modes", "text live", (*FULL, "train.mode=text", "train.lr_text=0.001"), "full"),
-    Row("modes", "last stage live", (*FULL, "train.mode=last-stage", "train.lr_backbone=0.0006"), "full"),
+    Row("variants", "second stream without C3, C4", ("model.region_levels=[]",)),
+    Row("modes", "cached", (), "full"),
+    Row("modes", "cached, 4 stored views", (), "full", 4),
+    Row("modes", "text live", ("train.mode=text", "train.lr_text=0.001"), "full"),
+    Row("modes", "last stage live", ("train.mode=last-stage", "train.lr_backbone=0.0006"), "full"),
     Row(
         "modes",
         "end to end, augmented",
-        (*FULL, "train.mode=end-to-end", "train.lr_text=0.001", "train.lr_backbone=0.0006"),
+        ("train.mode=end-to-end", "train.lr_text=0.001", "train.lr_backbone=0.0006"),
         "full",
     ),
     *(Row("grouping", f"at most {n} of a video together", (f"train.per_video={n}",)) for n in (1, 2, 4, 8)),

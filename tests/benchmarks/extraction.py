@@ -27,7 +27,8 @@ import torch
 from tables import table
 
 from stvg.cache.sampling import video_grid
-from stvg.cache.schema import MAX_SIDE, Recipe, Sample, Video, View
+from stvg.cache.schema import Recipe, Sample, Video
+from stvg.cache.view import MAX_SIDE, View
 from stvg.errors import VideoError
 from stvg.extract.batches import Mixer
 from stvg.extract.encoders.backbone import Backbone, build_backbone
@@ -66,7 +67,7 @@ def sample_of(file: Path, number: int, most: int) -> Sample | None:
 
 
 def recipe_of(backbone: Backbone, text: TextEncoder, resolution: int) -> Recipe:
-    chosen = {"resolution": resolution, "max_side": MAX_SIDE[resolution], "levels": "roi", "dtype": "float16"}
+    chosen = {"resolution": resolution, "max_side": MAX_SIDE[resolution], "keep": "roi", "dtype": "float16"}
     return make_recipe("json", "0" * 64, backbone, text, chosen)
 
 

@@ -19,13 +19,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from facts import TEXT, VISUAL
 from tables import table
 
-from stvg.cache.dataset import CachedDataset
+from stvg.cache.batches.dataset import CachedDataset
+from stvg.cache.batches.order import inference_batches
 from stvg.cache.index import Cache, text_key, video_key
-from stvg.cache.order import inference_batches
 from stvg.cache.sampling import Sampling
-from stvg.cache.schema import Recipe, Sample, Video, View
+from stvg.cache.schema import Recipe, Sample, Video
+from stvg.cache.view import View
 from stvg.heads.experiment import load_experiment
 from stvg.heads.infer import predict, read
 from stvg.heads.model import Grounder, build_model
@@ -41,9 +43,7 @@ LENGTHS = {"20 s": 100, "10 minutes": 3_000, "an hour": 18_000}
 
 def make(path: Path, slots: list[int]) -> Cache:
     """A cache with one video and one sentence for each number of slots."""
-    recipe = Recipe(
-        "json", "0", "resnet101", "0", "roberta", "0", (512, 1024, 2048), (8, 16, 32), TEXT_WIDTH, levels="c5"
-    )
+    recipe = Recipe("json", "0", VISUAL, TEXT, keep="last")
     samples = []
     for i, T in enumerate(slots):
         video = Video(f"{i:04d}", f"{i:04d}.mp4", 640, 448, FPS, T)
@@ -69,7 +69,7 @@ def make(path: Path, slots: list[int]) -> Cache:
 
 def opened(path: Path, device: torch.device, settings: Sequence[str] = ()) -> tuple[Grounder, CachedDataset]:
     cache = Cache.open(path)
-    head = build_model(load_experiment("paper", settings).model, feature_facts(cache))
+    head = build_model(load_experiment("paper", settings).model, feature_facts(cache.recipe, "cached"))
     return Grounder(head, None).to(device).eval(), CachedDataset(cache, "test", Sampling(FPS, 1_000_000))
 
 

@@ -13,14 +13,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from facts import SMALL, TEXT
 from tables import heading, line
 
 from stvg.cache.index import PART_ROWS, Cache, text_key, video_key
 from stvg.cache.sampling import video_grid
-from stvg.cache.schema import Recipe, Sample, Video, View
+from stvg.cache.schema import Recipe, Sample, Video
+from stvg.cache.view import View
 
 MEASURE = """
 import json, sys, time
@@ -33,9 +36,9 @@ if what in ("open", "list", "verify"):
     from stvg.cache.verify import verify
 else:
     from stvg.cache.index import Cache
-    from stvg.cache.dataset import CachedDataset
+    from stvg.cache.batches.dataset import CachedDataset
     from stvg.cache.sampling import Sampling
-    from stvg.cache.order import epoch_order
+    from stvg.cache.batches.order import epoch_order
 before, start = memory(), time.perf_counter()
 if what == "verify":
     units = verify(path).units
@@ -57,7 +60,7 @@ print(json.dumps({"seconds": seconds, "before": before, "after": memory(), "peak
 def make(path: Path, videos: int, sentences: int, store: str) -> None:
     """Boxes are whole pixels that move slowly, as annotated ones do."""
     rng = np.random.default_rng(0)
-    recipe = Recipe("json", "a", "tiny", "b", "tiny", "c", (8, 8, 8), (8, 16, 32), 8, levels="c5")
+    recipe = Recipe("json", "0", SMALL, replace(TEXT, width=8), keep="last")
     known = [Video(f"{i:05d}", f"{i % 100:02d}/{i}.mp4", 640, 480, 29.97, 900) for i in range(videos)]
     samples = []
     for i in range(sentences):

@@ -28,10 +28,10 @@ from accuracy import BUDGET, CPU, METRICS, make_videos, spread
 from tables import heading, line
 
 from stvg.cache.index import Cache
-from stvg.cache.schema import MAX_SIDE, View
 from stvg.cache.stores.contract import Store
 from stvg.cache.stores.kinds import open_store
 from stvg.cache.stores.quantise import BLOCK_CELLS, STORED, FeatureWriter, block_rows, read_features
+from stvg.cache.view import MAX_SIDE, View
 from stvg.errors import VideoError
 from stvg.evaluate.demo import RESOLUTION, SAMPLING
 from stvg.evaluate.evaluation import load_head, open_split, overall, score_split, tubes_of
@@ -93,7 +93,7 @@ def write(store: Store, key: str, dtype: str, arrays: dict[str, np.ndarray]) -> 
     with store.writer(key) as unit:
         writer = FeatureWriter(unit, dtype)
         for name, array in arrays.items():
-            writer.add(name, array.shape)
+            writer.add(name, array.shape, "frame")
             writer.append(name, array, name)
         unit.commit({})
 
@@ -191,7 +191,7 @@ def projection(records: list[dict]) -> str:
     for dataset, (videos, grid) in GRID.items():
         frames = videos * grid
         regions = REGIONS.get(dataset, frames)
-        for level in ("c5", "roi", "full"):
+        for level in ("last", "roi", "full"):
             cells = []
             for dtype in DTYPES:
                 maps = per_frame(list(sizes.values()), dtype)

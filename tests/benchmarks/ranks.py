@@ -23,7 +23,7 @@ from tables import table
 
 def seconds_a_step(folder: Path, ranks: int, chosen: argparse.Namespace) -> float:
     """Median over an epoch's steps but the first."""
-    settings = ["model.multiscale=none", f"train.batch_size={chosen.batch}", "train.epochs=1", "train.log_every=1"]
+    settings = ["model.region_levels=[]", f"train.batch_size={chosen.batch}", "train.epochs=1", "train.log_every=1"]
     settings += [f"train.amp={chosen.amp}"]
     words = ["train-head", "--cache", str(folder / "cache"), "--split", "test", "--val-split", "none"]
     words += [word for setting in settings for word in ("--set", setting)]

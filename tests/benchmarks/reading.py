@@ -27,18 +27,22 @@ import h5py
 import numpy as np
 import torch
 import zarr
+from facts import LEVELS, TEXT, VISUAL
 from tables import table
 from torch.utils.data import DataLoader, Dataset
 
-from stvg.cache.dataset import CachedDataset
+from stvg.cache.arrays import regions_of
+from stvg.cache.batches.dataset import CachedDataset
+from stvg.cache.batches.order import clip_sizes, epoch_order, training_batches
 from stvg.cache.index import Cache, text_key, video_key
-from stvg.cache.order import clip_sizes, epoch_order, training_batches
 from stvg.cache.sampling import IntArray, Sampling
-from stvg.cache.schema import Recipe, Sample, Video, View
+from stvg.cache.schema import Recipe, Sample, Video
 from stvg.cache.stores.buffers import aligned
+from stvg.cache.view import View
 from stvg.extract.datasets.readers import read_annotations
 
-FRAMES, SHAPE, REGION = 100, (7, 10, 2048), (16, 1536)
+FRAMES, SHAPE = 100, (7, 10, 2048)
+REGIONS = {level.name: (16, level.channels) for level in LEVELS[:-1]}
 TOKENS, TEXT_WIDTH, BATCH = 14, 768, 8
 MOMENT = (30, 90)
 BYTES = FRAMES * int(np.prod(SHAPE)) * 2
@@ -74,7 +78,7 @@ def samples(videos: int) -> list[Sample]:
 
 
 def write_cache(path: Path, store: str, videos: int) -> Cache:
-    recipe = Recipe("json", "0", "resnet101", "0", "roberta", "0", (512, 1024, 2048), (8, 16, 32), TEXT_WIDTH)
+    recipe = Recipe("json", "0", VISUAL, TEXT)
     cache = Cache.create(path, recipe, samples(videos), store, {})
     inside = list(range(*MOMENT))
     attributes = {
@@ -86,8 +90,8 @@ def write_cache(path: Path, store: str, videos: int) -> Cache:
         "roi_targets": [0] * len(inside),
     }
     for i in range(videos):
-        regions = np.full((len(inside), *REGION), i, np.float16)
-        write_unit(cache, video_key(f"{i:04d}"), attributes, c5=clip(i), roi=regions)
+        regions = {regions_of(k): np.full((len(inside), *shape), i, np.float16) for k, shape in REGIONS.items()}
+        write_unit(cache, video_key(f"{i:04d}"), attributes, c5=clip(i), **regions)
     offsets = [TOKENS * i for i in range(videos + 1)]
     hidden = np.random.default_rng(0).standard_normal((offsets[-1], TEXT_WIDTH)).astype(np.float16)
     write_unit(cache, text_key(0), {"offsets": offsets, **cache.text_attributes(0)}, hidden=hidden)
@@ -253,7 +257,7 @@ class Files(Dataset[torch.Tensor]):
 
 def ours(cache: Cache, seed: int) -> Iterator[int]:
     """Clips in every batch of one epoch: C5, regions, tokens, boxes, masks."""
-    dataset = CachedDataset(cache, "train", Sampling(5.0, FRAMES), targets="roi")
+    dataset = CachedDataset(cache, "train", Sampling(5.0, FRAMES), targets=tuple(REGIONS))
     order = epoch_order(dataset, BATCH, 1, 0, seed)
     yield from (len(batch.samples) for batch in training_batches(dataset, order, 0, seed, crop=False))
 
@@ -264,7 +268,7 @@ def loader(source: Any, workers: int = READERS, **options: Any) -> DataLoader[An
 
 def plain_loader(cache: Cache) -> DataLoader[Any]:
     """Our dataset as any other torch dataset, for people with a loop of their own."""
-    dataset = CachedDataset(cache, "train", Sampling(5.0, FRAMES), targets="roi")
+    dataset = CachedDataset(cache, "train", Sampling(5.0, FRAMES), targets=tuple(REGIONS))
     return loader(dataset, shuffle=True, collate_fn=dataset.collate)
 
 
@@ -337,8 +341,8 @@ class Everything(CachedDataset):
 def padding_table(folder: Path) -> None:
     """Of all slots, and of all cells of all distinct frames, the share that is padding; the worst twentieth of batches."""
     read = read_annotations("vidstg", ANNOTATIONS, "val", boxes=False, on_bad_record="skip").samples
-    recipe = Recipe("vidstg", "0", "resnet101", "0", "roberta", "0", (512, 1024, 2048), (8, 16, 32), TEXT_WIDTH)
-    dataset = Everything(Cache.create(folder / "table", recipe, read, "zarr", {}), "val", Sampling(), targets="none")
+    recipe = Recipe("vidstg", "0", VISUAL, TEXT)
+    dataset = Everything(Cache.create(folder / "table", recipe, read, "zarr", {}), "val", Sampling(), targets=())
     ids = [dataset.cache.samples.video_ids[row] for row in dataset.rows]
     shuffled = np.random.default_rng(0).permutation(len(dataset)).tolist()
     rows = []

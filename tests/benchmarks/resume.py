@@ -43,7 +43,7 @@ from stvg.heads.training.watch import SPEED
 
 CPU = torch.device("cpu")
 SETTINGS = ("model.d=32", "model.ffn=48", "model.encoder_layers=1", "model.decoder_layers=2", "model.num_queries=2")
-SETTINGS += ("model.dropout=0.1", "model.multiscale=full", "train.epochs=3", "train.batch_size=4", "train.accumulate=2")
+SETTINGS += ("model.dropout=0.1", "train.epochs=3", "train.batch_size=4", "train.accumulate=2")
 SETTINGS += (
     "train.lr_backbone=0.001",
     "train.lr_text=0.001",

@@ -19,12 +19,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
+from facts import LEVELS, TEXT
 from plain import PlainTubeDETR
 from tables import table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from stvg.cache.batch import Inputs, Targets
+from stvg.cache.batches.batch import Inputs, Targets
 from stvg.heads.checkpoint import EMA
 from stvg.heads.experiment import load_experiment
 from stvg.heads.losses import Criterion
@@ -32,7 +33,7 @@ from stvg.heads.memory import hold_memory
 from stvg.heads.model import FSM, FeatureFacts, Output, build_model
 
 FRAMES, CELLS, TOKENS = 100, (7, 12), 20
-FACTS = FeatureFacts((512, 1024, 2048), (8, 16, 32), 768)
+FACTS = FeatureFacts(LEVELS, TEXT.width)
 MOMENT = (30, 70)
 PRESETS = {"TubeDETR": "tubedetr", "FSM": "paper"}
 
@@ -49,7 +50,7 @@ def clips(
     h, w = cells
     draws = torch.Generator().manual_seed(0)
     videos = count // sentences
-    c5 = torch.randn(videos * frames, h, w, FACTS.channels[-1], generator=draws).relu().half()
+    maps = torch.randn(videos * frames, h, w, LEVELS[-1].channels, generator=draws).relu().half()
     index = torch.arange(videos * frames).view(videos, frames).repeat_interleave(sentences, 0)
     first, last = (m * frames // FRAMES for m in MOMENT)
     inside = torch.zeros(count, frames, dtype=torch.bool)
@@ -57,8 +58,8 @@ def clips(
     centre = 0.3 + 0.4 * torch.rand(count, frames, 2, generator=draws)
     boxes = torch.cat([centre, 0.1 + 0.3 * torch.rand(count, frames, 2, generator=draws)], dim=-1)
     inputs = Inputs(
-        c5=c5,
-        cell_padding=torch.zeros(len(c5), h, w, dtype=torch.bool),
+        maps=maps,
+        cell_padding=torch.zeros(len(maps), h, w, dtype=torch.bool),
         frame_index=index,
         frame_padding=torch.zeros(count, frames, dtype=torch.bool),
         tokens=torch.randn(count, TOKENS, FACTS.text_width, generator=draws),
@@ -69,7 +70,10 @@ def clips(
         in_moment=inside,
         span=torch.tensor([[first, last - 1]] * count),
         size=torch.tensor([[w * 32, h * 32]] * count),
-        roi=torch.randn(count * (last - first), 16, 1536, generator=draws).relu().half(),
+        regions={
+            level.name: torch.randn(count * (last - first), 16, level.channels, generator=draws).relu().half()
+            for level in LEVELS[:-1]
+        },
     )
     return inputs, targets
 
@@ -82,7 +86,7 @@ def one_of(targets: Targets, b: int) -> Targets:
         in_moment=targets.in_moment[b : b + 1],
         span=targets.span[b : b + 1],
         size=targets.size[b : b + 1],
-        roi=None,
+        regions={},
     )
 
 
@@ -142,7 +146,7 @@ def plain(inputs: Inputs, targets: Targets, amp: bool, device: str) -> Step:
     def step() -> Tensor:
         losses = []
         for b in range(len(inputs.tokens)):
-            c5, words = inputs.c5[inputs.frame_index[b]].float(), inputs.tokens[b]
+            c5, words = inputs.maps[inputs.frame_index[b]].float(), inputs.tokens[b]
             losses.append(trainer.step(lambda: model(c5, words), one_of(targets, b)))  # noqa: B023  # called at once
         return torch.stack(losses).mean()
 
@@ -152,7 +156,7 @@ def plain(inputs: Inputs, targets: Targets, amp: bool, device: str) -> Step:
 def plain_model() -> PlainTubeDETR:
     reference = head("tubedetr")
     c = reference.config
-    model = PlainTubeDETR(FACTS.channels[-1], FACTS.text_width, c.stride, c.d, c.heads, c.ffn, c.encoder_layers)
+    model = PlainTubeDETR(LEVELS[-1].channels, FACTS.text_width, c.stride, c.d, c.heads, c.ffn, c.encoder_layers)
     model.load_state_dict(reference.state_dict())
     return model
 
@@ -170,7 +174,7 @@ def plain_table(inputs: Inputs, targets: Targets, rounds: int, device: str, cell
         mine = criterion(here(moved, wanted), wanted, moved.frame_padding)
         theirs = [
             criterion(
-                there(moved.c5[moved.frame_index[b]].float(), moved.tokens[b]),
+                there(moved.maps[moved.frame_index[b]].float(), moved.tokens[b]),
                 one_of(wanted, b),
                 moved.frame_padding[:1],
             )

@@ -7,21 +7,20 @@ from dataclasses import replace
 import numpy as np
 
 from stvg.cache.index import Cache, text_key, video_key
-from stvg.cache.schema import Recipe, Sample, Video, View
+from stvg.cache.schema import Recipe, Sample, Video
+from stvg.cache.stores.unit import ROWS
+from stvg.cache.view import View
+
+from ..encoders import levels, text, visual
 
 RECIPE = Recipe(
     dataset="json",
     annotations_sha256="a",
-    backbone="tiny",
-    backbone_sha256="b",
-    text_encoder="tiny",
-    text_sha256="c",
-    channels=(8, 16, 600),
-    strides=(8, 16, 32),
-    text_width=64,
+    visual=visual(levels((8, 16, 600), (8, 16, 32)), "tiny"),
+    text=text(64, "tiny"),
     resolution=64,
     max_side=107,
-    levels="c5",
+    keep="last",
 )
 FRAMES = np.arange(0, 60, 5)
 
@@ -42,11 +41,19 @@ def features(seed: int, rows: int = len(FRAMES)) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((rows, 4, 5, 600)).astype(np.float16)
 
 
+def sums(values: np.ndarray) -> np.ndarray:
+    """What a unit records of its maps."""
+    cells = values.reshape(-1, values.shape[-1]).astype(np.float64)
+    return np.stack([cells.sum(0), (cells**2).sum(0)])
+
+
 def write_video(cache: Cache, video_id: str, seed: int, **attributes: object) -> None:
     with cache.store.writer(video_key(video_id)) as unit:
         values = features(seed)
-        unit.add("c5", values.shape, values.dtype)
+        unit.add("c5", values.shape, values.dtype, {ROWS: "frame"})
         unit.append("c5", values)
+        unit.add("c5_sums", (2, 600), np.float64)
+        unit.append("c5_sums", sums(values))
         unit.commit(
             {
                 "fingerprint": cache.recipe.fingerprint,
@@ -69,7 +76,7 @@ def write_text(cache: Cache) -> None:
     blocks = [token_features(cache.samples.sentence(row)) for row in range(cache.samples.text_count)]
     with cache.store.writer(text_key(0)) as unit:
         offsets = np.cumsum([0, *map(len, blocks)])
-        unit.add("hidden", (int(offsets[-1]), 64), np.dtype("float16"))
+        unit.add("hidden", (int(offsets[-1]), 64), np.dtype("float16"), {ROWS: "token"})
         for block in blocks:
             unit.append("hidden", block)
         unit.commit({"offsets": offsets.tolist(), **cache.text_attributes(0)})

@@ -14,8 +14,8 @@ import pytest
 from safetensors.torch import load_file
 
 from stvg import objects
+from stvg.cache.batches.dataset import CachedDataset
 from stvg.cache.convert import convert
-from stvg.cache.dataset import CachedDataset
 from stvg.cache.index import Cache
 from stvg.cache.sampling import Sampling
 from stvg.cache.verify import repair, verify
@@ -105,11 +105,11 @@ def test_nothing_is_lost_or_invented_while_the_server_fails_and_dawdles(place, d
     convert(tmp_path / "local", place, "zarr")
     remote = Cache.open(place)
     assert contents(remote) == contents(local)
-    dataset = CachedDataset(remote, "train", Sampling(5.0, 100), "none")
-    expected = CachedDataset(local, "train", Sampling(5.0, 100), "none")
+    dataset = CachedDataset(remote, "train", Sampling(5.0, 100), ())
+    expected = CachedDataset(local, "train", Sampling(5.0, 100), ())
     for start in range(0, len(dataset), 6):
         batches = [d.collate([d[i] for i in range(start, start + 6)]) for d in (dataset, expected)]
-        assert batches[0].inputs.c5.equal(batches[1].inputs.c5)
+        assert batches[0].inputs.maps.equal(batches[1].inputs.maps)
         assert batches[0].inputs.tokens.equal(batches[1].inputs.tokens)
     assert verify(place).problems == []
     assert min(door.met[fault] for fault in FAULTS) >= 1, door.met

@@ -15,14 +15,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stvg.cache.dataset import CachedDataset, draw_crops
+from stvg.cache.batches.dataset import CachedDataset, draw_crops
+from stvg.cache.batches.order import (
+    clip_sizes,
+    crop_draws,
+    epoch_order,
+    inference_batches,
+    read_ahead,
+    training_batches,
+)
 from stvg.cache.index import Cache, video_key
-from stvg.cache.order import clip_sizes, crop_draws, epoch_order, inference_batches, read_ahead, training_batches
 from stvg.cache.sampling import Sampling
 from stvg.cache.schema import Recipe
 from stvg.errors import CacheError
 
-RECIPE = Recipe("json", "0", "resnet101", "0", "roberta", "0", (512, 1024, 2048), (8, 16, 32), 768)
+from ..encoders import text, visual
+
+RECIPE = Recipe("json", "0", visual(), text())
 # (width, height) and how often, as among VidSTG's validation videos.
 SIZES = {(640, 360): 0.55, (640, 480): 0.25, (640, 362): 0.08, (360, 640): 0.06, (480, 640): 0.04, (500, 376): 0.02}
 
@@ -164,7 +173,7 @@ def test_an_error_is_raised_in_its_turn():
 # ---- batches of a cache
 
 
-def open_split(path, targets: str | None = "roi") -> CachedDataset:
+def open_split(path, targets: tuple[str, ...] | None = ("c3", "c4")) -> CachedDataset:
     return CachedDataset(Cache.open(path), "train", Sampling(5.0, 40), targets=targets)
 
 
@@ -189,14 +198,15 @@ def test_batches_that_are_held_are_not_overwritten(tiny_cache):
     for batch, positions in zip(held, order, strict=True):
         clips = [dataset.crop(dataset[p], crop_draws(0, 0, len(dataset))[p]) for p in positions]
         alone = dataset.collate(clips)
-        assert torch.equal(batch.inputs.c5, alone.inputs.c5)
-        assert torch.equal(batch.targets.roi, alone.targets.roi)
+        assert torch.equal(batch.inputs.maps, alone.inputs.maps)
+        for level in ("c3", "c4"):
+            assert torch.equal(batch.targets.regions[level], alone.targets.regions[level])
 
 
 def test_batches_that_are_dropped_give_their_memory_to_later_ones(tiny_cache):
     dataset = open_split(tiny_cache)
     order = [b for e in range(8) for b in epoch_order(dataset, 4, 2, 0, e)]
-    places = [batch.inputs.c5.untyped_storage().data_ptr() for batch in training_batches(dataset, order, 0, 0)]
+    places = [batch.inputs.maps.untyped_storage().data_ptr() for batch in training_batches(dataset, order, 0, 0)]
     assert len(set(places)) < len(places) / 2
 
 
@@ -206,8 +216,8 @@ def test_maps_of_several_shapes_are_padded_with_zeros_whatever_the_memory_held(t
     )
     by_shape = {dataset.extents[p, 3:].tobytes(): p for p in range(len(dataset))}
     batch = dataset.collate([dataset[p] for p in by_shape.values()])
-    assert batch.inputs.c5.isfinite().all()
-    assert (batch.inputs.c5[batch.inputs.cell_padding] == 0).all()
+    assert batch.inputs.maps.isfinite().all()
+    assert (batch.inputs.maps[batch.inputs.cell_padding] == 0).all()
 
 
 def test_sentences_of_one_video_are_served_by_one_read(tiny_cache, monkeypatch):
@@ -224,7 +234,8 @@ def test_sentences_of_one_video_are_served_by_one_read(tiny_cache, monkeypatch):
     monkeypatch.setattr(dataset.cache.store, "read", counted)
     dataset.collate(clips)
     assert len(clips) > 2
-    assert reads[video_key(video.video_id), "c5"] == reads[video_key(video.video_id), "roi"] == 1
+    of_video = {name: count for (key, name), count in reads.items() if key == video_key(video.video_id)}
+    assert of_video == {"c5": 1, "c3_roi": 1, "c4_roi": 1}
 
 
 @pytest.mark.parametrize(("workers", "method"), [(0, None), (2, "fork"), (2, "spawn")])
@@ -240,8 +251,9 @@ def test_a_plain_torch_loader_works_after_the_parent_has_read(tiny_cache, worker
         multiprocessing_context=method,
     )
     for mine, theirs in zip(ours, loader, strict=True):
-        assert torch.equal(mine.inputs.c5, theirs.inputs.c5)
-        assert torch.equal(mine.targets.roi, theirs.targets.roi)
+        assert torch.equal(mine.inputs.maps, theirs.inputs.maps)
+        for level in ("c3", "c4"):
+            assert torch.equal(mine.targets.regions[level], theirs.targets.regions[level])
         assert [s.sample_id for s in mine.samples] == [s.sample_id for s in theirs.samples]
 
 
@@ -250,7 +262,7 @@ def test_a_loader_hands_batches_over_instead_of_copying_them(tiny_cache):
 
     def collate(clips):
         batch = dataset.collate(clips)
-        return batch.inputs.c5.is_shared(), batch.targets.roi.is_shared()
+        return batch.inputs.maps.is_shared(), batch.targets.regions["c3"].is_shared()
 
     batches = epoch_order(dataset, 4, 2, 0, 0)[:2]
     for workers, shared in ((0, False), (1, True)):
@@ -270,6 +282,6 @@ def test_windows_of_a_long_clip_are_read_as_they_stand(tiny_cache):
         for b, (sample, frames) in enumerate(zip(batch.samples, batch.frames, strict=True)):
             clip = next(dataset[i] for i in range(len(dataset)) if dataset[i].sample.sample_id == sample.sample_id)
             alone = dataset.collate([replace(clip, frames=frames.numpy())])
-            mine = batch.inputs.c5[batch.inputs.frame_index[b, : len(frames)]]
-            assert torch.equal(mine[:, : alone.inputs.c5.shape[1], : alone.inputs.c5.shape[2]], alone.inputs.c5)
+            mine = batch.inputs.maps[batch.inputs.frame_index[b, : len(frames)]]
+            assert torch.equal(mine[:, : alone.inputs.maps.shape[1], : alone.inputs.maps.shape[2]], alone.inputs.maps)
         break

@@ -47,7 +47,7 @@ def fill(store: Store, key: str, dtype: str, arrays: dict[str, np.ndarray], step
     with store.writer(key) as unit:
         writer = FeatureWriter(unit, dtype)
         for name, array in arrays.items():
-            writer.add(name, array.shape)
+            writer.add(name, array.shape, "frame")
             for at in range(0, len(array), step):
                 writer.append(name, array[at : at + step], f"{name} of {key}")
         unit.commit({})
@@ -173,7 +173,7 @@ def test_rows_that_were_not_declared_are_refused_and_missing_ones_are_noticed(st
     def store_of_nine(rows: int) -> None:
         with store.writer(KEY) as unit:
             writer = FeatureWriter(unit, dtype)
-            writer.add("c5", (9, 2, 3))
+            writer.add("c5", (9, 2, 3), "frame")
             writer.append("c5", np.ones((rows, 2, 3), np.float32), "c5")
             unit.commit({})
 

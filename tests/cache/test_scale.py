@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stvg.cache.dataset import CachedDataset
+from stvg.cache.batches.dataset import CachedDataset
 from stvg.cache.index import Cache
 from stvg.cache.sampling import Sampling, moment_slots, sample_frames, sample_many
 from stvg.errors import CacheError

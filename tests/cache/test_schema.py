@@ -10,10 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stvg.cache.schema import MAX_SIDE, Recipe, Sample, Video, View, resized
-from stvg.errors import AnnotationError, CacheError, StvgError, VideoError
+from stvg.cache.schema import Level, Recipe, Sample, Text, Video, Visual
+from stvg.cache.view import MAX_SIDE, View, resized
+from stvg.errors import AnnotationError, CacheError, StvgError, UsageError, VideoError
 
-RECIPE = Recipe("json", "a" * 64, "tiny", "b" * 64, "tiny", "c" * 64, (32, 64, 128), (4, 8, 16), 64)
+from ..encoders import levels, text, visual
+
+RECIPE = Recipe("json", "a" * 64, visual(levels((32, 64, 128), (4, 8, 16)), "tiny"), text(64, "tiny"))
 
 
 def test_evaluation_geometry_and_target_boxes_equal_the_recorded_ones(shared):
@@ -71,15 +74,56 @@ def test_boxes_outside_the_moment_are_absent_not_zero():
     assert found[1:3].tolist() == [boxes[0].tolist(), boxes[4].tolist()]
 
 
-@pytest.mark.parametrize("name", [f.name for f in fields(Recipe)])
+FIELDS = [f.name for f in fields(Recipe) if f.name not in ("visual", "text")]
+FIELDS += [f"visual.{f.name}" for f in fields(Visual)] + [f"text.{f.name}" for f in fields(Text)]
+OTHERS = {"keep": "full", "visual.levels": levels((32, 64, 128), (4, 8, 32))}
+
+
+@pytest.mark.parametrize("name", FIELDS)
 def test_changing_any_field_makes_the_old_cache_stale_and_the_message_names_it(name):
-    old = getattr(RECIPE, name)
-    changed = replace(
-        RECIPE, **{name: (*old, "x") if isinstance(old, tuple) else old + (1 if isinstance(old, int | float) else "x")}
+    group, _, inner = name.rpartition(".")
+    of = getattr(RECIPE, group) if group else RECIPE
+    old = getattr(of, inner)
+    new = OTHERS.get(name) or (
+        (*old, 1.0) if isinstance(old, tuple) else old + (1 if isinstance(old, int | float) else "x")
     )
+    part = replace(of, **{inner: new})
+    changed = replace(RECIPE, **{group: part}) if group else part
     assert changed.fingerprint != RECIPE.fingerprint
+    assert RECIPE.differing(changed).keys() == {name}
     with pytest.raises(CacheError, match=name):
         RECIPE.require_equal(changed, "cache/")
+
+
+@pytest.mark.parametrize(
+    ("names", "keep", "kept"),
+    [
+        ("a b c", "roi", ("regions", "regions", "maps")),
+        ("a b c", "full", ("maps", "maps", "maps")),
+        ("a b c", "last", ("none", "none", "maps")),
+        *(("only", keep, ("maps",)) for keep in ("roi", "full", "last")),
+    ],
+)
+def test_of_the_last_level_maps_are_kept_always_and_of_the_others_what_was_asked_for(names, keep, kept):
+    count = len(names.split())
+    recipe = replace(RECIPE, visual=visual(levels((8,) * count, (4,) * count, names)), keep=keep)
+    assert recipe.kept == dict(zip(names.split(), kept, strict=True))
+    assert [level.name for level in recipe.levels] == [n for n, k in recipe.kept.items() if k != "none"]
+
+
+@pytest.mark.parametrize("names", ["", "a a", "a_roi", "../a", "a.b", "-"])
+def test_levels_whose_names_cannot_be_told_apart_in_a_store_are_refused(names):
+    of = tuple(Level(name, 8, 4) for name in names.split())
+    with pytest.raises(UsageError, match="cannot be stored"):
+        visual(of)
+    with pytest.raises(UsageError, match="cannot be stored"):
+        visual((Level("a", 0, 4),))
+
+
+def test_a_cache_of_the_format_before_is_refused_with_the_command_that_makes_a_new_one():
+    with pytest.raises(CacheError, match=r"stvg extract --out ANOTHER_FOLDER") as refused:
+        Recipe.from_json({"dataset": "json", "backbone": "tiny", "levels": "roi", "format_version": 3})
+    assert "format version 4" in str(refused.value)
 
 
 def test_a_recipe_survives_json():

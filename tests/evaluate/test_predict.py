@@ -59,7 +59,7 @@ def annotated(folder, video, sentence, **changes):
     boxes = {"0": [10, 10, 60, 60], "20": [20, 10, 60, 60]}
     sample = {"id": 1, "video": "v", "sentence": sentence, "moment": [0, 21], "boxes": boxes, "interpolate": True}
     (folder / "test.json").write_text(json.dumps({"videos": {"v": known}, "samples": [sample]}))
-    changes = {"dataset": "json", "splits": ["test"], "videos": video.parent, "levels": "c5", **changes}
+    changes = {"dataset": "json", "splits": ["test"], "videos": video.parent, "levels": "last", **changes}
     return extract_synthetic(folder, folder / "cache", **changes)
 
 
@@ -84,7 +84,7 @@ def test_a_sentence_gets_the_tube_it_gets_from_a_cache(stvg, checkpoint, video, 
 def test_a_head_that_trained_encoders_is_asked_with_those(stvg, synthetic, video, tmp_path, mode):
     """The same tube as from a cache of the video, through encoders that moved away from those its features are of."""
     trained_on = Cache.open(extract_synthetic(synthetic, tmp_path / "full", levels="full"))
-    settings = ["train.epochs=1", "train.batch_size=8", "model.ffn=32", "model.max_frames=16", "model.multiscale=full"]
+    settings = ["train.epochs=1", "train.batch_size=8", "model.ffn=32", "model.max_frames=16"]
     settings += [f"train.mode={mode}", "train.lr_backbone=0.01", "train.lr_text=0.01", "train.ema=0"]
     run = Run(
         tmp_path / "run", trained_on, load_experiment("tiny", settings), "train", CPU, {"videos": video.parents[1]}

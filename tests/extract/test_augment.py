@@ -10,11 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stvg.cache.dataset import CachedDataset, Rendition
-from stvg.cache.index import Cache, array_name, video_key
-from stvg.cache.order import epoch_order, inference_batches, training_batches
+from stvg.cache.arrays import array_name
+from stvg.cache.batches.clips import Rendition
+from stvg.cache.batches.dataset import CachedDataset
+from stvg.cache.batches.order import epoch_order, inference_batches, training_batches
+from stvg.cache.index import Cache, video_key
 from stvg.cache.sampling import Sampling
-from stvg.cache.schema import MAX_SIDE, Crop, Video, View
+from stvg.cache.schema import Video
+from stvg.cache.view import MAX_SIDE, Crop, View
 from stvg.errors import CacheError
 from stvg.extract.augment import RANGES, draw_view, ranges
 from stvg.extract.encoders.backbone import build_backbone
@@ -23,6 +26,7 @@ from stvg.extract.transforms import apply_view
 from stvg.extract.video.decode import read_frames
 
 from ..conftest import extract_synthetic
+from ..encoders import further
 
 CPU = torch.device("cpu")
 
@@ -123,7 +127,9 @@ def test_stored_views_equal_features_computed_online(viewed, synthetic):
 
 def train_split(path, targets=None):
     cache = Cache.open(path)
-    return CachedDataset(cache, "train", Sampling(5.0, 40), targets=targets or cache.recipe.levels)
+    return CachedDataset(
+        cache, "train", Sampling(5.0, 40), targets=further(cache.recipe) if targets is None else targets
+    )
 
 
 def test_training_sees_every_view_and_one_per_video_and_epoch(viewed):

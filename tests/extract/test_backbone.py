@@ -12,7 +12,7 @@ from torchvision.models import resnet101
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.ops import FrozenBatchNorm2d
 
-from stvg.cache.schema import View
+from stvg.cache.view import View
 from stvg.errors import CheckpointError, UsageError
 from stvg.extract.encoders.backbone import Backbone, build_backbone
 from stvg.extract.encoders.resnet import ResNet101

@@ -11,7 +11,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from stvg.cache.schema import Crop, Video, View
+from stvg.cache.schema import Video
+from stvg.cache.view import Crop, View
 from stvg.errors import StvgError, VideoError
 from stvg.extract.synthetic.drawing import write_video
 from stvg.extract.transforms import apply_view

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stvg.cache.schema import Crop, View
+from stvg.cache.view import Crop, View
 from stvg.errors import StvgError
 from stvg.extract.encoders.backbone import build_backbone
 from stvg.extract.encoders.contract import IMAGENET_MEAN, IMAGENET_STD

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 import torch
 
-from stvg.cache.batch import Inputs, Targets
+from stvg.cache.batches.batch import Inputs, Targets
 from stvg.heads.fusion import FusionConfig
 from stvg.heads.model import FeatureFacts, ModelConfig
 
-FACTS = FeatureFacts(channels=(6, 8, 10), strides=(8, 16, 32), text_width=12)
+from ..encoders import levels
+
+FACTS = FeatureFacts(levels((6, 8, 10), (8, 16, 32), "fine middle last"), text_width=12)
 SMALL = ModelConfig(d=32, heads=4, ffn=48, encoder_layers=2, decoder_layers=3, max_frames=12, num_queries=3)
 
 
@@ -36,18 +38,18 @@ class RandomClip:
 
     def tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         g = torch.Generator().manual_seed(self.seed)
-        c5 = torch.randn(self.T, self.h, self.w, FACTS.channels[-1], generator=g)
+        maps = torch.randn(self.T, self.h, self.w, FACTS.levels[-1].channels, generator=g)
         tokens = torch.randn(self.M, FACTS.text_width, generator=g)
         centre = 0.3 + 0.4 * torch.rand(self.T, 2, generator=g)
         boxes = torch.cat([centre, 0.1 + 0.3 * torch.rand(self.T, 2, generator=g)], dim=1)
-        roi = torch.randn(self.last - self.first + 1, 16, sum(FACTS.channels[:2]), generator=g)
-        return c5, tokens, boxes, roi
+        regions = torch.randn(self.last - self.first + 1, 16, sum(k.channels for k in FACTS.levels[:2]), generator=g)
+        return maps, tokens, boxes, regions
 
-    def maps(self, level: int) -> torch.Tensor:
-        g = torch.Generator().manual_seed(self.seed + 100 * level)
-        stride = FACTS.strides[level]
-        size = (-(-self.h * 32 // stride), -(-self.w * 32 // stride))
-        return torch.randn(self.last - self.first + 1, *size, FACTS.channels[level], generator=g)
+    def maps(self, number: int) -> torch.Tensor:
+        g = torch.Generator().manual_seed(self.seed + 100 * number)
+        level = FACTS.levels[number]
+        size = (-(-self.h * 32 // level.stride), -(-self.w * 32 // level.stride))
+        return torch.randn(self.last - self.first + 1, *size, level.channels, generator=g)
 
 
 def pad(tensors: list[torch.Tensor], value: float | bool = 0) -> torch.Tensor:
@@ -61,8 +63,8 @@ def pad(tensors: list[torch.Tensor], value: float | bool = 0) -> torch.Tensor:
     return out
 
 
-def batch(clips: list[RandomClip]) -> tuple[Inputs, Targets]:
-    """Inputs and targets of some clips, padded to the largest."""
+def batch(clips: list[RandomClip], whole: bool = False) -> tuple[Inputs, Targets]:
+    """Inputs and targets of some clips, padded to the largest; ``whole``: further levels as maps instead of regions."""
     B, T, M = len(clips), max(c.T for c in clips), max(c.M for c in clips)
     parts = [c.tensors() for c in clips]
     frame_padding = torch.ones(B, T, dtype=torch.bool)
@@ -80,14 +82,18 @@ def batch(clips: list[RandomClip]) -> tuple[Inputs, Targets]:
         boxes[b, : clip.T] = box
     padding = pad([torch.zeros(c.T, c.h, c.w, dtype=torch.bool) for c in clips], value=True)
     inputs = Inputs(pad([p[0] for p in parts]), padding, frame_index, frame_padding, tokens, token_padding)
+    fine, middle, _ = (level.name for level in FACTS.levels)
+    if whole:
+        further = {"maps": {fine: pad([c.maps(0) for c in clips]), middle: pad([c.maps(1) for c in clips])}}
+    else:
+        regions = torch.cat([p[3] for p in parts]).split([k.channels for k in FACTS.levels[:2]], dim=-1)
+        further = {"regions": dict(zip((fine, middle), regions, strict=True))}
     targets = Targets(
         boxes * in_moment[..., None],
         in_moment,
         torch.tensor([(c.first, c.last) for c in clips]),
         torch.tensor([(c.w * 32, c.h * 32) for c in clips]),
-        torch.cat([p[3] for p in parts]),
-        pad([c.maps(0) for c in clips]),
-        pad([c.maps(1) for c in clips]),
+        **further,
     )
     return inputs, targets
 

@@ -53,7 +53,7 @@ def poisoned(run: Run) -> str:
     mine = [2 * run.ranks.index, 2 * run.ranks.index + 1]
     batch = run.dataset.collate([run.dataset[p] for p in mine])
     if run.ranks.index == 1:
-        batch = replace(batch, inputs=replace(batch.inputs, c5=batch.inputs.c5 * torch.nan))
+        batch = replace(batch, inputs=replace(batch.inputs, maps=batch.inputs.maps * torch.nan))
     try:
         step(run, [batch])
     except TrainingDiverged as error:

@@ -41,8 +41,7 @@ def exact_caches(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> d
 
 
 def start(cache: Path, folder: Path, data: Path, mode: str, *settings: str) -> Run:
-    levels = Cache.open(cache).recipe.levels
-    experiment = load_experiment("tiny", [*SETTINGS, f"model.multiscale={levels}", f"train.mode={mode}", *settings])
+    experiment = load_experiment("tiny", [*SETTINGS, f"train.mode={mode}", *settings])
     return Run(folder, Cache.open(cache), experiment, "train", CPU, {"videos": data / "vidor/video"})
 
 
@@ -108,7 +107,7 @@ def test_resnet101_from_cached_c4_gives_layer4_the_gradient_of_the_whole_network
 
 def test_resnet101_trains_stages_2_to_4_and_leaves_the_first_222_400_parameters(tmp_path):
     backbone = build_backbone("resnet101", "random")
-    encoders = LiveEncoders("end-to-end", backbone, None, "roi", 4)
+    encoders = LiveEncoders("end-to-end", backbone, None, "c5", {}, 4)
     encoders.set_trained(backbone=True, text=False)
     frozen = sum(p.numel() for p in backbone.parameters() if not p.requires_grad)
     assert frozen == 222_400
@@ -190,7 +189,7 @@ def test_roberta_trains_on_cached_vision_and_its_pooler_stays(shared):
 
     config = RobertaConfig(vocab_size=50265, hidden_size=768, num_hidden_layers=1, num_attention_heads=12, intermediate_size=64, max_position_embeddings=514)  # fmt: skip  # noqa: E501
     text = wrap_roberta(RobertaModel(config), load_tokenizer(str(shared / "real/roberta-base-tokenizer"), 50265))
-    encoders = LiveEncoders("text", None, text, "none", 4)
+    encoders = LiveEncoders("text", None, text, "c5", {}, 4)
     encoders.set_trained(backbone=False, text=True)
     features, padding = encoders.train().text(["the man in red", "a dog runs after the white ball"])
     features.masked_fill(padding[..., None], 0).square().sum().backward()
@@ -208,7 +207,8 @@ def test_a_text_encoder_that_trained_is_used_with_its_own_tokenizer_only(monkeyp
         "backbone": None,
         "text": "roberta-base",
         "tiny_text": None,
-        "multiscale": "none",
+        "level": "c5",
+        "targets": {},
         "roi_size": 4,
     }
     found = torch.nn.Module()

@@ -28,8 +28,8 @@ VARIANTS = {
     "paper": ("paper",),
     "tubedetr": ("tubedetr",),
     "baseline without its fast branch": ("tubedetr", "model.fast=false", "model.stride=3"),
-    "whole maps": ("paper", "model.multiscale=full"),
-    "no C3 and C4": ("paper", "model.multiscale=none"),
+    "whole maps": ("paper",),
+    "no further levels": ("paper", "model.region_levels=[]"),
     "decoders not shared": ("paper", "model.shared_decoder=false"),
     "no gate, no scaling": ("paper", "model.fusion.gate=false", "model.fusion.scale=false"),
     "the published code's forms": ("paper", "loss.mrcl_form=framewise", "loss.label_form=softmax"),
@@ -52,10 +52,12 @@ def test_the_pretence_notices_what_is_left_behind_and_what_has_to_be_waited_for(
         assert gpu.waits == ["aten::index", "aten::_to_copy", "aten::_local_scalar_dense"]
 
 
-def loss_and_gradients(preset: str, settings: tuple[str, ...], device: torch.device) -> tuple[float, dict[str, Any]]:
+def loss_and_gradients(
+    preset: str, settings: tuple[str, ...], whole: bool, device: torch.device
+) -> tuple[float, dict[str, Any]]:
     experiment = load_experiment(preset, [*SMALL, *STILL, *settings])
     model = build_model(experiment.model, FACTS).to(device).train()
-    inputs, targets = (part.to(device) for part in batch(CLIPS))
+    inputs, targets = (part.to(device) for part in batch(CLIPS, whole))
     terms = Criterion(experiment.loss)(model(inputs, targets), targets, inputs.frame_padding)
     loss = torch.stack(list(terms.values())).sum()
     loss.backward()
@@ -66,9 +68,10 @@ def loss_and_gradients(preset: str, settings: tuple[str, ...], device: torch.dev
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_head_on_a_gpu_is_all_there_and_has_the_gradients_of_one_on_a_cpu(variant):
     preset, *settings = VARIANTS[variant]
-    expected, here = loss_and_gradients(preset, tuple(settings), CPU)
+    whole = variant == "whole maps"
+    expected, here = loss_and_gradients(preset, tuple(settings), whole, CPU)
     with pretended_gpu():
-        found, there = loss_and_gradients(preset, tuple(settings), GPU)
+        found, there = loss_and_gradients(preset, tuple(settings), whole, GPU)
     assert found == pytest.approx(expected, rel=1e-5)
     assert here.keys() == there.keys()
     scale = max(float(g.abs().max()) for g in here.values())
@@ -83,7 +86,7 @@ MODES = {"cached": "roi", "text": "roi", "last-stage": "full", "end-to-end": "ro
 @pytest.mark.parametrize("mode", MODES)
 def test_training_on_a_gpu_goes_as_on_a_cpu_and_finds_the_same_tubes(stvg_caches, synthetic, tmp_path, mode):
     cache = Cache.open(stvg_caches[MODES[mode]])
-    settings = [*SMALL, *STILL, f"model.multiscale={MODES[mode]}", f"train.mode={mode}", "train.views=false"]
+    settings = [*SMALL, *STILL, f"train.mode={mode}", "train.views=false"]
     settings += ["train.epochs=1", "train.batch_size=12", "train.log_every=1", "train.temporal_crop=false"]
     videos = synthetic / "vidor/video"
 
@@ -106,7 +109,7 @@ def test_training_on_a_gpu_goes_as_on_a_cpu_and_finds_the_same_tubes(stvg_caches
 def test_a_run_goes_on_on_a_gpu_as_if_it_had_never_stopped(stvg_caches, synthetic, tmp_path, mode):
     """What a checkpoint brings back lies where the next step needs it: weights, their average, the optimiser's state."""
     cache = Cache.open(stvg_caches[MODES[mode]])
-    settings = [*SMALL, *STILL, f"model.multiscale={MODES[mode]}", f"train.mode={mode}", "train.views=false"]
+    settings = [*SMALL, *STILL, f"train.mode={mode}", "train.views=false"]
     experiment = load_experiment("tiny", settings)
 
     def new_run() -> Run:

@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from stvg.cache.batch import Batch, Inputs
-from stvg.cache.dataset import CachedDataset
+from stvg.cache.batches.batch import Batch, Inputs
+from stvg.cache.batches.dataset import CachedDataset
+from stvg.cache.batches.order import inference_batches
 from stvg.cache.index import Cache
-from stvg.cache.order import inference_batches
 from stvg.cache.sampling import Sampling, windows
-from stvg.cache.schema import Sample, Video, View
+from stvg.cache.schema import Sample, Video
+from stvg.cache.view import View
 from stvg.evaluate.evaluation import tubes_of
 from stvg.heads.decision import choose_span, join
 from stvg.heads.experiment import load_experiment
@@ -152,7 +153,7 @@ def held_out(tiny_cache):
 
 def head(held_out, max_frames):
     settings = ["model.num_queries=3", f"model.max_frames={max_frames}"]
-    model = build_model(load_experiment("tiny", settings).model, feature_facts(held_out.cache), 1)
+    model = build_model(load_experiment("tiny", settings).model, feature_facts(held_out.cache.recipe, "cached"), 1)
     torch.manual_seed(0)
     nn.init.normal_(model.fusion.frame_scale)
     return Grounder(model)
@@ -165,7 +166,7 @@ def test_a_batch_never_holds_more_slots_than_its_windows_however_long_the_clips(
     for found in inference_batches(held_out, 4, window=7):
         assert len(found.samples) <= 4
         assert found.inputs.frame_padding.shape[1] <= 7
-        assert len(found.inputs.c5) <= 4 * 7
+        assert len(found.inputs.maps) <= 4 * 7
         for sample, frames in zip(found.samples, found.frames, strict=True):
             read[sample.sample_id] += frames.tolist()
     assert read == {held_out[i].sample.sample_id: held_out[i].frames.tolist() for i in range(len(held_out))}

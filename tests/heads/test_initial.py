@@ -16,7 +16,9 @@ from stvg.heads.initial import start_from
 from stvg.heads.model import FeatureFacts, build_model
 from stvg.heads.published import import_weights
 
-FACTS = FeatureFacts((34, 50, 92), (4, 8, 16), 64)
+from ..encoders import levels
+
+FACTS = FeatureFacts(levels((34, 50, 92), (4, 8, 16)), 64)
 
 
 def head(*settings: str, seed: int = 0):

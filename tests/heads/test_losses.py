@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from torchvision.ops import generalized_box_iou, sigmoid_focal_loss
 
-from stvg.cache.batch import Targets
+from stvg.cache.batches.batch import Targets
 from stvg.errors import UsageError
 from stvg.heads.boxes import generalised_iou, to_corners
 from stvg.heads.experiment import load_experiment

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from stvg.cache.batch import Targets
+from stvg.cache.batches.batch import Targets
 from stvg.cache.index import Cache
 from stvg.evaluate.evaluation import load_head, open_split, tubes_of
 from stvg.heads.experiment import load_experiment

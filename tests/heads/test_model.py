@@ -11,10 +11,11 @@ from stvg.heads.fusion import FusionConfig
 from stvg.heads.losses import Criterion, LossConfig
 from stvg.heads.model import FeatureFacts, ModelConfig, build_model
 
+from ..encoders import RESNET
 from .clips import CLIPS, FACTS, RandomClip, batch, small
 
 RESNET101 = 42_394_816
-PAPER = FeatureFacts(channels=(512, 1024, 2048), strides=(8, 16, 32), text_width=768)
+PAPER = FeatureFacts(RESNET, text_width=768)
 
 
 def count(**changes: object) -> int:
@@ -43,7 +44,7 @@ ROWS = {
     "VII frame": ({"fusion": FusionConfig(video_level=False)}, 18_680_839 + 1_579_008),
     "VIII unshared": ({"shared_decoder": False}, 20_259_947 + 9_472_512),
     "IX no scaling": ({"fusion": FusionConfig(scale=False)}, 20_259_947 - 100),
-    "no C3 and C4": ({"multiscale": "none"}, 20_259_947 - 394_752),
+    "no further levels": ({"region_levels": ()}, 20_259_947 - 394_752),
     "no group norm": ({"proj_norm": "none"}, 20_259_947 - 2 * 2 * 256),
 }
 
@@ -71,7 +72,7 @@ def test_a_stride_that_nothing_defines_is_refused(change, reason):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"d": 48}, "multiple of 32, the groups of the norm of C3 and C4"),
+        ({"d": 48}, "multiple of 32, the groups of the norm of further levels"),
         ({"d": 48, "heads": 5, "qmm": False}, "multiple of heads = 5"),
         ({"d": 30, "heads": 5, "qmm": False}, "multiple of 4"),
         ({"d": 0}, "d is 0"),
@@ -92,7 +93,7 @@ def test_a_size_that_no_head_can_have_is_refused_with_the_reason(change, reason)
         replace(ModelConfig(), **change)
 
 
-@pytest.mark.parametrize("change", [{"proj_norm": "none"}, {"multiscale": "none"}, {"qmm": False}], ids=str)
+@pytest.mark.parametrize("change", [{"proj_norm": "none"}, {"region_levels": ()}, {"qmm": False}], ids=str)
 @pytest.mark.parametrize(("d", "heads"), [(48, 8), (20, 5), (12, 3)])
 def test_a_width_is_refused_only_where_a_group_norm_needs_another(change, d, heads):
     with pytest.raises(ValueError, match="multiple of 32"):
@@ -101,25 +102,32 @@ def test_a_width_is_refused_only_where_a_group_norm_needs_another(change, d, hea
     assert all(layer.boxes.isfinite().all() for layer in output.layers)
 
 
-def forward(clips, config, seed=0):
+def doubled(group):
+    """Its numbers in float64."""
+
+    def double(value):
+        if isinstance(value, dict):
+            return {k: v.double() for k, v in value.items()}
+        return value.double() if torch.is_tensor(value) and value.is_floating_point() else value
+
+    derived = ("slots", "longest")
+    return replace(group, **{k: double(v) for k, v in vars(group).items() if k not in derived})
+
+
+def forward(clips, config, seed=0, whole=False):
     model = build_model(config, FACTS, seed).double().eval()
     torch.manual_seed(5)
     for name, parameter in model.named_parameters():
         if name == "fusion.frame_scale" or name.startswith("fast_residual"):  # zero at the start, which hides them
             torch.nn.init.normal_(parameter)
-    inputs, targets = batch(clips)
-    as_double = {k: v.double() for k, v in vars(inputs).items() if v.is_floating_point()}
-    inputs = replace(inputs, **as_double)
-    targets = replace(
-        targets, **{k: v.double() for k, v in vars(targets).items() if torch.is_tensor(v) and v.is_floating_point()}
-    )
+    inputs, targets = map(doubled, batch(clips, whole))
     return model, inputs, targets, model(inputs, targets)
 
 
 VARIANTS = [
     {},
-    {"multiscale": "full"},
-    {"multiscale": "none"},
+    {"whole": True},
+    {"region_levels": ()},
     {"proj_norm": "none"},
     {"shared_decoder": False},
     {"qmm": False},
@@ -136,10 +144,12 @@ VARIANTS = [
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_a_longer_neighbour_in_the_batch_never_changes_a_prediction(variant):
+    variant = dict(variant)
+    whole = variant.pop("whole", False)
     config = small(**variant)
-    *_, together = forward(CLIPS, config)
+    *_, together = forward(CLIPS, config, whole=whole)
     for b, clip in enumerate(CLIPS):
-        *_, alone = forward([clip], config)
+        *_, alone = forward([clip], config, whole=whole)
         for many, one in zip(together.layers, alone.layers, strict=True):
             for name in ("boxes", "span", "states"):
                 ours = getattr(many, name)[b : b + 1, :, : clip.T]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -11,26 +9,24 @@ from stvg.heads.losses import Criterion, LossConfig
 from stvg.heads.model import build_model
 
 from .clips import CLIPS, FACTS, batch, small
+from .test_model import doubled
 
 OFF = {"frame_level": False, "video_level": False}
-VARIANTS = [{}, {"multiscale": "full", "proj_norm": "none"}, {"fusion": OFF, "stride": 2, "fast": True}]
-
-
-def as_double(group):
-    floats = {k: v.double() for k, v in vars(group).items() if torch.is_tensor(v) and v.is_floating_point()}
-    return replace(group, **floats)
+VARIANTS = [{}, {"whole": True, "proj_norm": "none"}, {"fusion": OFF, "stride": 2, "fast": True}]
 
 
 def trained_a_step(variant, dtype):
     """Model, output, loss terms and gradients of one step without dropout. bfloat16: autocast of the forward pass."""
+    variant = dict(variant)
+    whole = variant.pop("whole", False)
     model = build_model(small(dropout=0.0, span_dropout=0.0, **variant), FACTS, 0)
     torch.manual_seed(5)
     for parameter in model.parameters():
         if not parameter.any():  # zero at the start, which would hide what lies behind
             torch.nn.init.normal_(parameter, std=0.1)
-    inputs, targets = batch(CLIPS)
+    inputs, targets = batch(CLIPS, whole)
     if dtype == torch.float64:
-        model, inputs, targets = model.double(), as_double(inputs), as_double(targets)
+        model, inputs, targets = model.double(), doubled(inputs), doubled(targets)
     seen = {}
     model.resizer.layer_norm.register_forward_hook(lambda m, a, r: seen.update(resizer=(a[0].dtype, r.dtype)))
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):

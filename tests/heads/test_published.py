@@ -23,6 +23,8 @@ from stvg.heads.initial import fit_queries, start_from
 from stvg.heads.model import FeatureFacts, build_model
 from stvg.heads.published import HEAD_FORMAT, encoder_shapes, import_weights, translate
 
+from ..encoders import RESNET
+
 Shapes = dict[str, tuple[int, ...]]
 D, FFN, LAYERS = 64, 96, 2
 """Of the small heads; their encoders have published sizes."""
@@ -253,7 +255,7 @@ def test_plain_files_of_encoders_are_imported_too(tmp_path, prefix):
 
 # --- starting a head -----------------------------------------------------------------------------------------------------
 
-FACTS = FeatureFacts((512, 1024, 2048), (8, 16, 32), 768)
+FACTS = FeatureFacts(RESNET, 768)
 SIZE = (
     f"model.d={D}",
     "model.heads=4",
@@ -330,9 +332,9 @@ def test_imported_weights_extract_train_and_score(stvg, synthetic, tmp_path, sha
     encoders = ("--backbone-weights", tmp_path / "weights/backbone.safetensors", "--text-weights", "random")
     encoders += ("--tokenizer", shared / "real/roberta-base-tokenizer")
     options = ("--dataset", "vidstg", "--annotations", synthetic, "--split", "test", "--resolution", 64, "--fps", 1)
-    done = stvg("extract", *options, "--out", tmp_path / "cache", "--levels", "c5", *encoders)
+    done = stvg("extract", *options, "--out", tmp_path / "cache", "--levels", "last", *encoders)
     assert done.code == 0, done.err
-    assert Cache.open(tmp_path / "cache").recipe.backbone_sha256 == backbone.sha256
+    assert Cache.open(tmp_path / "cache").recipe.visual.sha256 == backbone.sha256
     size = [word for setting in (*SIZE, "train.epochs=0", "model.max_frames=20") for word in ("--set", setting)]
     train = ("train-head", "--cache", tmp_path / "cache", "--preset", "tubedetr", "--split", "test", *size)
     done = stvg(*train, "--init", tmp_path / "weights/head.safetensors", "--out", tmp_path / "run")

@@ -17,8 +17,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stvg.cache.batches.order import epoch_order, share_of
 from stvg.cache.index import Cache
-from stvg.cache.order import epoch_order, share_of
 from stvg.errors import UsageError
 from stvg.heads.checkpoint import load_checkpoint
 from stvg.heads.experiment import load_experiment

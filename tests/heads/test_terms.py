@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stvg.cache.batch import Targets
+from stvg.cache.batches.batch import Targets
 from stvg.errors import UsageError
 from stvg.heads.experiment import load_experiment
 from stvg.heads.losses import (

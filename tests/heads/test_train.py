@@ -18,9 +18,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stvg.cache.dataset import CachedDataset
+from stvg.cache.batches.dataset import CachedDataset
+from stvg.cache.batches.order import epoch_order, training_batches
 from stvg.cache.index import Cache
-from stvg.cache.order import epoch_order, training_batches
 from stvg.cache.sampling import Sampling, moment_slots
 from stvg.errors import CacheError, CheckpointError, TrainingDiverged
 from stvg.heads.checkpoint import load_checkpoint
@@ -268,7 +268,7 @@ def test_the_learning_rate_warms_up_and_drops():
     assert rates[99] == pytest.approx(1e-4)
 
 
-def data(cache, targets="roi"):
+def data(cache, targets=("c3", "c4")):
     return CachedDataset(Cache.open(cache), "train", Sampling(5.0, 40), targets=targets)
 
 
@@ -286,7 +286,7 @@ def test_batches_do_not_depend_on_where_reading_started(tiny_cache):
     order = epoch_order(dataset, 4, 2, seed=1, epoch=0)
     late = list(training_batches(dataset, order, 1, 0, start=2))
     for a, b in zip(list(training_batches(dataset, order, 1, 0))[2:], late, strict=True):
-        assert torch.equal(a.inputs.c5, b.inputs.c5)
+        assert torch.equal(a.inputs.maps, b.inputs.maps)
         assert torch.equal(a.targets.boxes, b.targets.boxes)
 
 
@@ -310,11 +310,11 @@ def test_sentences_of_one_video_share_its_features_by_index(tiny_cache):
     batch = dataset.collate(clips)
     distinct = {f for c in clips for f in c.frames.tolist()}
     assert len(clips) > 2
-    assert len(batch.inputs.c5) == len(distinct)
+    assert len(batch.inputs.maps) == len(distinct)
     for b, clip in enumerate(clips):
         alone = dataset.collate([clip])
-        shared = batch.inputs.c5[batch.inputs.frame_index[b, : len(clip.frames)]]
-        assert torch.equal(shared, alone.inputs.c5[alone.inputs.frame_index[0]])
+        shared = batch.inputs.maps[batch.inputs.frame_index[b, : len(clip.frames)]]
+        assert torch.equal(shared, alone.inputs.maps[alone.inputs.frame_index[0]])
 
 
 def test_a_plain_torch_loader_gives_the_same_batches(tiny_cache):
@@ -322,13 +322,15 @@ def test_a_plain_torch_loader_gives_the_same_batches(tiny_cache):
     order = epoch_order(dataset, 4, 2, seed=1, epoch=0)[:2]
     loader = torch.utils.data.DataLoader(dataset, batch_sampler=order, collate_fn=dataset.collate)
     for ours, theirs in zip(training_batches(dataset, order, 1, 0, crop=False), loader, strict=True):
-        assert torch.equal(ours.inputs.c5, theirs.inputs.c5)
+        assert torch.equal(ours.inputs.maps, theirs.inputs.maps)
         assert [s.sample_id for s in ours.samples] == [s.sample_id for s in theirs.samples]
 
 
 def test_features_that_a_head_needs_and_the_cache_lacks_are_refused(tiny_cache):
-    with pytest.raises(CacheError, match="--levels full"):
-        data(tiny_cache, targets="full")
+    with pytest.raises(CacheError, match="no maps of level c4"):
+        CachedDataset(Cache.open(tiny_cache), "train", Sampling(5.0, 40), level="c4")
+    with pytest.raises(CacheError, match="no level 'c9'"):
+        data(tiny_cache, targets=["c9"])
     with pytest.raises(CacheError, match="no split 'vla'"):
         CachedDataset(Cache.open(tiny_cache), "vla", Sampling(5.0, 40))
     with pytest.raises(CacheError, match=r"frames at 5\.0 fps"):

@@ -14,12 +14,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stvg.cache.batch import Inputs
+from stvg.cache.batches.batch import Inputs
+from stvg.cache.schema import Level
 from stvg.heads.experiment import load_experiment
 from stvg.heads.fusion import FusionConfig
 from stvg.heads.layers import sine_2d, time_code
 from stvg.heads.model import FSM, FeatureFacts, ModelConfig, Output, build_model
 from stvg.heads.published import translate
+
+from ..encoders import RESNET
 
 CASES = ("s0_single", "s0_batch", "s0_batch_pad", "s2_fast_single", "s4_fast_batch_pad", "s5_slow_single")
 
@@ -32,7 +35,7 @@ def imported(path: Path, config: ModelConfig) -> FSM:
     tensors = translate(published, path)[0]["head"]
     if not config.fast:
         tensors = {k: v for k, v in tensors.items() if not k.startswith("fast_")}
-    facts = FeatureFacts((1, 1, tensors["input_proj.weight"].shape[1]), (8, 16, 32), text_width=768)
+    facts = FeatureFacts((Level("c5", tensors["input_proj.weight"].shape[1], 32),), text_width=768)
     model = build_model(config, facts).eval()
     model.load_state_dict(tensors, strict=True)
     return model
@@ -69,7 +72,6 @@ class Case:
             max_frames=200,
             num_queries=1,
             qmm=False,
-            multiscale="none",
             fusion=FusionConfig(frame_level=False, video_level=False),
             stride=self.stride,
             fast=self.facts["fast"],
@@ -130,7 +132,7 @@ def case(request: pytest.FixtureRequest, shared: Path) -> Case:
 def test_encoder_inputs_and_every_encoder_layer_equal_the_recorded_ones(case: Case) -> None:
     r = case.recorded
     B = len(case.real)
-    recorded = slice(None, None, case.stride) if len(r["pos"]) < len(case.inputs.c5) else slice(None)
+    recorded = slice(None, None, case.stride) if len(r["pos"]) < len(case.inputs.maps) else slice(None)
     code = sine_2d(case.inputs.cell_padding, 64)[recorded].permute(0, 3, 1, 2)
     torch.testing.assert_close(code, r["pos"], rtol=0, atol=1e-5)
     words = (~r["text_mask"]).nonzero(as_tuple=True)
@@ -201,7 +203,7 @@ def test_a_padded_batch_gives_what_the_baseline_gives_for_each_video_alone(share
 
 def test_frames_between_encoded_ones_cost_nothing_without_the_fast_branch(shared: Path) -> None:
     case = Case(shared / "golden", "s5_slow_single")
-    assert case.inputs.c5[1].isnan().all()
+    assert case.inputs.maps[1].isnan().all()
     (read,), _ = case.seen["input_proj"][0]
     assert len(read) == case.facts["n_clips"] == 3
     assert case.output.layers[-1].boxes.isfinite().all()
@@ -211,7 +213,7 @@ def test_the_preset_is_the_published_head_to_the_parameter() -> None:
     """Published: 60,810,950 without the text encoder, of which ResNet-101 42,394,816 (its norms are buffers)."""
     config = load_experiment("tubedetr").model
     with torch.device("meta"):
-        model = build_model(config, FeatureFacts((512, 1024, 2048), (8, 16, 32), 768))
+        model = build_model(config, FeatureFacts(RESNET, 768))
     counts = {n: p.numel() for n, p in model.named_parameters()}
     assert sum(counts.values()) == 60_810_950 - 42_394_816
     assert sum(v for n, v in counts.items() if n.startswith("fast_")) == 2 * 65_792

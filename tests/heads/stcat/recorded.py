@@ -12,15 +12,17 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stvg.cache.batch import Inputs, Targets
+from stvg.cache.batches.batch import Inputs, Targets
 from stvg.heads.model import Output
 from stvg.heads.model_config import FeatureFacts
 from stvg.heads.published import translate
 from stvg.heads.stcat.config import STCATConfig
 from stvg.heads.stcat.model import STCAT
 
+from ...encoders import levels
+
 CONFIG = STCATConfig(d=64, heads=4, ffn=128, encoder_layers=2, decoder_layers=2)
-FACTS = FeatureFacts((256,), (32,), 768)
+FACTS = FeatureFacts(levels((256,), (32,), "c5"), 768)
 LAYERS = range(2)
 
 
@@ -80,7 +82,7 @@ class Case:
         whole, T = self.inputs, self.facts["durations"][b]
         words = ~whole.token_padding[b]
         return Inputs(
-            whole.c5[whole.frame_index[b, :T]],
+            whole.maps[whole.frame_index[b, :T]],
             whole.cell_padding[whole.frame_index[b, :T]],
             torch.arange(T)[None],
             whole.frame_padding[b : b + 1, :T],

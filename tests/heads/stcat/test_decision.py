@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stvg.cache.sampling import grid_frames, interpolate_boxes, moment_slots, spread
-from stvg.cache.schema import View
+from stvg.cache.view import View
 from stvg.heads.decision import Window
 from stvg.heads.stcat.decision import explain_passes, join_passes, passes
 

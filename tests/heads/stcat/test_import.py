@@ -17,6 +17,7 @@ from stvg.heads.stcat.config import STCATConfig
 from stvg.heads.stcat.model import STCAT
 from stvg.heads.stcat.names import from_mdetr
 
+from ...encoders import RESNET
 from .recorded import described, tensors
 
 
@@ -43,7 +44,7 @@ def test_a_checkpoint_with_the_published_names_imports_whole(shared: Path, tmp_p
     assert all(any(part in name for part in dropped) for name in report["dropped"])
     head = load_file(tmp_path / "out/head.safetensors")
     with torch.device("meta"):
-        model = STCAT(STCATConfig(), FeatureFacts((2048,), (32,), 768))
+        model = STCAT(STCATConfig(), FeatureFacts(RESNET[-1:], 768))
     assert {k: v.shape for k, v in head.items()} == {k: v.shape for k, v in model.state_dict().items()}
     assert report["sizes"] == {"head": 39_860_235}
     for theirs, ours in report["matched"].items():
@@ -96,7 +97,7 @@ def test_an_MDETR_head_fills_the_parts_that_the_published_code_starts_from_it() 
 
     mine = from_mdetr(translate(fill(mdetr()), "here")[0]["head"])
     config = STCATConfig(d=64, ffn=96, encoder_layers=2, decoder_layers=2)
-    model = STCAT(config, FeatureFacts((2048,), (32,), 768))
+    model = STCAT(config, FeatureFacts(RESNET[-1:], 768))
     wanted = {k: tuple(v.shape) for k, v in model.state_dict().items()}
     assert {k: tuple(v.shape) for k, v in mine.items()} == {k: wanted[k] for k in mine}
     groups = {k.partition(".")[0] for k in mine}

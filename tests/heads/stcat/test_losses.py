@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stvg.cache.batch import Targets
+from stvg.cache.batches.batch import Targets
 from stvg.heads.losses import EPSILON, Criterion, MeanOver, box_losses, guided_attention_loss, span_loss
 from stvg.heads.model import Output
 from stvg.heads.published import translate

@@ -16,6 +16,7 @@ from stvg.heads.stcat.anchors import box_sine, inverse_sigmoid
 from stvg.heads.stcat.config import STCATConfig
 from stvg.heads.stcat.model import STCAT
 
+from ...encoders import RESNET
 from .recorded import LAYERS, Case, imported, tensors
 
 CASES = ("single", "one_frame", "short_text", "long_text", "portrait_pad", "batch_pad", "long_clip")
@@ -157,7 +158,7 @@ def test_the_tables_equal_the_recorded_ones(shared: Path) -> None:
 def test_the_published_size_has_the_published_parameters() -> None:
     """39,860,235: the published 40,320,779 without what its code never uses."""
     with torch.device("meta"):
-        model = STCAT(STCATConfig(), FeatureFacts((2048,), (32,), 768))
+        model = STCAT(STCATConfig(), FeatureFacts(RESNET[-1:], 768))
 
     def count(*places: str) -> int:
         return sum(p.numel() for n, p in model.named_parameters() if n.startswith(places))

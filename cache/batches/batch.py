@@ -13,33 +13,32 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from .schema import Sample, View
+from ..schema import Sample
+from ..view import View
 
 Group = TypeVar("Group", "Inputs", "Targets")
 
 
 def _to(group: Group, device: torch.device) -> Group:
-    tensors = {name: value for name, value in vars(group).items() if isinstance(value, Tensor)}
-    return _with(group, {name: value.to(device, non_blocking=True) for name, value in tensors.items()})
-
-
-def _with(group: Group, tensors: dict[str, Tensor]) -> Group:
-    """As `replace`, which would derive again what was derived."""
-    changed = copy.copy(group)
-    vars(changed).update(tensors)
-    return changed
+    moved = copy.copy(group)  # `replace` would derive again what was derived
+    for name, value in vars(group).items():
+        if isinstance(value, Tensor):
+            vars(moved)[name] = value.to(device, non_blocking=True)
+        elif isinstance(value, dict):
+            vars(moved)[name] = {k: tensor.to(device, non_blocking=True) for k, tensor in value.items()}
+    return moved
 
 
 @dataclass(frozen=True)
 class Inputs:
     """B samples of at most T slots and M tokens; U distinct frames of at most h x w cells."""
 
-    c5: Tensor
-    """(U, h, w, C5) features of the distinct frames; zero where padding."""
+    maps: Tensor
+    """(U, h, w, C) features of the distinct frames at the level that is remembered; zero where padding."""
     cell_padding: Tensor
     """(U, h, w) bool."""
     frame_index: Tensor
-    """(B, T) int64: row of ``c5`` behind every slot. Padding slots repeat the sample's first frame, and are masked."""
+    """(B, T) int64: row of ``maps`` behind every slot. Padding slots repeat the sample's first frame, and are masked."""
     frame_padding: Tensor
     """(B, T) bool."""
     tokens: Tensor
@@ -66,12 +65,10 @@ class Targets:
     """(B, 2) int64: first and last slot inside the moment."""
     size: Tensor
     """(B, 2) int64: (width, height) of the rendition the features were computed from, in pixels."""
-    roi: Tensor | None = None
-    """(G, S², C3 + C4): stored RoI features of the target box (level ``roi``)."""
-    c3: Tensor | None = None
-    """(G, h3, w3, C3): stored maps (level ``full``), zero where padding."""
-    c4: Tensor | None = None
-    """(G, h4, w4, C4)."""
+    regions: dict[str, Tensor] = field(default_factory=dict)
+    """By level (G, S², C): RoI features of the target box, of levels that are kept as regions."""
+    maps: dict[str, Tensor] = field(default_factory=dict)
+    """By level (G, h, w, C): whole maps, of levels that are kept as maps; zero where padding."""
     slots: Tensor = field(init=False, compare=False)
     """(2, G) int64: sample and slot of everything that is G long. Found before a batch is moved: a GPU that is asked for
     them in the middle of a step has to be waited for."""
@@ -89,19 +86,21 @@ class Targets:
     def to(self, device: torch.device) -> Targets:
         return _to(self, device)
 
-    def with_levels(self, **levels: Tensor) -> Targets:
-        """The same slots with other ``roi``, or ``c3`` and ``c4``."""
-        return _with(self, levels)
+    def with_levels(self, regions: dict[str, Tensor], maps: dict[str, Tensor]) -> Targets:
+        """The same slots with other features of the target."""
+        changed = copy.copy(self)
+        vars(changed).update(regions=regions, maps=maps)
+        return changed
 
 
 @dataclass(frozen=True)
 class LiveFrames:
-    """Frames of one size whose C5 is computed in the training step instead of being read."""
+    """Frames of one size whose remembered maps are computed in the training step instead of being read."""
 
     rows: Tensor
     """(n,) int64: which of the batch's U distinct frames these are."""
     values: Tensor
-    """(n, h, w, C4) cached C4 maps, or (n, 3, H, W) normalised pixels."""
+    """(n, h, w, C) cached maps of the level before the last, or (n, 3, H, W) normalised pixels."""
 
     def to(self, device: torch.device) -> LiveFrames:
         return LiveFrames(self.rows.to(device), self.values.to(device, non_blocking=True))
@@ -120,7 +119,7 @@ class Batch:
     inputs: Inputs
     targets: Targets | None = None
     live: tuple[LiveFrames, ...] = ()
-    """What live encoders turn into C5; `Inputs.c5` then has no channels until they did."""
+    """What live encoders turn into `Inputs.maps`, which have no channels until they did."""
 
     def to(self, device: torch.device) -> Batch:
         targets = None if self.targets is None else self.targets.to(device)

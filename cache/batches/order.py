@@ -17,11 +17,12 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from ..sampling import FloatArray, IntArray, windows
+from ..stores.buffers import memory_for
+from ..view import View
 from .batch import Batch
-from .dataset import CachedDataset, draw_crops
-from .sampling import FloatArray, IntArray, windows
-from .schema import View
-from .stores.buffers import memory_for
+from .clips import draw_crops
+from .dataset import CachedDataset
 
 Request = TypeVar("Request")
 Item = TypeVar("Item")
@@ -56,12 +57,11 @@ def epoch_order(
 
 
 def clip_sizes(dataset: CachedDataset, seed: int, epoch: int, crop: bool) -> tuple[IntArray, IntArray]:
-    """Rows and columns of C5 as evaluated (N, 2), and slots after this epoch's crop (N,), of every position."""
+    """Rows and columns of the last level as evaluated (N, 2), and slots after this epoch's crop (N,), of every position."""
     recipe, extents = dataset.cache.recipe, dataset.extents
     sizes, which = np.unique(extents[:, 3:], axis=0, return_inverse=True)
     views = [View.evaluation(width, height, recipe.resolution, recipe.max_side) for width, height in sizes.tolist()]
-    stride = recipe.strides[-1]
-    shapes = np.array([(-(-view.height // stride), -(-view.width // stride)) for view in views])[which.reshape(-1)]
+    shapes = np.array([recipe.visual.levels[-1].cells(view) for view in views])[which.reshape(-1)]
     if not crop:
         return shapes, extents[:, 0]
     kept = draw_crops(extents[:, :3], crop_draws(seed, epoch, len(extents)))

@@ -1,0 +1,186 @@
+"""Which samples of a cache are read, which of their slots, and through which view."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from copy import copy
+from dataclasses import replace
+from functools import cached_property
+from typing import Self
+
+import numpy as np
+import torch
+
+from ...errors import CacheError
+from ..contents import Contents
+from ..index import Cache
+from ..sampling import FloatArray, IntArray, Sampling, moment_slots, sample_many, slots_in
+from ..schema import Sample, has_boxes
+from ..stores.buffers import Allocate
+from .batch import Batch
+from .clips import Clip, Rendition, draw_crops
+from .collate import collate
+from .reading import FeatureReader
+
+log = logging.getLogger(__name__)
+
+ROWS_AT_ONCE = 4096
+SPANS = ("segment_start", "segment_end", "moment_start", "moment_end", "fps")
+
+
+class CachedDataset(torch.utils.data.Dataset[Clip]):
+    """The samples of a split whose video is in the cache. Works as a plain torch dataset with ``collate``.
+
+    ``level``: whose maps are read.  [the last] ``targets``: None for inference; else the levels whose regions, or maps, are
+    read at the annotated boxes as well. ``reader``: what reads both.
+
+    ``missing``: sample ids whose video is not in the cache. ``excluded``: with
+    targets, ids without a slot in the moment.
+    """
+
+    def __init__(
+        self,
+        cache: Cache,
+        split: str,
+        sampling: Sampling,
+        targets: Sequence[str] | None = None,
+        level: str | None = None,
+        reader: type[FeatureReader] = FeatureReader,
+    ) -> None:
+        self.cache, self.split, self.sampling, self.targets = cache, split, sampling, targets
+        self._check_request()
+        self.reader = reader(cache, level or cache.recipe.visual.levels[-1].name, targets or ())
+        self.reader.check()
+        table = cache.samples
+        done = self._available()
+        chosen = [i for i, s in enumerate(table.splits) if s == split]
+        self.missing = [table.sample_id(i) for i in chosen if table.video_ids[i] not in done]
+        self.rows = [i for i in chosen if table.video_ids[i] in done]
+        self.excluded: list[int | str] = []
+        if targets is not None:
+            self._exclude_without_moment()
+        self.text_rows = table.text_rows[self.rows]
+        """Row of the token features each position reads; evaluation permutes it to ask how much the words matter."""
+        if not self.rows:
+            raise CacheError(
+                f"{cache.path}: no video of split {split!r} is in the cache", hint="run stvg extract first"
+            )
+        if self.missing:
+            log.warning("%d samples of %s have no video in the cache", len(self.missing), split)
+
+    def _available(self) -> set[str]:
+        """The videos whose frames can be had."""
+        return self.cache.complete()
+
+    def _check_request(self) -> None:
+        splits = sorted(set(self.cache.samples.splits))
+        if self.split not in splits:
+            raise CacheError(f"{self.cache.path} has no split {self.split!r}", found=", ".join(splits))
+        recipe = self.cache.recipe
+        if self.sampling.fps != recipe.fps:
+            raise CacheError(
+                f"{self.cache.path} holds frames at {recipe.fps} fps", found=f"{self.sampling.fps} fps asked for"
+            )
+
+    def _exclude_without_moment(self) -> None:
+        """Leave out samples without a slot in their moment; only those with gaps in their boxes are looked at singly."""
+        table, rows = self.cache.samples, np.array(self.rows, dtype=np.int64)
+        kept = self._slots(rows)[:, 1] >= 0
+        for i in rows[kept & (table.columns["gaps"][rows] > 0)].tolist():
+            self._require_boxes(table[i])
+        self.excluded = [table.sample_id(i) for i in rows[~kept].tolist()]
+        self.rows = rows[kept].tolist()
+        if self.excluded:
+            log.warning(
+                "%d samples of %s have no sampled frame in their moment: left out", len(self.excluded), self.split
+            )
+
+    def _slots(self, rows: IntArray) -> IntArray:
+        """(n, 3) of some rows of the table: slots, first and last slot in the moment, or -1 and -1 where none is."""
+        columns, found = self.cache.samples.columns, np.empty((len(rows), 3), dtype=np.int64)
+        for at in range(0, len(rows), ROWS_AT_ONCE):
+            start, end, first, last, fps = (columns[name][rows[at : at + ROWS_AT_ONCE]] for name in SPANS)
+            frames, exists = sample_many(start, end, fps, self.sampling)
+            inside = (frames >= first[:, None]) & (frames < last[:, None]) & exists
+            ends = np.stack([inside.argmax(1), inside.shape[1] - 1 - inside[:, ::-1].argmax(1)], axis=1)
+            found[at : at + ROWS_AT_ONCE, 0] = exists.sum(1)
+            found[at : at + ROWS_AT_ONCE, 1:] = np.where(inside.any(1)[:, None], ends, -1)
+        return found
+
+    def _require_boxes(self, sample: Sample) -> None:
+        frames = sample.frames(self.sampling)
+        inside = frames[slots_in(frames, sample.moment)]
+        if not (known := has_boxes(sample.boxes_at(inside))).all():
+            raise CacheError(
+                f"{self.cache.path}: sample {sample.sample_id} has no target box at some sampled frame",
+                found=f"frames {inside[~known][:5].tolist()}",
+                hint="extract with the max_frames you train with, so that annotations are checked at these frames",
+            )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> Clip:
+        sample = self.cache.samples[self.rows[i]]
+        return Clip(sample, int(self.text_rows[i]), sample.frames(self.sampling))
+
+    def contents(self) -> Contents:
+        """Which videos and samples these are, for the record of a run."""
+        sources = self.cache.sources(self.rows)
+        return Contents.of(self.cache.samples, self.split, self.rows, self.cache.recipe.fingerprint, sources)
+
+    def samples(self) -> Iterator[Sample]:
+        """The annotation of every position, in order."""
+        return (self.cache.samples[row] for row in self.rows)
+
+    def part(self, index: int, count: int) -> Self:
+        """Every count-th of the samples, from the index-th on."""
+        other = copy(self)
+        other.__dict__.pop("extents", None)
+        other.rows, other.text_rows = self.rows[index::count], self.text_rows[index::count]
+        return other
+
+    def reading_into(self, allocate: Allocate) -> Self:
+        """The same samples, read into other memory."""
+        other = copy(self)
+        other.reader = self.reader.into(allocate)
+        return other
+
+    @cached_property
+    def extents(self) -> IntArray:
+        """(N, 5) of every position: slots, first and last slot in the moment, width and height of the video.
+
+        Where no slot is in the moment, all are taken to be.
+        """
+        rows, columns = np.array(self.rows, dtype=np.int64), self.cache.samples.columns
+        slots = self._slots(rows)
+        none = slots[:, 1] < 0
+        slots[none, 1], slots[none, 2] = 0, slots[none, 0] - 1
+        return np.concatenate([slots, np.stack([columns["width"][rows], columns["height"][rows]], axis=1)], axis=1)
+
+    def crop(self, clip: Clip, draws: FloatArray) -> Clip:
+        """The paper's temporal crop, half of the time: drop slots before and after the moment, never inside it.
+
+        ``draws``: as for `draw_crops`, of this clip.
+        """
+        inside = moment_slots(clip.frames, clip.sample.moment)
+        if inside is None:
+            return clip
+        start, end = draw_crops(np.array([[len(clip.frames), *inside]]), draws[None])[0]
+        return replace(clip, frames=clip.frames[start:end])
+
+    def redraw(self, clip: Clip, seed: int, epoch: int, position: int) -> Clip:
+        """The clip seen through one of its video's stored views, the same for all sentences of a video in an epoch."""
+        video = clip.sample.video
+        views = self.cache.unit(video.video_id).views
+        if len(views) == 1:
+            return clip
+        digest = hashlib.sha256(f"{seed} {epoch} {video.video_id}".encode()).digest()
+        k = int.from_bytes(digest[:8], "little") % len(views)
+        return replace(clip, rendition=Rendition(video, views[k], k))
+
+    def collate(self, clips: Sequence[Clip]) -> Batch:
+        """Read the features of some clips and pad them together. Frames two clips share are read once."""
+        return collate(clips, self.reader, self.targets is not None)

@@ -1,0 +1,129 @@
+"""What a batch needs of a cache, read into memory of its own: maps of frames, features of targets, tokens of sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from itertools import groupby
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...config import nearest
+from ...errors import CacheError
+from ..arrays import array_name, regions_of
+from ..index import Cache, video_key
+from ..schema import Video
+from ..stores.buffers import Allocate, fresh
+from ..stores.quantise import READ, read_features
+from .batch import LiveFrames
+from .clips import Clip, FrameSet, Rendition
+
+Levels = dict[str, Tensor]
+
+
+class FeatureReader:
+    """Reads maps of one level at a batch's frames, and what is kept of further levels at the targets.
+
+    Training modes read other things in place of these; see `open_live_split`.
+    """
+
+    def __init__(self, cache: Cache, level: str, of_targets: Sequence[str] = (), allocate: Allocate = fresh) -> None:
+        self.cache, self.level, self.of_targets, self.allocate = cache, level, tuple(of_targets), allocate
+
+    def into(self, allocate: Allocate) -> Self:
+        """The same reader, with other memory for what it reads."""
+        other = copy(self)
+        other.allocate = allocate
+        return other
+
+    def check(self) -> None:
+        """CacheError unless the cache keeps what is to be read."""
+        self.require_kept(self.level, ("maps",))
+        for level in self.of_targets:
+            self.require_kept(level, ("maps", "regions"))
+
+    def require_kept(self, level: str, forms: Sequence[str]) -> None:
+        """CacheError unless the cache keeps a level in one of these forms."""
+        recipe, where = self.cache.recipe, self.cache.path
+        if level not in recipe.kept:
+            hint = nearest(level, recipe.kept)
+            raise CacheError(f"{where} has no level {level!r}", found=", ".join(recipe.kept), hint=hint)
+        if recipe.kept[level] not in forms:
+            raise CacheError(
+                f"{where} keeps no {' or '.join(forms)} of level {level}",
+                expected=f"a cache extracted with --levels {'full' if 'regions' not in forms else 'roi or full'}",
+                found=f"--levels {recipe.keep}",
+            )
+
+    def evaluation(self, video: Video) -> Rendition:
+        """The video as it is evaluated."""
+        return Rendition(video, self.cache.unit(video.video_id).views[0])
+
+    def frames(self, parts: Sequence[FrameSet]) -> tuple[Tensor, Tensor, tuple[LiveFrames, ...]]:
+        """Maps of the batch's distinct frames, their padding, and what live encoders need instead (nothing here)."""
+        return *self.maps(self.level, parts), ()
+
+    def targets(self, clips: Sequence[Clip], inside: Sequence[FrameSet]) -> tuple[Levels, Levels]:
+        """Regions and maps of the slots inside the moments, each by level, as the cache keeps them."""
+        kept = self.cache.recipe.kept
+        regions = {name: self.regions(name, clips, inside) for name in self.of_targets if kept[name] == "regions"}
+        maps = {name: self.maps(name, inside)[0] for name in self.of_targets if kept[name] == "maps"}
+        return regions, maps
+
+    def read(self, level: str, part: FrameSet, out: Tensor | None = None) -> Tensor:
+        """One level of some frames (n, h, w, C), into ``out`` where given; quantised values are decoded here."""
+        video = part.rendition.video.video_id
+        rows = self.cache.unit(video).rows(part.frames, f"{self.cache.path}, video {video}")
+        return read_features(self.cache.store, video_key(video), array_name(level, part.rendition.index), rows, out)
+
+    def shape(self, array: str, part: FrameSet) -> tuple[int, ...]:
+        """Axes of an array after the first, as it is stored of a rendition."""
+        arrays = self.cache.store.arrays(video_key(part.rendition.video.video_id))
+        return arrays[array_name(array, part.rendition.index)].shape[1:]
+
+    def maps(self, level: str, parts: Sequence[FrameSet]) -> tuple[Tensor, Tensor]:
+        """Feature maps of one level at some frames of some videos, padded to the largest: (U, h, w, C) and padding."""
+        shapes = [self.shape(level, part) for part in parts]
+        count = sum(len(part.frames) for part in parts)
+        h, w, channels = max(s[0] for s in shapes), max(s[1] for s in shapes), shapes[0][2]
+        maps, padding = self._empty(level, (count, h, w, channels)), torch.zeros(count, h, w, dtype=torch.bool)
+        at = 0
+        for part, (rows, columns, _) in zip(parts, shapes, strict=True):
+            block = slice(at, at + len(part.frames))
+            self.read(level, part, out=maps[block, :rows, :columns])
+            for tensor, value in ((maps, 0), (padding, True)):
+                tensor[block, rows:], tensor[block, :, columns:] = value, value
+            at += len(part.frames)
+        return maps, padding
+
+    def regions(self, level: str, clips: Sequence[Clip], inside: Sequence[FrameSet]) -> Tensor:
+        """Stored regions of every clip's moment, clip after clip; one read for neighbours of one rendition."""
+        name = regions_of(level)
+        regions = self._empty(name, (sum(len(p.frames) for p in inside), *self.shape(name, inside[0])))
+        at = 0
+        for rendition, members in groupby(zip(clips, inside, strict=True), key=lambda pair: pair[1].rendition):
+            video = rendition.video.video_id
+            unit, where = self.cache.unit(video), f"{self.cache.path}, video {video}"
+            rows = np.concatenate([unit.rows_of_target(c.sample.target_id, p.frames, where) for c, p in members])
+            block = regions[at : at + len(rows)]
+            read_features(self.cache.store, video_key(video), array_name(name, rendition.index), rows, block)
+            at += len(rows)
+        return regions
+
+    def tokens(self, clips: Sequence[Clip]) -> tuple[Tensor, Tensor]:
+        """Token features of the clips' sentences, (B, M, text width) and their padding (B, M)."""
+        texts = {c.text_row: self.cache.text(c.text_row) for c in clips}
+        M = max(len(t) for t in texts.values())
+        tokens = torch.zeros(len(clips), M, self.cache.recipe.text.width)
+        padding = torch.ones(len(clips), M, dtype=torch.bool)
+        for b, clip in enumerate(clips):
+            text = texts[clip.text_row]
+            tokens[b, : len(text)], padding[b, : len(text)] = text, False
+        return tokens, padding
+
+    def _empty(self, array: str, shape: tuple[int, ...]) -> Tensor:
+        """Memory for stored features."""
+        return self.allocate(array, shape, READ[self.cache.recipe.dtype])
