@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from . import huggingface, resnet, timm_models, tiny, video_swin
+from . import huggingface, lite0, resnet, timm_models, tiny, video_swin
 from .contract import CPU, Backbone
 from .kinds import Kind, Request, build
 from .plugins import build_plugin
@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 BACKBONES: tuple[Kind[Backbone], ...] = (
     Kind("resnet101", "ResNet-101 of the field; weights: a file, or torch's local hub cache", resnet.build),
+    Kind("lite0", "EfficientNet-Lite0, small, of ImageNet; weights: stvg[lite], or a file", lite0.build),
     Kind("tiny", "small and seeded, for synthetic videos; no weights", tiny.build),
     Kind("timm:", "timm:NAME, a network of timm; weights: a file or folder under timm's names", timm_models.build),
     Kind("hf:", "hf:FOLDER, a backbone of transformers with its weights", huggingface.build),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from . import hf_text, roberta, tiny_text
+from . import hf_text, minilm, roberta, tiny_text
 from .contract import CPU
 from .kinds import Kind, Request, build
 from .plugins import build_plugin
@@ -23,6 +23,7 @@ TEXT_ENCODERS: tuple[Kind[TextEncoder], ...] = (
         "RoBERTa of the field; weights: a folder or file, or the local Hugging Face cache",
         roberta.build,
     ),
+    Kind("minilm", "MiniLM, small, of sentences; weights: stvg[lite], or a folder", minilm.build),
     Kind("tiny", "words without context, seeded; no weights", tiny_text.build),
     Kind("hf:", "hf:FOLDER, a text model of transformers (BERT, MiniLM, CLIP, T5, …) with its weights", hf_text.build),
     Kind("CLASS", "file.py:Class, package:Class, or an entry point", lambda asked: build_plugin(asked, TextEncoder)),

