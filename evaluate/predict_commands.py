@@ -73,7 +73,7 @@ def predict(
         out = writable_folder(out or Path("grounding"))
         for name in ("predictions.jsonl", *(f"{number}.mp4" for number in range(1, len(sentences) + 1))):
             writable_file(out / name)
-    from ..heads.training.stop import Stop
+    from ..stop import Stop
     from .evaluation import load_head
     from .predict import Predictor
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,8 +26,14 @@ from ..options import (
 )
 from ..outputs import naming_write_errors
 from .datasets.table import DATASETS
+from .launchers.table import LAUNCHERS, launch
+
+if TYPE_CHECKING:
+    import torch
 
 dataset_option = click.option("--dataset", type=RowOf(DATASETS), required=True, help="Annotation format.")
+ENDED = 75
+"""Exit status of an extraction that was asked to end: EX_TEMPFAIL, try again."""
 DRAWN = {name: row for name, row in DATASETS.items() if row.synthetic}
 
 
@@ -183,12 +189,18 @@ def dataset_make(out: Path, kind: str, videos: int, seed: int, jobs: int) -> Non
 )
 @click.option(
     "--launcher",
-    type=click.Choice(["local", "torchrun", "ray"]),
+    type=RowOf(LAUNCHERS),
     default="local",
     show_default=True,
-    help="Who starts them: this command, torchrun, or a Ray cluster.",
+    help="Where they work: on this machine, or as tasks of a Ray cluster.",
 )
-@click.option("--shard", metavar="I/N", default="1/1", show_default=True, help="Only this share of the videos.")
+@click.option(
+    "--shard",
+    metavar="I/N|auto",
+    default="1/1",
+    show_default=True,
+    help="Only this share of the videos. auto: as Slurm, SkyPilot or torchrun number their processes.",
+)
 @click.option(
     "--decoders",
     type=click.IntRange(min=1),
@@ -215,21 +227,26 @@ def extract(
 ) -> None:
     """Run the frozen encoders once and fill a cache. Interrupt it freely: finished videos are kept.
 
+    SIGTERM and SIGUSR1 end it once the videos in flight are written, with exit status 75: repeat the command to go on.
+
     \b
     Example: stvg extract --dataset vidstg --annotations vidstg --videos vidor/video --out cache/vidstg
     """
-    hidden = launcher == "torchrun" and os.environ.get("RANK", "0") != "0"
-    with Progress("extract", "videos", doing="reading annotations and weights", hidden=hidden) as bar:
+    from .launchers.parts import assigned_part
+
+    given = assigned_part(chosen.pop("shard"), os.environ)
+    if given.why:
+        say(given.why, err=True)
+    with Progress("extract", "videos", doing="reading annotations and weights", hidden=given.quiet) as bar:
         from ..cache.sampling import Sampling  # torch takes seconds to load: the first line is written before
-        from .distribute import launch, parse_shard
         from .estimate import estimate
         from .job import ExtractJob
         from .progress import ExtractionProgress, faults_of, summary_of
         from .video.decoders import Settings
 
-        dry_run, part = chosen.pop("dry_run"), parse_shard(chosen.pop("shard"))
-        names = chosen.pop("devices")
+        dry_run, names = chosen.pop("dry_run"), chosen.pop("devices")
         devices = [choose_device(name) for name in ([None] if names is None else names.split(","))]
+        devices = [own_device(device, given.device) for device in devices]
         decoding = Settings(
             processes=chosen.pop("decoders") or (1 if devices[0].type == "cpu" else 4),
             timeout=chosen.pop("decode_timeout"),
@@ -240,7 +257,7 @@ def extract(
             sampling=Sampling(fps, max_frames),
             splits=list(splits) or None,
             device=devices[0],
-            part=part,
+            part=given.part,
             decoding=decoding,
             **chosen,
         )
@@ -253,5 +270,16 @@ def extract(
     for line in faults_of(report, dropped, out):
         say(line, err=True)
     say("\n".join(summary_of(report, dropped, out)))
+    if report.ended:
+        raise SystemExit(ENDED)
     if report.skipped or report.outdated:
         raise SystemExit(3)
+
+
+def own_device(device: torch.device, number: int | None) -> torch.device:
+    """Of several GPUs the one of this process, where the user named none."""
+    import torch
+
+    if device.type != "cuda" or device.index is not None or number is None:
+        return device
+    return torch.device("cuda", number % max(1, torch.cuda.device_count()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import signal
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from ..cache.skipped import was_absent
 from ..cache.view import MAX_SIDE
 from ..errors import AnnotationError, UsageError
 from ..objects import HEADER, Location
+from ..stop import Interrupted, Stop
 from .datasets.folders import default_video_folder, find_splits
 from .datasets.readers import read_annotations
 from .encoders.backbone import Backbone, build_backbone
@@ -29,6 +31,9 @@ from .video.video_files import VideoFiles, find_video_files, require_some
 from .work import Options, Part, Progress, Report
 
 log = logging.getLogger(__name__)
+
+ASKED = (signal.SIGTERM, signal.SIGUSR1)
+"""By these an extraction is asked to end; the second is what Slurm sends ahead of a time limit, where it is told to."""
 
 
 class Bar(Progress, Protocol):
@@ -102,22 +107,31 @@ class Prepared:
 
 
 def run_job(job: ExtractJob, progress: Bar | None = None) -> tuple[Report, list[AnnotationError]]:
-    """Extract in this process. Returns the report and the records that were dropped."""
-    ready = prepare(job)
-    if progress:
-        progress.total(len(job.part.of(list(ready.files))))
-    report = extract(
-        ready.samples,
-        ready.files,
-        job.out,
-        ready.recipe,
-        ready.backbone,
-        ready.text,
-        store=job.store,
-        admitted_by=ready.admitted_by,
-        options=job.options(),
-        progress=progress,
-    )
+    """Extract in this process. Returns the report and the records that were dropped.
+
+    A signal of `ASKED` ends it once the videos in flight are written; `Report.ended` then says so.
+    """
+    with Stop(ASKED) as stop:
+        try:
+            with stop.at_once():
+                ready = prepare(job)
+            if progress:
+                progress.total(len(job.part.of(list(ready.files))))
+            report = extract(
+                ready.samples,
+                ready.files,
+                job.out,
+                ready.recipe,
+                ready.backbone,
+                ready.text,
+                store=job.store,
+                admitted_by=ready.admitted_by,
+                options=job.options(),
+                progress=progress,
+                stop=stop,
+            )
+        except Interrupted as asked:
+            return Report(ended=asked.signal), []
     report.warnings = [*ready.warnings, *report.warnings]
     return report, ready.dropped
 

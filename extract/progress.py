@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Sequence
 
@@ -79,6 +80,9 @@ def summary_of(report: Report, dropped: Sequence[AnnotationError], out: Location
         lines.append(f"busy: {busy}; {max(shares, key=lambda s: shares[s])} is the limit")
     already = f"{report.already:,} were there already"
     already += f" ({len(report.outdated):,} of another file)" if report.outdated else ""
+    if report.ended:
+        name = signal.Signals(report.ended).name
+        lines.append(f"ended by {name} before all was done; repeat the command to go on")
     return [
         *lines,
         f"extract: {counted(report.videos, 'video')} done ({counted(report.frames, 'frame')}), {already}, "

@@ -27,6 +27,7 @@ from ..cache.stores.quantise import FeatureWriter
 from ..errors import VideoError
 from ..objects import Location
 from ..outputs import naming_write_errors, writable_folder
+from ..stop import Stop
 from .batches import FrameBatch, Mixer
 from .clip import Clip
 from .encoders.backbone import Backbone
@@ -73,24 +74,27 @@ def extract(
     admitted_by: dict[str, Any] | None = None,
     options: Options | None = None,
     progress: Progress | None = None,
+    stop: Stop | None = None,
 ) -> Report:
     """Fill the cache at ``out`` with everything of ``options.part`` that is not there yet.
 
     ``samples``: those of the cache where there is one; ``admitted_by``: the options that chose them. ``files``: the file of
     every video id, or why there is none. Videos that cannot be read are listed in skipped.jsonl and in the report; with
     ``options.strict`` the first one raises its VideoError. Raises CacheError when the cache was made with another recipe,
-    of other samples or packed otherwise, or a feature does not fit its dtype, WriteError when it cannot be written.
+    of other samples or in another store, or a feature does not fit its dtype, WriteError when it cannot be written. Once
+    ``stop`` has a signal, no further video is begun, and those in flight are written.
     """
-    options = options or Options()
+    options, stop = options or Options(), stop or Stop(())
     with naming_write_errors(out):
         cache = Cache.create(out, recipe, samples, store, library_versions(), admitted_by)
         cache.store.sweep()
-        write_text(cache, text.for_extraction(options.device), options)
+        with stop.at_once():
+            write_text(cache, text.for_extraction(options.device), options)
     by_video: dict[str, list[int]] = {}
     for row, video_id in enumerate(cache.samples.video_ids):
         by_video.setdefault(video_id, []).append(row)
     mine = {video_id: by_video[video_id] for video_id in options.part.of(list(by_video))}
-    return Extraction(cache, mine, files, backbone.for_extraction(options.device), options, progress).run()
+    return Extraction(cache, mine, files, backbone.for_extraction(options.device), options, progress, stop).run()
 
 
 def write_text(cache: Cache, text: TextEncoder, options: Options) -> None:
@@ -131,9 +135,10 @@ class Extraction:
         backbone: Backbone,
         options: Options,
         progress: Progress | None,
+        stop: Stop,
     ) -> None:
         self.cache, self.by_video, self.files = cache, by_video, files
-        self.backbone, self.options, self.progress = backbone, options, progress
+        self.backbone, self.options, self.progress, self.stop = backbone, options, progress, stop
         self.report, self.sources = Report(), Sources(cache)
         self.intake = Intake(options.device, backbone.mean, backbone.std)
         self.encode_frames = Encoding(backbone, options.device, cache.recipe.amp)
@@ -176,6 +181,9 @@ class Extraction:
         SystemRandom().shuffle(order)
         proven = False
         for video_id in order:
+            if self.stop.signal:
+                self.report.ended = self.stop.signal
+                return
             file = self.files[video_id]
             if self.cache.store.contains(video_key(video_id)):
                 self.report.already += 1

@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 
+from .launchers.parts import Part
 from .video.decoders import Settings
 
 STAGES = ("decode", "encode", "write")
-
-
-@dataclass(frozen=True)
-class Part:
-    """One of ``count`` equal shares of the videos: every ``count``-th, from number ``index`` on."""
-
-    index: int = 0
-    count: int = 1
-
-    def of(self, videos: Sequence[str]) -> Sequence[str]:
-        return videos[self.index :: self.count]
-
-    def split(self, index: int, count: int) -> Part:
-        """A share of this share."""
-        return Part(self.index + self.count * index, self.count * count)
 
 
 @dataclass(frozen=True)
@@ -66,6 +51,8 @@ class Report:
     """In what extracted videos differ from their annotations."""
     busy: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     """Seconds of each stage; decoding is averaged over its processes."""
+    ended: int = 0
+    """The signal by which it was asked to end before all was done; 0: it was not."""
     elapsed: float = 0.0
     """Seconds the three stages ran side by side, text and set-up aside."""
 
@@ -81,5 +68,6 @@ class Report:
         self.skipped |= other.skipped
         self.outdated |= other.outdated
         self.warnings += [w for w in other.warnings if w not in self.warnings]
+        self.ended = self.ended or other.ended
         self.elapsed += other.elapsed
         self.busy = {stage: self.busy[stage] + other.busy[stage] for stage in STAGES}

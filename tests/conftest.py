@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 LONG = (
-    *("test_ablation", "test_distribute", "test_objects", "test_train", "test_ranks", "test_dtypes"),
+    *("test_ablation", "test_launchers", "test_objects", "test_train", "test_ranks", "test_dtypes"),
     *("test_runner", "test_finetune", "test_docs", "test_faults", "test_store", "test_browser"),
 )
 """The files that take longest. They are begun first, so that the processes of a run end together."""

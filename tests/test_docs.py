@@ -205,8 +205,8 @@ def options_in(text: str) -> set[str]:
 
 
 SPANS = [shown for document in DOCUMENTS for shown in spans(document)]
-OF_OTHERS = {"--nproc-per-node", "--group"}
-"""torchrun's and uv's."""
+OF_OTHERS = {"--nproc-per-node", "--group", "--array"}
+"""torchrun's, uv's and Slurm's."""
 NO_COMMAND = {"stvg crc32c"}
 """What a user block of HDF5 begins with."""
 

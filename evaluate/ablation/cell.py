@@ -24,10 +24,10 @@ from ...errors import CacheError, StvgError, WriteError
 from ...heads.experiment import load_experiment
 from ...heads.training.owner import owned
 from ...heads.training.run import Run
-from ...heads.training.stop import Interrupted
 from ...heads.training.train import train
 from ...objects import location
 from ...outputs import naming_write_errors
+from ...stop import Interrupted
 from ..evaluation import load_head, open_split, overall, score_split, tubes_of
 from .grid import amount
 

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -98,9 +98,10 @@ class Decoder:
         patience = math.ceil(settings.timeout) + GRACE
         words = (theirs.fileno(), memory, settings.slots, settings.threads, settings.memory, patience)
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # its threads would reserve address space
-        self.process = subprocess.Popen(
-            [*settings.program, *map(str, words)], pass_fds=(theirs.fileno(), memory), env=environment
-        )
+        with _deaf():
+            self.process = subprocess.Popen(
+                [*settings.program, *map(str, words)], pass_fds=(theirs.fileno(), memory), env=environment
+            )
         theirs.close()
         os.close(memory)
         self.channel = Connection(ours.detach())
@@ -236,6 +237,16 @@ class Decoders:
                 decoder.close()
                 decoder = self.team[i] = Decoder(self.settings)
             decoder.start(job)
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """What is started inside gets no request to end: its extractor does, and lets it finish its video."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGUSR1))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _anonymous_memory(size: int) -> int:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from ...atomic import alive, make_folder, remove, temporary_name, this_host, write_once
 from ...errors import StvgError, UsageError
-from .stop import Stop
+from ...stop import Stop
 
 if TYPE_CHECKING:
     from .ranks import Ranks

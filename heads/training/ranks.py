@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from ...cache.batches.batch import Batch
 from ...errors import StvgError, UsageError
+from ...stop import Interrupted
 from ..losses import Criterion, MeanOver, Term, counts
-from .stop import Interrupted
 
 PATIENCE = timedelta(hours=2)
 """How long a rank waits for the others, who may be writing a checkpoint or scoring what is theirs to score."""

@@ -23,6 +23,7 @@ from ...cache.batches.batch import Batch
 from ...cache.batches.order import epoch_order, share_of, training_batches
 from ...errors import TrainingDiverged
 from ...precision import float32_products
+from ...stop import Interrupted, Stop
 from ..losses import TERMS, LossConfig, mrcl_floor
 from ..memory import hold_memory
 from ..model import Grounder
@@ -30,7 +31,6 @@ from .profiling import Profile
 from .ranks import Share
 from .run import Run
 from .schedule import learning_rate
-from .stop import Interrupted, Stop
 from .watch import SELECTED, EventFile, Meter, MetricsFile, Watch, Write
 
 FILL = "fill_uninitialized_memory"

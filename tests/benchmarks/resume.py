@@ -37,9 +37,9 @@ from stvg.heads.experiment import MODES, load_experiment
 from stvg.heads.training.finetune import Sources  # noqa: F401  (loaded here, once)
 from stvg.heads.training.online import open_live_split  # noqa: F401
 from stvg.heads.training.run import Run
-from stvg.heads.training.stop import Interrupted
 from stvg.heads.training.train import train
 from stvg.heads.training.watch import SPEED
+from stvg.stop import Interrupted
 
 CPU = torch.device("cpu")
 SETTINGS = ("model.d=32", "model.ffn=48", "model.encoder_layers=1", "model.decoder_layers=2", "model.num_queries=2")

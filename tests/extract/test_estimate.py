@@ -11,7 +11,7 @@ from stvg.errors import CacheError
 from stvg.extract.estimate import estimate
 from stvg.extract.runner import Part
 
-from .test_distribute import job_of
+from .test_launchers import job_of
 
 
 def test_frames_and_bytes_are_those_the_extraction_then_writes(synthetic, tiny_cache, tmp_path):

@@ -16,7 +16,7 @@ import pytest
 from stvg.errors import StvgError, UsageError
 from stvg.heads.training import owner
 from stvg.heads.training.owner import OWNER, Lock, Owner, owned, read_owner, require_owned
-from stvg.heads.training.stop import Interrupted
+from stvg.stop import Interrupted
 
 HOLD = """
 import sys, time

@@ -26,9 +26,9 @@ from stvg.errors import CacheError, CheckpointError, TrainingDiverged
 from stvg.heads.checkpoint import load_checkpoint
 from stvg.heads.experiment import load_experiment
 from stvg.heads.training.run import Run
-from stvg.heads.training.stop import Interrupted
 from stvg.heads.training.train import learning_rate, train
 from stvg.heads.training.watch import SPEED
+from stvg.stop import Interrupted
 
 CPU = torch.device("cpu")
 SETTINGS = ("model.d=32", "model.ffn=48", "model.encoder_layers=1", "model.decoder_layers=2", "model.dropout=0.1")

@@ -1,21 +1,21 @@
-"""Ending a run from outside: SIGINT and SIGTERM are wishes. The step under way ends, the run is saved, then it stops."""
+"""Ending work from outside: some signals are wishes. What is under way ends and is saved, then the work stops."""
 
 from __future__ import annotations
 
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Self
 
 IMPATIENT = 3.0
-"""Seconds after which a repeated signal ends the run where it stands. Launchers repeat theirs sooner."""
+"""Seconds after which a repeated signal ends the work where it stands. Launchers repeat theirs sooner."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was asked to end, and did. ``signal``: by which signal; the exit status is 128 more."""
+    """Work was asked to end, and did. ``signal``: by which signal; the exit status is 128 more."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"ended by {signal.Signals(number).name}")
@@ -23,16 +23,24 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Stop:
-    """While this context is open, signals do not raise; ``signal`` says which one came, 0 for none."""
+    """While this context is open, these signals do not raise; ``signal`` says which one came, 0 for none.
 
-    def __init__(self) -> None:
+    ``then`` is called with each of them, to pass it on.
+    """
+
+    def __init__(
+        self,
+        signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM),
+        then: Callable[[int], object] | None = None,
+    ) -> None:
+        self.signals, self.then = signals, then
         self.signal, self.since = 0, 0.0
         self.waits = True
         self.before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # others get no signals
-            self.before = {number: signal.signal(number, self.receive) for number in (signal.SIGINT, signal.SIGTERM)}
+            self.before = {number: signal.signal(number, self.receive) for number in self.signals}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -40,6 +48,8 @@ class Stop:
             signal.signal(number, handler)
 
     def receive(self, number: int, _: FrameType | None) -> None:
+        if self.then:
+            self.then(number)
         now = time.monotonic()
         if not self.waits or (self.signal and now - self.since > IMPATIENT):
             raise Interrupted(number)
