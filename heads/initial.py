@@ -26,6 +26,8 @@ NOISE = 0.02
 """Of repeated queries, as a share of their own spread: equal ones would stay equal for ever."""
 FILES = ("head.safetensors", "best.safetensors", "last.safetensors")
 """What is taken from a folder of `stvg weights import`, or of a run."""
+STATISTICS = "standards."
+"""Of the features, by which a head may standardise them: a file without them leaves those of the cache in place."""
 ANCHOR = "query_embed.weight"
 """Where a head stands in a larger model is seen by this tensor."""
 
@@ -69,7 +71,7 @@ def start_from(model: FSM, place: Path) -> Start:
         found[ANCHOR] = fit_queries(found[ANCHOR], len(wanted[ANCHOR]))
     known = found.keys() & wanted.keys()
     wrong = [k for k in sorted(known) if found[k].shape != wanted[k].shape]
-    fresh = [k for k in wanted if k not in found]
+    fresh = [k for k in wanted if k not in found and not k.startswith(STATISTICS)]
     lost = [k for k in fresh if k.partition(".")[0] in REQUIRED]
     changed = differing_settings(read, model)
     if wrong or lost or "heads" in changed:

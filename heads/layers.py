@@ -51,10 +51,34 @@ class StoredLinear(nn.Linear):
     """A linear layer on cached features of any float type. For the backward pass it keeps them as they are stored, not the
     wider copy it multiplies: of the backbone's 2,048 channels that copy would be the head's largest activation but one."""
 
-    def forward(self, stored: Tensor) -> Tensor:
+    def forward(self, stored: Tensor, standard: Standard | None = None) -> Tensor:
+        """Features (…, in) → (…, out). ``standard``: what they are standardised by first."""
         dtype = product_type(self.weight)
         with torch.autocast(stored.device.type, enabled=False):
-            return _FromStored.apply(stored, self.weight.to(dtype), self.bias.to(dtype))
+            weight, bias = (self.weight, self.bias) if standard is None else standard.folded(self.weight, self.bias)
+            return _FromStored.apply(stored, weight.to(dtype), bias.to(dtype))
+
+
+class Standard(nn.Module):
+    """Mean and spread of each channel of a level, by which features are standardised: buffers, kept in checkpoints."""
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("spread", torch.ones(channels))
+
+    def set(self, mean: Tensor, spread: Tensor) -> None:
+        """From statistics (channels,) each. ``spread``: standard deviations, none of them 0."""
+        self.mean.copy_(mean)
+        self.spread.copy_(spread)
+
+    def folded(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight and bias that do to features as they are what the given ones do to standardised ones."""
+        scaled = weight / self.spread
+        return scaled, bias - scaled @ self.mean
 
 
 class _FromStored(torch.autograd.Function):

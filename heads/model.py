@@ -14,7 +14,7 @@ from .decoder import Decoder
 from .dropout import Dropout
 from .encoder import Encoder
 from .fusion import Fusion
-from .layers import MLP, MaskedGroupNorm, StoredLinear, roi_align, roi_sine, sine_2d, time_code
+from .layers import MLP, MaskedGroupNorm, Standard, StoredLinear, roi_align, roi_sine, sine_2d, time_code
 from .model_config import GROUPS, FeatureFacts, ModelConfig
 
 
@@ -78,9 +78,9 @@ class LevelProjection(nn.Module):
         self.conv = StoredLinear(channels, d)
         self.norm = MaskedGroupNorm(GROUPS, d) if norm == "groupnorm" else None
 
-    def forward(self, cells: Tensor, padding: Tensor | None = None) -> Tensor:
+    def forward(self, cells: Tensor, padding: Tensor | None = None, standard: Standard | None = None) -> Tensor:
         """cells (G, L, channels), padding (G, L) bool → (G, L, d)."""
-        cells = self.conv(cells)
+        cells = self.conv(cells, standard)
         return cells if self.norm is None else self.norm(cells, padding)
 
 
@@ -93,6 +93,8 @@ class FSM(nn.Module):
         c, d = config, config.d
         self.config, self.features, self.scored = config, features, scored and config.qmm
         self.memory_level, self.region_levels = config.levels(features.levels)
+        read = (self.memory_level, *self.region_levels) if c.standardise else ()
+        self.standards = nn.ModuleDict({level.name: Standard(level.channels) for level in read})
         self.input_proj = StoredLinear(self.memory_level.channels, d)
         self.resizer = Resizer(features.text_width, d, c.dropout)
         self.fusion = Fusion(d, c.max_frames, c.fusion, c.dropout)
@@ -132,6 +134,12 @@ class FSM(nn.Module):
             anchor = self.anchor_stream(inputs, targets, memory, shape, times)
         return Output(layers, anchor)
 
+    def standard(self, level: str) -> Standard | None:
+        """What a level is standardised by; None where features are read as they are."""
+        found = self.standards[level] if self.config.standardise else None
+        assert found is None or isinstance(found, Standard)
+        return found
+
     def recompute(self, on: bool) -> None:
         """Whether training forgets what happens inside the transformer layers, and computes it again; see `Stack`."""
         self.encoder.recompute = self.decoder.recompute = on
@@ -141,7 +149,7 @@ class FSM(nn.Module):
         T, stride = inputs.frame_padding.shape[1], self.config.stride
         slow = inputs if stride == 1 else every(inputs, stride, keep_frames=self.config.fast)
         index = slow.frame_index  # (B, ⌈T / stride⌉)
-        visual = self.input_proj(slow.maps).flatten(1, 2)  # (U, h·w, d)
+        visual = self.input_proj(slow.maps, self.standard(self.memory_level.name)).flatten(1, 2)  # (U, h·w, d)
         cells = slow.cell_padding.flatten(1)
         words = self.resizer(inputs.tokens)
         x, words = self.fusion(visual, words, cells, inputs.token_padding, index, slow.frame_padding)
@@ -226,7 +234,7 @@ class FSM(nn.Module):
         projection = self.level_proj[level]
         assert isinstance(projection, LevelProjection)
         if level in targets.regions:
-            return projection(targets.regions[level])
+            return projection(targets.regions[level], None, self.standard(level))
         if level not in targets.maps:
             raise ValueError(f"the batch has neither regions nor maps of level {level}")
         maps = targets.maps[level]
@@ -234,7 +242,7 @@ class FSM(nn.Module):
         rows = torch.arange(h, device=maps.device)[None, :, None] >= extents[:, 0, None, None]
         columns = torch.arange(w, device=maps.device)[None, None] >= extents[:, 1, None, None]
         padding = (rows | columns).flatten(1)
-        projected = projection(maps.flatten(1, 2), padding).unflatten(1, (h, w))
+        projected = projection(maps.flatten(1, 2), padding, self.standard(level)).unflatten(1, (h, w))
         return roi_align(projected, corners, extents, self.features.roi_size)
 
 

@@ -35,6 +35,9 @@ class ModelConfig:
     """The level the head remembers and decodes from.  [the last]"""
     region_levels: tuple[str, ...] | None = None
     """The levels that the second stream also cuts regions of the target from.  [all others that the cache keeps]"""
+    standardise: bool = False
+    """Take each channel's mean off the features and divide by its spread, both of the training videos as the cache recorded
+    them. Levels and encoders differ in scale. The paper's heads read features as they are."""
     proj_norm: str = "groupnorm"
     """After the projections of these levels: ``groupnorm`` or ``none``."""
     fusion: FusionConfig = field(default_factory=FusionConfig)

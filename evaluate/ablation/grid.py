@@ -245,7 +245,9 @@ def cell_of(row: Row, seed: int, plan: Plan, opened: Caches) -> Cell:
         hint = f"--cache-at {resolution} DIR, a cache extracted with --resolution {resolution}"
         raise UsageError(f"there is no cache at resolution {resolution}", hint=hint)
     cache, data = opened[resolution].cache, opened[resolution].summary()
-    settings = flat(asdict(load_experiment(plan.preset, settings_of(row, seed, plan))))
+    experiment = load_experiment(plan.preset, settings_of(row, seed, plan))
+    experiment.model.levels(feature_facts(cache.recipe, experiment.train.mode).levels)  # refused before others train
+    settings = flat(asdict(experiment))
     steps = {name: value for name, value in settings.items() if name not in FREE}
     identity = _digest([steps, cache.recipe.fingerprint, plan.split, plan.test_split, plan.protocol])
     folder = plan.out / "cells" / f"{identity[:12]}-{_digest(data)[:8]}-seed{seed}"

@@ -16,6 +16,7 @@ from ...cache.contents import Contents
 from ...cache.index import Cache
 from ...cache.sampling import Sampling
 from ...cache.schema import Recipe
+from ...cache.statistics import channel_statistics
 from ...errors import CheckpointError, UsageError
 from ..checkpoint import (
     EMA,
@@ -30,7 +31,7 @@ from ..checkpoint import (
 from ..experiment import Experiment
 from ..initial import start_from
 from ..losses import Criterion
-from ..model import Grounder, build_model
+from ..model import FSM, Grounder, build_model
 from ..model_config import FeatureFacts
 from .owner import require_owned
 from .ranks import ALONE, Ranks
@@ -91,6 +92,8 @@ class Run:
         """What `train` validates on, and so selects the best weights by."""
         head = build_model(experiment.model, features, t.seed, experiment.loss.label > 0)
         head.recompute(t.recompute)
+        if experiment.model.standardise:
+            self.standardise(head)
         self.start = None if init is None else start_from(head, init)
         self.model = Grounder(head, self.encoders).to(device)
         self.ema = EMA(self.model, t.ema)
@@ -115,6 +118,14 @@ class Run:
         from .online import open_live_split
 
         return open_live_split(self.encoders.mode, self.cache, split, sampling, targets, self.level, self.videos)
+
+    def standardise(self, head: FSM) -> None:
+        """Tell a head the mean and spread of the features that it trains on."""
+        videos = dict.fromkeys(self.cache.samples.video_ids[row] for row in self.dataset.rows)
+        for level in (head.memory_level, *head.region_levels):
+            standard = head.standard(level.name)
+            assert standard is not None
+            standard.set(*map(torch.from_numpy, channel_statistics(self.cache, list(videos), level)))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The head's parameters and those of every encoder that trains, each with its own rate."""

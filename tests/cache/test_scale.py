@@ -44,7 +44,7 @@ def test_opening_reads_no_boxes_no_units_and_loads_no_heavy_library(tmp_path):
 
 def test_a_split_opens_without_boxes_unless_some_are_missing(tmp_path):
     cache = make_cache(tmp_path / "a", range(3))
-    CachedDataset(cache, "train", Sampling(5.0, 100), "none")
+    CachedDataset(cache, "train", Sampling(5.0, 100), ())
     assert "_boxes" not in vars(cache.samples)
 
 
@@ -79,7 +79,7 @@ def test_samples_without_a_slot_in_their_moment_are_left_out_and_gaps_are_refuse
     for v in range(3):
         write_video(cache, f"v{v}", v)
     sampling = Sampling(5.0, 100)
-    dataset = CachedDataset(cache, "train", sampling, "none")
+    dataset = CachedDataset(cache, "train", sampling, ())
     without = [s.sample_id for s in samples if moment_slots(s.frames(sampling), s.moment) is None]
     assert dataset.excluded == without == [1, 102]
     assert len(dataset) == 7
@@ -87,7 +87,7 @@ def test_samples_without_a_slot_in_their_moment_are_left_out_and_gaps_are_refuse
     cache = Cache.create(tmp_path / "b", RECIPE, [replace(samples[7], boxes=gap)], "zarr", {})
     write_video(cache, "v2", 2)
     with pytest.raises(CacheError, match="no target box"):
-        CachedDataset(cache, "train", sampling, "none")
+        CachedDataset(cache, "train", sampling, ())
 
 
 @pytest.mark.parametrize("value", [0.1, 30.5, 2.0**30 + 1, 1e-300])

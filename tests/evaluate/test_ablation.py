@@ -73,16 +73,22 @@ def test_a_grid_that_is_none_is_refused(tmp_path, text):
         read_grid(tmp_path / "grid.yaml")
 
 
+def test_a_row_with_a_level_the_cache_lacks_is_refused_before_anything_is_trained(tiny_cache, tmp_path):
+    (tmp_path / "grid.yaml").write_text("rows:\n- {label: good}\n- {label: bad, set: ['model.region_levels=[c9]']}\n")
+    with pytest.raises(UsageError, match="no level 'c9'"):
+        cells_of([read_grid(tmp_path / "grid.yaml")], a_plan(tiny_cache, tmp_path))
+
+
 def test_a_failing_cell_is_reported_and_the_rest_completed(tiny_cache, tmp_path):
     (tmp_path / "grid.yaml").write_text(
-        'rows:\n- {label: good, set: []}\n- {label: bad, set: ["model.region_levels=[c9]"]}\n'
+        "rows:\n- {label: good, set: []}\n- {label: bad, set: [train.mode=last-stage]}\n"
     )
     plan, said = a_plan(tiny_cache, tmp_path), []
     table = read_grid(tmp_path / "grid.yaml")
     failed = run_cells(cells_of([table], plan), plan, ["cpu"], lambda cell, error: said.append((cell.row.label, error)))
     assert [cell.row.label for cell in failed] == ["bad"]
     assert dict(said)["good"] is None
-    assert "no level 'c9'" in dict(said)["bad"]
+    assert "keeps no maps of level c4" in dict(said)["bad"]
     lines = lines_of(table, plan)
     assert [len(line.results) for line in lines] == [1, 0]
     assert "–" in markdown(table, lines)
@@ -178,7 +184,7 @@ def test_means_deviations_and_differences_are_those_of_the_seeds(tiny_cache, tmp
 
 def test_cells_on_a_ray_cluster_come_to_what_they_come_to_here(tiny_cache, tmp_path):
     """In processes of their own: a cluster stays with the process that started it."""
-    (tmp_path / "grid.yaml").write_text('rows:\n- {label: a}\n- {label: bad, set: ["model.region_levels=[c9]"]}\n')
+    (tmp_path / "grid.yaml").write_text("rows:\n- {label: a}\n- {label: bad, set: [train.mode=last-stage]}\n")
     tables = []
     for name, where in (("ray", ["--launcher", "ray", "--devices", "cpu"]), ("here", ["--devices", "cpu,cpu"])):
         words = ["ablate", "--cache", tiny_cache, "--grid", tmp_path / "grid.yaml", "--preset", "tiny", *where]
