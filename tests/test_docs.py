@@ -32,6 +32,7 @@ from stvg.evaluate.demo import Size
 from stvg.evaluate.evaluation import load_head
 from stvg.heads.experiment import load_experiment
 
+from .extract.folders import hf_folder, text_folder
 from .heads.test_published import fill, mdetr
 
 ROOT = Path(__file__).parents[1]
@@ -124,6 +125,11 @@ def desk(synthetic: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPathFac
         shutil.copytree(tiny_cache, desk / name)
     torch.save({"model": fill(mdetr())}, desk / "pretrained_resnet101_checkpoint.pth")
     (desk / "weights/tiny").mkdir(parents=True)
+    for document in DOCUMENTS:
+        for name, code in re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```", document.read_text("utf-8"), re.M | re.S):
+            (desk / name).write_text(code, encoding="utf-8")
+    hf_folder(desk / "dinov2-small", "dinov2")
+    text_folder(desk / "minilm", "bert")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(desk)
         for words in MADE_BY:
