@@ -131,6 +131,19 @@ sampling_options = options(
 device_option = click.option(
     "--device", default=None, metavar="NAME", help="cpu, cuda, cuda:1 …  [cuda if there is one]"
 )
+encoder_names = options(
+    click.option(
+        "--backbone",
+        metavar="NAME",
+        help="Where the encoder of pictures lies: hf:FOLDER, file.py:Class.  [its recorded name]",
+    ),
+    click.option(
+        "--text-encoder",
+        metavar="NAME",
+        help="Where the encoder of sentences lies: hf:FOLDER, file.py:Class.  [its recorded name]",
+    ),
+)
+"""For commands whose head or cache knows its encoders already."""
 tokenizer_option = click.option(
     "--tokenizer",
     metavar="DIR",

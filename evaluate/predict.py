@@ -79,7 +79,7 @@ class Predictor:
         )
         """Of what is extracted here: all that the head's features depend on, and nothing of its dataset."""
         weights, tokenizer, seed = (encoders[name] for name in ("text_weights", "tokenizer", "weights_seed"))
-        self.text = build_text_encoder(head.recipe.text.name, weights, tokenizer, seed)
+        self.text = build_text_encoder(encoders.get("text_encoder") or head.recipe.text.name, weights, tokenizer, seed)
         found = replace(head.recipe, text=replace(head.recipe.text, sha256=self.text.sha256))
         require_features(head, found, "the text encoder named here")
 
@@ -92,7 +92,9 @@ class Predictor:
     def backbone(self) -> Backbone:
         """Built when a video is first extracted. Raises CacheError when it is not the one the head was trained on."""
         recipe, encoders = self.head.recipe, self.encoders
-        backbone = build_backbone(recipe.visual.name, encoders["backbone_weights"], encoders["weights_seed"])
+        backbone = build_backbone(
+            encoders.get("backbone") or recipe.visual.name, encoders["backbone_weights"], encoders["weights_seed"]
+        )
         found = replace(recipe, visual=replace(recipe.visual, sha256=backbone.sha256))
         require_features(self.head, found, "the backbone named here")
         return backbone

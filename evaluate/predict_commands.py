@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..console import Progress
-from ..options import CACHE, FOLDER, OUT_FOLDER, choose_device, device_option, encoder_options, say
+from ..options import CACHE, FOLDER, OUT_FOLDER, choose_device, device_option, encoder_names, encoder_options, say
 from ..outputs import naming_write_errors, writable_file, writable_folder
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.argument("video", type=FOLDER, required=False)
 @click.argument("sentences", nargs=-1, metavar="SENTENCE...")
 @click.option("--checkpoint", type=FOLDER, required=True, metavar="FILE", help="A head of stvg train-head.")
+@encoder_names
 @encoder_options
 @click.option(
     "--cache",

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .encoders.backbone import Backbone
+
 WAITING_BATCHES = 4
 """About as many batches' worth of frames may wait for others of their shape."""
 
@@ -65,6 +67,11 @@ class Mixer:
     def __init__(self, size: int, device: torch.device) -> None:
         self.size, self.device = size, device
         self._open: dict[torch.Size, FrameBatch] = {}  # the one that waits longest first
+
+    @classmethod
+    def of(cls, backbone: Backbone, frames: int, device: torch.device) -> Mixer:
+        """For batches of ``frames`` frames, the windows of an encoder counted with all of theirs."""
+        return cls(max(1, frames // backbone.window), device)
 
     def add(self, clip: Any, view: int, start: int, frames: Tensor) -> Iterator[FrameBatch]:
         """Copy frames (n, height, width, 3) on the mixer's device in; yields the batches that are to be encoded now."""

@@ -11,16 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..cache.sampling import IntArray, video_grid
+from ..cache.sampling import IntArray, neighbours, video_grid
 from ..cache.schema import Recipe, Sample, Video
 from ..cache.stores.quantise import FeatureWriter
 from ..cache.view import View
 from .augment import stored_views
-from .encoders.backbone import Backbone
 from .features import Regions, layout, sums_of_frames
 from .video.agreement import rate_is_assumed
 from .video.channel import DecodeJob
 from .video.source import Reading
+from .windows import Windows
 
 
 @dataclass
@@ -37,6 +37,8 @@ class Clip:
     """Frames of all views that are not written yet."""
     rate_is_assumed: bool
     """Whether the video's rate is not among its annotations."""
+    windows: list[Windows] = field(default_factory=list)
+    """Per view, for an encoder that looks at several frames at once."""
     source: Reading | None = None
     """Its file, once it is decoded."""
     failed: bool = False
@@ -57,11 +59,18 @@ class Clip:
     def video_id(self) -> str:
         return self.video.video_id
 
-    def decode_job(self, file: Path, backbone: Backbone) -> DecodeJob:
-        """What is to be decoded of its file."""
-        size = (self.video.width, self.video.height)
-        job = DecodeJob(self.video_id, file, self.grid, *size, self.views, backbone.mean, backbone.std)
+    def decode_job(self, file: Path, recipe: Recipe) -> DecodeJob:
+        """What is to be decoded of its file: its frames, and those that the encoder looks at around them."""
+        visual, size = recipe.visual, (self.video.width, self.video.height)
+        around = neighbours(self.grid, self.video.frame_count, recipe.fps / self.video.fps, visual.window)
+        decoded = np.unique(around)
+        self.windows = [Windows(around, decoded) for _ in self.views] if visual.window > 1 else []
+        job = DecodeJob(self.video_id, file, decoded, *size, self.views, visual.mean, visual.std)
         return replace(job, annotated=self.video, rate_is_assumed=self.rate_is_assumed)
+
+    def gathered(self, view: int, start: int, frames: Tensor) -> tuple[int, Tensor]:
+        """What the encoder is given once these frames of a view are decoded: position of the first, and frames or windows."""
+        return self.windows[view].add(start, frames) if self.windows else (start, frames)
 
     def layout(self, recipe: Recipe) -> dict[str, tuple[int, ...]]:
         """Name and shape of every array of its unit."""

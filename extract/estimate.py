@@ -115,7 +115,10 @@ def _measure(job: ExtractJob, ready: Prepared, by_video: dict[str, list[Sample]]
     """Time the first frames of a few videos, spread over all. None when not one of them can be read."""
     chosen = list(by_video)[:: max(1, len(by_video) // PROBED_VIDEOS)][:PROBED_VIDEOS]
     clips = {video_id: Clip.of(by_video[video_id], ready.recipe) for video_id in chosen}
-    intake, mixer = Intake(job.device, ready.backbone.mean, ready.backbone.std), Mixer(job.batch_frames, job.device)
+    intake, mixer = (
+        Intake(job.device, ready.backbone.mean, ready.backbone.std),
+        Mixer.of(ready.backbone, job.batch_frames, job.device),
+    )
     settings = intake.settings(job.decoding, ready.recipe, (clip.video for clip in clips.values()))
     jobs = (replace(_beginning(clip, ready), raw=intake.raw) for clip in clips.values())
     batches: dict[tuple[int, ...], FrameBatch] = {}  # one of every shape
@@ -127,8 +130,9 @@ def _measure(job: ExtractJob, ready: Prepared, by_video: dict[str, list[Sample]]
                 continue
             decoding += event.seconds
             decoded += len(event.pixels[0])
+            clip = clips[event.job.video_id]
             for view, pixels in enumerate(intake(event)):
-                batches |= {b.pixels.shape: b for b in mixer.add(None, view, event.start, pixels)}
+                batches |= {b.pixels.shape: b for b in mixer.add(None, view, *clip.gathered(view, event.start, pixels))}
     batches |= {batch.pixels.shape: batch for batch in mixer.rest() if batch.pixels.shape not in batches}
     if not decoded:
         return None
@@ -141,7 +145,7 @@ def _measure(job: ExtractJob, ready: Prepared, by_video: dict[str, list[Sample]]
 def _beginning(clip: Clip, ready: Prepared) -> DecodeJob:
     file = ready.files[clip.video_id]
     assert isinstance(file, Path)
-    job = clip.decode_job(file, ready.backbone)
+    job = clip.decode_job(file, ready.recipe)
     return replace(job, frames=job.frames[:PROBED_FRAMES])
 
 

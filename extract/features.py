@@ -22,8 +22,9 @@ from .encoders.backbone import Backbone
 @torch.inference_mode()
 def encode(backbone: Backbone, pixels: Tensor, device: torch.device, amp: str = "none") -> dict[str, Tensor]:
     """All levels of a batch: (n, C, h, w) float32 each. ``amp``: what the encoder computes in; see `computing_in`."""
+    layout = torch.channels_last if pixels.dim() == 4 else torch.preserve_format
     with computing_in(amp, device):
-        levels = backbone(pixels.to(device, non_blocking=True, memory_format=torch.channels_last))
+        levels = backbone(pixels.to(device, non_blocking=True, memory_format=layout))
     return {name: level.float() for name, level in levels.items()}  # regions are cut with boxes of the maps' own type
 
 

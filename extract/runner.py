@@ -146,7 +146,7 @@ class Extraction:
         self.began, self.encoding = time.perf_counter(), 0.0
 
     def run(self) -> Report:
-        mixer = Mixer(self.options.batch_frames, self.options.device)
+        mixer = Mixer.of(self.backbone, self.options.batch_frames, self.options.device)
         videos = (self.cache.samples.video(rows[0]) for rows in self.by_video.values())
         decoding = self.intake.settings(self.options.decoding, self.cache.recipe, videos)
         with self.sources, Decoders(decoding) as decoders, Writer(self.cache, self.options.device) as writer:
@@ -162,7 +162,7 @@ class Extraction:
                 clip = self.clips[event.job.video_id]
                 self.report.busy["decode"] += event.seconds / self.options.decoding.processes
                 for view, pixels in enumerate(self.intake(event)):
-                    for batch in mixer.add(clip, view, event.start, pixels):
+                    for batch in mixer.add(clip, view, *clip.gathered(view, event.start, pixels)):
                         self.encode(batch, writer)
             for batch in mixer.rest():
                 self.encode(batch, writer)
@@ -203,7 +203,7 @@ class Extraction:
                 except VideoError as error:  # it went away since it was found
                     self.skip(video_id, error)
                     continue
-                yield replace(clip.decode_job(file, self.backbone), raw=self.intake.raw)
+                yield replace(clip.decode_job(file, self.cache.recipe), raw=self.intake.raw)
 
     def clip(self, video_id: str, file: Path) -> Clip:
         samples = [self.cache.samples[row] for row in self.by_video[video_id]]

@@ -17,6 +17,7 @@ from ..options import (
     Commands,
     choose_device,
     device_option,
+    encoder_names,
     encoder_options,
     protocol_option,
     say,
@@ -83,6 +84,7 @@ def weights_import(source: Path, out: Path) -> None:
     "pixels.  [the preset's: cached]",
 )
 @click.option("--videos", type=FOLDER, metavar="DIR", help="Folder of the videos; for --mode end-to-end.")
+@encoder_names
 @encoder_options
 @click.option(
     "--init",

@@ -29,7 +29,9 @@ from ..boxes import to_corners
 class Sources:
     """Where live encoders and pixels come from; see `stvg train-head --help`."""
 
+    backbone: str | None = None
     backbone_weights: str | None = None
+    text_encoder: str | None = None
     text_weights: str | None = None
     tokenizer: str | None = None
     weights_seed: int = 0
@@ -170,10 +172,13 @@ def build_encoders(mode: str, cache: Cache, level: str, targets: Sequence[str], 
     recipe = cache.recipe
     backbone = text = None
     if mode in ("last-stage", "end-to-end"):
-        backbone = build_backbone(recipe.visual.name, sources.backbone_weights, sources.weights_seed)
+        backbone = build_backbone(
+            sources.backbone or recipe.visual.name, sources.backbone_weights, sources.weights_seed
+        )
         require_weights(backbone.sha256, recipe.visual.sha256, recipe.visual.name, "--backbone-weights")
     if mode in ("text", "end-to-end"):
-        text = build_text_encoder(recipe.text.name, sources.text_weights, sources.tokenizer, sources.weights_seed)
+        name = sources.text_encoder or recipe.text.name
+        text = build_text_encoder(name, sources.text_weights, sources.tokenizer, sources.weights_seed)
         require_weights(text.sha256, recipe.text.sha256, recipe.text.name, "--text-weights")
         if isinstance(text.encoder, TinyText):
             text = wrap_tiny(TinyText(sources.weights_seed, vocabulary_of(cache)))

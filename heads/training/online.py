@@ -16,7 +16,7 @@ from ...cache.batches.dataset import CachedDataset
 from ...cache.batches.reading import FeatureReader, Levels
 from ...cache.contents import Contents
 from ...cache.index import Cache
-from ...cache.sampling import Sampling
+from ...cache.sampling import Sampling, neighbours
 from ...cache.schema import Video, has_boxes
 from ...cache.view import View
 from ...errors import CacheError, UsageError
@@ -90,12 +90,15 @@ class PixelReader(SentenceReader):
         return live_frames([self.pixels(part) for part in parts], [level.cells(part.rendition.view) for part in parts])
 
     def pixels(self, part: FrameSet) -> Tensor:
-        """Normalised pixels of some frames: (n, 3, view.height, view.width)."""
+        """Normalised pixels of frames: (n, 3, view.height, view.width); (n, window, 3, …) for an encoder with a window."""
         video, view, visual = part.rendition.video, part.rendition.view, self.cache.recipe.visual
         file = self.files[video.video_id]
         assert isinstance(file, Path)
-        decoded = np.concatenate(list(read_frames(file, part.frames, width=video.width, height=video.height)))
-        return apply_view(decoded, view, visual.mean, visual.std)
+        around = neighbours(part.frames, video.frame_count, self.cache.recipe.fps / video.fps, visual.window)
+        wanted = np.unique(around)
+        decoded = np.concatenate(list(read_frames(file, wanted, width=video.width, height=video.height)))
+        pixels = apply_view(decoded, view, visual.mean, visual.std)
+        return pixels if visual.window == 1 else pixels[np.searchsorted(wanted, around)]
 
     def targets(self, clips: Sequence[Clip], inside: Sequence[FrameSet]) -> tuple[Levels, Levels]:
         """Nothing: the step's own maps are cut."""

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from .record import Request
 
-SOURCES = ("backbone_weights", "text_weights", "tokenizer", "weights_seed", "videos")
-PLACES = ("cache_path", "init", "backbone_weights", "text_weights", "tokenizer", "videos")
+SOURCES = ("backbone", "backbone_weights", "text_encoder", "text_weights", "tokenizer", "weights_seed", "videos")
+PLACES = ("cache_path", "init", "backbone", "backbone_weights", "text_encoder", "text_weights", "tokenizer", "videos")
 """What may lie elsewhere when a run is repeated. All of it but the videos and the tokenizer is compared by its hash."""
 
 
@@ -33,7 +33,7 @@ def requested(given: dict[str, Any], device: torch.device) -> Request:
     split, splits = given["split"], set(Cache.open(given["cache_path"]).samples.splits)
     # Never the test split of itself: the best of many epochs on it would be a score that was selected on it.
     val_split = given["val_split"] or ("val" if "val" in splits and split != "val" else "none")
-    places = {name: place(given[name]) for name in PLACES}
+    places = {name: placed(name, given[name]) for name in PLACES}
     return Request(
         cache=str(places["cache_path"]),
         experiment=experiment,
@@ -52,9 +52,13 @@ def repeated(ctx: click.Context, request: Request, given: dict[str, Any]) -> Req
     if wrong := sorted(typed - set(PLACES)):
         name = {"assignments": "set"}.get(wrong[0], wrong[0].replace("_", "-"))
         raise click.UsageError(f"--{name} does not go with --from-record: the record says")
-    moved = {name: place(given[name]) for name in typed}
+    moved = {name: placed(name, given[name]) for name in typed}
     cache, init = moved.pop("cache_path", request.cache), moved.pop("init", request.init)
     return replace(request, cache=str(cache), init=init, sources={**request.sources, **moved})
+
+
+def placed(name: str, given: Any) -> str | None:
+    return encoder_place(given) if name in ("backbone", "text_encoder") else place(given)
 
 
 def place(given: Any) -> str | None:
@@ -62,3 +66,12 @@ def place(given: Any) -> str | None:
     if given is None or given == "random" or "://" in str(given):
         return None if given is None else str(given)
     return str(Path(given).absolute())
+
+
+def encoder_place(name: str | None) -> str | None:
+    """The name of an encoder, its folder or file as `place` says it."""
+    kind, _, folder = (name or "").partition(":")
+    file, _, kept = (name or "").rpartition(":")
+    if kind == "hf":
+        return f"hf:{place(folder)}"
+    return f"{place(file)}:{kept}" if file.endswith(".py") else name
