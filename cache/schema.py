@@ -106,8 +106,8 @@ class Visual:
     """Of its weights, and of a plugin's source."""
     levels: tuple[Level, ...]
     """What it gives of a frame, finest first."""
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
     """Pixels in [0, 1] are normalised with these, one a colour."""
     multiple: int = 1
     """Sides of a picture are filled up to a multiple of this many pixels before it is encoded."""

@@ -69,7 +69,7 @@ class Clip:
         return replace(job, annotated=self.video, rate_is_assumed=self.rate_is_assumed)
 
     def gathered(self, view: int, start: int, frames: Tensor) -> tuple[int, Tensor]:
-        """What the encoder is given once these frames of a view are decoded: position of the first, and frames or windows."""
+        """What the encoder is given once these frames are decoded: position of the first, and frames or windows."""
         return self.windows[view].add(start, frames) if self.windows else (start, frames)
 
     def layout(self, recipe: Recipe) -> dict[str, tuple[int, ...]]:

@@ -22,17 +22,20 @@ Network = TypeVar("Network", bound=nn.Module)
 def quietly(make: Callable[[], Network]) -> Network:
     """Build a network without moving the caller's random numbers: what it draws is replaced."""
     with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
         return make()
 
 
 @torch.no_grad()
 def randomise(network: nn.Module, seed: int) -> None:
-    """Weights of layers preserve variance; positions and tables are small; norms stay as they start."""
+    """Weights of layers preserve variance; positions and tables are small; biases are zero; norms stay as they start."""
     for name, value in network.state_dict().items():
         if not value.is_floating_point() or value.numel() == 0:
             continue
         if value.dim() == 1:
-            if name.endswith("weight") and not value.any():
+            if name.endswith("bias"):  # libraries draw those of convolutions
+                value.zero_()
+            elif name.endswith("weight") and not value.any():
                 value.fill_(NORM_AT_END)
         elif name.endswith("weight") and "embedding" not in name and value.dim() != 3:
             gain = 2 if value.dim() > 3 else 1  # convolutions stand before activations that halve the variance
