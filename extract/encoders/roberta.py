@@ -14,7 +14,7 @@ from ...weights import StateDict, load_exactly, random_values, read_weights
 from .contract import Origin
 from .kinds import Request
 from .text_contract import TextEncoder
-from .tokenizer import LONGEST, VOCABULARY, in_hub_cache, load_tokenizer
+from .tokenizer import LONGEST, VOCABULARY, TokenReader, in_hub_cache, load_tokenizer
 
 INITIAL_SPREAD = 0.02
 """Of random weights, as BERT and its kind start."""
@@ -57,6 +57,10 @@ def build(asked: Request) -> TextEncoder:
         if tokenizer is None and asked.weights is not None and Path(asked.weights).is_dir():
             tokenizer = asked.weights
     return wrap(module.to(asked.device), load_tokenizer(tokenizer), source)
+
+
+def tokens(asked: Request) -> TokenReader:
+    return TokenReader("roberta-base", load_tokenizer(asked.tokenizer), LONGEST)
 
 
 def wrap(module: nn.Module, tokenizer: Any, source: str = "as given") -> TextEncoder:

@@ -9,11 +9,12 @@ import torch
 
 from . import hf_text, minilm, roberta, tiny_text
 from .contract import CPU
-from .kinds import Kind, Request, build
+from .kinds import Kind, Request, find
 from .plugins import build_plugin
 from .text_contract import TextEncoder
+from .tokenizer import TokenReader
 
-__all__ = ("TEXT_ENCODERS", "TextEncoder", "build_text_encoder")
+__all__ = ("TEXT_ENCODERS", "TextEncoder", "build_text_encoder", "token_reader")
 
 log = logging.getLogger(__name__)
 
@@ -22,10 +23,16 @@ TEXT_ENCODERS: tuple[Kind[TextEncoder], ...] = (
         "roberta-base",
         "RoBERTa of the field; weights: a folder or file, or the local Hugging Face cache",
         roberta.build,
+        roberta.tokens,
     ),
-    Kind("minilm", "MiniLM, small, of sentences; weights: stvg[lite], or a folder", minilm.build),
+    Kind("minilm", "MiniLM, small, of sentences; weights: stvg[lite], or a folder", minilm.build, minilm.tokens),
     Kind("tiny", "words without context, seeded; no weights", tiny_text.build),
-    Kind("hf:", "hf:FOLDER, a text model of transformers (BERT, MiniLM, CLIP, T5, …) with its weights", hf_text.build),
+    Kind(
+        "hf:",
+        "hf:FOLDER, a text model of transformers (BERT, MiniLM, CLIP, T5, …) with its weights",
+        hf_text.build,
+        hf_text.tokens,
+    ),
     Kind("CLASS", "file.py:Class, package:Class, or an entry point", lambda asked: build_plugin(asked, TextEncoder)),
 )
 
@@ -43,6 +50,16 @@ def build_text_encoder(
     EncoderError for a class that does not keep the contract.
     """
     asked = Request(name, str(weights) if weights is not None else None, tokenizer, seed, device)
-    found = build(TEXT_ENCODERS, "text encoder", asked)
+    kind, asked = find(TEXT_ENCODERS, "text encoder", asked)
+    found = kind.build(asked)
     log.info("%s: weights %s", found.name, found.source)
     return found
+
+
+def token_reader(name: str, tokenizer: str | None = None) -> TokenReader | None:
+    """How a text encoder reads sentences, known without its weights; None where it reads any length, or that is not known.
+
+    Raises UsageError for an unknown name, CheckpointError for a tokenizer that is missing or does not fit.
+    """
+    kind, asked = find(TEXT_ENCODERS, "text encoder", Request(name, tokenizer=tokenizer))
+    return kind.tokens(asked)

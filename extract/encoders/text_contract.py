@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ...errors import EncoderError
 from ...precision import float32_products
 from .contract import Frozen, Origin
-from .tokenizer import tokenizer_sha256
+from .tokenizer import TokenReader, tokenizer_sha256
 
 
 class TextEncoder(Frozen):
@@ -35,16 +35,20 @@ class TextEncoder(Frozen):
                 f"text encoder {origin.name} does not say its width", expected="width = 768", found=width
             )
         self.width = width
-        self.tokenizer: Any = getattr(encoder, "tokenizer", None)
+        tokenizer = getattr(encoder, "tokenizer", None)
+        self.tokenizer = tokenizer and TokenReader(origin.name, tokenizer, getattr(encoder, "longest", None))
         """Of an encoder that reads tokens."""
-        self.longest: int | None = getattr(encoder, "longest", None)
-        """Tokens it reads of a sentence, marks included; None: any number."""
         self.tokenizer_sha256: str | None = None
-        if self.tokenizer is not None:
-            self.tokenizer_sha256 = tokenizer_sha256(self.tokenizer)
+        if tokenizer is not None:
+            self.tokenizer_sha256 = tokenizer_sha256(tokenizer)
             if sha256 is None:
                 said = f"{self.sha256} {self.tokenizer_sha256} {self.longest}"
                 self.sha256 = hashlib.sha256(said.encode()).hexdigest()
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens it reads of a sentence, marks included; None: any number."""
+        return self.tokenizer.longest if self.tokenizer else None
 
     def forward(self, sentences: list[str]) -> tuple[Tensor, Tensor]:
         """Features (B, M, width), start and end marks included, and their padding (B, M) bool, True where there is none."""

@@ -1,9 +1,10 @@
-"""RoBERTa's tokenizer: found locally, recognised by what it makes of known sentences, and hashed by what changes ids."""
+"""Tokenizers, hashed by what changes ids; RoBERTa's, found locally and recognised by what it makes of known sentences."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,15 @@ KNOWN = {
 """What RoBERTa's tokenizer makes of two sentences: spaces, capitals and accents stay, nothing is put in front."""
 REPOSITORIES = ("roberta-base", "FacebookAI/roberta-base")
 """Its old and its new name in the Hugging Face cache."""
+
+
+@dataclass(frozen=True)
+class TokenReader:
+    """A tokenizer, and the ``longest`` sentence in tokens, marks included, that encoder ``name`` reads; None: any."""
+
+    name: str
+    tokenizer: Any
+    longest: int | None
 
 
 def in_hub_cache(*names: str) -> Path | None:

@@ -99,7 +99,7 @@ def publish(roberta: TextEncoder, folder: Path, **changed: torch.Tensor | None) 
     folder.mkdir()
     save_file({k: v.contiguous() for k, v in state.items() if v is not None}, folder / "model.safetensors")
     for name in ("vocab.json", "merges.txt"):
-        (folder / name).symlink_to(Path(roberta.tokenizer.name_or_path) / name)
+        (folder / name).symlink_to(Path(roberta.encoder.tokenizer.name_or_path) / name)
     return folder
 
 

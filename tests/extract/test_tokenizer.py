@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from stvg.cache.schema import Sample, Video
-from stvg.errors import CheckpointError
+from stvg.errors import CheckpointError, UsageError
 from stvg.extract.encoders.text import build_text_encoder
-from stvg.extract.encoders.tokenizer import load_tokenizer, tokenizer_sha256
+from stvg.extract.encoders.tokenizer import TokenReader, load_tokenizer, tokenizer_sha256
 from stvg.extract.lengths import notice_of_cuts, notice_of_long_ones
+
+from .folders import text_folder
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +139,10 @@ def asked(name: str, sentence: str) -> Sample:
     return Sample(name, video, sentence, "all", "train", (0, 10), (0, 1), np.zeros((1, 4)), "t")
 
 
+def reader(tokenizer) -> TokenReader:
+    return TokenReader("roberta-base", tokenizer, 512)
+
+
 LONG = "moves left and then right, " * 200
 SAMPLES = [
     asked("first", LONG + "and stops"),
@@ -149,7 +155,7 @@ SAMPLES = [
 
 
 def test_sentences_that_are_cut_are_named_with_their_tokens_and_their_doubles(tokenizer):
-    notice = notice_of_cuts(SAMPLES, tokenizer)
+    notice = notice_of_cuts(SAMPLES, reader(tokenizer))
     counts = [len(tokenizer(s.sentence)["input_ids"]) for s in SAMPLES]
     assert min(counts[:4]) > 512 > max(counts[4:])
     head, *lines = notice.splitlines()
@@ -161,25 +167,35 @@ def test_sentences_that_are_cut_are_named_with_their_tokens_and_their_doubles(to
 
 
 def test_512_tokens_are_read_and_513_are_cut(tokenizer):
-    assert notice_of_cuts([asked("whole", "word" + " word" * 509)], tokenizer) is None
-    assert "513 tokens" in notice_of_cuts([asked("cut", "word" + " word" * 510)], tokenizer)
+    assert notice_of_cuts([asked("whole", "word" + " word" * 509)], reader(tokenizer)) is None
+    assert "513 tokens" in notice_of_cuts([asked("cut", "word" + " word" * 510)], reader(tokenizer))
 
 
 def test_a_long_list_of_cut_sentences_is_shortened(tokenizer):
-    notice = notice_of_cuts([asked(str(i), f"{LONG} {i}") for i in range(25)], tokenizer)
+    notice = notice_of_cuts([asked(str(i), f"{LONG} {i}") for i in range(25)], reader(tokenizer))
     assert len(notice.splitlines()) == 12
     assert notice.endswith("and 15 more")
 
 
 def test_without_a_tokenizer_only_what_is_certain_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    notice = notice_of_long_ones(SAMPLES, None)
+    notice = notice_of_long_ones(SAMPLES, "roberta-base", None)
     assert "sample first: at least 1,004 tokens" in notice
     assert "sample third: at least 3 tokens, at most 1,202" in notice
     assert "short" not in notice
     assert "--tokenizer" in notice
-    assert notice_of_long_ones(SAMPLES[4:5], None) is None
+    assert notice_of_long_ones(SAMPLES[4:5], "roberta-base", None) is None
 
 
 def test_an_encoder_that_reads_any_length_cuts_nothing():
     assert notice_of_cuts(SAMPLES, build_text_encoder("tiny").tokenizer) is None
+
+
+def test_sentences_are_measured_by_the_encoder_that_will_read_them(tmp_path):
+    name = text_folder(tmp_path / "bert", "bert")  # reads 12 tokens, a letter each
+    notice = notice_of_long_ones([asked("whole", "abcdefghab"), asked("cut", "abcdefghabc")], name, None)
+    assert notice.splitlines()[0].startswith("1 sentence is cut after 12 tokens, all that hf:bert reads")
+    assert "sample cut: 13 tokens" in notice
+    assert notice_of_long_ones(SAMPLES, "tiny", None) is None
+    with pytest.raises(UsageError, match="no text encoder 'robert'"):
+        notice_of_long_ones(SAMPLES, "robert", None)
