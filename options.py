@@ -119,6 +119,9 @@ def options(*decorators: Decorator) -> Decorator:
 annotations_option = click.option(
     "--annotations", type=FOLDER, required=True, metavar="PATH", help="Dataset folder, or one annotation file."
 )
+annotation_set_option = click.option(
+    "--annotation-set", metavar="NAME", help="Which of the cache's annotation sets to read.  [the only one]"
+)
 vidor_option = click.option(
     "--vidor", type=FOLDER, metavar="DIR", help="VidOR folder, if not inside the dataset folder."
 )

@@ -28,7 +28,7 @@ def cache() -> None:
 def cache_info(path: Location, as_json: bool) -> None:
     """What a cache holds and exactly how it was made."""
     from .index import Cache
-    from .summary import summarise, summary_lines
+    from .upkeep.summary import summarise, summary_lines
 
     found = summarise(Cache.open(path))
     say(json.dumps(found, indent=1) if as_json else "\n".join(summary_lines(found)))
@@ -46,7 +46,7 @@ def cache_verify(path: Location, repair: bool, jobs: int) -> None:
     Exits with 1 if anything is wrong, repaired or not: after a repair, stvg extract has to fill the gaps. Files that are
     not the cache's own are named and left alone.
     """
-    from . import verify as check
+    from .upkeep import verify as check
 
     with Progress("verify", "units", doing="listing units") as bar:
         findings = check.verify(path, jobs, bar.at)
@@ -75,23 +75,40 @@ def cache_convert(source: Location, target: Location, store: str) -> None:
     \b
     Example: stvg cache convert cache/vidstg s3://bucket/vidstg --store zarr
     """
-    from .convert import convert
+    from .upkeep.convert import convert
 
     with Progress("convert", "units") as bar, naming_write_errors(target):
         written = convert(source, target, store, bar.at)
     say(f"convert: {counted(written, 'unit')} written → {target}")
 
 
+@cache.command("remove-annotations", short_help="Take an annotation set out of a cache.")
+@click.argument("path", type=CACHE)
+@click.argument("name")
+def cache_remove_annotations(path: Location, name: str) -> None:
+    """Take the annotation set NAME out of a cache. Features stay: another set may need them, and so may this one again."""
+    from .index import read_header
+    from .set_files import remove_set
+
+    read_header(path)
+    with naming_write_errors(path):
+        remove_set(path, name)
+    say(f"removed the annotation set {name} of {path}; its features stay")
+
+
 @cache.command("merge")
 @click.argument("out", type=OUT_CACHE)
 @click.argument("shards", type=CACHE, nargs=-1, required=True)
 def cache_merge(out: Location, shards: tuple[Location, ...]) -> None:
-    """Make one cache of SHARDS of the same recipe. On one file system nothing is copied: units are linked.
+    """Make one cache of SHARDS of the same recipe, whatever their annotations; OUT may be there already.
+
+    On one file system units are linked, not copied. Annotation sets of one name are united; where they contradict, nothing
+    is written.
 
     \b
     Example: stvg cache merge cache/vidstg shards/0 shards/1 shards/2
     """
-    from .merge import merge
+    from .upkeep.merge import merge
 
     with Progress("merge", "units", doing="comparing shards") as bar, naming_write_errors(out):
         written = merge(out, shards, bar.at)

@@ -1,4 +1,4 @@
-"""cache.json: how a cache was made, guarded by a checksum, and the checksum of its samples."""
+"""cache.json: how the features of a cache were made, guarded by a checksum."""
 
 from __future__ import annotations
 
@@ -11,26 +11,19 @@ from awscrt.checksums import crc32c
 from ..errors import CacheError
 from .schema import Recipe
 
-SAMPLES = "samples.parquet"
 FORMAT = "stvg feature cache"
 
 
 @dataclass(frozen=True)
 class Header:
-    """What cache.json says. ``samples_file``: (bytes, crc32c) of samples.parquet."""
+    """What cache.json says."""
 
     recipe: Recipe
     store: str
-    counts: dict[str, int]
     versions: dict[str, str]
-    samples_file: tuple[int, int]
-    admitted_by: dict[str, Any] | None = None
-    """The options that chose the samples: splits, max_frames, … None in older caches."""
 
     def to_bytes(self) -> bytes:
         content = {"format": FORMAT, "fingerprint": self.recipe.fingerprint, **asdict(self)}
-        if self.admitted_by is None:
-            del content["admitted_by"]
         checked = {"crc32c": crc32c(_render(content)), **json.loads(_render(content))}
         return _render(checked) + b"\n"
 
@@ -40,9 +33,7 @@ class Header:
         try:
             content: dict[str, Any] = json.loads(stored)
             recipe = Recipe.from_json(content["recipe"])
-            samples_file = (content["samples_file"][0], content["samples_file"][1])
-            how = (content["store"], content["counts"], content["versions"])
-            header = cls(recipe, *how, samples_file, content.get("admitted_by"))
+            header = cls(recipe, content["store"], content["versions"])
             if header.to_bytes() != stored:
                 raise ValueError("its checksum does not fit")
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:

@@ -148,8 +148,6 @@ class Recipe:
     Library versions are recorded beside it, not hashed.
     """
 
-    dataset: str
-    annotations_sha256: str
     visual: Visual
     text: Text
     fps: float = 5.0
@@ -165,7 +163,7 @@ class Recipe:
     amp: str = "none"
     """What the visual encoder computed in: see `computing_in`. ``tf32`` and ``bf16`` round more than ``none``."""
     views: int = 1
-    """Renditions of every training video: the evaluation geometry, then random resizes and crops. Others have one."""
+    """Renditions of every video: the evaluation geometry, then random resizes and crops."""
     views_seed: int = 0
     format_version: int = field(default=FORMAT_VERSION)
 
@@ -179,6 +177,11 @@ class Recipe:
         """What is kept of every level of the visual encoder, finest first: ``maps``, ``regions`` or ``none``."""
         *before, last = (level.name for level in self.visual.levels)
         return {**dict.fromkeys(before, KEPT[self.keep]), last: "maps"}
+
+    @property
+    def keeps_regions(self) -> bool:
+        """Whether regions of annotated boxes are kept of any level."""
+        return "regions" in self.kept.values()
 
     @property
     def levels(self) -> tuple[Level, ...]:

@@ -1,4 +1,4 @@
-"""samples.parquet: one row per sentence, written once and atomically; what training and scoring need of the annotation.
+"""The table of an annotation set: one row per sentence; what extraction, training and scoring need of the annotation.
 
 Samples are read back lazily: the table stays in Arrow columns, and a row becomes a Sample when it is asked for. Boxes are
 most of the file and stay in it until the first sample is.
@@ -6,9 +6,8 @@ most of the file and stay in it until the first sample is.
 
 from __future__ import annotations
 
-import hashlib
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -34,7 +33,6 @@ SCHEMA = pa.schema(
         ("fps", pa.float64()),
         ("frame_count", pa.int64()),
         ("sentence", pa.string()),
-        ("text_row", pa.int64()),
         ("qtype", pa.string()),
         ("split", pa.string()),
         ("segment_start", pa.int64()),
@@ -47,26 +45,14 @@ SCHEMA = pa.schema(
         ("boxes", pa.list_(pa.float64())),  # float32 in the file, where that changes no value
     ]
 )
+COLUMNS = tuple(f.name for f in SCHEMA if f.name not in ("gaps", "boxes"))
+"""What a row says, its boxes aside."""
 ROW_GROUP = 8192
 RESTORE = "restore the file, or: stvg cache verify --repair, then repeat the extraction; finished videos are kept"
 
 
-def distinct_sentences(samples: Sequence[Sample]) -> dict[str, int]:
-    """Every different sentence and its row in the text features, in order of first appearance."""
-    rows: dict[str, int] = {}
-    for sample in samples:
-        rows.setdefault(sample.sentence, len(rows))
-    return rows
-
-
-def sentences_sha256(sentences: Iterable[str]) -> str:
-    """Hash of some sentences in order; a unit of text features says with it whose features it holds."""
-    return hashlib.sha256("\0".join(sentences).encode(errors="surrogatepass")).hexdigest()
-
-
 def to_parquet(samples: Sequence[Sample]) -> bytes:
     """The table as a file; equal samples give equal bytes."""
-    text_rows = distinct_sentences(samples)
     rows = [
         {
             "sample_id": str(s.sample_id),
@@ -78,7 +64,6 @@ def to_parquet(samples: Sequence[Sample]) -> bytes:
             "fps": s.video.fps,
             "frame_count": s.video.frame_count,
             "sentence": s.sentence,
-            "text_row": text_rows[s.sentence],
             "qtype": s.qtype,
             "split": s.split,
             "segment_start": s.segment[0],
@@ -96,7 +81,7 @@ def to_parquet(samples: Sequence[Sample]) -> bytes:
     narrow = flat.astype(np.float32)
     values = narrow if np.array_equal(narrow, flat, equal_nan=True) else flat
     offsets = np.cumsum([0, *(s.boxes.size for s in samples)], dtype=np.int32)
-    boxes = pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
+    boxes = pa.ListArray.from_arrays(_column(offsets), _column(values))
     buffer = io.BytesIO()
     table = columns.append_column("boxes", boxes)
     pq.write_table(table, buffer, compression="zstd", row_group_size=ROW_GROUP)
@@ -104,20 +89,21 @@ def to_parquet(samples: Sequence[Sample]) -> bytes:
 
 
 class SampleTable(Sequence[Sample]):
-    """The samples of a cache in the order they were written. ``expected``: bytes and crc32c of the file."""
+    """The samples of an annotation set, in the order of its table.
 
-    def __init__(self, path: Location, expected: tuple[int, int]) -> None:
-        self.path, self.expected = path, tuple(expected)
-        try:
-            self._file = pa.py_buffer(path.read_bytes()) if isinstance(path, ObjectPath) else str(path)
-            found = checksum(self._file)
-        except FileNotFoundError:
-            raise CacheError(f"{path} is missing", hint=RESTORE) from None
-        except OSError as error:
-            raise CacheError(f"{path} cannot be read", found=error) from None
-        if found != self.expected:
+    A file that is replaced or removed once this is open makes no difference to it.
+    """
+
+    def __init__(
+        self, place: Location | str, stored: bytes | None = None, expected: tuple[int, int] | None = None
+    ) -> None:
+        """``stored``: the file's content; None: it is read at ``place``. ``expected``: its bytes and crc32c."""
+        self.place, self.stored, self.expected = place, stored, expected
+        self._file = _opened(place) if stored is None else pa.BufferReader(stored)
+        found = checksum(self._file)
+        if expected is not None and found != tuple(expected):
             raise CacheError(
-                f"{path} is damaged",
+                f"{place} is damaged",
                 expected=f"{expected[0]:,} bytes, crc32c {expected[1]:08x}",
                 found=f"{found[0]:,} bytes, {found[1]:08x}",
                 hint=RESTORE,
@@ -125,7 +111,6 @@ class SampleTable(Sequence[Sample]):
         table = self._read([f.name for f in SCHEMA if f.name != "boxes"])
         self.splits: list[str] = _shared_texts(table["split"])
         self.video_ids: list[str] = _shared_texts(table["video_id"])
-        self.text_rows = _numbers(table["text_row"])
         # Numbers as numpy columns, text as Arrow scalars: a row costs microseconds, and nothing is copied up front.
         self.columns: dict[str, Any] = {
             f.name: table[f.name].combine_chunks() if pa.types.is_string(f.type) else _numbers(table[f.name])
@@ -134,8 +119,23 @@ class SampleTable(Sequence[Sample]):
         }
         self._videos: dict[str, Video] = {}
 
+    @classmethod
+    def of(cls, samples: Sequence[Sample], name: str = "samples") -> SampleTable:
+        """A table that is in memory only. ``name``: what errors call it."""
+        return cls(name, to_parquet(samples))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.place, self.stored, self.expected)
+
     def __len__(self) -> int:
-        return len(self.text_rows)
+        return len(self.columns["fps"])
+
+    def to_bytes(self) -> bytes:
+        """The file."""
+        if self.stored is None:
+            self._file.seek(0)
+            return self._file.read()
+        return self.stored
 
     def _read(self, columns: list[str]) -> pa.Table:
         with self._opened() as file:
@@ -144,12 +144,12 @@ class SampleTable(Sequence[Sample]):
     @contextmanager
     def _opened(self) -> Iterator[pq.ParquetFile]:
         try:
-            yield pq.ParquetFile(pa.BufferReader(self._file) if isinstance(self._file, pa.Buffer) else self._file)
+            yield pq.ParquetFile(self._file)
         except (pa.ArrowException, OSError, KeyError) as error:
-            raise CacheError(f"{self.path} cannot be read", found=str(error).splitlines()[0], hint=RESTORE) from None
+            raise CacheError(f"{self.place} cannot be read", found=str(error).splitlines()[0], hint=RESTORE) from None
 
     @cached_property
-    def _boxes(self) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    def boxes(self) -> tuple[NDArray[np.int64], NDArray[Any]]:
         """Where each sample's coordinates start, and all of them one after the other."""
         lengths, values = [np.zeros(1, np.int64)], []
         with self._opened() as file:
@@ -162,19 +162,20 @@ class SampleTable(Sequence[Sample]):
         pa.default_memory_pool().release_unused()
         return found
 
+    def sentence(self, i: int) -> str:
+        return self.columns["sentence"][i].as_py()
+
+    def sentences(self) -> list[str]:
+        """Every different sentence, in order of first appearance."""
+        return self.columns["sentence"].dictionary_encode().dictionary.to_pylist()
+
     @cached_property
-    def _first_rows(self) -> NDArray[np.int64]:
-        """For every distinct sentence, a sample that has it."""
-        return np.unique(self.text_rows, return_index=True)[1]
-
-    @property
-    def text_count(self) -> int:
-        """How many distinct sentences there are: text rows 0 … text_count - 1."""
-        return len(self._first_rows)
-
-    def sentence(self, text_row: int) -> str:
-        """The sentence behind a row of the text features."""
-        return self.columns["sentence"][int(self._first_rows[text_row])].as_py()
+    def rows_of_videos(self) -> dict[str, list[int]]:
+        """Of every video, the rows of its samples."""
+        found: dict[str, list[int]] = {}
+        for row, video_id in enumerate(self.video_ids):
+            found.setdefault(video_id, []).append(row)
+        return found
 
     def sample_id(self, i: int) -> int | str:
         text: str = self.columns["sample_id"][i].as_py()
@@ -195,9 +196,9 @@ class SampleTable(Sequence[Sample]):
         index = np.asarray(rows, dtype=np.int64)
         columns = (self.columns[name] for name in names)
         chosen = [
-            (c.take(pa.array(index)).to_pylist() if isinstance(c, pa.Array) else c[index].tolist()) for c in columns
+            (c.take(_column(index)).to_pylist() if isinstance(c, pa.Array) else c[index].tolist()) for c in columns
         ]
-        offsets, values = self._boxes
+        offsets, values = self.boxes
         for i, facts in zip(index.tolist(), zip(*chosen, strict=True), strict=True):
             boxes = values[offsets[i] : offsets[i + 1]].astype("<f8")
             yield repr(facts).encode(errors="surrogatepass") + boxes.tobytes()
@@ -208,7 +209,7 @@ class SampleTable(Sequence[Sample]):
         row: dict[str, Any] = {
             k: c[i].as_py() if isinstance(c, pa.Array) else c[i].item() for k, c in self.columns.items()
         }
-        offsets, values = self._boxes
+        offsets, values = self.boxes
         return Sample(
             sample_id=self.sample_id(i),
             video=self.video(i),
@@ -235,12 +236,29 @@ def _numbers(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
     return np.from_dlpack(array.cast(pa.uint8()) if pa.types.is_boolean(array.type) else array)
 
 
-def checksum(file: pa.Buffer | bytes | str) -> tuple[int, int]:
-    """Bytes and crc32c, of a file a block at a time."""
-    if not isinstance(file, str):
-        return len(memoryview(file)), crc32c(bytes(file))
+def _column(values: NDArray[Any]) -> pa.Array:
+    """Numbers as an Arrow column. `pa.array` would import pandas."""
+    values = np.ascontiguousarray(values)
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])
+
+
+def _opened(place: Location | str) -> pa.NativeFile:
+    try:
+        if isinstance(place, ObjectPath):
+            return pa.BufferReader(place.read_bytes())
+        return pa.OSFile(str(place))
+    except FileNotFoundError:
+        raise CacheError(f"{place} is missing", hint=RESTORE) from None
+    except OSError as error:
+        raise CacheError(f"{place} cannot be read", found=error) from None
+
+
+def checksum(file: pa.NativeFile | bytes) -> tuple[int, int]:
+    """Bytes and crc32c of a file, read a block at a time."""
+    if isinstance(file, bytes):
+        return len(file), crc32c(file)
+    file.seek(0)
     size = total = 0
-    with open(file, "rb") as opened:
-        while block := opened.read(1 << 20):
-            size, total = size + len(block), crc32c(block, total)
+    while block := file.read(1 << 20):
+        size, total = size + len(block), crc32c(block, total)
     return size, total

@@ -78,6 +78,13 @@ class View:
         x1, y1, x2, y2 = np.moveaxis(np.clip((boxes - start) / size, 0, 1), -1, 0)
         return np.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], axis=-1)
 
+    def shows(self, boxes: FloatArray) -> bool:
+        """Whether all of some boxes (n, 4; source pixels) are seen, at least in part. What lies outside the picture is left
+        out of account."""
+        corners = np.clip(boxes, 0, [self.source_width, self.source_height] * 2)
+        inside = boxes[(corners[:, 2:] > corners[:, :2]).all(1)]
+        return bool((self.to_fractions(inside)[:, 2:] > 0).all())
+
     def to_pixels(self, boxes: FloatArray, beyond: bool = False) -> FloatArray:
         """cxcywh fractions (…, 4) → source pixels xyxy, clamped to the picture; ``beyond``: at its left and top only."""
         start, size = (np.tile(v, 2) for v in self._window())

@@ -44,7 +44,7 @@ class Head:
 
     def mark(self, scores: Scores, dataset: CachedDataset) -> Scores:
         """Scores of this head, marked where its epoch was chosen by its scores on the same split."""
-        here = (dataset.cache.recipe.dataset, dataset.split)
+        here = (dataset.cache.annotations.dataset, dataset.split)
         return replace(scores, selected_on_this_split=here == self.selected_on)
 
 
@@ -174,6 +174,6 @@ def overall(scores: Scores) -> dict[str, float]:
 def shuffle_sentences(dataset: CachedDataset, seed: int) -> None:
     """Give every sample the sentence of another one: a head that reads must now fail."""
     order = np.random.default_rng(seed).permutation(len(dataset))
-    shuffled = dataset.text_rows.copy()
-    shuffled[order] = dataset.text_rows[np.roll(order, 1)]
-    dataset.text_rows = shuffled
+    shuffled = dataset.asking.copy()
+    shuffled[order] = dataset.asking[np.roll(order, 1)]
+    dataset.asking = shuffled

@@ -19,13 +19,16 @@ import numpy as np
 import torch
 
 from ..atomic import make_folder, publish, remove, sweep, temporary_name
-from ..cache.index import Cache, video_key
+from ..cache.annotations import AnnotationSet
+from ..cache.index import Cache
 from ..cache.sampling import video_grid
 from ..cache.schema import Sample, Tube, Video
+from ..cache.set_files import read_set, set_names
 from ..errors import CacheError, UsageError, VideoError
 from ..extract.encoders.backbone import Backbone, build_backbone
 from ..extract.encoders.text import build_text_encoder
-from ..extract.runner import Options, extract, library_versions, write_text
+from ..extract.runner import Options, extract, library_versions
+from ..extract.sentences import write_text
 from ..extract.video.agreement import rate_is_assumed
 from ..extract.video.clock import Clock
 from ..extract.video.decode import clock_of, probe
@@ -71,8 +74,6 @@ class Predictor:
         last = head.recipe.visual.levels[-1]
         self.recipe = replace(
             head.recipe,
-            dataset="json",
-            annotations_sha256=hashlib.sha256().hexdigest(),
             keep="full" if head.mode == "last-stage" or head.model.head.memory_level != last else "last",
             views=1,
             views_seed=0,
@@ -117,7 +118,8 @@ class Predictor:
         video = replace(video, path=file.name)
         samples = [asked(number, video, sentence, end) for number, sentence in enumerate(sentences, start=1)]
         with TemporaryDirectory(prefix="stvg-") as scratch:
-            words = Cache.create(Path(scratch), cache.recipe, samples, "zarr", library_versions())
+            words = Cache.create(Path(scratch), cache.recipe, "zarr", library_versions())
+            words = words.seen_through(AnnotationSet.of(SPLIT, cache.annotations.dataset, samples))
             write_text(words, self.text, Options(self.device))
             data = open_split(self.head, cache.with_samples_of(words), SPLIT, file.parent)
             tubes = tubes_of(self.head.model, data, self.head.batch_size, self.device)
@@ -134,8 +136,8 @@ class Predictor:
         if self.reads_extraction:
             cache = Cache.open(self.features)
             require_features(self.head, cache.recipe, cache.path)
-            video = find_video(cache, file)
-            return cache, video, looked_at(cache, video, file)
+            annotations, video = find_video(cache, file)
+            return cache.seen_through(annotations), video, looked_at(cache, video, file)
         if not isinstance(self.features, Path):
             raise CacheError(
                 f"{self.features} is not a cache of stvg extract", effect="others are kept in local folders only"
@@ -160,7 +162,7 @@ class Predictor:
             sweep(folder)
             try:
                 extract(
-                    [asked(0, video, "", video.frame_count)],
+                    AnnotationSet.of(SPLIT, "json", [asked(0, video, "", video.frame_count)]),
                     files,
                     aside,
                     self.recipe,
@@ -220,18 +222,23 @@ def clock_when_known(cache: Cache, video: Video, file: Path) -> Clock | None:
     """
     if file.exists():
         return clock_of(file, video.frame_count)
-    return None if rate_is_assumed(cache.recipe.dataset) else Clock.steady(video.frame_count, video.fps)
+    return None if rate_is_assumed(cache.annotations.dataset) else Clock.steady(video.frame_count, video.fps)
 
 
-def find_video(cache: Cache, file: Path) -> Video:
-    """The video of an extraction's cache whose file this is: it ends as the annotation's path does.
+def find_video(cache: Cache, file: Path) -> tuple[AnnotationSet, Video]:
+    """The video of an extraction's cache whose file this is, and an annotation set that names it: the file ends as the
+    annotation's path does.
 
     Raises CacheError when there is none, it was skipped, or there are several.
     """
-    table, ours = cache.samples, file.absolute().parts
-    paths = dict(zip(table.video_ids, (path.as_py() for path in table.columns["path"]), strict=True))
-    ends = {video_id: PurePosixPath(path).parts for video_id, path in paths.items()}
-    known = [v for v, end in ends.items() if ours[-len(end) :] == end and cache.store.contains(video_key(v))]
+    holders: dict[str, AnnotationSet] = {}
+    paths: dict[str, str] = {}
+    for name in set_names(cache.path):
+        table = (annotations := read_set(cache.path, name)).samples
+        holders |= dict.fromkeys(table.rows_of_videos, annotations)
+        paths |= {video_id: table.video(rows[0]).path for video_id, rows in table.rows_of_videos.items()}
+    ours, ends = file.absolute().parts, {video_id: PurePosixPath(path).parts for video_id, path in paths.items()}
+    known = [v for v, end in ends.items() if ours[-len(end) :] == end and cache.unit_keys(v)]
     if len(known) != 1:
         alike = known or [v for v, end in ends.items() if ours[-1] == end[-1]]
         raise CacheError(
@@ -240,7 +247,8 @@ def find_video(cache: Cache, file: Path) -> Video:
             found=", ".join(paths[v] for v in alike[:4]) or None,
             hint=HINT,
         )
-    return table.video(table.video_ids.index(known[0]))
+    table = (annotations := holders[known[0]]).samples
+    return annotations, table.video(table.rows_of_videos[known[0]][0])
 
 
 def require_same_file(cache: Cache, video: Video, file: Path) -> None:

@@ -79,7 +79,7 @@ def not_ablated(cache: Cache, split: str, results: Iterable[Mapping[str, Any]]) 
     ``results``: what result.json of each finished cell holds. They may stand beside cells that scored every sample of
     the paper's split, which is what ``split`` of ``cache`` must hold.
     """
-    dataset = cache.recipe.dataset
+    dataset = cache.annotations.dataset
     sentences = cache.samples.splits.count(split)
     if (dataset, split) != ABLATED or published_sentences(dataset, split) != sentences:
         return NOT_ABLATED

@@ -9,7 +9,17 @@ import click
 
 from ..console import Progress
 from ..extract.datasets.table import DATASETS
-from ..options import CACHE, FOLDER, RowOf, choose_device, options, protocol_option, say, vidor_option
+from ..options import (
+    CACHE,
+    FOLDER,
+    RowOf,
+    annotation_set_option,
+    choose_device,
+    options,
+    protocol_option,
+    say,
+    vidor_option,
+)
 
 if TYPE_CHECKING:
     from ..cache.schema import Sample, Tube
@@ -21,6 +31,7 @@ if TYPE_CHECKING:
 scoring_options = options(
     click.option("--checkpoint", type=FOLDER, metavar="FILE", help="A head of stvg train-head; needs --cache."),
     click.option("--cache", "cache_path", type=CACHE, metavar="DIR|URL", help="The cache to read features from."),
+    annotation_set_option,
     click.option(
         "--predictions",
         type=FOLDER,
@@ -67,6 +78,7 @@ def score_chosen(**chosen: Any) -> Scored:
 def score_head(
     checkpoint: Path,
     cache_path: Location | None,
+    annotation_set: str | None,
     split: str,
     protocol: str,
     max_frames: int | None,
@@ -96,7 +108,7 @@ def score_head(
     with Progress("evaluate", "sentences", doing="loading the head") as bar:
         target = choose_device(device)
         head = load_head(checkpoint, target, tokenizer)
-        opened = Cache.open(cache_path)
+        opened = Cache.open(cache_path, annotation_set)
         if max_frames:
             head = replace(head, sampling=replace(head.sampling, max_frames=max_frames))
         data = open_split(head, opened, split, videos)
@@ -118,7 +130,7 @@ def score_head(
         scores = head.mark(score_split(data, tubes, protocol), data)
         bar.doing = ""
     facts = head_facts(checkpoint, head, opened)
-    return Scored(scores, opened.recipe.dataset, list(data.samples()), tubes, evidence, facts)
+    return Scored(scores, opened.annotations.dataset, list(data.samples()), tubes, evidence, facts)
 
 
 def score_predictions(
@@ -140,7 +152,7 @@ def score_predictions(
 
     if dataset is None or annotations is None:
         raise click.UsageError("--predictions needs --dataset and --annotations")
-    of_heads = ("cache_path", "batch_size", "shuffle_sentences", "videos", "tokenizer", "out")
+    of_heads = ("cache_path", "annotation_set", "batch_size", "shuffle_sentences", "videos", "tokenizer", "out")
     given = [k for k in of_heads if unused.get(k) is not None]
     if given:
         raise click.UsageError(f"--predictions does not go with --{given[0].replace('_path', '').replace('_', '-')}")

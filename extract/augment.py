@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..cache.sampling import FloatArray
-from ..cache.schema import Recipe, Sample, Video, has_boxes
+from ..cache.schema import Recipe, Video
 from ..cache.view import MAX_SIDE, Crop, View, resized
 
 TRIES = 100
@@ -81,17 +81,16 @@ def areas(boxes: FloatArray) -> FloatArray:
     return (boxes[:, 2:] - boxes[:, :2]).clip(min=0).prod(1)
 
 
-def stored_views(samples: Sequence[Sample], recipe: Recipe) -> list[View]:
-    """The views a cache stores of one video: the evaluation's, and random ones where a sample of it is trained on.
+def stored_views(video: Video, recipe: Recipe) -> list[View]:
+    """The views a cache stores of one video: the evaluation's, and random ones.
 
-    Draws are functions of the recipe's seed and the video, so whoever extracts it writes the same bytes.
+    Draws are functions of the recipe's seed, the video's id and its size: whatever is annotated, the views are the same. A
+    view may miss a target, which is then trained through others.
     """
-    video = samples[0].video
     views = [View.evaluation(video.width, video.height, recipe.resolution, recipe.max_side)]
-    if any(s.split == "train" for s in samples):
-        boxes = np.concatenate([s.boxes[has_boxes(s.boxes)] for s in samples])
-        for k in range(1, recipe.views):
-            digest = hashlib.sha256(f"{recipe.views_seed} {video.video_id} {k}".encode()).digest()
-            rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
-            views.append(draw_view(rng, video, recipe.resolution, boxes))
+    for k in range(1, recipe.views):
+        content = f"{recipe.views_seed} {video.video_id} {k}"
+        digest = hashlib.sha256(content.encode(errors="surrogatepass")).digest()
+        rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
+        views.append(draw_view(rng, video, recipe.resolution, np.empty((0, 4))))
     return views

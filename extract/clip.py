@@ -11,13 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..cache.sampling import IntArray, neighbours, video_grid
-from ..cache.schema import Recipe, Sample, Video
+from ..cache.index import Cache
+from ..cache.needs import Needs
+from ..cache.sampling import FloatArray, IntArray, neighbours
+from ..cache.schema import Recipe, Video
 from ..cache.stores.quantise import FeatureWriter
+from ..cache.video_unit import VideoUnit, more_key, video_key
 from ..cache.view import View
+from ..errors import CacheError, VideoError
 from .augment import stored_views
-from .features import Regions, layout, sums_of_frames
-from .video.agreement import rate_is_assumed
+from .features import Regions, layout, rows_at, sums_of_frames
 from .video.channel import DecodeJob
 from .video.source import Reading
 from .windows import Windows
@@ -25,11 +28,17 @@ from .windows import Windows
 
 @dataclass
 class Clip:
-    """One video on its way into the cache."""
+    """One video on its way into the cache, or what is added to it."""
 
     video: Video
+    key: str
+    """Of the unit that is written."""
     grid: IntArray
-    """(F,) ascending source frames."""
+    """(F,) ascending source frames that are decoded."""
+    mapped: NDArray[np.bool_]
+    """(F,) those whose maps are stored; the others only have regions that are new."""
+    wanted: FloatArray
+    """(R, 5) regions that are stored."""
     views: list[View]
     regions: list[Regions]
     """Per view."""
@@ -37,6 +46,8 @@ class Clip:
     """Frames of all views that are not written yet."""
     rate_is_assumed: bool
     """Whether the video's rate is not among its annotations."""
+    known: VideoUnit | None = None
+    """What is stored of the video already."""
     windows: list[Windows] = field(default_factory=list)
     """Per view, for an encoder that looks at several frames at once."""
     source: Reading | None = None
@@ -44,16 +55,33 @@ class Clip:
     failed: bool = False
     features: FeatureWriter | None = None
     sums: dict[str, NDArray[np.float64]] = field(default_factory=dict)
-    """Per kept level (2, C): sum and sum of squares over the cells of view 0 so far."""
+    """Per kept level (2, C): sum and sum of squares over the cells of view 0 so far, of frames whose maps are stored."""
     opened: ExitStack = field(default_factory=ExitStack)
 
     @classmethod
-    def of(cls, samples: list[Sample], recipe: Recipe) -> Clip:
-        video = samples[0].video
-        grid = video_grid([s.segment for s in samples], video.fps, recipe.fps)
-        views = stored_views(samples, recipe)
-        regions = [Regions.of(samples, grid, recipe, view) for view in views]
-        return cls(video, grid, views, regions, len(grid) * len(views), rate_is_assumed(recipe.dataset))
+    def of(
+        cls,
+        video: Video,
+        frames: IntArray,
+        regions: FloatArray,
+        recipe: Recipe,
+        rate_is_assumed: bool,
+        known: VideoUnit | None = None,
+    ) -> Clip:
+        """``frames`` (f,) whose maps, and ``regions`` (R, 5) that are wanted and not in what is ``known``."""
+        grid = np.union1d(frames, regions[:, 0].astype(np.int64))
+        views = stored_views(video, recipe)
+        cut = [Regions.of(regions, grid, view) for view in views]
+        key = video_key(video.video_id)
+        if known and key in known.keys:
+            key = more_key(video.video_id, frames, regions)
+        missing, mapped = len(grid) * len(views), np.isin(grid, frames)
+        return cls(video, key, grid, mapped, regions, views, cut, missing, rate_is_assumed, known)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether nothing of the video is stored yet."""
+        return self.known is None
 
     @property
     def video_id(self) -> str:
@@ -73,25 +101,56 @@ class Clip:
         return self.windows[view].add(start, frames) if self.windows else (start, frames)
 
     def layout(self, recipe: Recipe) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every array of its unit."""
-        return layout(recipe, self.views, len(self.grid), len(self.regions[0].frames))
+        """Name and shape of every array of features of its unit."""
+        return layout(recipe, self.views, int(self.mapped.sum()), len(self.wanted))
 
-    def count_in(self, levels: Mapping[str, Tensor], recipe: Recipe) -> None:
-        """Add the next frames of view 0, (n, C, h, w) of every level, to the sums."""
-        for level in recipe.levels:
+    def count_in(self, levels: Mapping[str, Tensor], recipe: Recipe, mapped: NDArray[np.bool_]) -> None:
+        """Add the next frames of view 0, (n, C, h, w) of every level, to the sums; ``mapped`` (n,): those that count."""
+        for level in recipe.levels if mapped.any() else ():
             total = self.sums.setdefault(level.name, np.zeros((2, level.channels)))
-            for frame in sums_of_frames(levels[level.name]):
+            for frame in sums_of_frames(rows_at(levels[level.name], mapped)):
                 total += frame
 
     def attributes(self, fingerprint: str) -> dict[str, object]:
-        """What its unit says of itself. Raises VideoError when its file changed while it was decoded."""
-        regions = self.regions[0]
+        """What its unit says of itself. Raises VideoError when its file changed while it was decoded, or is another one."""
+        source = self.source.record() if self.source else {}
+        before = self.known.source.get("sha256") if self.known else None
+        if source and before and source["sha256"] != before:
+            raise VideoError(
+                f"video {self.video_id} was extracted from another file than is there now",
+                expected=f"SHA-256 {before[:16]}…",
+                found=f"SHA-256 {source['sha256'][:16]}…",
+                effect="nothing was added to the video",
+            )
         return {
             "fingerprint": fingerprint,
-            "frames": self.grid.tolist(),
+            "frames": self.grid[self.mapped].tolist(),
             "views": [view.to_json() for view in self.views],
-            "targets": regions.targets,
-            "roi_frames": regions.frames.tolist(),
-            "roi_targets": regions.target_index.tolist(),
-            **({"source": self.source.record()} if self.source else {}),
+            **({"source": source} if source else {}),
         }
+
+
+def plan(cache: Cache, video_id: str, rate_is_assumed: bool) -> Clip | None:
+    """What the annotation set needs of a video and the cache lacks; None where it has everything.
+
+    Raises CacheError where what is there is damaged, or of the video in another size.
+    """
+    rows = cache.samples.rows_of_videos[video_id]
+    video, needs = cache.samples.video(rows[0]), Needs.of(cache.samples, rows, cache.recipe)
+    known = cache.unit(video_id) if cache.unit_keys(video_id) else None
+    if known is None:
+        return Clip.of(video, needs.all_frames(), needs.all_regions(), cache.recipe, rate_is_assumed)
+    frames, regions = known.lacking(needs)
+    if not len(frames) and not len(regions):
+        return None
+    clip = Clip.of(video, frames, regions, cache.recipe, rate_is_assumed, known)
+    if clip.views != known.views:
+        was = known.views[0]
+        raise CacheError(
+            f"{cache.path} holds video {video_id} in another size than annotation set {cache.annotations.name} says",
+            expected=f"{was.source_width}x{was.source_height}",
+            found=f"{video.width}x{video.height}",
+            effect="nothing was added to the video",
+            hint="mend the annotation; or, if it is another video, give it another name",
+        )
+    return clip

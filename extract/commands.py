@@ -134,6 +134,9 @@ def dataset_make(out: Path, kind: str, videos: int, seed: int, jobs: int) -> Non
     metavar="NAME",
     help="Encoder of sentences: roberta-base, hf:FOLDER, file.py:Class …  [tiny with --backbone tiny, else roberta-base]",
 )
+@click.option(
+    "--annotation-set", metavar="NAME", help="What these annotations are called in the cache.  [the dataset's name]"
+)
 @encoder_options
 @click.option("--resolution", type=int, default=224, show_default=True, help="Short side of the frames, in pixels.")
 @sampling_options
@@ -149,7 +152,7 @@ def dataset_make(out: Path, kind: str, videos: int, seed: int, jobs: int) -> Non
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Stored renditions of a training video: the evaluation's geometry, then random resizes and crops.",
+    help="Stored renditions of every video: the evaluation's geometry, then random resizes and crops.",
 )
 @click.option("--views-seed", type=int, default=0, show_default=True, help="Seed of those.")
 @click.option(
@@ -232,7 +235,8 @@ def extract(
 ) -> None:
     """Run the frozen encoders once and fill a cache. Interrupt it freely: finished videos are kept.
 
-    SIGTERM and SIGUSR1 end it once the videos in flight are written, with exit status 75: repeat the command to go on.
+    Repeated with other or more annotations, it computes what is missing: videos, frames, regions, sentences. SIGTERM and
+    SIGUSR1 end it once the videos in flight are written, with exit status 75: repeat the command to go on.
 
     \b
     Example: stvg extract --dataset vidstg --annotations vidstg --videos vidor/video --out cache/vidstg

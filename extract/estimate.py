@@ -6,20 +6,22 @@ import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from ..cache.index import video_key
-from ..cache.schema import Sample
+from ..cache.header import Header
+from ..cache.index import Cache
 from ..cache.stores.quantise import stored_bytes
-from ..cache.table import distinct_sentences
+from ..cache.texts import HASH_BYTES
 from ..wording import counted
 from .batches import FrameBatch, Mixer
-from .clip import Clip
+from .clip import Clip, plan
 from .encoders.backbone import Backbone
 from .features import encode
 from .intake import Intake
 from .job import ExtractJob, Prepared, prepare
+from .video.agreement import rate_is_assumed
 from .video.channel import DecodeJob
 from .video.decoders import Decoders, End
 
@@ -41,10 +43,13 @@ class Estimate:
     """What is left to do, and how long it takes."""
 
     videos: int
+    topped_up: int
+    """Videos that are there, and lack something."""
     missing: int
     """Videos without a file."""
     already: int
     frames: int
+    sentences: int
     bytes: int
     speed: Speed | None
     """None where there is nothing to do, or nothing could be read."""
@@ -68,8 +73,10 @@ class Estimate:
         on_cpu = self.job.device.type == "cpu"
         hours = (sum(stages.values()) if on_cpu else max(stages.values())) / 3600
         said = [
-            f"videos     {self.videos:,} to do, {self.already:,} already there, {self.missing:,} without a file",
+            f"videos     {self.videos:,} to do, {self.topped_up:,} to top up, {self.already:,} already there, "
+            f"{self.missing:,} without a file",
             f"frames     {self.frames:,}",
+            f"sentences  {self.sentences:,}",
             f"on disk    {self.bytes / 1e9:,.3f} GB more",
         ]
         if self.speed is not None:
@@ -85,42 +92,55 @@ class Estimate:
 def estimate(job: ExtractJob, processes: int = 1) -> Estimate:
     """Count what ``job`` would write and time a few blocks. Raises CacheError for a cache of another recipe."""
     ready = prepare(job)
-    by_video: dict[str, list[Sample]] = {}
-    for sample in ready.samples:
-        by_video.setdefault(sample.video.video_id, []).append(sample)
-    mine = job.part.of(list(by_video))
-    done = {v for v in mine if ready.cache and ready.cache.store.contains(video_key(v))}
-    todo = [v for v in mine if v not in done and isinstance(ready.files[v], Path)]
-    missing = len(mine) - len(done) - len(todo)
-    frames = size = 0
-    sums = sum(2 * 8 * level.channels for level in ready.recipe.levels)
-    for video_id in todo:
-        clip = Clip.of(by_video[video_id], ready.recipe)
-        frames += len(clip.grid)
-        size += sums + sum(stored_bytes(shape, ready.recipe.dtype) for shape in clip.layout(ready.recipe).values())
-    size += _text_bytes(ready) if todo else 0
-    speed = _measure(job, ready, {v: by_video[v] for v in todo}) if todo else None
-    return Estimate(len(todo), missing, len(done), frames, size, speed, job, processes)
+    mine = job.part.of(list(ready.files))
+    with TemporaryDirectory() as scratch:  # a cache without a unit, where there is none
+        cache = ready.cache or nothing(Path(scratch), ready)
+        clips = {v: plan(cache, v, rate_is_assumed(job.dataset)) for v in mine}
+        sentences = cache.texts.missing(ready.samples.sentences())
+    wanted = {v: clip for v, clip in clips.items() if clip is not None}
+    todo = {v: clip for v, clip in wanted.items() if isinstance(ready.files[v], Path)}
+    sizes = (shape for clip in todo.values() for shape in clip.layout(ready.recipe).values())
+    sums = len(todo) * sum(2 * 8 * level.channels for level in ready.recipe.levels)
+    regions = sum(clip.wanted.nbytes for clip in todo.values())
+    size = sums + regions + sum(stored_bytes(shape, ready.recipe.dtype) for shape in sizes)
+    size += _text_bytes(ready, sentences)
+    speed = _measure(job, ready, todo) if todo else None
+    return Estimate(
+        videos=sum(clip.is_first for clip in todo.values()),
+        topped_up=sum(not clip.is_first for clip in todo.values()),
+        missing=len(wanted) - len(todo),
+        already=len(mine) - len(wanted),
+        frames=sum(len(clip.grid) for clip in todo.values()),
+        sentences=len(sentences),
+        bytes=size,
+        speed=speed,
+        job=job,
+        processes=processes,
+    )
 
 
-def _text_bytes(ready: Prepared) -> int:
-    """From the mean length of some sentences."""
-    sentences = list(distinct_sentences(ready.samples))
+def nothing(place: Path, ready: Prepared) -> Cache:
+    """An empty cache, seen through the annotations at hand."""
+    return Cache(place, Header(ready.recipe, "zarr", {})).seen_through(ready.annotations)
+
+
+def _text_bytes(ready: Prepared, sentences: list[str]) -> int:
+    """From the mean length of some sentences; each also has a hash and an offset."""
+    if not sentences:
+        return 0
     chosen = sentences[:: max(1, len(sentences) // PROBED_SENTENCES)][:PROBED_SENTENCES]
     tokens = np.mean([len(features) for features in ready.text.encode(chosen)])
-    return stored_bytes((round(len(sentences) * tokens), ready.text.width), ready.recipe.dtype)
+    size = stored_bytes((round(len(sentences) * tokens), ready.text.width), ready.recipe.dtype)
+    return size + (HASH_BYTES + 8) * len(sentences)
 
 
-def _measure(job: ExtractJob, ready: Prepared, by_video: dict[str, list[Sample]]) -> Speed | None:
+def _measure(job: ExtractJob, ready: Prepared, todo: dict[str, Clip]) -> Speed | None:
     """Time the first frames of a few videos, spread over all. None when not one of them can be read."""
-    chosen = list(by_video)[:: max(1, len(by_video) // PROBED_VIDEOS)][:PROBED_VIDEOS]
-    clips = {video_id: Clip.of(by_video[video_id], ready.recipe) for video_id in chosen}
-    intake, mixer = (
-        Intake(job.device, ready.backbone.mean, ready.backbone.std),
-        Mixer.of(ready.backbone, job.batch_frames, job.device),
-    )
-    settings = intake.settings(job.decoding, ready.recipe, (clip.video for clip in clips.values()))
-    jobs = (replace(_beginning(clip, ready), raw=intake.raw) for clip in clips.values())
+    clips = list(todo.values())[:: max(1, len(todo) // PROBED_VIDEOS)][:PROBED_VIDEOS]
+    intake = Intake(job.device, ready.backbone.mean, ready.backbone.std)
+    mixer = Mixer.of(ready.backbone, job.batch_frames, job.device)
+    settings = intake.settings(job.decoding, ready.recipe, (clip.video for clip in clips))
+    jobs = (replace(_beginning(clip, ready), raw=intake.raw) for clip in clips)
     batches: dict[tuple[int, ...], FrameBatch] = {}  # one of every shape
     decoding, decoded, read = 0.0, 0, 0
     with Decoders(settings) as decoders:
@@ -130,7 +150,7 @@ def _measure(job: ExtractJob, ready: Prepared, by_video: dict[str, list[Sample]]
                 continue
             decoding += event.seconds
             decoded += len(event.pixels[0])
-            clip = clips[event.job.video_id]
+            clip = todo[event.job.video_id]
             for view, pixels in enumerate(intake(event)):
                 batches |= {b.pixels.shape: b for b in mixer.add(None, view, *clip.gathered(view, event.start, pixels))}
     batches |= {batch.pixels.shape: batch for batch in mixer.rest() if batch.pixels.shape not in batches}
@@ -138,7 +158,7 @@ def _measure(job: ExtractJob, ready: Prepared, by_video: dict[str, list[Sample]]
         return None
     backbone = ready.backbone.for_extraction(job.device)
     encoding = [_encode_seconds(backbone, batch, job) / job.batch_frames for batch in batches.values()]
-    views = len(next(iter(clips.values())).views)
+    views = len(clips[0].views)
     return Speed(decoding / decoded, float(np.mean(encoding)) * views, decoded, read)
 
 

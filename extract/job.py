@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
-from ..cache.index import Cache, video_key
-from ..cache.making import Difference, other_rules, require_same_samples
+from ..cache.annotations import AnnotationSet
+from ..cache.index import Cache
 from ..cache.sampling import Sampling
-from ..cache.schema import Recipe, Sample
+from ..cache.schema import Recipe
+from ..cache.set_files import with_splits
 from ..cache.skipped import was_absent
+from ..cache.table import SampleTable
 from ..cache.view import MAX_SIDE
 from ..errors import AnnotationError, UsageError
 from ..objects import HEADER, Location
@@ -54,6 +55,8 @@ class ExtractJob:
     vidor: Path | None = None
     videos: Path | None = None
     splits: list[str] | None = None
+    annotation_set: str | None = None
+    """The name of these annotations in the cache; None: the dataset's."""
     backbone: str = "resnet101"
     backbone_weights: str | None = None
     text_encoder: str | None = None
@@ -91,19 +94,21 @@ class ExtractJob:
 class Prepared:
     """Everything an extraction needs, read and checked."""
 
-    samples: Sequence[Sample]
-    """Those of the cache, if there is one already."""
-    admitted_by: dict[str, Any]
-    """The options that chose them."""
+    annotations: AnnotationSet
+    """The splits that were named, as they are read now."""
     dropped: list[AnnotationError]
     recipe: Recipe
     cache: Cache | None
-    """None: it is not made yet."""
-    warnings: list[str]
+    """Seen through its set with these splits in it, which are not written yet. None: there is no cache yet."""
     files: VideoFiles
     """The file of every video, or why there is none."""
     backbone: Backbone
     text: TextEncoder
+
+    @property
+    def samples(self) -> SampleTable:
+        """Those of the whole set."""
+        return (self.cache.annotations if self.cache else self.annotations).samples
 
 
 def run_job(job: ExtractJob, progress: Bar | None = None) -> tuple[Report, list[AnnotationError]]:
@@ -118,21 +123,19 @@ def run_job(job: ExtractJob, progress: Bar | None = None) -> tuple[Report, list[
             if progress:
                 progress.total(len(job.part.of(list(ready.files))))
             report = extract(
-                ready.samples,
+                ready.annotations,
                 ready.files,
                 job.out,
                 ready.recipe,
                 ready.backbone,
                 ready.text,
                 store=job.store,
-                admitted_by=ready.admitted_by,
                 options=job.options(),
                 progress=progress,
                 stop=stop,
             )
         except Interrupted as asked:
             return Report(ended=asked.signal), []
-    report.warnings = [*ready.warnings, *report.warnings]
     return report, ready.dropped
 
 
@@ -140,25 +143,11 @@ def prepare(job: ExtractJob) -> Prepared:
     """Read the annotations, find the videos, build the encoders. Nothing is written."""
     if job.resolution not in MAX_SIDE:
         raise UsageError(f"no geometry for resolution {job.resolution}", expected=f"one of {sorted(MAX_SIDE)}")
-    splits = list(dict.fromkeys(job.splits or find_splits(job.dataset, job.annotations)))
-    read = [
-        read_annotations(
-            job.dataset, job.annotations, split, sampling=job.sampling, on_bad_record=job.on_bad_record, vidor=job.vidor
-        )
-        for split in splits
-    ]
-    for part in read if job.part.index == 0 else ():  # what all processes would say is said once
-        for doubt in part.doubts:
-            log.warning("%s: %s", part.split, doubt)
-    samples: Sequence[Sample] = [s for part in read for s in part.samples]
-    dropped = [error for part in read for error in part.dropped]
-    content = hashlib.sha256("".join(f"{part.split}:{part.sha256};" for part in read).encode()).hexdigest()
+    annotations, dropped = read_set(job)
     backbone = build_backbone(job.backbone, job.backbone_weights, job.weights_seed, job.device)
     name = job.text_encoder or ("tiny" if job.backbone == "tiny" else "roberta-base")
     text = build_text_encoder(name, job.text_weights, job.tokenizer, job.weights_seed, job.device)
     recipe = make_recipe(
-        job.dataset,
-        content,
         backbone,
         text,
         {
@@ -172,36 +161,45 @@ def prepare(job: ExtractJob) -> Prepared:
             "views_seed": job.views_seed,
         },
     )
-    rule = {"splits": splits, "max_frames": job.sampling.max_frames, "on_bad_record": job.on_bad_record}
-    cache = Cache.open(job.out) if (job.out / HEADER).exists() else None
-    warnings: list[str] = []
-    if cache:
+    cache = None
+    if (job.out / HEADER).exists():
+        cache = Cache.open(job.out)
+        cache.recipe.require_equal(recipe, job.out)
         cache.require_store(job.store)
-        warnings = settle_samples(cache, recipe, samples, rule)
-        samples = cache.samples
+        cache = cache.seen_through(with_splits(job.out, annotations))
     folder = job.videos or default_video_folder(job.dataset, job.annotations)
-    files = find_video_files({s.video.video_id: s.video for s in samples}.values(), folder, job.dataset)
-    if not cache or not settled(cache, files):
+    table = annotations.samples
+    videos = {video_id: table.video(rows[0]) for video_id, rows in table.rows_of_videos.items()}
+    files = find_video_files(videos.values(), folder, job.dataset)
+    if not cache or not (no_file_is_there(files) and settled(cache, files)):
         require_some(files, folder)
-    return Prepared(samples, rule, dropped, recipe, cache, warnings, files, backbone, text)
+    return Prepared(annotations, dropped, recipe, cache, files, backbone, text)
 
 
-def settle_samples(cache: Cache, recipe: Recipe, samples: Sequence[Sample], rule: dict[str, Any]) -> list[str]:
-    """Compare what was read with a cache that is there, whose own samples alone count from now on; returns warnings.
+def read_set(job: ExtractJob) -> tuple[AnnotationSet, list[AnnotationError]]:
+    """The splits a job names, and the records that were dropped."""
+    splits = list(dict.fromkeys(job.splits or find_splits(job.dataset, job.annotations)))
+    read = [
+        read_annotations(
+            job.dataset, job.annotations, split, sampling=job.sampling, on_bad_record=job.on_bad_record, vidor=job.vidor
+        )
+        for split in splits
+    ]
+    for part in read if job.part.index == 0 else ():  # what all processes would say is said once
+        for doubt in part.doubts:
+            log.warning("%s: %s", part.split, doubt)
+    samples = [s for part in read for s in part.samples]
+    name, rule = job.annotation_set or job.dataset, (job.sampling.max_frames, job.on_bad_record)
+    annotations = AnnotationSet.of(name, job.dataset, samples, splits, *rule)
+    return annotations, [error for part in read for error in part.dropped]
 
-    Raises CacheError for another recipe, and for other samples when other options are known to have chosen them. Where
-    these are the same, or an older cache does not say, its samples were read by another release: then it stays as it is.
-    """
-    cache.require_made_with(recipe, rule)
-    if rules := other_rules(cache.header.admitted_by, rule):
-        require_same_samples(cache.samples, samples, rules, cache.path)
-    elif difference := Difference.of(cache.samples, samples):
-        made = "" if cache.header.admitted_by else "; it does not say with which --max-frames it was made"
-        return [f"{cache.path} was made of other samples and goes on with them: {difference}{made}"]
-    return []
+
+def no_file_is_there(files: VideoFiles) -> bool:
+    return not any(isinstance(file, Path) for file in files.values())
 
 
 def settled(cache: Cache, videos: Iterable[str]) -> bool:
-    """Whether a cache has every video, or says why it cannot be read."""
+    """Whether a cache has all that its annotation set needs of some videos, or says why they cannot be read."""
     bad = {video_id for video_id, reason in cache.skipped().items() if not was_absent(reason)}
-    return all(video_id in bad or cache.store.contains(video_key(video_id)) for video_id in videos)
+    rows = cache.samples.rows_of_videos
+    return all(video_id in bad or cache.covered(rows[video_id]).all() for video_id in videos)

@@ -85,6 +85,7 @@ def summary_of(report: Report, dropped: Sequence[AnnotationError], out: Location
         lines.append(f"ended by {name} before all was done; repeat the command to go on")
     return [
         *lines,
-        f"extract: {counted(report.videos, 'video')} done ({counted(report.frames, 'frame')}), {already}, "
+        f"extract: {counted(report.videos, 'video')} done, {report.topped_up:,} topped up "
+        f"({counted(report.frames, 'frame')}), {already}, {counted(report.sentences, 'sentence')} computed, "
         f"{len(report.skipped):,} skipped, {counted(len(dropped), 'record')} dropped → {out}",
     ]

@@ -14,27 +14,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from queue import Empty
+from queue import Empty, Queue
 from random import SystemRandom
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
-
-from ..cache.index import PART_ROWS, Cache, text_key, video_key
-from ..cache.schema import Recipe, Sample, Text, Visual
+from ..cache.annotations import AnnotationSet
+from ..cache.index import Cache
+from ..cache.schema import Recipe, Text, Visual
 from ..cache.skipped import was_absent
-from ..cache.stores.quantise import FeatureWriter
-from ..errors import VideoError
+from ..errors import CacheError, VideoError
 from ..objects import Location
 from ..outputs import naming_write_errors, writable_folder
 from ..stop import Stop
 from .batches import FrameBatch, Mixer
-from .clip import Clip
+from .clip import Clip, plan
 from .encoders.backbone import Backbone
 from .encoders.text import TextEncoder
 from .encoding import Encoding
 from .intake import Intake
-from .lengths import notice_of_cuts
+from .sentences import write_text
+from .video.agreement import rate_is_assumed
 from .video.channel import DecodeJob
 from .video.decoders import Decoders, End
 from .video.source import Sources
@@ -50,10 +49,11 @@ __all__ = (
     "extract",
     "library_versions",
     "make_recipe",
-    "write_text",
 )
 
 log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
 
 
 def library_versions() -> dict[str, str]:
@@ -63,7 +63,7 @@ def library_versions() -> dict[str, str]:
 
 
 def extract(
-    samples: Sequence[Sample],
+    annotations: AnnotationSet,
     files: Mapping[str, Path | VideoError],
     out: Location,
     recipe: Recipe,
@@ -71,87 +71,71 @@ def extract(
     text: TextEncoder,
     *,
     store: str = "zarr",
-    admitted_by: dict[str, Any] | None = None,
     options: Options | None = None,
     progress: Progress | None = None,
     stop: Stop | None = None,
 ) -> Report:
-    """Fill the cache at ``out`` with everything of ``options.part`` that is not there yet.
+    """Give the cache at ``out`` these annotations, and everything of ``options.part`` that they need and it lacks.
 
-    ``samples``: those of the cache where there is one; ``admitted_by``: the options that chose them. ``files``: the file of
-    every video id, or why there is none. Videos that cannot be read are listed in skipped.jsonl and in the report; with
-    ``options.strict`` the first one raises its VideoError. Raises CacheError when the cache was made with another recipe,
-    of other samples or in another store, or a feature does not fit its dtype, WriteError when it cannot be written. Once
-    ``stop`` has a signal, no further video is begun, and those in flight are written.
+    ``files``: the file of every video id, or why there is none. Videos that cannot be read are listed in skipped.jsonl and
+    in the report; with ``options.strict`` the first one raises its VideoError. Nothing that is complete is written again.
+    Raises CacheError when the cache was made with another recipe or store, or a feature does not fit its dtype,
+    WriteError when it cannot be written. Once ``stop`` has a signal, no further video is begun, and those in flight are
+    written.
     """
     options, stop = options or Options(), stop or Stop(())
     with naming_write_errors(out):
-        cache = Cache.create(out, recipe, samples, store, library_versions(), admitted_by)
+        cache = Cache.create(out, recipe, store, library_versions()).annotate(annotations)
         cache.store.sweep()
         with stop.at_once():
-            write_text(cache, text.for_extraction(options.device), options)
-    by_video: dict[str, list[int]] = {}
-    for row, video_id in enumerate(cache.samples.video_ids):
-        by_video.setdefault(video_id, []).append(row)
-    mine = {video_id: by_video[video_id] for video_id in options.part.of(list(by_video))}
-    return Extraction(cache, mine, files, backbone.for_extraction(options.device), options, progress, stop).run()
-
-
-def write_text(cache: Cache, text: TextEncoder, options: Options) -> None:
-    """Token features of every distinct sentence of the cache, PART_ROWS sentences to a unit.
-
-    Raises CacheError when a unit that is there holds other sentences.
-    """
-    table = cache.samples
-    if options.part.index == 0 and (notice := notice_of_cuts(table, text.tokenizer)):
-        log.warning("%s", notice)
-    for part, start in enumerate(range(0, table.text_count, PART_ROWS)):
-        if part % options.part.count != options.part.index or cache.require_text(part):
-            continue
-        chosen = [table.sentence(row) for row in range(start, min(start + PART_ROWS, table.text_count))]
-        batches = [chosen[i : i + options.text_batch] for i in range(0, len(chosen), options.text_batch)]
-        features = [f for batch in batches for f in text.encode(batch)]
-        lengths = [len(f) for f in features]
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        with cache.store.writer(text_key(part)) as unit:
-            writer = FeatureWriter(unit, cache.recipe.dtype)
-            writer.add("hidden", (int(offsets[-1]), text.width), "token")
-            for f in features:
-                writer.append("hidden", f, f"text features of part {part}")
-            unit.commit({"offsets": offsets.tolist(), **cache.text_attributes(part)})
+            sentences = write_text(cache, text.for_extraction(options.device), options)
+    mine = options.part.of(list(dict.fromkeys(annotations.samples.video_ids)))
+    report = Extraction(cache, mine, files, backbone.for_extraction(options.device), options, progress, stop).run()
+    report.sentences = sentences
+    return report
 
 
 class Extraction:
-    """One run over some videos: who is at which stage, and what became of whom.
-
-    ``by_video``: of every video of this run, the rows of its samples in the cache's table.
-    """
+    """One run over some videos: who is at which stage, and what became of whom."""
 
     def __init__(
         self,
         cache: Cache,
-        by_video: dict[str, list[int]],
+        videos: Sequence[str],
         files: Mapping[str, Path | VideoError],
         backbone: Backbone,
         options: Options,
         progress: Progress | None,
         stop: Stop,
     ) -> None:
-        self.cache, self.by_video, self.files = cache, by_video, files
+        self.cache, self.videos, self.files = cache, videos, files
         self.backbone, self.options, self.progress, self.stop = backbone, options, progress, stop
         self.report, self.sources = Report(), Sources(cache)
         self.intake = Intake(options.device, backbone.mean, backbone.std)
         self.encode_frames = Encoding(backbone, options.device, cache.recipe.amp)
+        self.assumed = rate_is_assumed(cache.annotations.dataset)
         self.clips: dict[str, Clip] = {}
+        self.again: list[str] = []
+        """Videos of which another extractor wrote a unit at the same time, perhaps for other annotations."""
         self.began, self.encoding = time.perf_counter(), 0.0
 
     def run(self) -> Report:
-        mixer = Mixer.of(self.backbone, self.options.batch_frames, self.options.device)
-        videos = (self.cache.samples.video(rows[0]) for rows in self.by_video.values())
-        decoding = self.intake.settings(self.options.decoding, self.cache.recipe, videos)
-        with self.sources, Decoders(decoding) as decoders, Writer(self.cache, self.options.device) as writer:
-            self.began = time.perf_counter()
-            for event in decoders.decode(self.jobs()):
+        videos = list(self.videos)
+        with self.sources:
+            while videos and not self.report.ended:
+                self.pass_over(videos)
+                videos, self.again = self.again, []
+                self.cache.look_again()
+            self.report.outdated |= self.sources.outdated()
+        return self.report
+
+    def pass_over(self, videos: list[str]) -> None:
+        """Do what some videos need."""
+        mixer, table = Mixer.of(self.backbone, self.options.batch_frames, self.options.device), self.cache.samples
+        pictured = (table.video(table.rows_of_videos[video][0]) for video in videos)
+        decoding = self.intake.settings(self.options.decoding, self.cache.recipe, pictured)
+        with Decoders(decoding) as decoders, Writer(self.cache, self.options.device) as writer:
+            for event in decoders.decode(self.jobs(videos)):
                 if isinstance(event, End):
                     if event.error is not None:
                         clip = self.clips.pop(event.job.video_id)
@@ -166,26 +150,28 @@ class Extraction:
                         self.encode(batch, writer)
             for batch in mixer.rest():
                 self.encode(batch, writer)
-            self.report.outdated = self.sources.outdated()
         self.settle(writer)
-        return self.report
 
-    def jobs(self) -> Iterator[DecodeJob]:
-        """What there is to decode; videos that are done, or known to be bad, are settled on the way.
+    def jobs(self, videos: list[str]) -> Iterator[DecodeJob]:
+        """What there is to decode; videos that need nothing, or are known to be bad, are settled on the way.
 
         Every extractor has an order of its own, so several on one cache seldom work on the same video, without knowing of
         each other.
         """
         known_bad = {} if self.options.retry_skipped else self.cache.skipped()
-        order = list(self.by_video)
-        SystemRandom().shuffle(order)
+        SystemRandom().shuffle(videos)
         proven = False
-        for video_id in order:
+        for video_id in videos:
             if self.stop.signal:
                 self.report.ended = self.stop.signal
                 return
             file = self.files[video_id]
-            if self.cache.store.contains(video_key(video_id)):
+            try:
+                clip = plan(self.cache, video_id, self.assumed)
+            except CacheError as error:  # what is there is damaged, or of the video in another size
+                self.outdate(video_id, str(error))
+                continue
+            if clip is None:
                 self.report.already += 1
                 self.note(video_id, 0, None)
                 if isinstance(file, Path):
@@ -194,22 +180,19 @@ class Extraction:
                 self.note(video_id, 0, known_bad[video_id])
             elif isinstance(file, VideoError):
                 self.skip(video_id, file)
+            elif not clip.is_first and (replaced := self.sources.difference(video_id, file)):
+                self.outdate(video_id, replaced)
             else:
                 if not proven and isinstance(self.cache.path, Path):
                     writable_folder(self.cache.path)
                     proven = True
                 try:
-                    clip = self.clips[video_id] = self.clip(video_id, file)
+                    clip.source = self.sources.read(file)
                 except VideoError as error:  # it went away since it was found
                     self.skip(video_id, error)
                     continue
+                self.clips[video_id] = clip
                 yield replace(clip.decode_job(file, self.cache.recipe), raw=self.intake.raw)
-
-    def clip(self, video_id: str, file: Path) -> Clip:
-        samples = [self.cache.samples[row] for row in self.by_video[video_id]]
-        clip = Clip.of(samples, self.cache.recipe)
-        clip.source = self.sources.read(file)
-        return clip
 
     def encode(self, batch: FrameBatch, writer: Writer) -> None:
         start = time.perf_counter()
@@ -225,16 +208,16 @@ class Extraction:
         """Count what has been written meanwhile."""
         self.report.elapsed = time.perf_counter() - self.began
         self.report.busy |= {"encode": self.encoding + writer.fetching, "write": writer.writing}
-        while True:
-            try:
-                clip, error = writer.finished.get_nowait()
-            except Empty:
-                return
+        for clip in emptied(writer.forestalled):
+            del self.clips[clip.video_id]
+            self.again.append(clip.video_id)
+        for clip, error in emptied(writer.finished):
             del self.clips[clip.video_id]
             if error is not None:
                 self.fail(clip, error)
                 continue
-            self.report.videos += 1
+            self.report.videos += clip.is_first
+            self.report.topped_up += not clip.is_first
             self.report.frames += len(clip.grid)
             self.note(clip.video_id, len(clip.grid), None)
 
@@ -258,6 +241,12 @@ class Extraction:
             self.cache.skip(video_id, str(error))
         self.note(video_id, 0, str(error))
 
+    def outdate(self, video_id: str, why: str) -> None:
+        """Leave a video as it is whose features are damaged, or of another file than is there now."""
+        self.report.outdated[video_id] = why
+        self.report.already += 1
+        self.note(video_id, 0, None)
+
     def note(self, video_id: str, frames: int, skipped: str | None) -> None:
         if skipped is not None:
             self.report.skipped[video_id] = skipped
@@ -265,10 +254,17 @@ class Extraction:
             self.progress(video_id, frames, skipped, self.report.shares())
 
 
-def make_recipe(
-    dataset: str, annotations_sha256: str, backbone: Backbone, text: TextEncoder, chosen: dict[str, Any]
-) -> Recipe:
+def emptied(queue: Queue[Item]) -> Iterator[Item]:
+    """All that is in a queue now."""
+    while True:
+        try:
+            yield queue.get_nowait()
+        except Empty:
+            return
+
+
+def make_recipe(backbone: Backbone, text: TextEncoder, chosen: dict[str, Any]) -> Recipe:
     """The recipe of an extraction; ``chosen`` holds the other fields."""
     facts = (backbone.levels, backbone.mean, backbone.std, backbone.multiple, backbone.window)
     visual = Visual(backbone.name, backbone.sha256, *facts)
-    return Recipe(dataset, annotations_sha256, visual, Text(text.name, text.sha256, text.width), **chosen)
+    return Recipe(visual, Text(text.name, text.sha256, text.width), **chosen)

@@ -42,8 +42,14 @@ class Report:
     """What one run of the extractor did."""
 
     videos: int = 0
+    """Of which nothing was there."""
+    topped_up: int = 0
+    """To which frames or regions were added."""
     frames: int = 0
+    """Decoded for either."""
     already: int = 0
+    sentences: int = 0
+    """Computed now."""
     skipped: dict[str, str] = field(default_factory=dict)
     outdated: dict[str, str] = field(default_factory=dict)
     """Complete videos whose features are of another file than is there now, or damaged, and what to do."""
@@ -63,6 +69,8 @@ class Report:
     def add(self, other: Report) -> None:
         """Count in what another process did meanwhile."""
         self.videos += other.videos
+        self.topped_up += other.topped_up
+        self.sentences += other.sentences
         self.frames += other.frames
         self.already += other.already
         self.skipped |= other.skipped

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from ..cache.arrays import array_name, rows_of, sums_of
-from ..cache.index import Cache, video_key
+from ..cache.index import Cache
 from ..cache.stores.quantise import FeatureWriter
+from ..cache.stores.unit import ROWS
+from ..cache.video_unit import REGIONS
 from ..errors import VideoError
 from ..outputs import naming_write_errors
 from .batches import Piece
@@ -47,6 +49,8 @@ class Writer:
         """Features are selected and fetched beside the encoding of later batches."""
         self.finished: Queue[tuple[Clip, VideoError | None]] = Queue()
         """Clips that are in the cache for good, or whose file changed while it was read."""
+        self.forestalled: Queue[Clip] = Queue()
+        """Clips whose unit another extractor wrote meanwhile, perhaps for other annotations."""
         self.fetching = self.writing = 0.0
         """Seconds spent waiting for features, and on writing them."""
         self._given: Queue[Encoded | Clip | None] = Queue(AHEAD)
@@ -116,9 +120,10 @@ class Writer:
         clip, recipe = piece.clip, self.cache.recipe
         start = time.perf_counter()
         part = {name: level[piece.at : piece.at + piece.count] for name, level in levels.items()}
-        stored = select_levels(part, recipe, clip.regions[piece.view].within(piece.start, piece.count))
+        mapped = clip.mapped[piece.start : piece.start + piece.count]
+        stored = select_levels(part, recipe, clip.regions[piece.view].within(piece.start, piece.count), mapped)
         if piece.view == 0:
-            clip.count_in(part, recipe)
+            clip.count_in(part, recipe, mapped)
         fetched = time.perf_counter()
         features = clip.features or self._declare(clip)
         for level, block in stored.items():
@@ -134,21 +139,27 @@ class Writer:
         try:
             for level, sums in clip.sums.items():
                 features.unit.append(sums_of(level), sums)
-            features.unit.commit(clip.attributes(self.cache.recipe.fingerprint))
+            written = features.unit.commit(clip.attributes(self.cache.recipe.fingerprint))
         except VideoError as error:
             self.finished.put((clip, error))
         else:
-            self.finished.put((clip, None))
+            if written:
+                self.finished.put((clip, None))
+            else:
+                self.forestalled.put(clip)
         self._close(clip)
 
     def _declare(self, clip: Clip) -> FeatureWriter:
-        unit = clip.opened.enter_context(self.cache.store.writer(video_key(clip.video_id)))
+        unit = clip.opened.enter_context(self.cache.store.writer(clip.key))
         features = clip.features = FeatureWriter(unit, self.cache.recipe.dtype)
         self._open.append(clip)
         for name, shape in clip.layout(self.cache.recipe).items():
             features.add(name, shape, rows_of(name))
-        for level in self.cache.recipe.levels:
+        for level in self.cache.recipe.levels if clip.mapped.any() else ():
             unit.add(sums_of(level.name), (2, level.channels), np.float64)
+        if self.cache.recipe.keeps_regions:
+            unit.add(REGIONS, clip.wanted.shape, clip.wanted.dtype, {ROWS: "region"})
+            unit.append(REGIONS, clip.wanted)
         return features
 
     def _close(self, clip: Clip) -> None:

@@ -15,6 +15,7 @@ from ..options import (
     FOLDER,
     OUT_FOLDER,
     Commands,
+    annotation_set_option,
     choose_device,
     device_option,
     encoder_names,
@@ -93,6 +94,7 @@ def weights_import(source: Path, out: Path) -> None:
     help="Start the head from these weights: a checkpoint of stvg train-head, whose averaged head is taken, or "
     "head.safetensors of stvg weights import.",
 )
+@annotation_set_option
 @click.option("--split", default="train", show_default=True, help="Split to train on.")
 @click.option(
     "--val-split",
@@ -178,7 +180,7 @@ def answer(
     tell = say if ranks.first else lambda _: None
     init = None if request.init is None else Path(request.init)
     sources = {**request.sources, "videos": request.sources["videos"] and Path(request.sources["videos"])}
-    cache = Cache.open(location(request.cache))
+    cache = Cache.open(location(request.cache), request.annotation_set)
     run = Run(out, cache, request.experiment, request.split, device, sources, init, ranks)
     if run.start is not None:
         fresh, unused = len(run.start.fresh), len(run.start.unused)

@@ -37,7 +37,10 @@ def test_help_is_quick_to_load_and_lists_the_commands_in_working_order():
     "words",
     [
         *[[], ["demo"], ["dataset"], ["dataset", "check"], ["dataset", "make"], ["extract"]],
-        *[["cache", *command] for command in ([], ["info"], ["verify"], ["convert"], ["merge"])],
+        *[
+            ["cache", *command]
+            for command in ([], ["info"], ["verify"], ["convert"], ["merge"], ["remove-annotations"])
+        ],
         *[["weights"], ["weights", "import"], ["train-head"], ["evaluate"], ["report"], ["ablate"], ["predict"]],
     ],
     ids=" ".join,
@@ -137,7 +140,7 @@ def test_a_cache_trains_and_scores_with_videos_and_annotations_deleted(stvg, syn
 def test_cache_info_says_how_it_was_made_and_verify_names_a_flipped_bit(stvg, own_cache):
     ran = stvg("cache", "info", own_cache)
     assert ran.code == 0
-    assert re.search(r"videos +8 of 8", ran.out)
+    assert re.search(r"videos +8 complete, 0 partly, 0 missing of 8", ran.out)
     assert re.search(r"resolution +96", ran.out)
     assert stvg("cache", "verify", own_cache).code == 0
     victim = max((p for p in (own_cache / "videos").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
@@ -150,7 +153,7 @@ def test_cache_info_says_how_it_was_made_and_verify_names_a_flipped_bit(stvg, ow
     assert "--repair would remove 1" in ran.out
     assert "videos/" in ran.err
     assert stvg("cache", "verify", own_cache, "--repair").code == 1
-    assert re.search(r"videos +7 of 8", stvg("cache", "info", own_cache).out)
+    assert re.search(r"videos +7 complete, 0 partly, 1 missing of 8", stvg("cache", "info", own_cache).out)
     ran = stvg("cache", "verify", own_cache)
     assert ran.code == 1
     assert "is missing: it is neither there nor listed as skipped" in ran.err
@@ -158,7 +161,11 @@ def test_cache_info_says_how_it_was_made_and_verify_names_a_flipped_bit(stvg, ow
 
 def test_cache_info_gives_every_size_as_json_too(stvg, tiny_cache):
     found = json.loads(stvg("cache", "info", tiny_cache, "--json").out)
-    assert found["videos"] == {"stored": 8, "skipped": 0, "annotated": 8, "files_known": 8}
+    assert found["videos"] == {"stored": 8, "added_to": 0, "skipped": 0}
+    (one,) = found["annotation_sets"]
+    assert (one["name"], one["dataset"], list(one["splits"])) == ("vidstg", "vidstg", ["train", "test"])
+    assert (one["coverage"]["complete"], one["coverage"]["videos"]) == (8, 8)
+    assert one["coverage"]["sentences"] == found["sentences"]
     assert set(found["arrays"]) == {"c5", "c3_roi", "c4_roi", "hidden"}
     assert found["arrays"]["c5"]["rows"] == found["frames"]
     assert found["bytes"] == sum(level["bytes"] for level in found["arrays"].values())

@@ -12,7 +12,7 @@ from torchvision.models.video.swin_transformer import SwinTransformer3d
 
 from stvg.cache.index import Cache, video_key
 from stvg.cache.sampling import Sampling, neighbours
-from stvg.cache.verify import verify
+from stvg.cache.upkeep.verify import verify
 from stvg.evaluate.evaluation import load_head, open_split, tubes_of
 from stvg.evaluate.predict import Predictor
 from stvg.extract.encoders import video_swin

@@ -34,7 +34,8 @@ class Clip:
     """A sample and the source frames of its slots, (T,) ascending; no features yet."""
 
     sample: Sample
-    text_row: int
+    sentence: str
+    """What is asked of it: its own sentence, unless an evaluation shuffled them."""
     frames: IntArray
     rendition: Rendition | None = None
     """None: the evaluation's."""

@@ -36,7 +36,7 @@ def collate(clips: Sequence[Clip], reader: FeatureReader, with_targets: bool) ->
     tokens, token_padding = reader.tokens(clips)
     return Batch(
         samples=[c.sample for c in clips],
-        sentences=[reader.cache.samples.sentence(c.text_row) for c in clips],
+        sentences=[c.sentence for c in clips],
         views=[rendition.view for rendition in seen],
         frames=[torch.from_numpy(c.frames) for c in clips],
         inputs=Inputs(maps, cell_padding, frame_index, frame_padding, tokens, token_padding),

@@ -12,6 +12,7 @@ from typing import Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ...errors import CacheError
 from ..contents import Contents
@@ -31,12 +32,12 @@ SPANS = ("segment_start", "segment_end", "moment_start", "moment_end", "fps")
 
 
 class CachedDataset(torch.utils.data.Dataset[Clip]):
-    """The samples of a split whose video is in the cache. Works as a plain torch dataset with ``collate``.
+    """The samples of a split whose features are in the cache. Works as a plain torch dataset with ``collate``.
 
     ``level``: whose maps are read.  [the last] ``targets``: None for inference; else the levels whose regions, or maps, are
     read at the annotated boxes as well. ``reader``: what reads both.
 
-    ``missing``: sample ids whose video is not in the cache. ``excluded``: with
+    ``missing``: sample ids whose features are not all in the cache. ``excluded``: with
     targets, ids without a slot in the moment.
     """
 
@@ -53,26 +54,25 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         self._check_request()
         self.reader = reader(cache, level or cache.recipe.visual.levels[-1].name, targets or ())
         self.reader.check()
-        table = cache.samples
-        done = self._available()
-        chosen = [i for i, s in enumerate(table.splits) if s == split]
-        self.missing = [table.sample_id(i) for i in chosen if table.video_ids[i] not in done]
-        self.rows = [i for i in chosen if table.video_ids[i] in done]
+        table, chosen = cache.samples, cache.annotations.rows(split)
+        there = self._available(chosen)
+        self.missing = [table.sample_id(i) for i, found in zip(chosen, there, strict=True) if not found]
+        self.rows = [i for i, found in zip(chosen, there, strict=True) if found]
         self.excluded: list[int | str] = []
         if targets is not None:
             self._exclude_without_moment()
-        self.text_rows = table.text_rows[self.rows]
-        """Row of the token features each position reads; evaluation permutes it to ask how much the words matter."""
+        self.asking = np.array(self.rows, dtype=np.int64)
+        """The row whose sentence each position asks; evaluation permutes them to see how much the words matter."""
         if not self.rows:
             raise CacheError(
                 f"{cache.path}: no video of split {split!r} is in the cache", hint="run stvg extract first"
             )
         if self.missing:
-            log.warning("%d samples of %s have no video in the cache", len(self.missing), split)
+            log.warning("%d samples of %s lack features in the cache; repeat stvg extract", len(self.missing), split)
 
-    def _available(self) -> set[str]:
-        """The videos whose frames can be had."""
-        return self.cache.complete()
+    def _available(self, rows: Sequence[int]) -> NDArray[np.bool_]:
+        """Of which samples all features can be had."""
+        return self.cache.covered(rows)
 
     def _check_request(self) -> None:
         splits = sorted(set(self.cache.samples.splits))
@@ -124,7 +124,7 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
 
     def __getitem__(self, i: int) -> Clip:
         sample = self.cache.samples[self.rows[i]]
-        return Clip(sample, int(self.text_rows[i]), sample.frames(self.sampling))
+        return Clip(sample, self.cache.samples.sentence(int(self.asking[i])), sample.frames(self.sampling))
 
     def contents(self) -> Contents:
         """Which videos and samples these are, for the record of a run."""
@@ -139,7 +139,7 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         """Every count-th of the samples, from the index-th on."""
         other = copy(self)
         other.__dict__.pop("extents", None)
-        other.rows, other.text_rows = self.rows[index::count], self.text_rows[index::count]
+        other.rows, other.asking = self.rows[index::count], self.asking[index::count]
         return other
 
     def reading_into(self, allocate: Allocate) -> Self:
@@ -172,13 +172,17 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         return replace(clip, frames=clip.frames[start:end])
 
     def redraw(self, clip: Clip, seed: int, epoch: int, position: int) -> Clip:
-        """The clip seen through one of its video's stored views, the same for all sentences of a video in an epoch."""
+        """The clip seen through one of its video's stored views: of those that show its whole tube, the first in an order
+        that all sentences of a video have in common in an epoch. The evaluation's view always does.
+        """
         video = clip.sample.video
         views = self.cache.unit(video.video_id).views
         if len(views) == 1:
             return clip
-        digest = hashlib.sha256(f"{seed} {epoch} {video.video_id}".encode()).digest()
-        k = int.from_bytes(digest[:8], "little") % len(views)
+        digest = hashlib.sha256(f"{seed} {epoch} {video.video_id}".encode(errors="surrogatepass")).digest()
+        order = np.random.default_rng(int.from_bytes(digest[:8], "little")).permutation(len(views))
+        boxes = clip.sample.boxes[has_boxes(clip.sample.boxes)]
+        k = next((int(k) for k in order if views[k].shows(boxes)), 0)
         return replace(clip, rendition=Rendition(video, views[k], k))
 
     def collate(self, clips: Sequence[Clip]) -> Batch:

@@ -14,10 +14,10 @@ from torch import Tensor
 from ...config import nearest
 from ...errors import CacheError
 from ..arrays import array_name, regions_of
-from ..index import Cache, video_key
+from ..index import Cache
 from ..schema import Video
 from ..stores.buffers import Allocate, fresh
-from ..stores.quantise import READ, read_features
+from ..stores.quantise import READ
 from .batch import LiveFrames
 from .clips import Clip, FrameSet, Rendition
 
@@ -75,14 +75,12 @@ class FeatureReader:
 
     def read(self, level: str, part: FrameSet, out: Tensor | None = None) -> Tensor:
         """One level of some frames (n, h, w, C), into ``out`` where given; quantised values are decoded here."""
-        video = part.rendition.video.video_id
-        rows = self.cache.unit(video).rows(part.frames, f"{self.cache.path}, video {video}")
-        return read_features(self.cache.store, video_key(video), array_name(level, part.rendition.index), rows, out)
+        unit = self.cache.unit(part.rendition.video.video_id)
+        return unit.read(array_name(level, part.rendition.index), unit.places(part.frames), out)
 
     def shape(self, array: str, part: FrameSet) -> tuple[int, ...]:
         """Axes of an array after the first, as it is stored of a rendition."""
-        arrays = self.cache.store.arrays(video_key(part.rendition.video.video_id))
-        return arrays[array_name(array, part.rendition.index)].shape[1:]
+        return self.cache.unit(part.rendition.video.video_id).shape(array_name(array, part.rendition.index))
 
     def maps(self, level: str, parts: Sequence[FrameSet]) -> tuple[Tensor, Tensor]:
         """Feature maps of one level at some frames of some videos, padded to the largest: (U, h, w, C) and padding."""
@@ -105,22 +103,22 @@ class FeatureReader:
         regions = self._empty(name, (sum(len(p.frames) for p in inside), *self.shape(name, inside[0])))
         at = 0
         for rendition, members in groupby(zip(clips, inside, strict=True), key=lambda pair: pair[1].rendition):
-            video = rendition.video.video_id
-            unit, where = self.cache.unit(video), f"{self.cache.path}, video {video}"
-            rows = np.concatenate([unit.rows_of_target(c.sample.target_id, p.frames, where) for c, p in members])
-            block = regions[at : at + len(rows)]
-            read_features(self.cache.store, video_key(video), array_name(name, rendition.index), rows, block)
-            at += len(rows)
+            unit, wanted = self.cache.unit(rendition.video.video_id), list(members)
+            frames = np.concatenate([part.frames for _, part in wanted])
+            boxes = np.concatenate([clip.sample.boxes_at(part.frames) for clip, part in wanted])
+            places = unit.region_places(frames, boxes)
+            unit.read(array_name(name, rendition.index), places, regions[at : at + len(frames)])
+            at += len(frames)
         return regions
 
     def tokens(self, clips: Sequence[Clip]) -> tuple[Tensor, Tensor]:
         """Token features of the clips' sentences, (B, M, text width) and their padding (B, M)."""
-        texts = {c.text_row: self.cache.text(c.text_row) for c in clips}
+        texts = {c.sentence: self.cache.texts.read(c.sentence) for c in clips}
         M = max(len(t) for t in texts.values())
         tokens = torch.zeros(len(clips), M, self.cache.recipe.text.width)
         padding = torch.ones(len(clips), M, dtype=torch.bool)
         for b, clip in enumerate(clips):
-            text = texts[clip.text_row]
+            text = texts[clip.sentence]
             tokens[b, : len(text)], padding[b, : len(text)] = text, False
         return tokens, padding
 

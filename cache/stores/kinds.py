@@ -40,7 +40,7 @@ def open_store(path: Location, name: str | None = None) -> Store:
     Raises UsageError for another name, CacheError when None and the folder holds no units, or units of both.
     """
     if name is None:
-        rooms = ("videos", "text")
+        rooms = ("videos", "more", "text")
         present = [kind for kind in kinds_of(path) if any(open_store(path, kind).keys(room) for room in rooms)]
         if len(present) != 1:
             found = " and ".join(present) or "no units"

@@ -39,7 +39,7 @@ def run(folder: Path, device: torch.device) -> None:
     folder.
     """
     job = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
-    cache = Cache.open(location(job["cache"]))
+    cache = Cache.open(location(job["cache"]), job["annotations"]["name"])
     state = Run(folder / "run", cache, load_experiment(job["preset"], job["settings"]), job["split"], device)
     state.resume()
     first, start = state.step, time.perf_counter()
@@ -55,6 +55,7 @@ def run(folder: Path, device: torch.device) -> None:
         **overall(scores),
         "scored": scores.scored,
         "missing": len(scores.missing),
+        "annotations": job["annotations"],
         "data": job["data"],
         "parameters": sum(p.numel() for p in state.model.head.parameters()),
         "seconds": seconds * state.total_steps / max(1, state.total_steps - first),

@@ -12,7 +12,7 @@ import click
 
 from ...console import Progress
 from ...heads.presets import presets
-from ...options import CACHE, FOLDER, OUT_FOLDER, choose_device, protocol_option, say
+from ...options import CACHE, FOLDER, OUT_FOLDER, annotation_set_option, choose_device, protocol_option, say
 from ...outputs import naming_write_errors
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ WATCHED = 4
 )
 @click.option("--set", "assignments", multiple=True, metavar="A.B=C", help="Override a setting in every cell.")
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of every row.")
+@annotation_set_option
 @click.option("--split", default="train", show_default=True, help="Split to train on.")
 @click.option("--test-split", default="test", show_default=True, help="Split to score.")
 @protocol_option

@@ -116,6 +116,8 @@ class Plan:
     split: str = "train"
     test_split: str = "test"
     protocol: str = "tubedetr"
+    annotation_set: str | None = None
+    """The set of every cache; None: the only one."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ Caches = Mapping[int | None, Opened]
 
 def open_caches(plan: Plan) -> Caches:
     """The caches of a plan as they are now. Raises UsageError where they do not hold the same videos and samples."""
-    caches = {resolution: Cache.open(path) for resolution, path in plan.caches.items()}
+    caches = {k: Cache.open(path, plan.annotation_set) for k, path in plan.caches.items()}
     opened = {k: Opened(c, c.contents(plan.split), c.contents(plan.test_split)) for k, c in caches.items()}
     first = opened[None]
     for other in opened.values():
@@ -162,6 +164,8 @@ class Cell:
     cache: Location
     fingerprint: str
     folder: Path
+    annotations: Mapping[str, str]
+    """Name and SHA-256 of the annotation set."""
     data: Mapping[str, dict[str, Any]]
     """What it trains on and is scored on, see `Opened.summary`."""
 
@@ -251,7 +255,7 @@ def cell_of(row: Row, seed: int, plan: Plan, opened: Caches) -> Cell:
     steps = {name: value for name, value in settings.items() if name not in FREE}
     identity = _digest([steps, cache.recipe.fingerprint, plan.split, plan.test_split, plan.protocol])
     folder = plan.out / "cells" / f"{identity[:12]}-{_digest(data)[:8]}-seed{seed}"
-    return Cell(row, seed, cache.path, cache.recipe.fingerprint, folder, data)
+    return Cell(row, seed, cache.path, cache.recipe.fingerprint, folder, cache.annotations.to_json(), data)
 
 
 def _digest(content: Any) -> str:

@@ -82,6 +82,7 @@ def job_of(cell: Cell, plan: Plan) -> dict[str, Any]:
         "split": plan.split,
         "test_split": plan.test_split,
         "protocol": plan.protocol,
+        "annotations": dict(cell.annotations),
         "data": cell.data,
     }
 

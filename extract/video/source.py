@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ...cache.index import Cache, video_key
+from ...cache.index import Cache
 from ...errors import CacheError, VideoError
 
 State = tuple[int, int, int]
@@ -90,9 +90,10 @@ class Sources:
     def difference(self, video_id: str, file: Path) -> str | None:
         """Why a unit is not of a file; None where it is, or does not say. Only another time asks for the hash."""
         try:
-            recorded = self.cache.store.attributes(video_key(video_id)).get("source")
+            unit = self.cache.unit(video_id)
+            recorded = unit.source
             size, mtime, _ = state_of(file)
-            if recorded is None or (size, mtime) == (recorded["bytes"], recorded["mtime_ns"]):
+            if not recorded or (size, mtime) == (recorded["bytes"], recorded["mtime_ns"]):
                 return None
             digest = None if size != recorded["bytes"] else sha256_of(file)
         except CacheError as error:
@@ -102,12 +103,12 @@ class Sources:
         if digest == recorded["sha256"]:
             return None
         was, now = (f"{count:,} bytes" for count in (recorded["bytes"], size))
-        place = self.cache.store.place(video_key(video_id))
+        places = ", ".join(str(self.cache.store.place(key)) for key in unit.keys)
         replaced = CacheError(
             f"{file} is another file than video {video_id} was extracted from",
             expected=was if digest is None else f"{was}, SHA-256 {recorded['sha256'][:16]}…",
             found=now if digest is None else f"{now}, SHA-256 {digest[:16]}…",
             effect="the cache holds the features of the other file",
-            hint=f"bring the other file back, or remove {place} and repeat the command",
+            hint=f"bring the other file back, or remove {places} and repeat the command",
         )
         return str(replaced)

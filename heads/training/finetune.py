@@ -212,9 +212,8 @@ def require_weights(found: str, expected: str, name: str, option: str) -> None:
 
 
 def vocabulary_of(cache: Cache) -> list[str]:
-    """Every word of a cache's sentences, sorted."""
-    table = cache.samples
-    return sorted({w for row in range(table.text_count) for w in TinyText.words(table.sentence(row))})
+    """Every word of the sentences of a cache's annotation set, sorted."""
+    return sorted({word for sentence in cache.samples.sentences() for word in TinyText.words(sentence)})
 
 
 def encoders_of(facts: dict[str, Any], tokenizer: str | None) -> LiveEncoders:

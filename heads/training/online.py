@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ...cache.batches.batch import LiveFrames
@@ -121,14 +122,14 @@ class LivePixels(CachedDataset):
         wanted = {
             v: table[i].video for i, (v, s) in enumerate(zip(table.video_ids, table.splits, strict=True)) if s == split
         }
-        self.files = find_video_files(wanted.values(), videos, cache.recipe.dataset)
+        self.files = find_video_files(wanted.values(), videos, cache.annotations.dataset)
         require_some(self.files, videos)
         super().__init__(cache, split, sampling, targets, level, PixelReader)
         assert isinstance(self.reader, PixelReader)
         self.reader.files = self.files
 
-    def _available(self) -> set[str]:
-        return {video for video, file in self.files.items() if isinstance(file, Path)}
+    def _available(self, rows: Sequence[int]) -> NDArray[np.bool_]:
+        return np.array([isinstance(self.files[self.cache.samples.video_ids[row]], Path) for row in rows], dtype=bool)
 
     def contents(self) -> Contents:
         """See `CachedDataset.contents`; which files the cache was made of is no matter."""

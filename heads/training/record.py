@@ -38,6 +38,8 @@ class Request:
     val_split: str
     protocol: str
     device: str
+    annotation_set: str | None = None
+    """The name of the annotation set; None: the only one."""
     init: str | None = None
     sources: dict[str, Any] = field(default_factory=dict)
     """Fields of `finetune.Sources`."""
@@ -59,6 +61,8 @@ class Record:
     """How best.safetensors was chosen."""
     changes: list[dict[str, Any]] = field(default_factory=list)
     """What was another when the run went on, and at which step."""
+    annotations: dict[str, str] = field(default_factory=dict)
+    """Name and SHA-256 of the annotation set it read."""
     data: dict[str, Any] = field(default_factory=dict)
     """What of the cache it read, by ``training`` and ``validation``: counts, and `Contents` as JSON."""
 
@@ -74,6 +78,7 @@ class Record:
             started_from,
             circumstances(run),
             NO_SELECTION if run.held_out is None else SELECTION.format(split=run.held_out.split),
+            annotations=run.cache.annotations.to_json(),
             data={part: counted(found) for part, found in of_part.items() if found is not None},
         )
 

@@ -30,7 +30,8 @@ def requested(given: dict[str, Any], device: torch.device) -> Request:
     experiment = load_experiment(given["preset"], [*given["assignments"], *mode])
     if experiment.train.mode == "end-to-end" and given["videos"] is None:
         raise click.UsageError("training end to end needs --videos, the folder of the videos")
-    split, splits = given["split"], set(Cache.open(given["cache_path"]).samples.splits)
+    annotations = Cache.open(given["cache_path"], given["annotation_set"]).annotations
+    split, splits = given["split"], annotations.splits
     # Never the test split of itself: the best of many epochs on it would be a score that was selected on it.
     val_split = given["val_split"] or ("val" if "val" in splits and split != "val" else "none")
     places = {name: placed(name, given[name]) for name in PLACES}
@@ -41,6 +42,7 @@ def requested(given: dict[str, Any], device: torch.device) -> Request:
         val_split=val_split,
         protocol=given["protocol"],
         device=str(device),
+        annotation_set=annotations.name,
         init=places["init"],
         sources={name: places.get(name, given[name]) for name in SOURCES},
     )

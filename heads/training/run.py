@@ -144,7 +144,7 @@ class Run:
     def facts(self, selected: bool = False) -> dict[str, Any]:
         """What the checkpoint says besides its tensors. ``selected``: these weights were the best on ``held_out``."""
         held_out = self.held_out and {
-            "dataset": self.recipe.dataset,
+            "dataset": self.cache.annotations.dataset,
             "split": self.held_out.split,
             "samples": self.held_out.samples,
             "digest": self.held_out.digest,
@@ -158,6 +158,7 @@ class Run:
             "encoders": None if self.encoders is None else self.encoders.facts(),
             "fingerprint": self.recipe.fingerprint,
             "recipe": self.recipe.to_json(),
+            "annotations": self.cache.annotations.to_json(),
             "split": self.dataset.split,
             "started_from": None if self.start is None else self.start.sha256,
             "data": self.data.to_json(),

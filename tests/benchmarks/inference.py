@@ -43,7 +43,7 @@ LENGTHS = {"20 s": 100, "10 minutes": 3_000, "an hour": 18_000}
 
 def make(path: Path, slots: list[int]) -> Cache:
     """A cache with one video and one sentence for each number of slots."""
-    recipe = Recipe("json", "0", VISUAL, TEXT, keep="last")
+    recipe = Recipe(VISUAL, TEXT, keep="last")
     samples = []
     for i, T in enumerate(slots):
         video = Video(f"{i:04d}", f"{i:04d}.mp4", 640, 448, FPS, T)

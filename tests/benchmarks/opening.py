@@ -33,7 +33,7 @@ def memory(line="VmRSS"):
     return int(next(l for l in open("/proc/self/status") if l.startswith(line)).split()[1]) / 1e3
 if what in ("open", "list", "verify"):
     from stvg.cache.index import Cache
-    from stvg.cache.verify import verify
+    from stvg.cache.upkeep.verify import verify
 else:
     from stvg.cache.index import Cache
     from stvg.cache.batches.dataset import CachedDataset
@@ -60,7 +60,7 @@ print(json.dumps({"seconds": seconds, "before": before, "after": memory(), "peak
 def make(path: Path, videos: int, sentences: int, store: str) -> None:
     """Boxes are whole pixels that move slowly, as annotated ones do."""
     rng = np.random.default_rng(0)
-    recipe = Recipe("json", "0", SMALL, replace(TEXT, width=8), keep="last")
+    recipe = Recipe(SMALL, replace(TEXT, width=8), keep="last")
     known = [Video(f"{i:05d}", f"{i % 100:02d}/{i}.mp4", 640, 480, 29.97, 900) for i in range(videos)]
     samples = []
     for i in range(sentences):

@@ -78,7 +78,7 @@ def samples(videos: int) -> list[Sample]:
 
 
 def write_cache(path: Path, store: str, videos: int) -> Cache:
-    recipe = Recipe("json", "0", VISUAL, TEXT)
+    recipe = Recipe(VISUAL, TEXT)
     cache = Cache.create(path, recipe, samples(videos), store, {})
     inside = list(range(*MOMENT))
     attributes = {

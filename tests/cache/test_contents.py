@@ -11,7 +11,7 @@ from stvg.cache.contents import Contents
 from stvg.cache.index import Cache
 from stvg.errors import CacheError
 
-from .caches import RECIPE, make_cache, make_samples, write_video
+from .caches import annotated, make_cache, make_samples, write_video
 
 
 def recorded(cache: Cache) -> Contents:
@@ -57,7 +57,7 @@ def test_samples_that_are_not_the_same_are_named_by_their_video(tmp_path, change
     cache = make_cache(tmp_path / "a", range(2))
     samples = make_samples(range(2))
     samples[0] = replace(samples[0], **change)
-    other = Cache.create(tmp_path / "b", RECIPE, samples, "zarr", {})
+    other = annotated(tmp_path / "b", samples)
     for v in range(2):
         write_video(other, f"v{v}", v)
     assert recorded(cache).changes(other.contents("train")) == ["1 video with other samples: v0"]
@@ -76,7 +76,7 @@ def test_a_video_that_was_extracted_from_another_file_is_named_where_both_files_
 
 def test_another_order_of_the_samples_is_noticed(tmp_path):
     cache = make_cache(tmp_path / "a", range(2))
-    other = Cache.create(tmp_path / "b", RECIPE, make_samples(range(2))[::-1], "zarr", {})
+    other = annotated(tmp_path / "b", make_samples(range(2))[::-1])
     for v in range(2):
         write_video(other, f"v{v}", v)
     then = recorded(cache)
@@ -88,7 +88,7 @@ def test_another_order_of_the_samples_is_noticed(tmp_path):
 def test_a_split_elsewhere_in_the_table_changes_nothing(tmp_path):
     cache = make_cache(tmp_path / "a", range(2))
     test = [replace(s, split="test") for s in make_samples(range(2, 4))]
-    other = Cache.create(tmp_path / "b", RECIPE, [*test, *make_samples(range(2))], "zarr", {})
+    other = annotated(tmp_path / "b", [*test, *make_samples(range(2))])
     for v in range(4):
         write_video(other, f"v{v}", v)
     assert cache.contents("train").digest == other.contents("train").digest

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from stvg.cache import convert as convert_module
-from stvg.cache.convert import convert
-from stvg.cache.index import Cache, video_key
-from stvg.cache.verify import verify
+from stvg.cache.annotations import AnnotationSet
+from stvg.cache.index import Cache
+from stvg.cache.upkeep import convert as convert_module
+from stvg.cache.upkeep.convert import convert
+from stvg.cache.upkeep.verify import verify
+from stvg.cache.video_unit import video_key
 from stvg.errors import CacheError
 
-from .caches import contents, make_cache
+from .caches import contents, make_cache, make_samples
 
 
 def files(path):
@@ -42,10 +45,10 @@ def test_an_interrupted_conversion_goes_on_and_never_shows_half_a_unit(tmp_path,
     make_cache(tmp_path / "a", range(4))
     whole = convert_module.copy_unit
 
-    def interrupted(source, target, key):
+    def interrupted(source, target, key, target_key):
         if key == video_key("v2"):
             raise KeyboardInterrupt
-        return whole(source, target, key)
+        return whole(source, target, key, target_key)
 
     monkeypatch.setattr(convert_module, "copy_unit", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -70,12 +73,14 @@ def test_damage_is_never_copied(tmp_path):
 def test_another_caches_folder_is_refused_and_left_as_it_was(tmp_path):
     make_cache(tmp_path / "a", range(2))
     make_cache(tmp_path / "recipe", range(2), fps=2.0)
-    make_cache(tmp_path / "samples", range(3))
+    make_cache(tmp_path / "samples", range(2)).annotate(AnnotationSet.of("json", "json", make_samples(range(1), 2)))
+    changed = [replace(make_samples(range(1))[0], sentence="what else?")]
+    Cache.open(tmp_path / "samples").annotate(AnnotationSet.of("json", "json", changed))
     make_cache(tmp_path / "store", range(2), "hdf5")
     for name, says in (
         ("recipe", "another recipe"),
-        ("samples", "another cache"),
-        ("store", "another cache"),
+        ("samples", "contradicts"),
+        ("store", "is kept otherwise"),
         ("a", "itself"),
     ):
         before = contents(Cache.open(tmp_path / name))

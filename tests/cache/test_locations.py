@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stvg.cache.index import Cache
-from stvg.cache.verify import verify
+from stvg.cache.upkeep.verify import verify
 from stvg.errors import UsageError
 from stvg.objects import ObjectPath, local_path, location
 

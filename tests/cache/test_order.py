@@ -24,14 +24,15 @@ from stvg.cache.batches.order import (
     read_ahead,
     training_batches,
 )
-from stvg.cache.index import Cache, video_key
+from stvg.cache.index import Cache
 from stvg.cache.sampling import Sampling
 from stvg.cache.schema import Recipe
+from stvg.cache.video_unit import video_key
 from stvg.errors import CacheError
 
 from ..encoders import text, visual
 
-RECIPE = Recipe("json", "0", visual(), text())
+RECIPE = Recipe(visual(), text())
 # (width, height) and how often, as among VidSTG's validation videos.
 SIZES = {(640, 360): 0.55, (640, 480): 0.25, (640, 362): 0.08, (360, 640): 0.06, (480, 640): 0.04, (500, 376): 0.02}
 

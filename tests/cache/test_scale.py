@@ -16,7 +16,7 @@ from stvg.cache.index import Cache
 from stvg.cache.sampling import Sampling, moment_slots, sample_frames, sample_many
 from stvg.errors import CacheError
 
-from .caches import RECIPE, make_cache, make_samples, write_video
+from .caches import annotated, make_cache, make_samples, write_video
 
 segments = st.tuples(st.integers(0, 2000), st.integers(1, 3000), st.floats(5.0, 60.0)).map(
     lambda s: (s[0], s[0] + s[1], s[2])
@@ -36,16 +36,16 @@ def test_opening_reads_no_boxes_no_units_and_loads_no_heavy_library(tmp_path):
     make_cache(tmp_path / "a", range(3))
     code = (
         "import sys, pathlib; from stvg.cache.index import Cache; cache = Cache.open(pathlib.Path(sys.argv[1]));"
-        "assert '_boxes' not in vars(cache.samples); assert not cache._units;"
+        "assert 'boxes' not in vars(cache.samples); assert not cache._units; assert cache.texts._index is None;"
         "assert not {'torch', 'pandas', 'h5py', 'zarr', 'obstore'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, tmp_path / "a"], check=True)
 
 
 def test_a_split_opens_without_boxes_unless_some_are_missing(tmp_path):
-    cache = make_cache(tmp_path / "a", range(3))
+    cache = Cache.open(make_cache(tmp_path / "a", range(3)).path)
     CachedDataset(cache, "train", Sampling(5.0, 100), ())
-    assert "_boxes" not in vars(cache.samples)
+    assert "boxes" not in vars(cache.samples)
 
 
 @pytest.mark.parametrize("max_frames", [100, 7, 2])
@@ -56,7 +56,7 @@ def test_the_extents_of_all_clips_are_those_of_each(tmp_path, max_frames):
         start = int(rng.integers(0, 50))
         moment = (start, int(rng.integers(start + 1, 61)))
         samples[i] = replace(sample, moment=moment, boxes=np.ones((moment[1] - moment[0], 4)))
-    cache = Cache.create(tmp_path / "a", RECIPE, samples, "zarr", {})
+    cache = annotated(tmp_path / "a", samples)
     for v in range(40):
         write_video(cache, f"v{v}", v)
     dataset = CachedDataset(cache, "train", Sampling(5.0, max_frames))
@@ -75,7 +75,7 @@ def test_samples_without_a_slot_in_their_moment_are_left_out_and_gaps_are_refuse
     gap = samples[7].boxes.copy()
     gap[1] = np.nan  # frame 11: not sampled
     samples[7] = replace(samples[7], boxes=gap)
-    cache = Cache.create(tmp_path / "a", RECIPE, samples, "zarr", {})
+    cache = annotated(tmp_path / "a", samples)
     for v in range(3):
         write_video(cache, f"v{v}", v)
     sampling = Sampling(5.0, 100)
@@ -84,7 +84,7 @@ def test_samples_without_a_slot_in_their_moment_are_left_out_and_gaps_are_refuse
     assert dataset.excluded == without == [1, 102]
     assert len(dataset) == 7
     gap[:] = np.nan
-    cache = Cache.create(tmp_path / "b", RECIPE, [replace(samples[7], boxes=gap)], "zarr", {})
+    cache = annotated(tmp_path / "b", [replace(samples[7], boxes=gap)])
     write_video(cache, "v2", 2)
     with pytest.raises(CacheError, match="no target box"):
         CachedDataset(cache, "train", sampling, ())
@@ -96,7 +96,7 @@ def test_boxes_come_back_exactly_whatever_they_are_stored_as(tmp_path, value):
     boxes = samples[0].boxes.copy()
     boxes[3, 2], boxes[4] = value, np.nan
     samples[0] = replace(samples[0], boxes=boxes)
-    cache = Cache.create(tmp_path / "a", RECIPE, samples, "zarr", {})
+    cache = annotated(tmp_path / "a", samples)
     assert cache.samples[0].boxes.tobytes() == boxes.tobytes()
     assert cache.samples[0].boxes.dtype == np.float64
 

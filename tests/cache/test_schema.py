@@ -16,7 +16,7 @@ from stvg.errors import AnnotationError, CacheError, StvgError, UsageError, Vide
 
 from ..encoders import levels, text, visual
 
-RECIPE = Recipe("json", "a" * 64, visual(levels((32, 64, 128), (4, 8, 16)), "tiny"), text(64, "tiny"))
+RECIPE = Recipe(visual(levels((32, 64, 128), (4, 8, 16)), "tiny"), text(64, "tiny"))
 
 
 def test_evaluation_geometry_and_target_boxes_equal_the_recorded_ones(shared):

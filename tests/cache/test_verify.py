@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from stvg.atomic import temporary_name
-from stvg.cache.header import SAMPLES
-from stvg.cache.index import Cache, video_key
-from stvg.cache.verify import repair, verify
+from stvg.cache.annotations import AnnotationSet
+from stvg.cache.index import Cache
+from stvg.cache.set_files import remove_set
+from stvg.cache.upkeep.verify import repair, verify
+from stvg.cache.video_unit import video_key
 from stvg.errors import CacheError, StvgError
 from stvg.objects import HEADER
 
@@ -53,6 +55,10 @@ def read_everything(path: Path) -> None:
     except CacheError:
         return
     expected = make_samples(range(5))
+    try:
+        _ = cache.samples.boxes
+    except CacheError:
+        return
     assert [s.sample_id for s in cache.samples] == [s.sample_id for s in expected]
     assert all(np.array_equal(a.boxes, b.boxes) for a, b in zip(cache.samples, expected, strict=True))
     for v in range(4):
@@ -61,9 +67,9 @@ def read_everything(path: Path) -> None:
             assert cache.store.read(video_key(f"v{v}"), "c5").tobytes() == features(v).tobytes()
         except CacheError:
             errors += 1
-    for row in range(cache.samples.text_count):
+    for sentence in dict.fromkeys(s.sentence for s in expected):
         try:
-            assert cache.text(row).numpy().tobytes() == token_features(cache.samples.sentence(row)).tobytes()
+            assert cache.texts.read(sentence).numpy().tobytes() == token_features(sentence).tobytes()
         except CacheError:
             errors += 1
     try:
@@ -104,6 +110,8 @@ def test_one_flipped_bit_cut_deleted_or_foreign_file_anywhere_is_named_and_never
     name = part[0] if len(part) == 1 else part[1].removesuffix(".h5")
     if kind == "gone" and name == "skipped.jsonl":
         name = "videos/v4 is missing"
+    if kind == "gone" and len(part) == 2 and part[0] == "text":
+        name = "sentences of annotation set json are missing"
     assert name in told, (kind, victim, told)
     read_everything(cache)
 
@@ -127,21 +135,56 @@ def test_a_repaired_cache_is_filled_again_exactly_where_it_was_damaged(cache, tm
     assert contents(Cache.open(cache)) == before
 
 
-@pytest.mark.parametrize("victim", [HEADER, SAMPLES])
-def test_a_damaged_header_or_table_is_written_again_by_the_next_extraction(cache, victim):
+def test_a_damaged_header_is_written_again_by_the_next_extraction(cache):
     store = Cache.open(cache).header.store
     before = contents(Cache.open(cache))
-    (cache / victim).write_bytes((cache / victim).read_bytes()[:-1] + b"?")
-    with pytest.raises(CacheError, match=f"{victim} is damaged"):
+    (cache / HEADER).write_bytes((cache / HEADER).read_bytes()[:-1] + b"?")
+    with pytest.raises(CacheError, match=f"{HEADER} is damaged"):
         Cache.open(cache)
-    assert {path.name for path in repair(verify(cache))} == {HEADER, SAMPLES}
+    assert [path.name for path in repair(verify(cache))] == [HEADER]
     other = "hdf5" if store == "zarr" else "zarr"
     for wrong in ({"recipe": replace(RECIPE, fps=2.0), "store": store}, {"recipe": RECIPE, "store": other}):
         with pytest.raises(CacheError, match="units of another cache"):
-            Cache.create(cache, samples=make_samples(range(5)), versions={}, **wrong)
-    Cache.create(cache, RECIPE, make_samples(range(5)), store, {})
+            Cache.create(cache, versions={}, **wrong)
+    Cache.create(cache, RECIPE, store, {})
     assert verify(cache).problems == []
     assert contents(Cache.open(cache)) == before
+
+
+@pytest.mark.parametrize("suffix", [".json", ".parquet"])
+def test_a_damaged_annotation_set_goes_as_a_whole_and_no_unit_with_it(cache, suffix):
+    before = contents(Cache.open(cache))
+    (victim,) = (path for path in (cache / "annotations").iterdir() if path.suffix == suffix)
+    victim.write_bytes(victim.read_bytes()[:-1] + b"?")
+    with pytest.raises(CacheError, match=f"{victim.name} is damaged"):
+        _ = Cache.open(cache).samples
+    assert {path.suffix for path in repair(verify(cache))} == {".json", ".parquet"}
+    assert verify(cache).problems == []
+    Cache.open(cache).annotate(AnnotationSet.of("json", "json", make_samples(range(5))))
+    assert verify(cache).problems == []
+    assert contents(Cache.open(cache)) == before
+
+
+def test_units_that_no_set_asks_for_are_no_fault_and_stay(cache):
+    opened = Cache.open(cache)
+    write_video(opened, "v9", 9)
+    write_text(opened, ["nobody asks this"])
+    findings = verify(cache)
+    assert (findings.problems, findings.units) == ([], 7)
+    remove_set(cache, "json")
+    assert verify(cache).problems == []
+
+
+def test_what_a_set_lacks_is_named(cache):
+    opened = Cache.open(cache)
+    late = [
+        replace(s, sample_id=7000 + i, split="late", segment=(0, 60 - i)) for i, s in enumerate(make_samples(range(1)))
+    ]
+    late = [replace(s, segment=(2, 60), sentence="what else?") for s in late[:1]]
+    opened.annotate(AnnotationSet.of("late", "json", late))
+    told = messages(cache)
+    assert "video v0 lacks 1 frame and 0 regions that annotation set late asks for" in told
+    assert "text: 1 sentence of annotation set late are missing, such as 'what else?'" in told
 
 
 def test_damaged_lines_of_the_skip_list_are_named_and_repaired(cache):
@@ -156,20 +199,21 @@ def test_damaged_lines_of_the_skip_list_are_named_and_repaired(cache):
     assert verify(cache).problems == []
 
 
-def test_units_of_another_recipe_and_text_of_other_sentences_are_named(cache, tmp_path):
-    other = make_cache(tmp_path / "other", range(6), Cache.open(cache).header.store, fps=2.0)
-    for key in ("videos/v1", "text/00000"):
+def test_units_of_another_recipe_are_named(cache, tmp_path):
+    other = make_cache(tmp_path / "other", range(5), Cache.open(cache).header.store, fps=2.0)
+    (text,) = other.store.keys("text")
+    for key in ("videos/v1", text):
         mine, theirs = (Cache.open(p).store.place(key) for p in (cache, other.path))
         shutil.rmtree(mine) if mine.is_dir() else mine.unlink()
         (shutil.copytree if theirs.is_dir() else shutil.copy)(theirs, mine)
     told = messages(cache)
     assert "videos/v1: written with another recipe" in told
-    assert "text/00000: of other sentences" in told
+    assert f"{text}: written with another recipe" in told
     opened = Cache.open(cache)
     with pytest.raises(CacheError, match="another recipe"):
         opened.unit("v1")
-    with pytest.raises(CacheError, match="does not belong to this cache"):
-        opened.text(0)
+    with pytest.raises(CacheError, match="another recipe"):
+        opened.texts.read("who runs?")
     assert len(repair(verify(cache))) == 2
     write_text(opened)
     write_video(opened, "v1", 1)

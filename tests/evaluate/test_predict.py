@@ -11,20 +11,21 @@ from types import SimpleNamespace
 
 import av
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 
+from stvg.cache.annotations import AnnotationSet
 from stvg.cache.index import Cache
-from stvg.cache.merge import link_unit
 from stvg.cache.sampling import video_grid
 from stvg.cache.schema import Tube, Video
-from stvg.cache.table import to_parquet
-from stvg.cache.verify import verify
+from stvg.cache.set_files import write_set
+from stvg.cache.upkeep.merge import link_unit
+from stvg.cache.upkeep.verify import verify
 from stvg.errors import CacheError
 from stvg.evaluate.evaluation import load_head, open_split, tubes_of
 from stvg.evaluate.film import BAR, YELLOW
 from stvg.evaluate.predict import Grounding, Predictor, clock_when_known, find_video, video_of
+from stvg.evaluate.predict import asked as sample_of
 from stvg.evaluate.predictions import read_predictions
 from stvg.extract.video.decode import probe
 from stvg.heads.experiment import load_experiment
@@ -175,11 +176,10 @@ def test_a_file_of_another_folder_is_not_taken_for_the_extracted_one_of_its_name
 def with_frames(held: Cache, frames: int, out: Path) -> Path:
     """The cache of one video, whose annotation says that it has so many frames."""
     video = replace(held.samples[0].video, frame_count=frames)
-    table = to_parquet([replace(held.samples[0], video=video)])
-    begun = Cache.begin(out, held.recipe, table, "zarr", held.header.counts, {})
-    assert link_unit(held.store, begun.store, "videos/v")
-    for part in held.store.keys("text"):
-        assert link_unit(held.store, begun.store, part)
+    begun = Cache.create(out, held.recipe, "zarr", {})
+    begun.annotate(AnnotationSet.of("json", "json", [replace(held.samples[0], video=video)]))
+    for key in ["videos/v", *held.store.keys("text")]:
+        assert link_unit(held.store, begun.store, key, key)
     return out
 
 
@@ -228,19 +228,32 @@ def test_a_file_whose_content_is_not_the_extracted_one_is_refused(stvg, checkpoi
     assert stvg("predict", other, *words).code == 0
 
 
-def cache_of(*paths: str) -> SimpleNamespace:
-    """As much of a cache as says which videos are in it."""
-    samples = SimpleNamespace(video_ids=list(paths), columns={"path": pa.array(paths)}, video=paths.__getitem__)
-    return SimpleNamespace(path="cache", samples=samples, store=SimpleNamespace(contains=lambda key: True))
+@pytest.fixture
+def cache_of(tmp_path):
+    """``cache_of(paths, more paths, …)``: as much of a cache as says which videos are in it, one annotation set a list."""
+
+    def cache_of(*sets: list[str]) -> SimpleNamespace:
+        place = tmp_path / str(len(list(tmp_path.iterdir())))
+        for number, paths in enumerate(sets):
+            samples = [sample_of(i, Video(path, path, 64, 48, 5, 9), "what?", 9) for i, path in enumerate(paths)]
+            write_set(place, AnnotationSet.of(f"set{number}", "json", samples))
+        return SimpleNamespace(path=place, unit_keys=lambda video_id: [video_id])
+
+    return cache_of
 
 
-def test_a_file_is_the_video_whose_path_it_ends_with_and_two_such_are_named():
-    assert find_video(cache_of("1006/22.mp4", "1007/22.mp4"), Path("vidor/video/1006/22.mp4")) == "1006/22.mp4"
-    assert find_video(cache_of("front.mp4", "b/front.mp4"), Path("a/front.mp4")) == "front.mp4"
+def test_a_file_is_the_video_whose_path_it_ends_with_and_two_such_are_named(cache_of):
+    def found(*sets: list[str], file: str) -> tuple[str, str]:
+        annotations, video = find_video(cache_of(*sets), Path(file))
+        return annotations.name, video.path
+
+    assert found(["1006/22.mp4", "1007/22.mp4"], file="vidor/video/1006/22.mp4") == ("set0", "1006/22.mp4")
+    assert found(["front.mp4"], ["b/front.mp4", "c.mp4"], file="b/c.mp4") == ("set1", "c.mp4")
+    assert found(["front.mp4", "b/front.mp4"], file="a/front.mp4") == ("set0", "front.mp4")
     with pytest.raises(CacheError, match=r"several videos .*(?s:.)*found +front.mp4, a/front.mp4"):
-        find_video(cache_of("front.mp4", "a/front.mp4", "b/front.mp4"), Path("a/front.mp4"))
+        found(["front.mp4", "a/front.mp4"], ["b/front.mp4"], file="a/front.mp4")
     with pytest.raises(CacheError, match=r"does not hold .*(?s:.)*found +a/front.mp4, b/front.mp4"):
-        find_video(cache_of("a/front.mp4", "b/front.mp4", "c/x.mp4"), Path("d/front.mp4"))
+        found(["a/front.mp4", "b/front.mp4", "c/x.mp4"], file="d/front.mp4")
 
 
 @pytest.mark.parametrize("suffix", ["mkv", "mp4"])
@@ -266,7 +279,7 @@ def test_an_assumed_rate_is_never_shown_as_seconds(tmp_path, tiny_cache):
     """HC-STVG's annotations state none: its clips are taken to last 20 s, and this one lasts 2.4."""
     file = write_video(tmp_path / "a.mp4", 60)
     video = Video("a.mp4", "a.mp4", 208, 48, 3, 60)
-    hcstvg, others = (SimpleNamespace(recipe=SimpleNamespace(dataset=name)) for name in ("hcstvg-v1", "vidstg"))
+    hcstvg, others = (SimpleNamespace(annotations=SimpleNamespace(dataset=name)) for name in ("hcstvg-v1", "vidstg"))
     assert clock_when_known(hcstvg, video, file).end == pytest.approx(2.4)
     assert clock_when_known(hcstvg, video, tmp_path / "gone.mp4") is None
     assert clock_when_known(others, video, tmp_path / "gone.mp4").end == 20

@@ -14,12 +14,13 @@ from stvg.cache.arrays import array_name
 from stvg.cache.batches.clips import Rendition
 from stvg.cache.batches.dataset import CachedDataset
 from stvg.cache.batches.order import epoch_order, inference_batches, training_batches
-from stvg.cache.index import Cache, video_key
+from stvg.cache.index import Cache
 from stvg.cache.sampling import Sampling
-from stvg.cache.schema import Video
+from stvg.cache.schema import Video, has_boxes
+from stvg.cache.video_unit import video_key
 from stvg.cache.view import MAX_SIDE, Crop, View
 from stvg.errors import CacheError
-from stvg.extract.augment import RANGES, draw_view, ranges
+from stvg.extract.augment import RANGES, draw_view, ranges, stored_views
 from stvg.extract.encoders.backbone import build_backbone
 from stvg.extract.features import Regions, encode, select_levels
 from stvg.extract.transforms import apply_view
@@ -111,7 +112,6 @@ def viewed(request, synthetic, tmp_path_factory):
 def test_stored_views_equal_features_computed_online(viewed, synthetic):
     cache, backbone = Cache.open(viewed), build_backbone("tiny")
     sample = cache.samples[0]
-    of_video = [s for s in cache.samples if s.video == sample.video]
     unit = cache.unit(sample.video.video_id)
     assert len(unit.views) == 3
     assert len(set(unit.views)) == 3
@@ -119,8 +119,8 @@ def test_stored_views_equal_features_computed_online(viewed, synthetic):
     pixels = np.concatenate(list(read_frames(synthetic / "vidor/video" / sample.video.path, unit.frames, **size)))
     for k, view in enumerate(unit.views):
         levels = encode(backbone, apply_view(pixels, view, backbone.mean, backbone.std), CPU)
-        regions = Regions.of(of_video, unit.frames, cache.recipe, view).within(0, len(pixels))
-        for name, online in select_levels(levels, cache.recipe, regions).items():
+        regions = Regions.of(unit.regions, unit.frames, view)
+        for name, online in select_levels(levels, cache.recipe, regions, np.ones(len(pixels), bool)).items():
             stored = cache.store.read(video_key(sample.video.video_id), array_name(name, k))
             np.testing.assert_allclose(stored, online, atol=3e-3, rtol=2e-3)
 
@@ -132,17 +132,45 @@ def train_split(path, targets=None):
     )
 
 
-def test_training_sees_every_view_and_one_per_video_and_epoch(viewed):
+def test_training_sees_every_view_that_shows_the_whole_tube_and_no_other(viewed):
     dataset = train_split(viewed)
-    seen: dict[str, set] = {}
-    for epoch in range(40):
-        clips = [dataset.redraw(dataset[p], 0, epoch, p) for p in range(len(dataset))]
-        renditions = {c.rendition for c in clips}
-        assert len(renditions) == len({c.sample.video for c in clips})
-        for rendition in renditions:
-            seen.setdefault(rendition.video.video_id, set()).add(rendition.index)
-    assert len(seen) == 6
-    assert all(indices == {0, 1, 2} for indices in seen.values())  # two draws may be alike
+    for p in range(len(dataset)):
+        sample = dataset[p].sample
+        views = dataset.cache.unit(sample.video.video_id).views
+        boxes = sample.boxes[has_boxes(sample.boxes)]
+        showing = {k for k, view in enumerate(views) if (view.to_fractions(boxes)[:, 2:] > 0).all()}
+        assert 0 in showing
+        seen = [dataset.redraw(dataset[p], 0, epoch, p).rendition for epoch in range(40)]
+        assert {rendition.index for rendition in seen} == showing
+        assert all(rendition.view == views[rendition.index] for rendition in seen)
+
+
+def test_sentences_of_a_video_share_a_view_in_an_epoch_as_far_as_it_shows_their_tubes(viewed):
+    dataset = train_split(viewed)
+    for epoch in range(10):
+        shared: dict[str, set[int]] = {}
+        for p in range(len(dataset)):
+            clip = dataset.redraw(dataset[p], 0, epoch, p)
+            views = dataset.cache.unit(clip.sample.video.video_id).views
+            boxes = clip.sample.boxes[has_boxes(clip.sample.boxes)]
+            if all((view.to_fractions(boxes)[:, 2:] > 0).all() for view in views):
+                shared.setdefault(clip.sample.video.video_id, set()).add(clip.rendition.index)
+        assert shared
+        assert all(len(indices) == 1 for indices in shared.values())
+
+
+def test_views_are_drawn_from_the_seed_and_the_video_alone(viewed):
+    cache = Cache.open(viewed)
+    drawn = {}
+    for video_id, rows in cache.samples.rows_of_videos.items():
+        views = stored_views(cache.samples.video(rows[0]), cache.recipe)
+        assert cache.unit(video_id).views == views
+        drawn[video_id] = views[1:]
+    assert len({tuple(views) for views in drawn.values()}) == len(drawn)
+    video = cache.samples.video(0)
+    other = stored_views(video, replace(cache.recipe, views_seed=1))
+    assert other[0] == stored_views(video, cache.recipe)[0]
+    assert other[1:] != drawn[video.video_id]
 
 
 def test_targets_follow_the_view(viewed):
@@ -158,10 +186,8 @@ def test_targets_follow_the_view(viewed):
     assert found
 
 
-def test_inference_and_held_out_videos_know_one_view(viewed):
+def test_inference_knows_one_view(viewed):
     cache = Cache.open(viewed)
-    test = CachedDataset(cache, "test", Sampling(5.0, 40))
-    assert all(len(cache.unit(test[i].sample.video.video_id).views) == 1 for i in range(len(test)))
     for batch in inference_batches(train_split(viewed), 4, 40):
         assert all(view.crop is None for view in batch.views)
         assert all(v == cache.unit(s.video.video_id).views[0] for s, v in zip(batch.samples, batch.views, strict=True))

@@ -198,7 +198,7 @@ def test_ray_writes_the_same_bytes_although_a_worker_is_killed(synthetic, tiny_c
     )
     killed = 0
     while process.poll() is None and not killed:
-        if (tmp_path / "c" / "samples.parquet").exists():
+        if (tmp_path / "c" / "annotations" / "vidstg.json").exists():
             for pid in ray_workers(f"STVG_TEST_RUN={tmp_path}"):
                 os.kill(pid, signal.SIGKILL)
                 killed += 1

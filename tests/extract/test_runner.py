@@ -16,7 +16,7 @@ import pytest
 import torch
 from torchvision.ops import roi_align
 
-from stvg.cache.index import Cache, video_key
+from stvg.cache.index import Cache
 from stvg.cache.sampling import Sampling, slots_in
 from stvg.errors import CacheError, VideoError
 from stvg.extract.encoders.backbone import build_backbone
@@ -43,20 +43,19 @@ def test_cached_features_equal_features_computed_online(synthetic, tmp_path, sto
         pixels = np.concatenate(list(read_frames(path, frames, width=video.width, height=video.height)))
         with torch.inference_mode():
             online = backbone(apply_view(pixels, unit.views[0], backbone.mean, backbone.std))
-        rows = unit.rows(frames, "test")
+        places = unit.places(frames)
         for level in ("c3", "c4", "c5") if levels == "full" else ("c5",):
-            stored = cache.store.read(video_key(video.video_id), level, rows)
+            stored = unit.read(level, places).numpy()
             assert stored.dtype == np.float16
             np.testing.assert_allclose(stored, online[level].permute(0, 2, 3, 1), rtol=2e-3, atol=2e-3)
         if levels == "roi":
             inside = slots_in(frames, sample.moment)
             boxes = sample.boxes_at(frames[inside]) * (unit.views[0].width / video.width)
             rois = torch.from_numpy(np.column_stack([np.flatnonzero(inside), boxes])).float()
-            rows = unit.rows_of_target(sample.target_id, frames[inside], "test")
+            places = unit.region_places(frames[inside], sample.boxes_at(frames[inside]))
             for level, stride in (("c3", 4), ("c4", 8)):
                 expected = roi_align(online[level], rois, 4, 1 / stride, 2, aligned=True).flatten(2).transpose(1, 2)
-                stored = cache.store.read(video_key(video.video_id), f"{level}_roi", rows)
-                np.testing.assert_allclose(stored, expected, rtol=5e-3, atol=5e-3)
+                np.testing.assert_allclose(unit.read(f"{level}_roi", places), expected, rtol=5e-3, atol=5e-3)
 
 
 def test_both_stores_hold_the_same_features(synthetic, tiny_cache, tmp_path):
@@ -155,11 +154,11 @@ def test_sentences_are_encoded_once_and_found_again(tiny_cache):
 
     cache = Cache.open(tiny_cache)
     encoder = build_text_encoder("tiny")
-    for i, sample in enumerate(cache.samples):
-        stored = cache.text(int(cache.samples.text_rows[i]))
+    for sample in cache.samples:
+        stored = cache.texts.read(sample.sentence)
         np.testing.assert_allclose(stored, encoder.encode([sample.sentence])[0], rtol=1e-3, atol=1e-3)
-    distinct = {s.sentence for s in cache.samples}
-    assert len(set(cache.samples.text_rows.tolist())) == len(distinct)
+    held = [cache.store.arrays(key)["hashes"].shape[0] for key in cache.store.keys("text")]
+    assert held == [len({s.sentence for s in cache.samples})]
 
 
 def test_samples_come_back_from_the_table_as_they_were_read(synthetic, tiny_cache):

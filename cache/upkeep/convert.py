@@ -11,11 +11,12 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ..errors import CacheError
-from ..objects import Location
-from .header import SAMPLES
-from .index import Cache, video_key
-from .stores.contract import Store
+from ...errors import CacheError
+from ...objects import HEADER, Location
+from ..index import Cache
+from ..set_files import put_set
+from ..stores.contract import Store
+from .joining import moves, united_sets
 
 BLOCK_BYTES = 4 * 1024 * 1024
 
@@ -28,21 +29,24 @@ def convert(
 ) -> int:
     """Write the cache at ``source`` to ``target`` as ``store``; returns the number of units that were not there yet.
 
-    Raises CacheError where the source is damaged (that unit is not written), or ``target`` holds another cache.
+    Raises CacheError where the source is damaged (that unit is not written), or ``target`` holds a cache that is not of
+    this recipe, or contradicts this one.
     """
     if source == target:
         raise CacheError(f"{source} cannot be converted into itself", hint="name another folder")
     cache = Cache.open(source)
-    table = (source / SAMPLES).read_bytes()
-    header = cache.header
-    other = Cache.begin(target, cache.recipe, table, store, header.counts, header.versions, header.admitted_by)
-    keys = [key for room in ("text", "videos") for key in cache.store.keys(room)]
+    there = None
+    if (target / HEADER).exists():
+        there = Cache.create(target, cache.recipe, store, cache.header.versions)
+    sets, units = united_sets(there, [cache]), moves(there, [cache], compare=False)
+    other = there or Cache.create(target, cache.recipe, store, cache.header.versions)
+    for one in sets:
+        put_set(target, one)
     written = 0
-    for done, key in enumerate(keys, 1):
-        if not other.store.contains(key):
-            written += copy_unit(cache.store, other.store, key)
+    for done, move in enumerate(units, 1):
+        written += copy_unit(cache.store, other.store, move.key, move.target)
         if progress:
-            progress(done, len(keys))
+            progress(done, len(units))
     copy_skips(cache, other)
     return written
 
@@ -50,14 +54,15 @@ def convert(
 def copy_skips(source: Cache, target: Cache) -> None:
     """List what the source skipped, unless it is listed already or the target has the video."""
     listed = target.skip_list.read()
+    target.look_again()
     for video_id, reason in source.skipped().items():
-        if listed.get(video_id) != reason and not target.store.contains(video_key(video_id)):
+        if listed.get(video_id) != reason and not target.unit_keys(video_id):
             target.skip(video_id, reason)
 
 
-def copy_unit(source: Store, target: Store, key: str) -> bool:
+def copy_unit(source: Store, target: Store, key: str, target_key: str) -> bool:
     """Write a unit again, read with its checksums compared. False when the target had it meanwhile."""
-    with target.writer(key) as unit:
+    with target.writer(target_key) as unit:
         arrays = source.arrays(key)
         for name, facts in arrays.items():
             unit.add(name, facts.shape, facts.dtype, facts.attributes)

@@ -1,0 +1,136 @@
+"""An annotation set: the samples of some splits of one dataset, apart from every feature."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from ..errors import CacheError, UsageError
+from ..objects import Location
+from .schema import Sample, same_sample
+from .table import COLUMNS, SampleTable
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+
+@dataclass(frozen=True)
+class Split:
+    """What a set says of one of its splits."""
+
+    sha256: str
+    """Of its samples, whatever their order."""
+    samples: int
+    videos: int
+    max_frames: int | None = None
+    """The sampling at which the annotation was checked, and with ``on_bad_record`` what admitted its samples."""
+    on_bad_record: str = "raise"
+
+
+@dataclass(frozen=True)
+class AnnotationSet:
+    """Some splits of one dataset, and all their samples."""
+
+    name: str
+    dataset: str
+    splits: dict[str, Split]
+    samples: SampleTable = field(repr=False)
+    stored_in: Location | None = None
+    """The cache that holds exactly this set."""
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        dataset: str,
+        samples: Sequence[Sample],
+        splits: Sequence[str] = (),
+        max_frames: int | None = None,
+        on_bad_record: str = "raise",
+    ) -> AnnotationSet:
+        """A set in memory. ``splits``: those that may have no sample. Raises UsageError for a name no file can have."""
+        if not NAME.fullmatch(name):
+            raise UsageError(
+                f"{name!r} cannot name an annotation set", expected="letters, digits, _ . and -, at most 100 of them"
+            )
+        table = SampleTable.of(samples, f"annotation set {name}")
+        found = {
+            split: Split(*_facts(table, split), max_frames, on_bad_record)
+            for split in dict.fromkeys([*splits, *table.splits])
+        }
+        return cls(name, dataset, found, table)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the dataset's name and all samples, whatever their order."""
+        content = json.dumps([self.dataset, {split: facts.sha256 for split, facts in sorted(self.splits.items())}])
+        return hashlib.sha256(content.encode(errors="surrogatepass")).hexdigest()
+
+    def rows(self, split: str) -> list[int]:
+        """The rows of a split's samples."""
+        return [row for row, name in enumerate(self.samples.splits) if name == split]
+
+    def with_splits_of(self, other: AnnotationSet, where: object = "") -> AnnotationSet:
+        """This set with the other's splits in place of its own of these names. Raises CacheError for another dataset."""
+        if self.dataset != other.dataset:
+            raise CacheError(
+                f"{where}: annotation set {self.name} is of another dataset",
+                expected=self.dataset,
+                found=other.dataset,
+                effect="nothing was written",
+                hint="--annotation-set NAME, another name for these annotations",
+            )
+        splits = {**self.splits, **other.splits}
+        kept = {s: (self if self._holds(s, splits[s]) else other) for s in splits}
+        if all(holder is self for holder in kept.values()):
+            return self
+        samples = [holder.samples[row] for split, holder in kept.items() for row in holder.rows(split)]
+        facts = {split: holder.splits[split] for split, holder in kept.items()}
+        return AnnotationSet(self.name, self.dataset, facts, SampleTable.of(samples, f"annotation set {self.name}"))
+
+    def united_with(self, other: AnnotationSet, where: object) -> AnnotationSet:
+        """The samples of both, each once. CacheError when they contradict: another dataset, rule, or sample of one id."""
+        if self.sha256 == other.sha256:
+            return self
+        found = {(s.split, s.sample_id): s for s in self.samples} if self.dataset == other.dataset else {}
+        faults = [] if self.dataset == other.dataset else [f"dataset {self.dataset} and {other.dataset}"]
+        for split in self.splits.keys() & other.splits.keys():
+            mine, theirs = (s.splits[split] for s in (self, other))
+            if (mine.max_frames, mine.on_bad_record) != (theirs.max_frames, theirs.on_bad_record):
+                faults.append(
+                    f"{split} was read with --max-frames {mine.max_frames} --on-bad-record {mine.on_bad_record} and with "
+                    f"--max-frames {theirs.max_frames} --on-bad-record {theirs.on_bad_record}"
+                )
+        faults += [
+            f"sample {sample.sample_id} of {sample.split} is another"
+            for sample in other.samples
+            if not same_sample(found.setdefault((sample.split, sample.sample_id), sample), sample)
+        ]
+        if faults:
+            raise CacheError(
+                f"{where}: annotation set {self.name} contradicts the one of this name that is there",
+                found="; ".join(faults[:3]) + (f"; and {len(faults) - 3:,} more" if len(faults) > 3 else ""),
+                effect="nothing was written",
+                hint="stvg cache remove-annotations in one of the caches, then stvg extract it again",
+            )
+        table = SampleTable.of(list(found.values()), f"annotation set {self.name}")
+        rules = {**other.splits, **self.splits}
+        splits = {s: Split(*_facts(table, s), rule.max_frames, rule.on_bad_record) for s, rule in rules.items()}
+        return AnnotationSet(self.name, self.dataset, splits, table)
+
+    def _holds(self, split: str, wanted: Split) -> bool:
+        return split in self.splits and self.splits[split].sha256 == wanted.sha256
+
+    def to_json(self) -> dict[str, str]:
+        """For the record of a run."""
+        return {"name": self.name, "sha256": self.sha256}
+
+
+def _facts(table: SampleTable, split: str) -> tuple[str, int, int]:
+    rows = [row for row, name in enumerate(table.splits) if name == split]
+    digests = sorted(hashlib.sha256(content).digest() for content in table.contents(rows, COLUMNS))
+    videos = {table.video_ids[row] for row in rows}
+    return hashlib.sha256(b"".join(digests)).hexdigest(), len(rows), len(videos)

@@ -1,0 +1,181 @@
+"""The annotation sets of a cache, as files.
+
+    annotations/<name>.json             dataset, splits, the table's file, its bytes and crc32c
+    annotations/<name>.<hash>.parquet   one row per sentence (see `table`)
+
+A set is replaced by writing the new table, then the header in one step, then removing the old table. No feature depends on
+it, and a reader that has the old table open goes on with it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from awscrt.checksums import crc32c
+
+from ..atomic import make_folder, remove, write_atomic
+from ..errors import CacheError
+from ..objects import Location
+from .annotations import NAME, AnnotationSet, Split
+from .table import SampleTable, checksum
+
+FOLDER = "annotations"
+FORMAT = "stvg annotation set 1"
+ATTEMPTS = 5
+"""How often a set is read whose table was replaced between its header and its table."""
+
+
+def set_names(cache: Location) -> list[str]:
+    """The sets of a cache, sorted."""
+    folder = cache / FOLDER
+    entries = folder.iterdir() if folder.is_dir() else ()
+    found = (entry.name.removesuffix(".json") for entry in entries if entry.name.endswith(".json"))
+    return sorted(name for name in found if NAME.fullmatch(name))
+
+
+def read_set(cache: Location, name: str) -> AnnotationSet:
+    """A set of a cache. Raises CacheError when there is none of this name, or it is damaged."""
+    for attempt in range(ATTEMPTS):
+        facts = _read_header(cache, name)
+        place = cache / FOLDER / facts["table"]["file"]
+        try:
+            table = SampleTable(place, expected=(facts["table"]["bytes"], facts["table"]["crc32c"]))
+        except CacheError:
+            if attempt < ATTEMPTS - 1 and _read_header(cache, name) != facts:  # it was replaced a moment ago
+                continue
+            raise
+        return AnnotationSet(name, facts["dataset"], {s: Split(**f) for s, f in facts["splits"].items()}, table, cache)
+    raise AssertionError("unreachable")
+
+
+def choose_set(cache: Location, name: str | None) -> AnnotationSet:
+    """The set of this name; without one the only set. Raises CacheError where there is no such one, or several."""
+    names = set_names(cache)
+    if name is None and len(names) != 1:
+        raise CacheError(
+            f"{cache} holds {len(names)} annotation sets" if names else f"{cache} holds no annotation set",
+            found=", ".join(names) or None,
+            hint="--annotation-set NAME" if names else "stvg extract with the annotations",
+        )
+    if name is not None and name not in names:
+        raise CacheError(
+            f"{cache} holds no annotation set {name!r}", found=", ".join(names) or "none", hint="--annotation-set NAME"
+        )
+    return read_set(cache, name or names[0])
+
+
+def update_set(cache: Location, new: AnnotationSet) -> AnnotationSet:
+    """Put a set into a cache: its splits replace those of the set of its name, others stay. Returns what is there now.
+
+    Nothing is written where the cache has exactly these samples. Raises CacheError for another dataset under this name.
+    """
+    with _alone(cache):
+        now = with_splits(cache, new)
+        if now.stored_in != cache:
+            write_set(cache, now)
+        return now
+
+
+def put_set(cache: Location, new: AnnotationSet) -> None:
+    """Put a set into a cache in place of the one of its name, unless that is the same."""
+    with _alone(cache):
+        found = read_set(cache, new.name) if new.name in set_names(cache) else None
+        if found is None or (found.sha256, found.splits) != (new.sha256, new.splits):
+            write_set(cache, new)
+
+
+def with_splits(cache: Location, new: AnnotationSet) -> AnnotationSet:
+    """What a cache's set of this name would be with these splits in it. Nothing is written."""
+    return read_set(cache, new.name).with_splits_of(new, cache) if new.name in set_names(cache) else new
+
+
+def write_set(cache: Location, new: AnnotationSet) -> None:
+    """Put a set into a cache in place of the one of its name."""
+    stored = new.samples.to_bytes()
+    name = f"{new.name}.{hashlib.sha256(stored).hexdigest()[:16]}.parquet"
+    place = cache / FOLDER / name
+    write_atomic(place, stored)
+    write_atomic(cache / FOLDER / f"{new.name}.json", _header(new, name))
+    for old in tables_of(cache, new.name):
+        if old.name != name:
+            remove(old)
+    if not place.exists():  # in object storage another writer may have taken it for an old one
+        write_atomic(place, stored)
+
+
+def remove_set(cache: Location, name: str) -> None:
+    """Take a set out of a cache; every feature stays. Raises CacheError when there is none of this name."""
+    with _alone(cache):
+        header = cache / FOLDER / f"{name}.json"
+        if not NAME.fullmatch(name) or not header.exists():
+            names = ", ".join(set_names(cache)) or "none"
+            raise CacheError(f"{cache} holds no annotation set {name!r}", found=names, effect="nothing was removed")
+        remove(header)
+        for table in tables_of(cache, name):
+            remove(table)
+
+
+def tables_of(cache: Location, name: str) -> list[Location]:
+    """The files of tables of a set: one, unless a writer was killed."""
+    folder = cache / FOLDER
+    entries = folder.iterdir() if folder.is_dir() else ()
+    return sorted(e for e in entries if re.fullmatch(re.escape(name) + r"\.[0-9a-f]{16}\.parquet", e.name))
+
+
+def _header(new: AnnotationSet, file: str) -> bytes:
+    size, sum_of_bytes = checksum(new.samples.to_bytes())
+    content = {
+        "format": FORMAT,
+        "name": new.name,
+        "dataset": new.dataset,
+        "sha256": new.sha256,
+        "splits": {split: asdict(facts) for split, facts in new.splits.items()},
+        "table": {"file": file, "bytes": size, "crc32c": sum_of_bytes},
+    }
+    return _sealed(content)
+
+
+def _sealed(content: Mapping[str, Any]) -> bytes:
+    rendered = json.dumps(content, indent=2)
+    return json.dumps({"crc32c": crc32c(rendered.encode()), **content}, indent=2).encode() + b"\n"
+
+
+def _read_header(cache: Location, name: str) -> dict[str, Any]:
+    """Raises CacheError when a byte is not as it was written."""
+    place = cache / FOLDER / f"{name}.json"
+    try:
+        stored = place.read_bytes()
+        content: dict[str, Any] = json.loads(stored)
+        del content["crc32c"]
+        if _sealed(content) != stored or (content["format"], content["name"]) != (FORMAT, name):
+            raise ValueError("its checksum does not fit, or it is of another release")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CacheError(
+            f"{place} is damaged", found=error, hint="stvg cache verify --repair, then repeat the extraction"
+        ) from None
+    return content
+
+
+@contextmanager
+def _alone(cache: Location) -> Iterator[None]:
+    """Only one process of a machine at a time changes the sets of a cache, as far as the file system can say so."""
+    if not isinstance(cache, Path):
+        yield
+        return
+    make_folder(cache / FOLDER)
+    descriptor = os.open(cache / FOLDER, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems lock no folders
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Looking after caches: what one holds, whether it is whole, and how several become one."""
