@@ -17,6 +17,7 @@ from .evaluate.predict_commands import predict
 from .evaluate.report_commands import report
 from .extract.commands import dataset, extract
 from .extract.encoders.commands import encoder
+from .extract.import_commands import cache_import
 from .heads.commands import train_head, weights
 from .options import Commands, say
 from .outputs import of_file_system, reason
@@ -61,6 +62,7 @@ def cli() -> None:
     """
 
 
+cache.add_command(cache_import)
 for command in (
     demo,
     dataset,

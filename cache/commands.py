@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from ..console import Progress
-from ..options import CACHE, OUT_CACHE, Commands, RowOf, say
+from ..options import CACHE, OUT_CACHE, OUT_FOLDER, Commands, RowOf, annotation_set_option, say
 from ..outputs import naming_write_errors
 from ..wording import counted
 from .stores.kinds import STORES
@@ -80,6 +81,26 @@ def cache_convert(source: Location, target: Location, store: str) -> None:
     with Progress("convert", "units") as bar, naming_write_errors(target):
         written = convert(source, target, store, bar.at)
     say(f"convert: {counted(written, 'unit')} written → {target}")
+
+
+@cache.command("export", short_help="Write features as NumPy files.")
+@click.argument("source", type=CACHE)
+@click.argument("out", type=OUT_FOLDER)
+@annotation_set_option
+@click.option("--level", metavar="NAME", help="Whose maps are written.  [the last]")
+@click.option("--format", "form", type=click.Choice(["npz", "npy"]), default="npz", show_default=True)
+def cache_export(source: Location, out: Path, annotation_set: str | None, level: str | None, form: str) -> None:
+    """Write the maps of one level: OUT/VIDEO.npz with features, source frames and timestamps_ms, or OUT/VIDEO.npy.
+
+    \b
+    Example: stvg cache export cache/vidstg features
+    """
+    from .index import Cache
+    from .upkeep.export import export
+
+    with Progress("export", "videos") as bar, naming_write_errors(out):
+        written = export(Cache.open(source, annotation_set), out, level, form, bar.at)
+    say(f"export: {counted(written, 'video')} → {out}")
 
 
 @cache.command("remove-annotations", short_help="Take an annotation set out of a cache.")

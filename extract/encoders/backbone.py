@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from ...errors import UsageError
 from . import huggingface, lite0, resnet, timm_models, tiny, video_swin
 from .contract import CPU, Backbone
 from .kinds import Kind, Request, find
@@ -33,6 +34,12 @@ def build_backbone(name: str, weights: str | Path | None = None, seed: int = 0, 
     Raises UsageError for an unknown name, CheckpointError for weights that are missing or do not fit, EncoderError for a
     class that does not keep the contract.
     """
+    if name.startswith("imported:"):
+        raise UsageError(
+            f"{name} cannot compute features: those of its cache were made elsewhere",
+            effect="nothing was computed",
+            hint="make those of the new videos there, too, then: stvg cache import",
+        )
     asked = Request(name, str(weights) if weights is not None else None, seed=seed, device=device)
     kind, asked = find(BACKBONES, "backbone", asked)
     found = kind.build(asked)

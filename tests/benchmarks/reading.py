@@ -31,13 +31,17 @@ from facts import LEVELS, TEXT, VISUAL
 from tables import table
 from torch.utils.data import DataLoader, Dataset
 
+from stvg.cache.annotations import AnnotationSet
 from stvg.cache.arrays import regions_of
 from stvg.cache.batches.dataset import CachedDataset
 from stvg.cache.batches.order import clip_sizes, epoch_order, training_batches
-from stvg.cache.index import Cache, text_key, video_key
+from stvg.cache.index import Cache
+from stvg.cache.needs import regions_at
 from stvg.cache.sampling import IntArray, Sampling
 from stvg.cache.schema import Recipe, Sample, Video
 from stvg.cache.stores.buffers import aligned
+from stvg.cache.texts import sentence_hashes, text_key
+from stvg.cache.video_unit import video_key
 from stvg.cache.view import View
 from stvg.extract.datasets.readers import read_annotations
 
@@ -45,6 +49,7 @@ FRAMES, SHAPE = 100, (7, 10, 2048)
 REGIONS = {level.name: (16, level.channels) for level in LEVELS[:-1]}
 TOKENS, TEXT_WIDTH, BATCH = 14, 768, 8
 MOMENT = (30, 90)
+BOX = [100.0, 100.0, 300.0, 300.0]
 BYTES = FRAMES * int(np.prod(SHAPE)) * 2
 ROWS = {
     "whole": slice(0, FRAMES),
@@ -72,29 +77,27 @@ def samples(videos: int) -> list[Sample]:
     found = []
     for i in range(videos):
         video = Video(f"{i:04d}", f"{i:04d}.mp4", 640, 480, 5.0, FRAMES)
-        boxes = np.tile([100.0, 100.0, 300.0, 300.0], (MOMENT[1] - MOMENT[0], 1))
+        boxes = np.tile(BOX, (MOMENT[1] - MOMENT[0], 1))
         found.append(Sample(i, video, f"sentence {i}", "all", "train", (0, FRAMES), MOMENT, boxes))
     return found
 
 
 def write_cache(path: Path, store: str, videos: int) -> Cache:
     recipe = Recipe(VISUAL, TEXT)
-    cache = Cache.create(path, recipe, samples(videos), store, {})
-    inside = list(range(*MOMENT))
-    attributes = {
-        "fingerprint": recipe.fingerprint,
-        "frames": list(range(FRAMES)),
-        "views": [View.evaluation(640, 480, 224, 373).to_json()],
-        "targets": ["0"],
-        "roi_frames": inside,
-        "roi_targets": [0] * len(inside),
-    }
+    told = AnnotationSet.of("clips", "json", samples(videos))
+    cache = Cache.create(path, recipe, store, {}).annotate(told)
+    inside = np.arange(*MOMENT)
+    wanted = regions_at(inside, np.tile(BOX, (len(inside), 1)))
+    view = View.evaluation(640, 480, 224, 373).to_json()
+    attributes = {"fingerprint": recipe.fingerprint, "frames": list(range(FRAMES)), "views": [view]}
     for i in range(videos):
         regions = {regions_of(k): np.full((len(inside), *shape), i, np.float16) for k, shape in REGIONS.items()}
-        write_unit(cache, video_key(f"{i:04d}"), attributes, c5=clip(i), **regions)
-    offsets = [TOKENS * i for i in range(videos + 1)]
+        write_unit(cache, video_key(f"{i:04d}"), attributes, c5=clip(i), regions=wanted, **regions)
+    hashes = sentence_hashes(cache.samples.sentences())
+    offsets = np.arange(videos + 1, dtype=np.int64) * TOKENS
     hidden = np.random.default_rng(0).standard_normal((offsets[-1], TEXT_WIDTH)).astype(np.float16)
-    write_unit(cache, text_key(0), {"offsets": offsets, **cache.text_attributes(0)}, hidden=hidden)
+    facts = {"fingerprint": recipe.fingerprint}
+    write_unit(cache, text_key(hashes), facts, hashes=hashes, offsets=offsets, hidden=hidden)
     return cache
 
 
@@ -331,8 +334,8 @@ def batches_table(folder: Path, caches: dict[str, Cache], videos: int, epochs: i
 class Everything(CachedDataset):
     """Samples of a table, with features and boxes or without."""
 
-    def _available(self) -> set[str]:
-        return set(self.cache.samples.video_ids)
+    def _available(self, rows: Sequence[int]) -> np.ndarray:
+        return np.ones(len(rows), dtype=bool)
 
     def _require_boxes(self, sample: Sample) -> None:
         pass
@@ -341,8 +344,9 @@ class Everything(CachedDataset):
 def padding_table(folder: Path) -> None:
     """Of all slots, and of all cells of all distinct frames, the share that is padding; the worst twentieth of batches."""
     read = read_annotations("vidstg", ANNOTATIONS, "val", boxes=False, on_bad_record="skip").samples
-    recipe = Recipe("vidstg", "0", VISUAL, TEXT)
-    dataset = Everything(Cache.create(folder / "table", recipe, read, "zarr", {}), "val", Sampling(), targets=())
+    told = AnnotationSet.of("vidstg", "vidstg", read)
+    cache = Cache.create(folder / "table", Recipe(VISUAL, TEXT), "zarr", {}).seen_through(told)
+    dataset = Everything(cache, "val", Sampling(), targets=())
     ids = [dataset.cache.samples.video_ids[row] for row in dataset.rows]
     shuffled = np.random.default_rng(0).permutation(len(dataset)).tolist()
     rows = []

@@ -1,0 +1,86 @@
+"""``stvg cache import``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..cache.stores.kinds import STORES
+from ..console import Progress
+from ..options import (
+    FOLDER,
+    OUT_CACHE,
+    RowOf,
+    annotations_option,
+    choose_device,
+    sampling_options,
+    say,
+    tokenizer_option,
+    vidor_option,
+)
+from .commands import dataset_option
+
+if TYPE_CHECKING:
+    from ..objects import Location
+
+
+@click.command("import", short_help="Make a cache of features that were made elsewhere.")
+@click.argument("folder", type=FOLDER)
+@click.option("--name", required=True, help="What made the features: the cache calls its encoder imported:NAME.")
+@dataset_option
+@annotations_option
+@vidor_option
+@click.option("--split", "splits", multiple=True, help="May be repeated.  [every split found]")
+@click.option("--out", type=OUT_CACHE, required=True, metavar="DIR|URL", help="The cache to fill.")
+@click.option("--feature-fps", type=click.FloatRange(min=0, min_open=True), help="Features a second, from second 0 on.")
+@click.option("--stride", type=click.FloatRange(min=0, min_open=True), help="Source frames from one to the next.")
+@click.option("--offset", type=float, default=0.0, show_default=True, help="With --stride: source frame of the first.")
+@click.option("--text-encoder", default="roberta-base", show_default=True, help="What encodes the sentences.")
+@click.option("--text-weights", metavar="PATH", help="A folder or file of weights, or 'random'.")
+@tokenizer_option
+@sampling_options
+@click.option(
+    "--dtype", type=click.Choice(["float16", "float32", "bfloat16", "uint8"]), default="float16", show_default=True
+)
+@click.option("--store", type=RowOf(STORES), default="zarr", show_default=True)
+@click.option("--on-bad-record", type=click.Choice(["raise", "skip"]), default="raise", show_default=True)
+@click.option("--annotation-set", metavar="NAME", help="What the cache calls these annotations.  [the dataset's name]")
+@click.option("--strict", is_flag=True, help="Stop at the first video without features.")
+@click.option("--device", default=None, metavar="NAME", help="For the sentences.  [cuda if there is one]")
+def cache_import(
+    folder: Path,
+    name: str,
+    out: Location,
+    splits: tuple[str, ...],
+    feature_fps: float | None,
+    stride: float | None,
+    offset: float,
+    fps: float,
+    max_frames: int,
+    device: str | None,
+    **chosen: Any,
+) -> None:
+    """Make a cache of FOLDER: a file VIDEO.npy or VIDEO.npz for each video, (n, channels) or (n, h, w, channels).
+
+    A .npz may say with an array timestamps_ms, or frames, when its features are; otherwise --feature-fps does, or --stride.
+
+    \b
+    Example: stvg cache import i3d --name i3d --dataset json --annotations mine --stride 8 --offset 8 --out cache/i3d
+    """
+    from ..cache.sampling import Sampling
+    from .imported import Times, import_features
+    from .job import ExtractJob
+    from .progress import faults_of, summary_of
+
+    job = ExtractJob(
+        out=out, sampling=Sampling(fps, max_frames), device=choose_device(device), splits=list(splits) or None, **chosen
+    )
+    with Progress("import", "videos", doing="reading annotations and features") as bar:
+        report = import_features(folder, name, Times(feature_fps, stride, offset), job, bar.at)
+    for line in faults_of(report, [], out):
+        say(line, err=True)
+    say("\n".join(summary_of(report, [], out)).replace("extract: ", "import: "))
+    if report.skipped:
+        raise SystemExit(3)
