@@ -66,7 +66,7 @@ def cache_verify(path: Location, repair: bool, jobs: int) -> None:
         raise SystemExit(1)
 
 
-@cache.command("convert", short_help="Copy a cache into another store, place or packing.")
+@cache.command("convert", short_help="Copy a cache into another store or place.")
 @click.argument("source", type=CACHE)
 @click.argument("target", type=OUT_CACHE)
 @click.option("--store", type=RowOf(STORES), required=True, help="How TARGET keeps its units.")

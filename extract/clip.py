@@ -22,7 +22,7 @@ from ..errors import CacheError, VideoError
 from .augment import stored_views
 from .features import Regions, layout, rows_at, sums_of_frames
 from .video.channel import DecodeJob
-from .video.source import Reading
+from .video.source import WatchedFile
 from .windows import Windows
 
 
@@ -50,7 +50,7 @@ class Clip:
     """What is stored of the video already."""
     windows: list[Windows] = field(default_factory=list)
     """Per view, for an encoder that looks at several frames at once."""
-    source: Reading | None = None
+    source: WatchedFile | None = None
     """Its file, once it is decoded."""
     failed: bool = False
     features: FeatureWriter | None = None

@@ -26,7 +26,7 @@ from ...errors import CacheError
 from ...objects import Location, ObjectPath
 from ..sampling import IntArray
 from .rows import Chunks, gather, row_numbers
-from .unit import ArrayFacts, Record, UnitWriter
+from .unit import ArrayFacts, UnitRecord, UnitWriter
 
 CHECKED_TOGETHER = 64
 """Chunks that `Store.check` reads at once."""
@@ -209,7 +209,7 @@ class Store(ABC):
 
     @staticmethod
     @abstractmethod
-    def _read_record(place: Location, key: str | None) -> Record:
+    def _read_record(place: Location, key: str | None) -> UnitRecord:
         """Raises CacheError when there is no complete unit, or its record is damaged or not ``key``'s."""
 
     @classmethod
@@ -218,7 +218,7 @@ class Store(ABC):
         """Raises CacheError when the array is missing, or of another size. Not for arrays without rows."""
 
     @abstractmethod
-    def _check_layout(self, place: Location, record: Record) -> list[str]:
+    def _check_layout(self, place: Location, record: UnitRecord) -> list[str]:
         """What is missing, foreign or contradicts the record, chunks aside."""
 
 

@@ -25,7 +25,7 @@ from ...errors import CacheError
 from ...objects import Location
 from .chunk_file import ChunkFile
 from .contract import Store
-from .unit import REPAIR, ArrayFacts, Record, UnitWriter
+from .unit import REPAIR, ArrayFacts, UnitRecord, UnitWriter
 
 LIBRARY = (h5py.h5f.LIBVER_V18, h5py.h5f.LIBVER_V110)
 """Checksummed metadata, readable by every HDF5 since 1.10."""
@@ -47,7 +47,7 @@ class Hdf5Writer(UnitWriter):
     def _write(self, name: str, row: int, rows: NDArray[np.generic]) -> None:
         self._file[name][row : row + len(rows)] = rows
 
-    def _finish(self, record: Record) -> None:
+    def _finish(self, record: UnitRecord) -> None:
         self._file.attrs["record"] = record.to_bytes().decode()
         self._close()
         with open(self.temporary, "r+b") as file:
@@ -90,10 +90,10 @@ class Hdf5Store(Store):
         return place.is_file()  # only whole files get this name
 
     @staticmethod
-    def _read_record(place: Location, key: str | None) -> Record:
+    def _read_record(place: Location, key: str | None) -> UnitRecord:
         with _opened(place, key or "a unit") as file:
             stored = str(file.attrs["record"]).encode()
-        return Record.from_bytes(stored, key, place)
+        return UnitRecord.from_bytes(stored, key, place)
 
     @classmethod
     def _open_array(cls, place: Location, key: str, name: str, facts: ArrayFacts) -> ChunkFile:
@@ -115,7 +115,7 @@ class Hdf5Store(Store):
             whole = file.read(USER_BLOCK) == user_block(file)
         return [] if whole else [f"{key}: {place} is not, byte for byte, as it was written"]
 
-    def _check_layout(self, place: Location, record: Record) -> list[str]:
+    def _check_layout(self, place: Location, record: UnitRecord) -> list[str]:
         expected = set(record.arrays)
         with _opened(place, record.key) as file:
             present = set(file)

@@ -63,7 +63,7 @@ class ArrayFacts:
 
 
 @dataclass(frozen=True)
-class Record:
+class UnitRecord:
     """What a complete unit says of itself; written last, and guarded by a checksum of its own."""
 
     key: str
@@ -91,7 +91,7 @@ class Record:
         return json.dumps({"crc32c": _checksum(content), **content}).encode()
 
     @classmethod
-    def from_bytes(cls, stored: bytes, key: str | None, where: object) -> Record:
+    def from_bytes(cls, stored: bytes, key: str | None, where: object) -> UnitRecord:
         """Raises CacheError when damaged, of another format, or (with ``key`` given) another unit's record."""
         try:
             content = json.loads(stored)
@@ -185,7 +185,7 @@ class UnitWriter(ABC):
             raise CacheError(f"{self.key} is incomplete", found=found, effect="nothing of it was stored")
         sums = {name: np.array(found, "<u4").tobytes() for name, found in self._sums.items()}
         arrays = {name: replace(facts, sums=sums[name]) for name, facts in self._facts.items()}
-        self._finish(Record(self.key, attributes, arrays))
+        self._finish(UnitRecord(self.key, attributes, arrays))
         self._open = False
         return self._publish(self.key, self.temporary)
 
@@ -209,7 +209,7 @@ class UnitWriter(ABC):
         """Store rows from row ``row`` on; they come in order."""
 
     @abstractmethod
-    def _finish(self, record: Record) -> None:
+    def _finish(self, record: UnitRecord) -> None:
         """Write what belongs at the end, the record last, and close."""
 
     @abstractmethod

@@ -24,7 +24,7 @@ from ...objects import Location
 from .chunk_file import ChunkFile
 from .contract import Store
 from .rows import Chunks
-from .unit import REPAIR, ROWS, ArrayFacts, Record, UnitWriter
+from .unit import REPAIR, ROWS, ArrayFacts, UnitRecord, UnitWriter
 
 RECORD = "record.json"
 DOCUMENT = "zarr.json"
@@ -49,7 +49,7 @@ class ZarrWriter(UnitWriter):
     def _write(self, name: str, row: int, rows: NDArray[np.generic]) -> None:
         self._files[name].write(rows.reshape(-1).view(np.uint8).data)
 
-    def _finish(self, record: Record) -> None:
+    def _finish(self, record: UnitRecord) -> None:
         import zarr
 
         record.to_bytes()  # refuses what JSON cannot hold, before Zarr does in words of its own
@@ -77,14 +77,14 @@ class ZarrStore(Store):
         return (place / RECORD).is_file()
 
     @staticmethod
-    def _read_record(place: Location, key: str | None) -> Record:
+    def _read_record(place: Location, key: str | None) -> UnitRecord:
         try:
             stored = (place / RECORD).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             raise CacheError(f"{place} is not there, or not complete", hint="stvg extract writes it") from None
         except OSError as error:
             raise CacheError(f"{place}: the record of {key or 'a unit'} cannot be read", found=error) from None
-        return Record.from_bytes(stored, key, place)
+        return UnitRecord.from_bytes(stored, key, place)
 
     @classmethod
     def _open_array(cls, place: Location, key: str, name: str, facts: ArrayFacts) -> Chunks:
@@ -94,7 +94,7 @@ class ZarrStore(Store):
         require_size(file.bytes, facts, f"{label}: {path}")
         return file
 
-    def _check_layout(self, place: Location, record: Record) -> list[str]:
+    def _check_layout(self, place: Location, record: UnitRecord) -> list[str]:
         shards = {f"{name}/{shard_name(facts)}": facts for name, facts in record.arrays.items() if facts.chunks}
         wanted, present = {RECORD, *record.files, *shards}, self._names(place)
         folders = record.arrays.keys()

@@ -33,7 +33,7 @@ def sha256_of(file: Path) -> str:
         raise VideoError(f"{file} cannot be read", found=error.strerror) from None
 
 
-class Reading:
+class WatchedFile:
     """A file that is being decoded. Its hash is computed meanwhile, and a change of it is noticed."""
 
     def __init__(self, file: Path, pool: ThreadPoolExecutor) -> None:
@@ -74,9 +74,9 @@ class Sources:
         for pool in self.pools:
             pool.shutdown(cancel_futures=True)
 
-    def read(self, file: Path) -> Reading:
+    def read(self, file: Path) -> WatchedFile:
         """A file that is decoded from now on. Raises VideoError when it is not there any more."""
-        return Reading(file, self.pools[0])
+        return WatchedFile(file, self.pools[0])
 
     def compare(self, video_id: str, file: Path) -> None:
         """Look whether a complete unit is of the file that is there now; what differs is in `outdated`."""

@@ -30,7 +30,7 @@ from stvg.cache.stores import rows as rows_module
 from stvg.cache.stores import unit as unit_module
 from stvg.cache.stores.contract import Store
 from stvg.cache.stores.kinds import open_store
-from stvg.cache.stores.unit import CHUNK_BYTES, ArrayFacts, Record
+from stvg.cache.stores.unit import CHUNK_BYTES, ArrayFacts, UnitRecord
 from stvg.errors import CacheError, UsageError
 
 BACKENDS = ("zarr", "hdf5")
@@ -528,10 +528,10 @@ def test_foreign_things_are_no_units_and_are_listed(store):
 
 def test_a_record_of_another_format_is_refused(monkeypatch):
     monkeypatch.setattr(unit_module, "FORMAT_VERSION", 99)
-    stored = Record(KEY, {}, {"x": ArrayFacts.of((3,), "u1")}).to_bytes()
+    stored = UnitRecord(KEY, {}, {"x": ArrayFacts.of((3,), "u1")}).to_bytes()
     monkeypatch.undo()
     with pytest.raises(CacheError, match="another format"):
-        Record.from_bytes(stored, KEY, "here")
+        UnitRecord.from_bytes(stored, KEY, "here")
 
 
 # ---- many readers

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from stvg.cache.index import Cache
-from stvg.cache.stores.unit import Record
+from stvg.cache.stores.unit import UnitRecord
 from stvg.cache.stores.zarr_store import RECORD
 from stvg.cache.upkeep.merge import merge
 from stvg.cache.video_unit import video_key
@@ -109,7 +109,7 @@ def test_the_hint_for_a_replaced_file_helps(data, files, own_cache, stvg):
 
 def test_units_without_a_record_of_their_file_are_read_and_compared_with_none(data, files, own_cache, stvg):
     for place in (own_cache / "videos").iterdir():
-        record = Record.from_bytes((place / RECORD).read_bytes(), None, place)
+        record = UnitRecord.from_bytes((place / RECORD).read_bytes(), None, place)
         del record.attributes["source"]
         (place / RECORD).write_bytes(record.to_bytes())
     files[0].write_bytes(files[0].read_bytes() + b"\0")
