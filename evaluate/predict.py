@@ -162,7 +162,7 @@ class Predictor:
             sweep(folder)
             try:
                 extract(
-                    AnnotationSet.of(SPLIT, "json", [asked(0, video, "", video.frame_count)]),
+                    AnnotationSet.of(SPLIT, "json", [asked(0, video, "video", video.frame_count)]),
                     files,
                     aside,
                     self.recipe,

@@ -22,6 +22,7 @@ def test_help_is_quick_to_load_and_lists_the_commands_in_working_order():
     assert list(cli.commands) == [
         "demo",
         "dataset",
+        "encoder",
         "extract",
         "cache",
         "weights",

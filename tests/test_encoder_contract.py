@@ -71,7 +71,7 @@ class Words:
         self.table = nn.Embedding(256, 5, device=device)
 
     def __call__(self, sentences):
-        return [self.table(torch.tensor(list(s.encode()) or [0])) for s in sentences]
+        return [self.table(torch.tensor(list(s.encode()))) for s in sentences]
 '''
 
 ROADS = {
