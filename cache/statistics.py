@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import CacheError
 from .arrays import sums_of
-from .index import Cache, video_key
+from .index import Cache
 from .sampling import FloatArray
 from .schema import Level
 
@@ -34,7 +34,7 @@ def channel_statistics(cache: Cache, videos: Sequence[str], level: Level) -> tup
 
     def of_video(video: str) -> tuple[FloatArray, int]:
         unit, sums, frames = cache.unit(video), np.zeros((2, level.channels)), 0
-        for key in [video_key(video)]:
+        for key in unit.keys:
             if sums_of(level.name) in cache.store.arrays(key):
                 sums += cache.store.read(key, sums_of(level.name))
                 frames += len(cache.store.attributes(key)["frames"])

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from stvg.cache.batches.dataset import CachedDataset
-from stvg.cache.index import Cache, video_key
+from stvg.cache.index import Cache
 from stvg.cache.sampling import Sampling
 from stvg.cache.statistics import channel_statistics
+from stvg.cache.video_unit import video_key
 from stvg.errors import CacheError
 from stvg.evaluate.evaluation import load_head, open_split, tubes_of
 from stvg.heads.experiment import load_experiment
