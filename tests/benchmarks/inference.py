@@ -19,14 +19,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from facts import TEXT, VISUAL
+from facts import TEXT, VISUAL, write_tokens
 from tables import table
 
+from stvg.cache.annotations import AnnotationSet
 from stvg.cache.batches.dataset import CachedDataset
 from stvg.cache.batches.order import inference_batches
-from stvg.cache.index import Cache, text_key, video_key
+from stvg.cache.index import Cache
 from stvg.cache.sampling import Sampling
 from stvg.cache.schema import Recipe, Sample, Video
+from stvg.cache.video_unit import video_key
 from stvg.cache.view import View
 from stvg.heads.experiment import load_experiment
 from stvg.heads.infer import predict, read
@@ -34,7 +36,7 @@ from stvg.heads.model import Grounder, build_model
 from stvg.heads.training.batch_size import fitting_batch_size
 from stvg.heads.training.run import feature_facts
 
-SHAPE, TOKENS, TEXT_WIDTH, WINDOW, FPS = (7, 10, 2048), 14, 768, 100, 5.0
+SHAPE, TOKENS, WINDOW, FPS = (7, 10, 2048), 14, 100, 5.0
 BLOCK = 100
 SHALLOW = ("model.encoder_layers=1", "model.decoder_layers=1")
 """Of the heads that run over an hour: as wide as the paper's, and as large in memory without gradients."""
@@ -49,7 +51,7 @@ def make(path: Path, slots: list[int]) -> Cache:
         video = Video(f"{i:04d}", f"{i:04d}.mp4", 640, 448, FPS, T)
         boxes = np.tile([100.0, 100.0, 300.0, 300.0], (T // 2, 1))
         samples.append(Sample(i, video, f"sentence {i}", "all", "test", (0, T), (0, T // 2), boxes))
-    cache = Cache.create(path, recipe, samples, "zarr", {})
+    cache = Cache.create(path, recipe, "zarr", {}).annotate(AnnotationSet.of("clips", "json", samples))
     view = View.evaluation(640, 448, 224, 373).to_json()
     block = np.random.default_rng(0).standard_normal((BLOCK, *SHAPE), dtype=np.float32).clip(0).astype(np.float16)
     for i, T in enumerate(slots):
@@ -58,12 +60,8 @@ def make(path: Path, slots: list[int]) -> Cache:
             for start in range(0, T, BLOCK):
                 unit.append("c5", block[: T - start])
             facts = {"fingerprint": recipe.fingerprint, "frames": list(range(T)), "views": [view]}
-            unit.commit(facts | {"targets": [], "roi_frames": [], "roi_targets": []})
-    with cache.store.writer(text_key(0)) as unit:
-        offsets = [TOKENS * i for i in range(len(slots) + 1)]
-        unit.add("hidden", (offsets[-1], TEXT_WIDTH), np.dtype("float16"))
-        unit.append("hidden", np.random.default_rng(1).standard_normal((offsets[-1], TEXT_WIDTH)).astype(np.float16))
-        unit.commit({"offsets": offsets, **cache.text_attributes(0)})
+            unit.commit(facts)
+    write_tokens(cache, TOKENS)
     return cache
 
 

@@ -17,12 +17,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from facts import SMALL, TEXT
+from facts import SMALL, TEXT, write_tokens
 from tables import heading, line
 
-from stvg.cache.index import PART_ROWS, Cache, text_key, video_key
+from stvg.cache.annotations import AnnotationSet
+from stvg.cache.index import Cache
 from stvg.cache.sampling import video_grid
 from stvg.cache.schema import Recipe, Sample, Video
+from stvg.cache.video_unit import video_key
 from stvg.cache.view import View
 
 MEASURE = """
@@ -48,7 +50,7 @@ else:
         start = time.perf_counter()
         units = len(cache.store.keys("videos"))
     if what in ("dataset", "batch"):
-        dataset = CachedDataset(cache, "train", Sampling(5.0, 100), "none")
+        dataset = CachedDataset(cache, "train", Sampling(5.0, 100), ())
     if what == "batch":
         order = epoch_order(dataset, 32, 1, 0, 0)
         batch = dataset.collate([dataset[p] for p in order[0]])
@@ -73,22 +75,19 @@ def make(path: Path, videos: int, sentences: int, store: str) -> None:
         split = "train" if i % 10 else "test"
         video = known[i * videos // sentences]
         samples.append(Sample(i, video, sentence, "declarative", split, (0, 900), span, boxes, str(i % 5)))
-    cache = Cache.create(path, recipe, samples, store, {})
+    cache = Cache.create(path, recipe, store, {}).annotate(AnnotationSet.of("clips", "json", samples))
     frames = video_grid([(0, 900)], 29.97, 5.0)
-    attributes = {"frames": frames.tolist(), "views": [View(640, 480, 298, 224).to_json()], "targets": []}
-    attributes |= {"roi_frames": [], "roi_targets": [], "fingerprint": recipe.fingerprint}
+    attributes = {"frames": frames.tolist(), "views": [View(640, 480, 298, 224).to_json()]}
+    attributes |= {"fingerprint": recipe.fingerprint}
     values = np.zeros((len(frames), 2, 2, 8), np.float16)
     for video in known:
         with cache.store.writer(video_key(video.video_id)) as unit:
             unit.add("c5", values.shape, values.dtype)
             unit.append("c5", values)
+            unit.add("c5_sums", (2, 8), np.float64)
+            unit.append("c5_sums", np.zeros((2, 8)))
             unit.commit(attributes)
-    for part in range(-(-cache.samples.text_count // PART_ROWS)):
-        count = min(PART_ROWS, cache.samples.text_count - part * PART_ROWS)
-        with cache.store.writer(text_key(part)) as unit:
-            unit.add("hidden", (12 * count, 8), np.dtype("float16"))
-            unit.append("hidden", np.zeros((12 * count, 8), np.float16))
-            unit.commit({"offsets": list(range(0, 12 * count + 1, 12)), **cache.text_attributes(part)})
+    write_tokens(cache, 12)
 
 
 def measure(path: Path, what: str) -> dict[str, float]:
@@ -111,10 +110,10 @@ def main() -> None:
             start = time.perf_counter()
             make(path, chosen.videos, chosen.sentences, chosen.store)
             print(f"made in {time.perf_counter() - start:.0f} s\n")
-        table = (path / "samples.parquet").stat().st_size
+        table = sum(file.stat().st_size for file in path.glob("annotations/*.parquet"))
         print(
             f"{chosen.videos:,} videos, {chosen.sentences:,} sentences, {chosen.store}; "
-            f"samples.parquet {table / 1e6:.0f} MB\n"
+            f"their table {table / 1e6:.0f} MB\n"
         )
         print(heading(["what", "seconds", "MB before", "MB after", "peak MB"]))
         names = {

@@ -27,7 +27,7 @@ import h5py
 import numpy as np
 import torch
 import zarr
-from facts import LEVELS, TEXT, VISUAL
+from facts import LEVELS, TEXT, VISUAL, write_tokens
 from tables import table
 from torch.utils.data import DataLoader, Dataset
 
@@ -40,14 +40,13 @@ from stvg.cache.needs import regions_at
 from stvg.cache.sampling import IntArray, Sampling
 from stvg.cache.schema import Recipe, Sample, Video
 from stvg.cache.stores.buffers import aligned
-from stvg.cache.texts import sentence_hashes, text_key
 from stvg.cache.video_unit import video_key
 from stvg.cache.view import View
 from stvg.extract.datasets.readers import read_annotations
 
 FRAMES, SHAPE = 100, (7, 10, 2048)
 REGIONS = {level.name: (16, level.channels) for level in LEVELS[:-1]}
-TOKENS, TEXT_WIDTH, BATCH = 14, 768, 8
+TOKENS, BATCH = 14, 8
 MOMENT = (30, 90)
 BOX = [100.0, 100.0, 300.0, 300.0]
 BYTES = FRAMES * int(np.prod(SHAPE)) * 2
@@ -93,11 +92,7 @@ def write_cache(path: Path, store: str, videos: int) -> Cache:
     for i in range(videos):
         regions = {regions_of(k): np.full((len(inside), *shape), i, np.float16) for k, shape in REGIONS.items()}
         write_unit(cache, video_key(f"{i:04d}"), attributes, c5=clip(i), regions=wanted, **regions)
-    hashes = sentence_hashes(cache.samples.sentences())
-    offsets = np.arange(videos + 1, dtype=np.int64) * TOKENS
-    hidden = np.random.default_rng(0).standard_normal((offsets[-1], TEXT_WIDTH)).astype(np.float16)
-    facts = {"fingerprint": recipe.fingerprint}
-    write_unit(cache, text_key(hashes), facts, hashes=hashes, offsets=offsets, hidden=hidden)
+    write_tokens(cache, TOKENS)
     return cache
 
 
