@@ -49,4 +49,5 @@ def record(sample: Sample) -> dict[str, object]:
 def moved(sample: Sample, by: float = 1.5) -> Sample:
     """The same sample of another target: every box a little to the right."""
     shift = np.array([by, 0, by, 0])
-    return replace(sample, sample_id=f"{sample.sample_id} moved", target_id="moved", boxes=sample.boxes + shift)
+    name = f"{sample.sample_id} moved"
+    return replace(sample, sample_id=name, target_id=name, boxes=sample.boxes + shift)

@@ -4,8 +4,9 @@
 
 Two extractors work on one cache, and both are killed (SIGKILL) at a random moment; all the while a reader opens the cache
 and reads everything it shows. Then one extractor goes on undisturbed, and the cache must equal, byte for byte, one that
-was never disturbed. With --writes, every single write, rename and sync of an extraction fails in turn with ENOSPC, EIO and
-EROFS. Exits with 1 if anything is wrong. Everything is forked from this process, which has its imports loaded.
+was never disturbed. Every second cache is not new: it holds half of the videos, with shorter segments, other sentences and
+without some targets, and is topped up. With --writes, every single write, rename and sync fails in turn with ENOSPC,
+EIO and EROFS. Exits with 1 if anything is wrong. Everything is forked from this process, which has its imports loaded.
 """
 
 from __future__ import annotations
@@ -17,30 +18,42 @@ import hashlib
 import io
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from annotation_files import moved, write_json
 from tables import heading, line
 
 from stvg.cache.index import Cache
 from stvg.cache.sampling import Sampling
+from stvg.cache.set_files import read_set, set_names
 from stvg.errors import CacheError, StvgError, UsageError, WriteError
+from stvg.extract.datasets.readers import read_annotations
 from stvg.extract.job import ExtractJob, run_job
 from stvg.extract.synthetic.dataset import SyntheticConfig, write_vidstg
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS)
 
 
-def job(data: Path, out: Path, store: str) -> ExtractJob:
-    options: dict[str, Any] = {"backbone": "tiny", "resolution": 64, "splits": ["train"], "store": store}
-    return ExtractJob("vidstg", data, out, Sampling(5.0, 40), torch.device("cpu"), batch_frames=8, **options)
+def job(data: Path, out: Path, store: str, annotations: str = "all") -> ExtractJob:
+    options: dict[str, Any] = {"backbone": "tiny", "resolution": 64, "store": store, "videos": data / "vidor" / "video"}
+    sampling = Sampling(5.0, 40)
+    return ExtractJob("json", data / annotations, out, sampling, torch.device("cpu"), batch_frames=8, **options)
+
+
+def begin(begun: Path, out: Path, number: int) -> None:
+    """Every second cache is a copy of one with other annotations."""
+    if number % 2:
+        shutil.copytree(begun, out)
 
 
 def forked(work: Callable[[], int]) -> int:
@@ -76,7 +89,9 @@ def read_all(out: Path) -> int:
     if not (out / "cache.json").exists():
         return 0
     cache = Cache.open(out)
-    keys = cache.store.keys("videos") + cache.store.keys("text")
+    keys = [key for room in ("videos", "more", "text") for key in cache.store.keys(room)]
+    if names := set_names(out):
+        _ = read_set(out, names[0]).samples.boxes
     for key in keys:
         if problems := cache.store.check(key):
             raise CacheError(problems[0])
@@ -100,23 +115,30 @@ def kill_once(todo: ExtractJob, delay: float) -> int:
 
 def kills(data: Path, scratch: Path, store: str, count: int, seed: int) -> tuple[list[int], int, list[str]]:
     """Units complete at each kill, how often a reader looked, and what went wrong."""
-    whole = scratch / "whole"
-    start = time.perf_counter()
-    team = [forked(lambda: extract(job(data, whole, store))) for _ in range(2)]
-    assert [exit_status(pid) for pid in team] == [0, 0]
-    duration, expected = time.perf_counter() - start, digests(whole)
+    begun = scratch / "begun"
+    assert exit_status(forked(lambda: extract(job(data, begun, store, "some")))) == 0
+    expected, durations = [], []
+    for number in range(2):
+        whole = scratch / f"whole{number}"
+        begin(begun, whole, number)
+        start = time.perf_counter()
+        team = [forked(lambda whole=whole: extract(job(data, whole, store))) for _ in range(2)]
+        assert [exit_status(pid) for pid in team] == [0, 0]
+        durations.append(time.perf_counter() - start)
+        expected.append(digests(whole))
     rng, found, looks, problems = random.Random(seed), [], 0, []
     for i in range(count):
         out = scratch / f"kill{i}"
+        begin(begun, out, i)
         todo = job(data, out, store)
-        delay = rng.uniform(0, 1.2 * duration)
+        delay = rng.uniform(0, 1.2 * durations[i % 2])
         try:
             looks += kill_once(todo, delay)
             found.append(read_all(out))
         except CacheError as error:
             problems.append(f"kill {i} after {delay:.3f} s: a reader met {error}")
         code = exit_status(forked(lambda todo=todo: extract(todo)))
-        if code or digests(out) != expected:
+        if code or digests(out) != expected[i % 2]:
             problems.append(f"kill {i} after {delay:.3f} s: resumed with status {code} to other bytes")
         else:
             os.system(f"rm -rf '{out}'")
@@ -213,25 +235,31 @@ def count_writes(data: Path, out: Path, store: str) -> int:
 
 def writes(data: Path, scratch: Path, store: str, chosen: int | None, seed: int) -> tuple[int, int, list[str]]:
     """Steps that write, failures tried, and what went wrong. ``chosen``: as many random ones, None for all."""
-    whole = scratch / f"whole-writes-{store}"
-    total, problems = count_writes(data, whole, store), []
-    expected = digests(whole)
-    points = [(at, number) for at in range(total) for number in ERRORS]
+    begun = scratch / f"begun-{store}"
+    assert exit_status(forked(lambda: extract(job(data, begun, store, "some")))) == 0
+    expected, totals, problems = [], [], []
+    for kind in range(2):
+        whole = scratch / f"whole-writes-{store}-{kind}"
+        begin(begun, whole, kind)
+        totals.append(count_writes(data, whole, store))
+        expected.append(digests(whole))
+    points = [(kind, at, number) for kind in range(2) for at in range(totals[kind]) for number in ERRORS]
     if chosen is not None:
         points = random.Random(seed).sample(points, min(chosen, len(points)))
-    for at, number in points:
-        out, name = scratch / f"write{at}-{number}", errno.errorcode[number]
+    for kind, at, number in points:
+        out, name = scratch / f"write{kind}-{at}-{number}", errno.errorcode[number]
+        begin(begun, out, kind)
         code = exit_status(forked(lambda out=out, at=at, number=number: one_failure(data, out, store, at, number)))
         try:
             read_all(out)
         except CacheError as error:
             problems.append(f"{name} at write {at}: a reader met {error}")
         again = exit_status(forked(lambda out=out: extract(job(data, out, store))))
-        if code not in (0, 2) or again or digests(out) != expected:
+        if code not in (0, 2) or again or digests(out) != expected[kind]:
             problems.append(f"{name} at write {at}: ended with {code}, then {again}; or other bytes")
         else:
             os.system(f"rm -rf '{out}'")
-    return total, len(points), problems
+    return sum(totals), len(points), problems
 
 
 def main() -> None:
@@ -265,6 +293,12 @@ def main() -> None:
 
 def make_videos(folder: Path, count: int) -> int:
     write_vidstg(folder, SyntheticConfig(train=count, val=0, test=0, seed=1, frames=(48, 50)))
+    read = read_annotations("vidstg", folder, "train", sampling=Sampling(5.0, 40)).samples
+    everything = [replace(s, segment=(0, s.video.frame_count)) for s in read]
+    videos = sorted({s.video.video_id for s in read})[: (count + 1) // 2]
+    some = [replace(s, segment=s.moment, sentence=f"{s.sentence} before") for s in read if s.video.video_id in videos]
+    write_json(folder / "all", everything + [moved(s) for s in everything[::2]])
+    write_json(folder / "some", some)
     return 0
 
 

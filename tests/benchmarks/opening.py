@@ -45,7 +45,8 @@ before, start = memory(), time.perf_counter()
 if what == "verify":
     units = verify(path).units
 else:
-    cache = Cache.open(path)
+    cache = Cache.open(path, "clips")
+    samples = len(cache.samples)
     if what == "list":
         start = time.perf_counter()
         units = len(cache.store.keys("videos"))
@@ -59,7 +60,7 @@ print(json.dumps({"seconds": seconds, "before": before, "after": memory(), "peak
 """
 
 
-def make(path: Path, videos: int, sentences: int, store: str) -> None:
+def make(path: Path, videos: int, sentences: int, store: str, sets: int) -> None:
     """Boxes are whole pixels that move slowly, as annotated ones do."""
     rng = np.random.default_rng(0)
     recipe = Recipe(SMALL, replace(TEXT, width=8), keep="last")
@@ -76,6 +77,8 @@ def make(path: Path, videos: int, sentences: int, store: str) -> None:
         video = known[i * videos // sentences]
         samples.append(Sample(i, video, sentence, "declarative", split, (0, 900), span, boxes, str(i % 5)))
     cache = Cache.create(path, recipe, store, {}).annotate(AnnotationSet.of("clips", "json", samples))
+    for number in range(1, sets):
+        cache.annotate(AnnotationSet.of(f"clips{number}", "json", samples))
     frames = video_grid([(0, 900)], 29.97, 5.0)
     attributes = {"frames": frames.tolist(), "views": [View(640, 480, 298, 224).to_json()]}
     attributes |= {"fingerprint": recipe.fingerprint}
@@ -102,13 +105,14 @@ def main() -> None:
     parser.add_argument("--videos", type=int, default=7000)
     parser.add_argument("--sentences", type=int, default=100_000)
     parser.add_argument("--store", choices=["zarr", "hdf5"], default="zarr")
+    parser.add_argument("--sets", type=int, default=5, help="annotation sets, all of them of this size")
     parser.add_argument("--keep", type=Path, help="make the cache here, and use it again next time")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         path = chosen.keep or Path(scratch) / "cache"
         if not (path / "cache.json").exists():
             start = time.perf_counter()
-            make(path, chosen.videos, chosen.sentences, chosen.store)
+            make(path, chosen.videos, chosen.sentences, chosen.store, chosen.sets)
             print(f"made in {time.perf_counter() - start:.0f} s\n")
         table = sum(file.stat().st_size for file in path.glob("annotations/*.parquet"))
         print(
@@ -117,7 +121,7 @@ def main() -> None:
         )
         print(heading(["what", "seconds", "MB before", "MB after", "peak MB"]))
         names = {
-            "open": "open the cache",
+            "open": "open the cache and one of its annotation sets",
             "list": "list its videos",
             "dataset": "open it, and a training split",
             "batch": "open it, a split, its order and one batch of 32",
