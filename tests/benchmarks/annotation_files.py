@@ -46,6 +46,12 @@ def record(sample: Sample) -> dict[str, object]:
     }
 
 
+def inside(sample: Sample) -> Sample:
+    """The same sample with a moment that ends in its segment; VidSTG's may end one frame after it."""
+    start, end = sample.moment[0], min(sample.moment[1], sample.segment[1])
+    return replace(sample, moment=(start, end), boxes=sample.boxes[: end - start])
+
+
 def moved(sample: Sample, by: float = 1.5) -> Sample:
     """The same sample of another target: every box a little to the right."""
     shift = np.array([by, 0, by, 0])

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from annotation_files import moved, write_json
+from annotation_files import inside, moved, write_json
 from tables import heading, line
 
 from stvg.cache.index import Cache
@@ -294,6 +294,7 @@ def main() -> None:
 def make_videos(folder: Path, count: int) -> int:
     write_vidstg(folder, SyntheticConfig(train=count, val=0, test=0, seed=1, frames=(48, 50)))
     read = read_annotations("vidstg", folder, "train", sampling=Sampling(5.0, 40)).samples
+    read = [inside(s) for s in read]
     everything = [replace(s, segment=(0, s.video.frame_count)) for s in read]
     videos = sorted({s.video.video_id for s in read})[: (count + 1) // 2]
     some = [replace(s, segment=s.moment, sentence=f"{s.sentence} before") for s in read if s.video.video_id in videos]

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from annotation_files import moved, write_json
+from annotation_files import inside, moved, write_json
 from tables import heading, line
 
 from stvg.cache.sampling import Sampling
@@ -33,7 +33,7 @@ class Bench:
         self.folder, self.store, self.changed = folder, store, 0
         write_vidstg(folder / "data", SyntheticConfig(train=videos, val=0, test=0, seed=1, frames=(48, 50)))
         read = read_annotations("vidstg", folder / "data", "train", sampling=Sampling(5.0, 100)).samples
-        self.samples = [replace(s, sample_id=f"s{i}") for i, s in enumerate(read)]
+        self.samples = [replace(inside(s), sample_id=f"s{i}") for i, s in enumerate(read)]
 
     def units(self) -> dict[str, str]:
         """Every file of every unit, and the SHA-256 of what it holds."""
