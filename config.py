@@ -26,17 +26,19 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(known)}"
 
 
-def build(kind: type[Config], values: Mapping[str, Any], where: str) -> Config:
+def build(kind: type[Config], values: Mapping[str, Any], where: str, kinds: Mapping[str, type] | None = None) -> Config:
     """A ``kind`` dataclass from nested ``values``; what is not given keeps its default.
 
-    ``where`` names the source in errors (a file, or a section of it). Raises UsageError for unknown keys, wrong types and
+    ``where`` names the source in errors (a file, or a section of it). ``kinds``: the dataclasses of some of its fields,
+    where these are decided by what is given. Raises UsageError for unknown keys, wrong types and
     values the dataclass itself refuses.
     """
     if not isinstance(values, Mapping):
         raise UsageError(f"{where} must be a group of settings", found=repr(values))
-    hints = get_type_hints(kind)
+    kinds = dict(kinds or {})
+    hints = get_type_hints(kind) | kinds
     known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
-    given: dict[str, Any] = {}
+    given: dict[str, Any] = {name: chosen() for name, chosen in kinds.items() if name not in values}
     for key, value in values.items():
         if key not in known:
             raise UsageError(f"{where} has no setting {key!r}", hint=nearest(str(key), known))

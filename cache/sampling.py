@@ -7,7 +7,7 @@ position 0…T-1 in a sampled clip. They are converted here and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +20,22 @@ FloatArray = NDArray[np.float64]
 class Sampling:
     """The sampling rule of a run.
 
-    ``fps``: frames looked at per second of video. ``max_frames``: a longer clip is thinned to this many slots.
+    ``fps``: frames looked at per second of video. ``max_frames``: a longer clip is thinned to this many slots. ``ends``:
+    its first and its last frame are among them, see `spread`; otherwise the first alone, see `thin`.
     """
 
     fps: float = 5.0
     max_frames: int = 100
+    ends: bool = False
+
+    def thinned(self, frames: IntArray) -> IntArray:
+        """At most ``max_frames`` of the frames that a clip has on its grid."""
+        return spread(frames, self.max_frames) if self.ends else thin(frames, self.max_frames)
+
+    @property
+    def unthinned(self) -> Sampling:
+        """The same grid, all of it."""
+        return replace(self, max_frames=2**31)
 
     def __post_init__(self) -> None:
         if not self.fps > 0:
@@ -92,7 +103,7 @@ def sample_frames(segment: tuple[int, int], video_fps: float, sampling: Sampling
 
     Raises ValueError when the video has fewer frames per second than are asked for.
     """
-    return thin(grid_frames(segment[0], segment[1], sampling.fps / video_fps), sampling.max_frames)
+    return sampling.thinned(grid_frames(segment[0], segment[1], sampling.fps / video_fps))
 
 
 def sample_many(
@@ -105,7 +116,12 @@ def sample_many(
     count = (last - first + 1)[:, None]
     length = np.minimum(count, sampling.max_frames)
     slots = np.arange(length.max(initial=0))
-    position = np.where(count > length, slots * count // length, slots)
+    if sampling.ends:
+        spaced = np.floor(slots * ((count - 1) / np.maximum(length - 1, 1))).astype(np.int64)
+        spaced = np.where((slots == length - 1) & (length > 1), count - 1, spaced)
+    else:
+        spaced = slots * count // length
+    position = np.where(count > length, spaced, slots)
     frames = np.where(position == 0, starts[:, None], bucket_starts(first[:, None] + position, ratio[:, None]))
     return frames, slots < length
 

@@ -18,9 +18,11 @@ from ..config import build
 from ..errors import CacheError
 from ..heads.checkpoint import load_checkpoint, load_into
 from ..heads.decision import Reading
-from ..heads.experiment import Experiment
+from ..heads.experiment import experiment_of
 from ..heads.infer import predict, read
-from ..heads.model import FeatureFacts, Grounder, build_model
+from ..heads.model import Grounder
+from ..heads.model_config import FeatureFacts
+from ..heads.table import build_model, row_of
 from ..heads.training.ranks import ALONE, Ranks
 from .metrics import Scores, score
 
@@ -54,7 +56,7 @@ def load_head(path: Path, device: torch.device, tokenizer: str | None = None) ->
     Raises CheckpointError.
     """
     saved = load_checkpoint(path, groups=("ema",))
-    experiment = build(Experiment, saved.facts["experiment"], str(path))
+    experiment = experiment_of(saved.facts["experiment"], str(path))
     facts = build(FeatureFacts, saved.facts["features"], str(path))
     encoders = None
     if saved.facts["encoders"]:
@@ -63,10 +65,10 @@ def load_head(path: Path, device: torch.device, tokenizer: str | None = None) ->
         )
 
         encoders = encoders_of(saved.facts["encoders"], tokenizer)
-    model = Grounder(build_model(experiment.model, facts, scored=experiment.loss.label > 0), encoders)
+    model = Grounder(build_model(experiment.model, facts, scored=experiment.loss.scores), encoders)
     load_into(model, saved.group("ema"), path)
     recipe = Recipe.from_json(saved.facts["recipe"])
-    sampling = Sampling(recipe.fps, experiment.model.max_frames)
+    sampling = experiment.model.sampling(recipe.fps)
     held_out = saved.facts.get("held_out") if saved.facts.get("selected") else None
     chosen = (held_out["dataset"], held_out["split"]) if held_out else None
     return Head(model.to(device).eval(), sampling, experiment.train.batch_size, recipe, experiment.train.mode, chosen)
@@ -94,7 +96,7 @@ def open_split(head: Head, cache: Cache, split: str, videos: Path | None = None)
     videos, for a head that was trained end to end.
     """
     require_features(head, cache.recipe, cache.path)
-    sampling = Sampling(cache.recipe.fps, head.sampling.max_frames)
+    sampling = replace(head.sampling, fps=cache.recipe.fps)
     level = head.model.head.memory_level.name
     if head.mode == "cached":
         return CachedDataset(cache, split, sampling, level=level)
@@ -112,8 +114,9 @@ def tubes_of(
 ) -> dict[int | str, Tube]:
     """One tube per sample of a dataset. Clips longer than the head was trained for are read in windows it knows."""
     found: dict[int | str, Tube] = {}
-    batches = inference_batches(dataset, batch_size, model.head.config.max_frames, device)
-    for tube in predict(model, batches, device):
+    config = model.head.config
+    batches = inference_batches(dataset, batch_size, config.max_frames, device, config.passes)
+    for tube in predict(model, batches, device, row_of(config.head).join):
         found[tube.sample_id] = tube
         if tick:
             tick()
@@ -128,8 +131,9 @@ def readings_of(
     tick: Callable[[], None] | None = None,
 ) -> Iterator[Reading]:
     """As `tubes_of`, one after the other and each with its evidence; what is kept of a reading is the caller's choice."""
-    batches = inference_batches(dataset, batch_size, model.head.config.max_frames, device)
-    for reading in read(model, batches, device):
+    config = model.head.config
+    batches = inference_batches(dataset, batch_size, config.max_frames, device, config.passes)
+    for reading in read(model, batches, device, row_of(config.head).explain):
         yield reading
         if tick:
             tick()

@@ -1,1 +1,1 @@
-"""From a cache to tubes: the FSM head, its losses and its training loop. Knows no video and no dataset names."""
+"""From a cache to tubes: the heads, their losses and the training loop. Knows no video and no dataset names."""

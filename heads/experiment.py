@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from ..config import build, load_yaml, merge, nearest, override
 from ..errors import UsageError
 from ..options import AMP
-from .losses import LossConfig
-from .model_config import ModelConfig
+from .fsm.losses import LossConfig
+from .losses import TubeLoss
+from .model_config import HeadConfig, ModelConfig
 from .presets import presets
+from .table import row_of
 
 MODES = ("cached", "text", "last-stage", "end-to-end")
 SCHEDULES = ("linear-text", "stepped", "linear-late")
@@ -86,16 +89,26 @@ class TrainConfig:
 class Experiment:
     """Everything `train-head` can be told, in three groups."""
 
-    model: ModelConfig = field(default_factory=ModelConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
+    model: HeadConfig = field(default_factory=ModelConfig)
+    """Of the head that its ``head`` names."""
+    loss: TubeLoss = field(default_factory=LossConfig)
+    """Of the same head."""
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
-        model, loss = self.model, self.loss
-        of_any_head = (loss.l1, loss.giou, loss.span, loss.attention)
-        of_candidates = (loss.label, loss.mrcl if model.num_queries > 1 else 0)
-        if not any(of_any_head) and not (model.qmm and any(of_candidates)):
+        row = row_of(self.model.head)
+        if type(self.model) is not row.config or type(self.loss) is not row.loss:
+            raise ValueError(f"model and loss are not those of the head {self.model.head!r}")
+        if not self.loss.trains(self.model):
             raise ValueError("every loss that this head has is of weight 0: nothing would train")
+
+
+def experiment_of(values: Mapping[str, Any], where: str) -> Experiment:
+    """The experiment that nested settings say; what they are of depends on the head. Raises UsageError as `build`."""
+    model = values.get("model") or {}
+    name = model.get("head", HeadConfig.head) if isinstance(model, Mapping) else HeadConfig.head
+    row = row_of(name)
+    return build(Experiment, values, where, {"model": row.config, "loss": row.loss})
 
 
 def load_experiment(preset: str, assignments: Sequence[str] = ()) -> Experiment:
@@ -107,4 +120,17 @@ def load_experiment(preset: str, assignments: Sequence[str] = ()) -> Experiment:
         values = load_yaml(Path(preset))
     else:
         raise UsageError(f"there is no preset {preset!r}", hint=nearest(preset, presets()) + " (or a .yaml file)")
-    return build(Experiment, override(merge({}, values), assignments), preset)
+    return experiment_of(override(of_another_head(values, assignments), assignments), preset)
+
+
+def of_another_head(values: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """A preset's settings; where the assignments name another head, without those that this one does not have."""
+    model = override({}, assignments).get("model")
+    if not isinstance(model, dict) or "head" not in model:
+        return merge({}, values)
+    row = row_of(model["head"])
+    known = {"model": {f.name for f in fields(row.config)}, "loss": {f.name for f in fields(row.loss)}}
+    return {
+        group: {k: v for k, v in given.items() if k in known[group]} if group in known else given
+        for group, given in merge({}, values).items()
+    }

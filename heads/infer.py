@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import groupby
 
@@ -33,19 +33,30 @@ def read_windows(model: Grounder, batch: Batch, attention: bool = False) -> list
     return found
 
 
-def predict(model: Grounder, batches: Iterable[Batch], device: torch.device) -> Iterator[Tube]:
+def predict(
+    model: Grounder,
+    batches: Iterable[Batch],
+    device: torch.device,
+    decide: Callable[[list[Window]], Tube] = join,
+) -> Iterator[Tube]:
     """Tubes of every sample of some batches, in order; the model is in evaluation mode meanwhile.
 
-    Clips of one sample that follow each other, in one batch or across several, are its windows.
+    Clips of one sample that follow each other, in one batch or across several, are its windows; ``decide`` is the head's
+    way from these to a tube.
     """
     with evaluating(model):
-        yield from map(join, windows_of_samples(model, batches, device))
+        yield from map(decide, windows_of_samples(model, batches, device))
 
 
-def read(model: Grounder, batches: Iterable[Batch], device: torch.device) -> Iterator[Reading]:
+def read(
+    model: Grounder,
+    batches: Iterable[Batch],
+    device: torch.device,
+    decide: Callable[[list[Window]], Reading] = explain,
+) -> Iterator[Reading]:
     """As `predict`, with the evidence: start and end probabilities, and temporal attention."""
     with evaluating(model):
-        yield from map(explain, windows_of_samples(model, batches, device, attention=True))
+        yield from map(decide, windows_of_samples(model, batches, device, attention=True))
 
 
 def windows_of_samples(

@@ -16,12 +16,11 @@ from ..errors import CheckpointError
 from ..weight_files import find_file, require_finite
 from ..weights import StateDict, read_weights, some, state_sha256
 from .checkpoint import FORMAT, load_checkpoint
-from .model import FSM
+from .stcat.names import ANCHOR as STCAT
+from .table import row_of
 
 log = logging.getLogger(__name__)
 
-REQUIRED = ("input_proj", "resizer", "encoder", "decoder", "bbox_embed", "query_embed")
-"""What every head of this family has, and must take over whole."""
 NOISE = 0.02
 """Of repeated queries, as a share of their own spread: equal ones would stay equal for ever."""
 FILES = ("head.safetensors", "best.safetensors", "last.safetensors")
@@ -29,7 +28,7 @@ FILES = ("head.safetensors", "best.safetensors", "last.safetensors")
 STATISTICS = "standards."
 """Of the features, by which a head may standardise them: a file without them leaves those of the cache in place."""
 ANCHOR = "query_embed.weight"
-"""Where a head stands in a larger model is seen by this tensor."""
+"""Where a head stands in a larger model is seen by this tensor; an STCAT head by that one."""
 
 
 @dataclass(frozen=True)
@@ -55,24 +54,24 @@ class Found:
     settings: dict[str, Any] | None = None
 
 
-def start_from(model: FSM, place: Path) -> Start:
+def start_from(model: Any, place: Path) -> Start:
     """Load a head as far as this one has a place for it; see `read_head`.
 
     The head takes the first of the file's queries; where it has more, they are repeated with a little noise. Raises
     CheckpointError when projection, resizer, encoder, decoder, box head or queries are missing or of another size, or the
     file's head had another number of attention heads, which leaves no trace in its tensors.
     """
-    read = read_head(place)
-    weights = read.tensors
+    row, read = row_of(model.config.head), read_head(place)
+    weights = row.starts_from(read.tensors)
     wanted = dict(model.state_dict())
     copies = "anchor_layers."  # the second stream's own layers start as the first's (table VIII)
     found = {copies + k.removeprefix("decoder.layers."): v for k, v in weights.items() if k.startswith("decoder.layers.")} | weights  # fmt: skip  # noqa: E501
-    if found.get(ANCHOR) is not None and found[ANCHOR].dim() == 2:
+    if ANCHOR in found and ANCHOR in wanted and found[ANCHOR].dim() == 2:
         found[ANCHOR] = fit_queries(found[ANCHOR], len(wanted[ANCHOR]))
     known = found.keys() & wanted.keys()
     wrong = [k for k in sorted(known) if found[k].shape != wanted[k].shape]
     fresh = [k for k in wanted if k not in found and not k.startswith(STATISTICS)]
-    lost = [k for k in fresh if k.partition(".")[0] in REQUIRED]
+    lost = [k for k in fresh if k.startswith(tuple(f"{part}." for part in row.required))]
     changed = differing_settings(read, model)
     if wrong or lost or "heads" in changed:
         sizes = (f"{k} is {tuple(found[k].shape)} here, {tuple(wanted[k].shape)} in the head" for k in wrong)
@@ -92,7 +91,7 @@ def start_from(model: FSM, place: Path) -> Start:
         log.warning("the head of %s had other settings: %s", read.source, said)
     model.load_state_dict({k: found[k] for k in known}, strict=False)
     unused = sorted(k for k in weights if k not in wanted)
-    return Start(state_sha256(weights), fresh, unused, read.source)
+    return Start(state_sha256(read.tensors), fresh, unused, read.source)
 
 
 def read_head(place: Path) -> Found:
@@ -107,7 +106,8 @@ def read_head(place: Path) -> Found:
         require_finite(tensors, path)
         source = f"{path} (averaged head of step {saved.facts['step']:,})"
         return Found(tensors, source, saved.facts["experiment"]["model"])
-    found = read_weights(path).beside(ANCHOR)
+    weights = read_weights(path)
+    found = weights.beside(STCAT if weights.prefix_of(STCAT) is not None else ANCHOR)
     return Found(found.tensors, str(found))
 
 
@@ -120,7 +120,7 @@ def format_of(path: Path) -> str:
         return ""
 
 
-def differing_settings(read: Found, model: FSM) -> dict[str, tuple[Any, Any]]:
+def differing_settings(read: Found, model: Any) -> dict[str, tuple[Any, Any]]:
     """Settings of the head that was read and of this one where they differ; none where the file does not say."""
     if read.settings is None:
         return {}

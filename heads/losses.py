@@ -1,4 +1,4 @@
-"""Every term of the objective as a plain function, and the criterion that weighs and adds them (eq 11).
+"""The terms that every head is trained with as plain functions, and the criterion that weighs and adds terms (eq 11).
 
 B samples, N candidate tubes, T slots, G slots inside moments. All terms are computed in float32.
 """
@@ -13,20 +13,18 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..cache.batches.batch import Targets
 from .boxes import generalised_iou
-from .matching import FOCAL_ALPHA, FOCAL_GAMMA, match_tubes
 
 if TYPE_CHECKING:
     from .model import Anchor, LayerOutput, Output
+    from .model_config import HeadConfig
 
 EPSILON = 1e-6
 LEAST = 1e-7
 """Of what the logarithm of guided attention is taken: below EPSILON, so that a weight of exactly 1 has its gradient."""
-MRCL_TEMPERATURE = 0.1
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,19 @@ class TubeLoss:
         """All terms of the objective. What stands here is weighed, logged, and added up over ranks."""
         return TUBE_TERMS
 
+    @property
+    def scores(self) -> bool:
+        """Whether a term teaches the head to say which candidate is meant."""
+        return False
+
+    def trains(self, model: HeadConfig) -> bool:
+        """Whether any term of a positive weight teaches this head anything."""
+        return any(term.weight(self) > 0 for term in self.terms.values())
+
+    def match(self, layer: LayerOutput, targets: Targets) -> Tensor:
+        """Which tube (B,) of a layer answers for the annotated one: of one, the first."""
+        return torch.zeros(len(layer.boxes), dtype=torch.int64, device=layer.boxes.device)
+
     def __post_init__(self) -> None:
         weights = [f.name for f in fields(self) if f.type == "float" and f.name != "span_sigma"]
         for name in weights:
@@ -56,57 +67,12 @@ class TubeLoss:
             raise ValueError(f"span_sigma is {self.span_sigma}, expected a positive number of slots")
 
 
-@dataclass(frozen=True)
-class LossConfig(TubeLoss):
-    """Weights of FSM's terms, and the two disputed forms."""
-
-    label: float = 0.2
-    mrcl: float = 2.0
-    """2 for VidSTG, 1 for HC-STVG."""
-    anchor: float = 1.0
-    """Boxes decoded from the annotated regions: this times the L1 and GIoU weights."""
-    mrcl_form: str = "paper"
-    """``paper``: eq 10. ``framewise``: the published code's softmax over candidates, frame by frame."""
-    label_form: str = "focal"
-    """``focal``: sigmoid focal loss over all candidates. ``softmax``: the published code's joint cross-entropy."""
-
-    @property
-    def terms(self) -> dict[str, Term]:
-        """See `TubeLoss`."""
-        return TERMS
-
-    def __post_init__(self) -> None:
-        for name, allowed in (("mrcl_form", ("paper", "framewise")), ("label_form", ("focal", "softmax"))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
-        super().__post_init__()
-
-
 def box_losses(pred: Tensor, target: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
     """L1 and 1 - GIoU of one tube per sample, pred and target (B, T, 4), summed over ``slots`` of `Targets`, per slot."""
     sample, slot = slots
     pred, target = pred[sample, slot].float(), target[sample, slot]
     boxes = max(len(target), 1)
     return (pred - target).abs().sum() / boxes, (1 - generalised_iou(pred, target)).sum() / boxes
-
-
-def focal_label_loss(score: Tensor, matched: Tensor, in_moment: Tensor) -> Tensor:
-    """Sigmoid focal loss of (B, N, T) logits on the moments' slots: 1 for the matched tube, 0 for the others."""
-    target = F.one_hot(matched, score.shape[1]).float()[:, :, None].expand(score.shape)
-    cross_entropy = F.binary_cross_entropy_with_logits(score.float(), target, reduction="none")
-    p = score.float().sigmoid()
-    correct = target * p + (1 - target) * (1 - p)
-    weight = target * FOCAL_ALPHA + (1 - target) * (1 - FOCAL_ALPHA)
-    loss = weight * (1 - correct) ** FOCAL_GAMMA * cross_entropy
-    return loss.masked_fill(~in_moment[:, None], 0).sum() / in_moment.sum().clamp(min=1)
-
-
-def softmax_label_loss(score: Tensor, matched: Tensor, in_moment: Tensor) -> Tensor:
-    """The published code's form: log-softmax over all (candidate, slot) pairs of a moment, at the matched tube."""
-    logits = score.float().masked_fill(~in_moment[:, None], -torch.inf).flatten(1)
-    rows = torch.arange(len(score), device=score.device)
-    log_p = logits.log_softmax(-1).view(score.shape)[rows, matched]  # (B, T)
-    return -log_p.masked_fill(~in_moment, 0).sum() / in_moment.sum().clamp(min=1)
 
 
 def span_loss(logits: Tensor, span: Tensor, frame_padding: Tensor, sigma: float) -> Tensor:
@@ -136,32 +102,6 @@ def guided_attention_loss(attention: Tensor, in_moment: Tensor, frame_padding: T
     rows = -left.clamp(min=LEAST).log().sum(-1)
     of_padding = frame_padding.sum(-1, keepdim=True) * (left.new_ones(()) + EPSILON).log()  # nothing looks there
     return (((rows + of_padding) * outside).sum(-1) / (outside.sum(-1) + EPSILON)).mean()
-
-
-def mrcl_loss(states: Tensor, anchor: Tensor, matched: Tensor, in_moment: Tensor, form: str) -> Tensor:
-    """The mismatching rectify contrastive loss (eq 10), mean over samples. Its floor is log Δ, not zero.
-
-    states (B, N, T, d): decoder states of the candidates. anchor (B, T, d): states decoded from the annotated regions;
-    read only where ``in_moment``. Cosine similarity over 0.1. With one candidate there is nothing to contrast: zero.
-    """
-    if states.shape[1] == 1:
-        return states.new_zeros((), dtype=torch.float32)
-    states, anchor = F.normalize(states.float(), dim=-1), F.normalize(anchor.float(), dim=-1)
-    similarity = torch.einsum("bntd,btd->bnt", states, anchor) / MRCL_TEMPERATURE
-    similarity = similarity.masked_fill(~in_moment[:, None], 0)
-    rows = torch.arange(len(states), device=states.device)
-    slots = in_moment.sum(-1).clamp(min=1)
-    if form == "framewise":
-        per_slot = -similarity.log_softmax(1)[rows, matched]
-        return (per_slot.masked_fill(~in_moment, 0).sum(-1) / slots).mean()
-    everything = similarity.masked_fill(~in_moment[:, None], -torch.inf).flatten(1).logsumexp(-1)
-    positive = similarity[rows, matched].sum(-1) / slots
-    return (everything - positive).mean()
-
-
-def mrcl_floor(in_moment: Tensor) -> Tensor:
-    """What eq 10 gives at perfect alignment: log Δ, mean over samples (B, T)."""
-    return in_moment.sum(-1).clamp(min=1).float().log().mean()
 
 
 class MeanOver(IntEnum):
@@ -202,29 +142,11 @@ class Matched:
         """L1 and 1 - GIoU of the matched tube."""
         return box_losses(self.tube(self.layer.boxes), self.targets.boxes, self.targets.slots)
 
-    def label(self) -> Tensor | None:
-        if self.layer.score is None:
-            return None
-        loss = focal_label_loss if self.config.label_form == "focal" else softmax_label_loss
-        return loss(self.layer.score, self.index, self.targets.in_moment)
-
     def span(self) -> Tensor:
         return span_loss(self.tube(self.layer.span), self.targets.span, self.frame_padding, self.config.span_sigma)
 
     def attention(self) -> Tensor:
         return guided_attention_loss(self.tube(self.layer.attention), self.targets.in_moment, self.frame_padding)
-
-    def of_anchor(self) -> Tensor | None:
-        if self.anchor is None:
-            return None
-        l1, giou = box_losses(self.anchor.boxes, self.targets.boxes, self.targets.slots)
-        return self.config.l1 * l1 + self.config.giou * giou
-
-    def mrcl(self) -> Tensor | None:
-        if self.anchor is None:
-            return None
-        states, inside = self.layer.states, self.targets.in_moment
-        return mrcl_loss(states, self.anchor.states, self.index, inside, self.config.mrcl_form)
 
 
 @dataclass(frozen=True)
@@ -245,12 +167,6 @@ TUBE_TERMS = {
     "attention": Term(Matched.attention, lambda c: c.attention, MeanOver.SAMPLES),
 }
 """What every head is trained with."""
-TERMS = TUBE_TERMS | {
-    "label": Term(Matched.label, lambda c: c.label, MeanOver.SLOTS),
-    "anchor": Term(Matched.of_anchor, lambda c: c.anchor if c.l1 or c.giou else 0.0, MeanOver.SLOTS),
-    "mrcl": Term(Matched.mrcl, lambda c: c.mrcl, MeanOver.SAMPLES),
-}
-"""What FSM is trained with."""
 
 
 class Criterion:
@@ -274,17 +190,9 @@ class Criterion:
     ) -> dict[str, Tensor]:
         """The weighted terms of one decoder layer."""
         c = self.config
-        matched = Matched(c, layer, self.match(layer, targets), targets, frame_padding, anchor)
+        matched = Matched(c, layer, c.match(layer, targets), targets, frame_padding, anchor)
         values = {name: (term, term.value(matched)) for name, term in c.terms.items() if term.weight(c)}
         return {name: self.weigh(term, value) for name, (term, value) in values.items() if value is not None}
-
-    def match(self, layer: LayerOutput, targets: Targets) -> Tensor:
-        """Which tube (B,) of a layer answers for the annotated one: of one, the first; of several, the nearest."""
-        boxes, c = layer.boxes, self.config
-        if boxes.shape[1] == 1:
-            return torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
-        label = c.label if isinstance(c, LossConfig) else 0.0
-        return match_tubes(boxes, layer.score, targets.boxes, targets.in_moment, c.l1, c.giou, label)
 
     def weigh(self, term: Term, value: Tensor) -> Tensor:
         """A term as it is part of the objective."""

@@ -1,23 +1,26 @@
-"""The size of a head and the paper's ablations of it, and what it must know of the features it reads."""
+"""The size of a head and its paper's ablations of it, and what it must know of the features it reads."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ..cache.sampling import Sampling
 from ..cache.schema import Level
 from ..config import nearest
 from ..errors import UsageError
-from .fusion import FusionConfig
+from .fsm.fusion import FusionConfig
 
 GROUPS = 32
 """Of the group norm after the projections of further levels."""
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """Size of the head and the paper's ablations. Defaults are the paper's."""
+class HeadConfig:
+    """What every head has: its name in the table of heads, its size, and the frames it is made for."""
 
+    head: str = "fsm"
+    """``fsm``, ``tubedetr`` or ``stcat``: what the other settings of the model and of the losses are of."""
     d: int = 256
     heads: int = 8
     ffn: int = 2048
@@ -25,31 +28,21 @@ class ModelConfig:
     decoder_layers: int = 6
     dropout: float = 0.1
     span_dropout: float = 0.5
+    """After every layer of the start and end head, its logits included."""
     max_frames: int = 100
-    num_queries: int = 5
-    qmm: bool = True
-    """Query matching: several candidate tubes, scored and matched. Off: one query, no second stream (table V)."""
-    shared_decoder: bool = True
-    """Both streams use the same decoder layers (table VIII)."""
     memory_level: str | None = None
     """The level the head remembers and decodes from.  [the last]"""
-    region_levels: tuple[str, ...] | None = None
-    """The levels that the second stream also cuts regions of the target from.  [all others that the cache keeps]"""
     standardise: bool = False
     """Take each channel's mean off the features and divide by its spread, both of the training videos as the cache recorded
-    them. Levels and encoders differ in scale. The paper's heads read features as they are."""
-    proj_norm: str = "groupnorm"
-    """After the projections of these levels: ``groupnorm`` or ``none``."""
-    fusion: FusionConfig = field(default_factory=FusionConfig)
-    stride: int = 1
-    """Every stride-th slot goes through the space-text encoder; the slots up to the next one repeat its memory."""
-    fast: bool = False
-    """Only with a stride: repeated memory is corrected by what every frame shows itself (TubeDETR's fast branch)."""
+    them. Levels and encoders differ in scale. The papers' heads read features as they are."""
+
+    @property
+    def passes(self) -> int:
+        """Clips that one is divided into at inference: every ``passes``-th slot is one."""
+        return 1
 
     def __post_init__(self) -> None:
-        if self.proj_norm not in ("groupnorm", "none"):
-            raise ValueError(f"proj_norm is {self.proj_norm!r}, expected groupnorm or none")
-        for name in ("d", "heads", "ffn", "decoder_layers", "max_frames", "num_queries", "stride"):
+        for name in ("d", "heads", "ffn", "decoder_layers", "max_frames"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
         if self.encoder_layers < 0:
@@ -57,14 +50,52 @@ class ModelConfig:
         for name in ("dropout", "span_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected a share of at least 0 and less than 1")
-        self._check_width()
-        self._check_stride()
-
-    def _check_width(self) -> None:
         if self.d % self.heads:
             raise ValueError(f"d = {self.d} must be a multiple of heads = {self.heads}")
         if self.d % 4:
             raise ValueError(f"d = {self.d} must be a multiple of 4: sine and cosine of rows and of columns")
+
+    def sampling(self, fps: float, training: bool = False) -> Sampling:
+        """Which frames of a cache of ``fps`` frames a second a clip is made of, in training or at inference."""
+        return Sampling(fps, self.max_frames)
+
+    def levels(self, given: Sequence[Level]) -> tuple[Level, tuple[Level, ...]]:
+        """Of the levels that are given, finest first: the one that is remembered, those that regions are cut from as well.
+
+        Raises UsageError for a name that is not among them.
+        """
+        return (named(self.memory_level, given) if self.memory_level else given[-1]), ()
+
+
+def named(name: str, levels: Sequence[Level]) -> Level:
+    """The level of a name. Raises UsageError where there is none."""
+    found = {level.name: level for level in levels}
+    if name not in found:
+        raise UsageError(f"the features have no level {name!r}", found=", ".join(found), hint=nearest(name, found))
+    return found[name]
+
+
+@dataclass(frozen=True)
+class ModelConfig(HeadConfig):
+    """FSM: size of the head and the paper's ablations. Defaults are the paper's."""
+
+    num_queries: int = 5
+    qmm: bool = True
+    """Query matching: several candidate tubes, scored and matched. Off: one query, no second stream (table V)."""
+    shared_decoder: bool = True
+    """Both streams use the same decoder layers (table VIII)."""
+    region_levels: tuple[str, ...] | None = None
+    """The levels that the second stream also cuts regions of the target from.  [all others that the cache keeps]"""
+    proj_norm: str = "groupnorm"
+    """After the projections of these levels: ``groupnorm`` or ``none``."""
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.proj_norm not in ("groupnorm", "none"):
+            raise ValueError(f"proj_norm is {self.proj_norm!r}, expected groupnorm or none")
+        if self.num_queries < 1:
+            raise ValueError(f"num_queries is {self.num_queries}, expected at least 1")
         normed = self.qmm and self.region_levels != () and self.proj_norm == "groupnorm"
         if normed and self.d % GROUPS:
             raise ValueError(
@@ -72,35 +103,33 @@ class ModelConfig:
                 "norm (proj_norm=none), or without those levels (region_levels=[]), it need not be"
             )
 
-    def _check_stride(self) -> None:
-        if self.stride > 1 and (self.fusion.frame_level or self.fusion.video_level):
-            raise ValueError(
-                f"stride {self.stride} encodes some frames only, fusion matches all of them: set fusion.frame_level and "
-                "fusion.video_level to false, or stride to 1"
-            )
-        if self.fast and self.stride == 1:
-            raise ValueError("fast corrects memory that is repeated between frames; with stride 1 none is")
-
     def levels(self, given: Sequence[Level]) -> tuple[Level, tuple[Level, ...]]:
-        """Of the levels that are given, finest first: the one that is remembered, those that regions are cut from as well.
-
-        Raises UsageError for a name that is not among them.
-        """
-        named = {level.name: level for level in given}
-        memory = self._named(self.memory_level, named) if self.memory_level else given[-1]
+        """See `HeadConfig`."""
+        memory, _ = super().levels(given)
         if not self.qmm:
             return memory, ()
         if self.region_levels is None:
             return memory, tuple(level for level in given if level != memory)
-        return memory, tuple(k for name in self.region_levels if (k := self._named(name, named)) != memory)
+        return memory, tuple(k for name in self.region_levels if (k := named(name, given)) != memory)
 
-    @staticmethod
-    def _named(name: str, levels: Mapping[str, Level]) -> Level:
-        if name not in levels:
-            raise UsageError(
-                f"the features have no level {name!r}", found=", ".join(levels), hint=nearest(name, levels)
-            )
-        return levels[name]
+
+@dataclass(frozen=True)
+class TubeDETRConfig(HeadConfig):
+    """TubeDETR, the baseline: one candidate, no fusion. Defaults are those of its runs on VidSTG at 224."""
+
+    head: str = "tubedetr"
+    max_frames: int = 200
+    stride: int = 2
+    """Every stride-th slot goes through the space-text encoder; the slots up to the next one repeat its memory."""
+    fast: bool = True
+    """Repeated memory is corrected by what every frame shows itself. Only with a stride."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.stride < 1:
+            raise ValueError(f"stride is {self.stride}, expected at least 1")
+        if self.fast and self.stride == 1:
+            raise ValueError("fast corrects memory that is repeated between frames; with stride 1 none is")
 
 
 @dataclass(frozen=True)

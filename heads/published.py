@@ -27,13 +27,10 @@ from ..extract.encoders.resnet import ResNet101
 from ..extract.encoders.roberta import ANCHOR as TEXT
 from ..extract.encoders.roberta import roberta_module, with_pooler
 from ..weights import StateDict, Weights, read_weights, some
-from .fusion import FusionConfig
-from .initial import REQUIRED
-from .model import build_model
-from .model_config import FeatureFacts, ModelConfig
+from .model_config import FeatureFacts, HeadConfig, ModelConfig, TubeDETRConfig
 from .published_names import ENCODER_RULES, HEAD_RULES, KINDS, OTHER_HEADS, OWN, ROOT, Rule
 from .stcat import names as stcat
-from .stcat.model import STCAT
+from .table import REQUIRED, build_model
 
 FILES = {"backbone": "backbone.safetensors", "text": "roberta.safetensors", "head": "head.safetensors"}
 HEAD_FORMAT = "stvg head weights 1"
@@ -208,7 +205,7 @@ def head_shapes(found: StateDict, where: object) -> dict[str, tuple[int, ...]]:
         raise CheckpointError(f"{where}: its head is not whole", missing=", ".join(lost), effect="nothing was written")
     try:
         with torch.device("meta"):
-            return shapes(STCAT(*stcat.size_of(found)) if is_stcat(found) else build_model(*size_of(found)))
+            return shapes(build_model(*(stcat.size_of(found) if is_stcat(found) else size_of(found))))
     except ValueError as error:
         raise CheckpointError(f"{where}: its head has a size that cannot be", found=error) from None
 
@@ -223,7 +220,7 @@ def required_of(head: StateDict) -> tuple[str, ...]:
     return stcat.REQUIRED if is_stcat(head) else REQUIRED
 
 
-def size_of(head: StateDict) -> tuple[ModelConfig, FeatureFacts]:
+def size_of(head: StateDict) -> tuple[HeadConfig, FeatureFacts]:
     """The size of a head, read off its tensors. Attention heads leave no trace; published ones have 8."""
 
     def width(name: str, axis: int, default: int) -> int:
@@ -232,15 +229,16 @@ def size_of(head: StateDict) -> tuple[ModelConfig, FeatureFacts]:
     def layers(stack: str) -> int:
         return 1 + max((int(k.split(".")[2]) for k in head if k.startswith(f"{stack}.layers.")), default=-1)
 
-    config = ModelConfig(
+    config: HeadConfig = TubeDETRConfig() if "fast_encoder.weight" in head else ModelConfig()
+    config = replace(
+        config,
         d=width("query_embed.weight", 1, 256),
         ffn=width("encoder.layers.0.linear1.weight", 0, 2048),
         encoder_layers=layers("encoder"),
         decoder_layers=max(1, layers("decoder")),
-        num_queries=width("query_embed.weight", 0, 1),
     )
-    if "fast_encoder.weight" in head:  # any stride will do: only the names it brings matter
-        config = replace(config, stride=2, fast=True, fusion=FusionConfig(frame_level=False, video_level=False))
+    if isinstance(config, ModelConfig):
+        config = replace(config, num_queries=width("query_embed.weight", 0, 1))
     *further, last = (Level(*facts) for facts in ResNet101.levels)
     levels = [replace(k, channels=width(f"level_proj.{k.name}.conv.weight", 1, k.channels)) for k in further]
     levels.append(replace(last, channels=width("input_proj.weight", 1, last.channels)))

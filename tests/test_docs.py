@@ -250,7 +250,7 @@ def test_every_setting_named_exists_and_takes_the_value_shown() -> None:
     for where, text in SPANS:
         for name, value in re.findall(r"\b(?!\w+\.(?:py|json)\b)((?:model|loss|train)\.[a-z0-9_.]+)(?:=(\S+))?", text):
             found += 1
-            assert any(takes(preset, name, value) for preset in ("paper", "tubedetr")), f"{where}: {text}"
+            assert any(takes(preset, name, value) for preset in ("paper", "tubedetr", "stcat")), f"{where}: {text}"
     assert found > 10
 
 

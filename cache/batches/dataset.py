@@ -79,7 +79,8 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         if self.split not in splits:
             raise CacheError(f"{self.cache.path} has no split {self.split!r}", found=", ".join(splits))
         recipe = self.cache.recipe
-        if self.sampling.fps != recipe.fps:
+        share = recipe.fps / self.sampling.fps
+        if share not in (1, 2, 4, 8, 16):  # the grid of every second frame is part of the grid, to the last bit
             raise CacheError(
                 f"{self.cache.path} holds frames at {recipe.fps} fps", found=f"{self.sampling.fps} fps asked for"
             )
@@ -97,12 +98,12 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
                 "%d samples of %s have no sampled frame in their moment: left out", len(self.excluded), self.split
             )
 
-    def _slots(self, rows: IntArray) -> IntArray:
+    def _slots(self, rows: IntArray, sampling: Sampling | None = None) -> IntArray:
         """(n, 3) of some rows of the table: slots, first and last slot in the moment, or -1 and -1 where none is."""
         columns, found = self.cache.samples.columns, np.empty((len(rows), 3), dtype=np.int64)
         for at in range(0, len(rows), ROWS_AT_ONCE):
             start, end, first, last, fps = (columns[name][rows[at : at + ROWS_AT_ONCE]] for name in SPANS)
-            frames, exists = sample_many(start, end, fps, self.sampling)
+            frames, exists = sample_many(start, end, fps, sampling or self.sampling)
             inside = (frames >= first[:, None]) & (frames < last[:, None]) & exists
             ends = np.stack([inside.argmax(1), inside.shape[1] - 1 - inside[:, ::-1].argmax(1)], axis=1)
             found[at : at + ROWS_AT_ONCE, 0] = exists.sum(1)
@@ -138,7 +139,8 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
     def part(self, index: int, count: int) -> Self:
         """Every count-th of the samples, from the index-th on."""
         other = copy(self)
-        other.__dict__.pop("extents", None)
+        for known in ("extents", "croppable"):
+            other.__dict__.pop(known, None)
         other.rows, other.asking = self.rows[index::count], self.asking[index::count]
         return other
 
@@ -160,16 +162,35 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         slots[none, 1], slots[none, 2] = 0, slots[none, 0] - 1
         return np.concatenate([slots, np.stack([columns["width"][rows], columns["height"][rows]], axis=1)], axis=1)
 
+    @cached_property
+    def croppable(self) -> IntArray:
+        """(N, 3) of every position: the slots that a crop chooses from, first and last of them in the moment."""
+        if not self.sampling.ends:
+            return self.extents[:, :3]
+        slots = self._slots(np.array(self.rows, dtype=np.int64), self.sampling.unthinned)
+        none = slots[:, 1] < 0
+        slots[none, 1], slots[none, 2] = 0, slots[none, 0] - 1
+        return slots
+
     def crop(self, clip: Clip, draws: FloatArray) -> Clip:
         """The paper's temporal crop, half of the time: drop slots before and after the moment, never inside it.
 
-        ``draws``: as for `draw_crops`, of this clip.
+        ``draws``: as for `draw_crops`, of this clip. Clips that are sampled with both ends are cropped before they are
+        thinned, as in STCAT: what is left is seen more closely. Where that would skip the moment, the clip stays whole.
         """
-        inside = moment_slots(clip.frames, clip.sample.moment)
+        frames = self._before_thinning(clip) if self.sampling.ends else clip.frames
+        inside = moment_slots(frames, clip.sample.moment)
         if inside is None:
             return clip
-        start, end = draw_crops(np.array([[len(clip.frames), *inside]]), draws[None])[0]
-        return replace(clip, frames=clip.frames[start:end])
+        start, end = draw_crops(np.array([[len(frames), *inside]]), draws[None])[0]
+        kept = self.sampling.thinned(frames[start:end])
+        return clip if moment_slots(kept, clip.sample.moment) is None else replace(clip, frames=kept)
+
+    def _before_thinning(self, clip: Clip) -> IntArray:
+        """All frames of a clip; the thinned ones where the target has no box at some of the others."""
+        frames = clip.sample.frames(self.sampling.unthinned)
+        inside = frames[slots_in(frames, clip.sample.moment)]
+        return frames if has_boxes(clip.sample.boxes_at(inside)).all() else clip.frames
 
     def redraw(self, clip: Clip, seed: int, epoch: int, position: int) -> Clip:
         """The clip seen through one of its video's stored views: of those that show its whole tube, the first in an order

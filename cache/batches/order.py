@@ -64,8 +64,8 @@ def clip_sizes(dataset: CachedDataset, seed: int, epoch: int, crop: bool) -> tup
     shapes = np.array([recipe.visual.levels[-1].cells(view) for view in views])[which.reshape(-1)]
     if not crop:
         return shapes, extents[:, 0]
-    kept = draw_crops(extents[:, :3], crop_draws(seed, epoch, len(extents)))
-    return shapes, kept[:, 1] - kept[:, 0]
+    kept = draw_crops(dataset.croppable, crop_draws(seed, epoch, len(extents)))
+    return shapes, np.minimum(kept[:, 1] - kept[:, 0], dataset.sampling.max_frames)
 
 
 def crop_draws(seed: int, epoch: int, count: int) -> FloatArray:
@@ -143,15 +143,22 @@ def training_batches(
 
 
 def inference_batches(
-    dataset: CachedDataset, batch_size: int, window: int, device: torch.device = CPU
+    dataset: CachedDataset, batch_size: int, window: int, device: torch.device = CPU, passes: int = 1
 ) -> Iterator[Batch]:
     """Every sample once, in the order of the table; a clip of more than ``window`` slots as clips that follow each other.
+
+    ``passes``: first it is divided into this many clips of every ``passes``-th slot; fewer, where it has fewer slots.
 
     Each is read and padded on its own, and clips of several samples share a batch: however long a video is, at most
     ``batch_size`` x ``window`` slots are in memory per batch.
     """
     whole = (dataset[i] for i in range(len(dataset)))
-    clips = (replace(clip, frames=frames) for clip in whole for frames in windows(clip.frames, window))
+    clips = (
+        replace(clip, frames=frames)
+        for clip in whole
+        for first in range(min(passes, len(clip.frames)))
+        for frames in windows(clip.frames[first::passes], window)
+    )
     collate = dataset.reading_into(memory_for(device)).collate
     yield from read_ahead(collate, iter(lambda: list(islice(clips, batch_size)), []))
 

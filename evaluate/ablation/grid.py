@@ -20,7 +20,7 @@ from ...cache.index import Cache
 from ...config import load_yaml, nearest
 from ...errors import UsageError
 from ...heads.experiment import load_experiment
-from ...heads.model import build_model
+from ...heads.table import build_model
 from ...heads.training.resumption import FREE, flat
 from ...heads.training.run import feature_facts
 from ...objects import Location

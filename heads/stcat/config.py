@@ -1,37 +1,36 @@
-"""The size of an STCAT head. Defaults are the published ones."""
+"""The size of an STCAT head, and which frames its clips are made of. Defaults are the published ones for VidSTG."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...cache.sampling import Sampling
+from ..model_config import HeadConfig
+
 
 @dataclass(frozen=True)
-class STCATConfig:
-    """Size of the head, and how many frames a clip has. Defaults are the published ones for VidSTG."""
+class STCATConfig(HeadConfig):
+    """Layers are counted for each of two stacks: spatial and temporal."""
 
-    d: int = 256
-    heads: int = 8
-    ffn: int = 2048
-    encoder_layers: int = 6
-    """Of the spatial and of the temporal stack each."""
-    decoder_layers: int = 6
-    """Of the spatial and of the temporal decoder each."""
-    dropout: float = 0.1
+    head: str = "stcat"
     span_dropout: float = 0.3
-    """In the start and end head and in the actionness head, logits included."""
+    """In the actionness head, too."""
     max_frames: int = 64
-    """Slots of a clip in training, and of a pass at inference."""
+    """Slots of a clip in training, and of a pass at inference. They are spread over the whole clip, ends included."""
     passes: int = 2
-    """Clips that a longer one is divided into at inference: every ``passes``-th slot is one."""
+    """Clips that one is divided into at inference: every ``passes``-th slot is one."""
+    train_every: int = 1
+    """Of the cached frames, training looks at every so many: 1, 2, 4, … (HC-STVG: 2, of a cache of 6.4 a second)."""
 
     def __post_init__(self) -> None:
-        for name in ("d", "heads", "ffn", "encoder_layers", "decoder_layers", "max_frames", "passes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
-        for name in ("dropout", "span_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected a share of at least 0 and less than 1")
-        if self.d % self.heads:
-            raise ValueError(f"d = {self.d} must be a multiple of heads = {self.heads}")
-        if self.d % 4:
-            raise ValueError(f"d = {self.d} must be a multiple of 4: sine and cosine of rows and of columns")
+        super().__post_init__()
+        if self.encoder_layers < 1 or self.passes < 1:
+            raise ValueError("encoder_layers and passes must be at least 1")
+        if self.train_every < 1 or self.train_every & (self.train_every - 1):
+            raise ValueError(f"train_every is {self.train_every}, expected 1, 2, 4 or another power of two")
+
+    def sampling(self, fps: float, training: bool = False) -> Sampling:
+        """See `HeadConfig`. At inference all passes together see as many times the slots, and all cached frames."""
+        if training:
+            return Sampling(fps / self.train_every, self.max_frames, ends=True)
+        return Sampling(fps, self.max_frames * self.passes, ends=True)

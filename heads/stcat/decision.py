@@ -10,9 +10,15 @@ from ...cache.schema import Tube
 from ..decision import Reading, Window, choose_span
 
 
-def passes(frames: IntArray, count: int) -> list[IntArray]:
-    """The slots of a clip as ``count`` clips of every count-th slot; fewer where there are fewer slots."""
-    return [frames[first::count] for first in range(min(count, len(frames)))]
+def passes_of(windows: list[Window]) -> list[list[Window]]:
+    """The windows of every pass: a new one begins where time goes back."""
+    found: list[list[Window]] = []
+    for window in windows:
+        if found and window.frames[0] > found[-1][-1].frames[-1]:
+            found[-1].append(window)
+        else:
+            found.append([window])
+    return found
 
 
 def join_passes(windows: list[Window]) -> Tube:
@@ -21,7 +27,10 @@ def join_passes(windows: list[Window]) -> Tube:
     Boxes are cut at the left and the top of the picture only, as the published code does it.
     """
     frames, order = merged(windows)
-    moments = [span_of_slots(w.frames, *choose_span(w.span[0])) for w in windows]
+    moments = []
+    for of_pass in passes_of(windows):
+        seen = np.concatenate([w.frames for w in of_pass])
+        moments.append(span_of_slots(seen, *choose_span(torch.cat([w.span[0] for w in of_pass]))))
     boxes = torch.cat([w.boxes[0] for w in windows])[order].numpy().astype(np.float64)
     start, end = min(start for start, _ in moments), max(end for _, end in moments)
     sample, view = windows[0].sample, windows[0].view
@@ -31,7 +40,8 @@ def join_passes(windows: list[Window]) -> Tube:
 def explain_passes(windows: list[Window]) -> Reading:
     """The decision of `join_passes` and the evidence beside it; slots of different passes do not see each other."""
     _, order = merged(windows)
-    spans = torch.cat([w.span[0].softmax(0) for w in windows])[order].double() / len(windows)
+    found = [torch.cat([w.span[0] for w in of_pass]).softmax(0) for of_pass in passes_of(windows)]
+    spans = torch.cat(found)[order].double() / len(found)
     looks = [w.attention[0] for w in windows if w.attention is not None]
     attention = (torch.block_diag(*looks)[order][:, order].double().numpy(),) if looks else ()
     start, end = spans.numpy().T

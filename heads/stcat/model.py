@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from ...cache.batches.batch import Inputs, Targets
 from ..decoder import Decoder
 from ..layers import MLP, StoredLinear, sine_2d, time_code
-from ..model import LayerOutput, Output, Resizer
+from ..model import FeatureHead, LayerOutput, Output, Resizer
 from ..model_config import FeatureFacts
+from ..precision import at_least_float32
 from .anchors import Template
 from .config import STCATConfig
 from .encoder import TokenEncoder
@@ -28,14 +29,13 @@ class STCATLayer(LayerOutput):
     """(B, T, 4) cxcywh fractions: the boxes that the spatial layer started from."""
 
 
-class STCAT(nn.Module):
+class STCAT(FeatureHead):
     """One tube per sentence, from cached features of the last level."""
 
     def __init__(self, config: STCATConfig, features: FeatureFacts) -> None:
-        super().__init__()
+        super().__init__(config, features)
         c, d = config, config.d
-        self.config, self.features = config, features
-        self.input_proj = StoredLinear(features.levels[-1].channels, d)
+        self.input_proj = StoredLinear(self.memory_level.channels, d)
         self.resizer = Resizer(features.text_width, d, c.dropout)
         self.encoder = TokenEncoder(d, c.heads, c.ffn, c.encoder_layers, c.dropout)
         self.template = Template(d)
@@ -55,10 +55,11 @@ class STCAT(nn.Module):
         tokens, code, padding = self.tokens(inputs)
         memory, frames, video = self.encoder(tokens, code, padding, inputs.frame_padding)
         anchors, content = self.template(frames, video)
-        times = time_code(T, self.config.d, memory.device)  # slots count from 0 here, and from 1 in the encoder
+        # Slots count from 0 here, and from 1 in the encoder.
+        times = time_code(T, self.config.d, memory.device).to(next(self.parameters()).dtype)
         hidden = padding[:, None].expand(-1, T, -1).flatten(0, 1)
         states, references = self.spatial_decoder(
-            anchors.float().sigmoid(), times, memory, code, hidden, inputs.frame_padding, self.bbox_embed
+            at_least_float32(anchors).sigmoid(), times, memory, code, hidden, inputs.frame_padding, self.bbox_embed
         )
         query = content[:, None, None].expand(-1, 1, T, -1)
         when, attention = self.temporal_decoder(
@@ -81,7 +82,8 @@ class STCAT(nn.Module):
         The frames of a clip are all of one size, so code and padding are those of its first.
         """
         T, first = inputs.frame_padding.shape[1], inputs.frame_index[:, 0]
-        visual = self.input_proj(inputs.maps).flatten(1, 2)[inputs.frame_index]
+        visual = self.input_proj(inputs.maps, self.standard(self.memory_level.name)).flatten(1, 2)
+        visual = visual[inputs.frame_index]
         words = self.resizer(inputs.tokens).to(visual.dtype)
         cells = inputs.cell_padding[first]
         code = sine_2d(cells, self.config.d).flatten(1, 2)

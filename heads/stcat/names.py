@@ -56,11 +56,14 @@ def size_of(head: StateDict) -> tuple[STCATConfig, FeatureFacts]:
     return config, FeatureFacts((Level("last", channels, 32),), width("resizer.fc.weight", 1, 768))
 
 
-def from_mdetr(head: StateDict) -> StateDict:
-    """The tensors of an MDETR head, under our names for it, that an STCAT head starts from, under STCAT's names."""
+def adopted(head: StateDict) -> StateDict:
+    """What an STCAT head starts from: one of its own kind as it is; of one that came of MDETR's what the published code
+    takes of MDETR. Its encoder layers become the spatial stack, its decoder layers the spatial decoder.
+    """
+    if ANCHOR in head:
+        return dict(head)
     places = {"encoder.layers.": "encoder.spatial_layers.", "decoder.": "spatial_decoder."}
-    shared = ("input_proj.", "resizer.", "bbox_embed.")
-    found = {k: v for k, v in head.items() if k.startswith(shared)}
+    found = {k: v for k, v in head.items() if not k.startswith(tuple(places))}
     for theirs, ours in places.items():
         of_place = {k: v for k, v in head.items() if k.startswith(theirs) and ".cross_attn_image." not in k}
         found |= {ours + k.removeprefix(theirs): v for k, v in of_place.items()}

@@ -17,9 +17,8 @@ import torch
 from ... import __version__
 from ...atomic import write_atomic
 from ...cache.contents import Contents
-from ...config import build
 from ...errors import CacheError, UsageError
-from ..experiment import Experiment
+from ..experiment import Experiment, experiment_of
 from .resumption import different, told
 from .run import Run
 
@@ -90,7 +89,7 @@ class Record:
             if found.pop("format") != FORMAT:
                 raise ValueError("it is of another format")
             request = found.pop("request")
-            experiment = build(Experiment, request.pop("experiment"), str(path))
+            experiment = experiment_of(request.pop("experiment"), str(path))
             record = cls(Request(experiment=experiment, **request), **found)
             for part in record.data.values():
                 Contents.from_json(part["contents"])

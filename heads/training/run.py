@@ -14,7 +14,6 @@ import torch
 from ...cache.batches.dataset import CachedDataset
 from ...cache.contents import Contents
 from ...cache.index import Cache
-from ...cache.sampling import Sampling
 from ...cache.schema import Recipe
 from ...cache.statistics import channel_statistics
 from ...errors import CheckpointError, UsageError
@@ -31,8 +30,9 @@ from ..checkpoint import (
 from ..experiment import Experiment
 from ..initial import start_from
 from ..losses import Criterion
-from ..model import FSM, Grounder, build_model
+from ..model import FeatureHead, Grounder
 from ..model_config import FeatureFacts
+from ..table import build_model, row_of
 from .owner import require_owned
 from .ranks import ALONE, Ranks
 from .resumption import Standing, require_same
@@ -90,7 +90,7 @@ class Run:
         self.data = self.dataset.contents()
         self.held_out: Contents | None = None
         """What `train` validates on, and so selects the best weights by."""
-        head = build_model(experiment.model, features, t.seed, experiment.loss.label > 0)
+        head = build_model(experiment.model, features, t.seed, experiment.loss.scores)
         head.recompute(t.recompute)
         if experiment.model.standardise:
             self.standardise(head)
@@ -112,14 +112,14 @@ class Run:
 
     def open_split(self, split: str, targets: Sequence[str] | None = None) -> CachedDataset:
         """A split as this run's mode reads it; without ``targets`` for inference."""
-        sampling = Sampling(self.cache.recipe.fps, self.experiment.model.max_frames)
+        sampling = self.experiment.model.sampling(self.cache.recipe.fps, training=targets is not None)
         if self.encoders is None:
             return CachedDataset(self.cache, split, sampling, targets, self.level)
         from .online import open_live_split
 
         return open_live_split(self.encoders.mode, self.cache, split, sampling, targets, self.level, self.videos)
 
-    def standardise(self, head: FSM) -> None:
+    def standardise(self, head: FeatureHead) -> None:
         """Tell a head the mean and spread of the features that it trains on."""
         videos = dict.fromkeys(self.cache.samples.video_ids[row] for row in self.dataset.rows)
         for level in (head.memory_level, *head.region_levels):
@@ -130,7 +130,12 @@ class Run:
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The head's parameters and those of every encoder that trains, each with its own rate."""
         t = self.experiment.train
-        groups = [{"name": "head", "params": list(self.model.head.parameters()), "lr": t.lr}]
+        late = row_of(self.experiment.model.head).late
+        of_late = list(getattr(self.model.head, late).parameters()) if late else []
+        apart = set(map(id, of_late))
+        rest = [p for p in self.model.head.parameters() if id(p) not in apart]
+        groups = [{"name": "head", "params": rest, "lr": t.lr}]
+        groups += [{"name": "late", "params": of_late, "lr": t.lr}] if late else []
         rates = {"backbone": t.lr_backbone, "text": t.lr_text}
         live = self.encoders.groups() if self.encoders is not None else {}
         return groups + [{"name": k, "params": p, "lr": rates[k]} for k, p in live.items()]

@@ -32,7 +32,8 @@ from stvg.cache.video_unit import video_key
 from stvg.cache.view import View
 from stvg.heads.experiment import load_experiment
 from stvg.heads.infer import predict, read
-from stvg.heads.model import Grounder, build_model
+from stvg.heads.model import Grounder
+from stvg.heads.table import build_model
 from stvg.heads.training.batch_size import fitting_batch_size
 from stvg.heads.training.run import feature_facts
 

@@ -30,7 +30,9 @@ from stvg.heads.checkpoint import EMA
 from stvg.heads.experiment import load_experiment
 from stvg.heads.losses import Criterion
 from stvg.heads.memory import hold_memory
-from stvg.heads.model import FSM, FeatureFacts, Output, build_model
+from stvg.heads.model import Output
+from stvg.heads.model_config import FeatureFacts
+from stvg.heads.table import build_model
 
 FRAMES, CELLS, TOKENS = 100, (7, 12), 20
 FACTS = FeatureFacts(LEVELS, TEXT.width)
@@ -115,7 +117,7 @@ class Trainer:
         return total.detach()
 
 
-def head(preset: str, settings: Sequence[str] = ()) -> FSM:
+def head(preset: str, settings: Sequence[str] = ()) -> nn.Module:
     return build_model(load_experiment(preset, settings).model, FACTS)
 
 

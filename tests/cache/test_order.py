@@ -52,7 +52,9 @@ def split(videos: int, seed: int = 0) -> CachedDataset:
                 ids.append(f"v{video}")
     table = SimpleNamespace(video_ids=ids)
     cache = SimpleNamespace(recipe=RECIPE, samples=table)
-    return SimpleNamespace(extents=np.array(extents), rows=list(range(len(ids))), cache=cache)  # type: ignore[return-value]
+    slots = np.array(extents)
+    rows, rule = list(range(len(ids))), Sampling(5, 10_000)
+    return SimpleNamespace(extents=slots, croppable=slots[:, :3], sampling=rule, rows=rows, cache=cache)  # type: ignore[return-value]
 
 
 def padded_share(dataset: CachedDataset, order: list[list[int]], crop: bool) -> tuple[float, float]:

@@ -15,6 +15,7 @@ from stvg.cache.sampling import (
     interpolate_boxes,
     moment_slots,
     sample_frames,
+    sample_many,
     slots_in,
     span_of_slots,
     thin,
@@ -123,3 +124,17 @@ def test_interpolation_is_linear_inside_and_constant_outside():
     boxes = np.array([[0, 0, 10, 10], [10, 20, 30, 40]], dtype=float)
     found = interpolate_boxes(np.array([10, 20]), boxes, np.array([0, 10, 15, 20, 99]))
     assert found.tolist() == [[0, 0, 10, 10], [0, 0, 10, 10], [5, 10, 20, 25], [10, 20, 30, 40], [10, 20, 30, 40]]
+
+
+@given(st.lists(st.tuples(spans, rates), min_size=1, max_size=6), st.integers(1, 120), st.booleans())
+def test_many_clips_are_sampled_as_each_alone(clips, max_frames, ends):
+    sampling = Sampling(5.0, max_frames, ends)
+    starts, stops = (np.array([segment[i] for segment, _ in clips]) for i in (0, 1))
+    frames, exist = sample_many(starts, stops, np.array([fps for _, fps in clips]), sampling)
+    for (segment, fps), of_clip, there in zip(clips, frames, exist, strict=True):
+        assert of_clip[there].tolist() == sample_frames(segment, fps, sampling).tolist()
+
+
+@given(spans, st.floats(6.4, 120.0), st.sampled_from([2, 4, 8]))
+def test_the_grid_of_every_second_frame_is_part_of_the_grid(segment, fps, share):
+    assert set(grid_frames(*segment, 6.4 / share / fps).tolist()) <= set(grid_frames(*segment, 6.4 / fps).tolist())

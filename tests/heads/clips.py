@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from stvg.cache.batches.batch import Inputs, Targets
-from stvg.heads.fusion import FusionConfig
-from stvg.heads.model import FeatureFacts, ModelConfig
+from stvg.heads.fsm.fusion import FusionConfig
+from stvg.heads.model_config import FeatureFacts, HeadConfig, ModelConfig, TubeDETRConfig
+from stvg.heads.stcat.config import STCATConfig
 
 from ..encoders import levels
 
@@ -16,9 +17,18 @@ FACTS = FeatureFacts(levels((6, 8, 10), (8, 16, 32), "fine middle last"), text_w
 SMALL = ModelConfig(d=32, heads=4, ffn=48, encoder_layers=2, decoder_layers=3, max_frames=12, num_queries=3)
 
 
-def small(**changes: object) -> ModelConfig:
+OTHERS = {
+    "tubedetr": TubeDETRConfig(d=32, heads=4, ffn=48, encoder_layers=2, decoder_layers=3, max_frames=12),
+    "stcat": STCATConfig(d=32, heads=4, ffn=48, encoder_layers=2, decoder_layers=3, max_frames=12),
+}
+
+
+def small(**changes: object) -> HeadConfig:
+    """A small FSM head, or one of another ``head``, with some settings changed."""
     from dataclasses import replace
 
+    if changes.get("head") in OTHERS:
+        return replace(OTHERS[changes["head"]], **changes)
     if "fusion" in changes:
         changes["fusion"] = FusionConfig(**changes["fusion"])
     return replace(SMALL, **changes)

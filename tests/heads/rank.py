@@ -18,7 +18,8 @@ import torch
 from stvg.cache.index import Cache
 from stvg.errors import CacheError, StvgError, TrainingDiverged
 from stvg.heads.experiment import load_experiment
-from stvg.heads.losses import TERMS, MeanOver, Term
+from stvg.heads.fsm.losses import TERMS
+from stvg.heads.losses import MeanOver, Term
 from stvg.heads.training.ranks import joined
 from stvg.heads.training.run import Run
 from stvg.heads.training.train import step, train

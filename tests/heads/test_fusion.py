@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stvg.heads.fusion import Fusion, FusionConfig, GatedMatching
+from stvg.heads.fsm.fusion import Fusion, FusionConfig, GatedMatching
 from stvg.heads.published_names import MATCHING
 
 LINEARS = {theirs: ours for theirs, ours in MATCHING.items() if theirs != "outputs"} | {"output": "out"}

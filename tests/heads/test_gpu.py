@@ -14,7 +14,7 @@ from stvg.cache.index import Cache
 from stvg.evaluate.evaluation import load_head, tubes_of
 from stvg.heads.experiment import load_experiment
 from stvg.heads.losses import Criterion
-from stvg.heads.model import build_model
+from stvg.heads.table import build_model
 from stvg.heads.training import train as training
 from stvg.heads.training.run import Run
 

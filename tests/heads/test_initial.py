@@ -13,8 +13,9 @@ from stvg.errors import CheckpointError
 from stvg.heads.checkpoint import save_checkpoint
 from stvg.heads.experiment import load_experiment
 from stvg.heads.initial import start_from
-from stvg.heads.model import FeatureFacts, build_model
+from stvg.heads.model_config import FeatureFacts
 from stvg.heads.published import import_weights
+from stvg.heads.table import build_model
 
 from ..encoders import levels
 

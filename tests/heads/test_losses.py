@@ -6,6 +6,7 @@ import json
 import math
 import re
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -21,19 +22,9 @@ from stvg.cache.batches.batch import Targets
 from stvg.errors import UsageError
 from stvg.heads.boxes import generalised_iou, to_corners
 from stvg.heads.experiment import load_experiment
-from stvg.heads.losses import (
-    EPSILON,
-    TERMS,
-    Criterion,
-    LossConfig,
-    box_losses,
-    focal_label_loss,
-    guided_attention_loss,
-    mrcl_loss,
-    softmax_label_loss,
-    span_loss,
-)
-from stvg.heads.matching import match_tubes
+from stvg.heads.fsm.losses import TERMS, LossConfig, focal_label_loss, mrcl_loss, softmax_label_loss
+from stvg.heads.fsm.matching import match_tubes
+from stvg.heads.losses import EPSILON, Criterion, box_losses, guided_attention_loss, span_loss
 from stvg.heads.model import LayerOutput, Output
 
 
@@ -302,7 +293,7 @@ def test_settings_that_cannot_be_meant_are_refused_with_a_hint(assignment, hint)
 def test_every_shipped_preset_loads():
     from stvg.heads.experiment import presets
 
-    assert presets() == ["paper", "paper-hcstvg", "tiny", "tubedetr"]
+    assert presets() == ["paper", "paper-hcstvg", "stcat", "stcat-hcstvg", "tiny", "tubedetr"]
     assert all(load_experiment(p).train.epochs > 0 for p in presets())
 
 
@@ -317,9 +308,12 @@ def test_every_setting_the_documents_name_exists():
     }
     assert len(named) > 15
     for setting in named:
-        name, _, value = setting.partition("=")
-        holder = load_experiment("paper")
-        for part in name.split("."):
-            holder = getattr(holder, part)
-        if value:
-            load_experiment("tubedetr", [setting])  # a stride goes without fusion
+        assert any(takes(preset, *setting.partition("=")[::2]) for preset in ("paper", "tubedetr", "stcat")), setting
+
+
+def takes(preset, name, value):
+    try:
+        attrgetter(name)(load_experiment(preset, [f"{name}={value}"] if value else []))
+    except (UsageError, AttributeError):
+        return False
+    return True

@@ -11,8 +11,9 @@ from stvg.cache.batches.batch import Targets
 from stvg.cache.index import Cache
 from stvg.evaluate.evaluation import load_head, open_split, tubes_of
 from stvg.heads.experiment import load_experiment
-from stvg.heads.losses import Criterion, LossConfig
-from stvg.heads.matching import match_tubes
+from stvg.heads.fsm.losses import LossConfig
+from stvg.heads.fsm.matching import match_tubes
+from stvg.heads.losses import Criterion
 from stvg.heads.model import LayerOutput, Output
 from stvg.heads.training.run import Run
 from stvg.heads.training.train import train

@@ -7,9 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from stvg.heads.fusion import FusionConfig
-from stvg.heads.losses import Criterion, LossConfig
-from stvg.heads.model import FeatureFacts, ModelConfig, build_model
+from stvg.heads.fsm.fusion import FusionConfig
+from stvg.heads.fsm.losses import LossConfig
+from stvg.heads.losses import Criterion
+from stvg.heads.model_config import FeatureFacts, ModelConfig, TubeDETRConfig
+from stvg.heads.table import build_model
 
 from ..encoders import RESNET
 from .clips import CLIPS, FACTS, RandomClip, batch, small
@@ -59,14 +61,12 @@ def test_every_row_of_the_ablation_tables_has_its_number_of_parameters(row):
     ("change", "reason"),
     [
         ({"stride": 0}, "at least 1"),
-        ({"stride": 2}, "fusion.frame_level"),
-        ({"stride": 2, "fusion": FusionConfig(frame_level=False)}, "fusion.video_level"),
-        ({"fast": True, "fusion": FusionConfig(**OFF)}, "with stride 1 none is"),
+        ({"stride": 1}, "with stride 1 none is"),
     ],
 )
 def test_a_stride_that_nothing_defines_is_refused(change, reason):
     with pytest.raises(ValueError, match=reason):
-        replace(ModelConfig(), **change)
+        replace(TubeDETRConfig(), **change)
 
 
 @pytest.mark.parametrize(
@@ -136,9 +136,11 @@ VARIANTS = [
     {"fusion": {"video_level": False}},
     {"fusion": {"gate": False}},
     {"fusion": {"scale": False}},
-    {"fusion": OFF, "stride": 2},
-    {"fusion": OFF, "stride": 3, "fast": True},
-    {"fusion": OFF, "stride": 2, "fast": True, "qmm": False},
+    {"head": "tubedetr", "stride": 1, "fast": False},
+    {"head": "tubedetr", "fast": False},
+    {"head": "tubedetr", "stride": 3},
+    {"head": "tubedetr"},
+    {"head": "stcat"},
 ]
 
 
@@ -187,7 +189,7 @@ def test_gradients_of_a_padded_batch_are_the_sum_of_single_ones():
 def test_memory_of_a_frame_reaches_only_the_queries_of_that_frame_within_one_layer():
     config = small(decoder_layers=1)
     model, inputs, _, _ = forward(CLIPS[:1], config)
-    memory, position, padding, _ = model.encode(inputs)
+    memory, position, padding = model.encode(inputs)
     query = torch.randn(1, 3, 7, 32, dtype=torch.float64)
     before, _ = model.decoder(query, memory, position, padding, inputs.frame_padding)
     changed = memory.clone()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stvg.heads.losses import Criterion, LossConfig
-from stvg.heads.model import build_model
+from stvg.heads.fsm.losses import LossConfig
+from stvg.heads.losses import Criterion
+from stvg.heads.table import build_model
 
 from .clips import CLIPS, FACTS, batch, small
 from .test_model import doubled

@@ -22,8 +22,9 @@ from stvg.cache.index import Cache
 from stvg.errors import UsageError
 from stvg.heads.checkpoint import load_checkpoint
 from stvg.heads.experiment import load_experiment
-from stvg.heads.losses import TERMS, Criterion, LossConfig
-from stvg.heads.model import build_model
+from stvg.heads.fsm.losses import TERMS, LossConfig
+from stvg.heads.losses import Criterion
+from stvg.heads.table import build_model
 from stvg.heads.training.ranks import Ranks, Share
 from stvg.heads.training.run import Run
 from stvg.heads.training.train import train

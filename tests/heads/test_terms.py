@@ -12,16 +12,8 @@ from hypothesis import strategies as st
 from stvg.cache.batches.batch import Targets
 from stvg.errors import UsageError
 from stvg.heads.experiment import load_experiment
-from stvg.heads.losses import (
-    TERMS,
-    Criterion,
-    LossConfig,
-    MeanOver,
-    Term,
-    counts,
-    guided_attention_loss,
-    span_loss,
-)
+from stvg.heads.fsm.losses import TERMS, LossConfig
+from stvg.heads.losses import Criterion, MeanOver, Term, counts, guided_attention_loss, span_loss
 from stvg.heads.model import Anchor, LayerOutput, Output
 from stvg.heads.training.ranks import Share
 

@@ -17,17 +17,19 @@ from torch import Tensor
 from stvg.cache.batches.batch import Inputs
 from stvg.cache.schema import Level
 from stvg.heads.experiment import load_experiment
-from stvg.heads.fusion import FusionConfig
 from stvg.heads.layers import sine_2d, time_code
-from stvg.heads.model import FSM, FeatureFacts, ModelConfig, Output, build_model
+from stvg.heads.model import Output
+from stvg.heads.model_config import FeatureFacts, TubeDETRConfig
 from stvg.heads.published import translate
+from stvg.heads.table import build_model
+from stvg.heads.tubedetr import TubeDETR
 
 from ..encoders import RESNET
 
 CASES = ("s0_single", "s0_batch", "s0_batch_pad", "s2_fast_single", "s4_fast_batch_pad", "s5_slow_single")
 
 
-def imported(path: Path, config: ModelConfig) -> FSM:
+def imported(path: Path, config: TubeDETRConfig) -> TubeDETR:
     """A head with the weights of the small recorded model; the fast branch's are left out where there is none."""
     published = load_file(path)
     times = published["transformer.time_embed.te"]
@@ -63,16 +65,13 @@ class Case:
         return max(self.facts["stride"], 1)
 
     @cached_property
-    def config(self) -> ModelConfig:
-        return ModelConfig(
+    def config(self) -> TubeDETRConfig:
+        return TubeDETRConfig(
             d=64,
             ffn=128,
             encoder_layers=2,
             decoder_layers=2,
             max_frames=200,
-            num_queries=1,
-            qmm=False,
-            fusion=FusionConfig(frame_level=False, video_level=False),
             stride=self.stride,
             fast=self.facts["fast"],
         )
@@ -94,7 +93,7 @@ class Case:
         return Inputs(c5, cells, frame_index, frame_padding, tokens, self.recorded["text_mask"])
 
     @cached_property
-    def model(self) -> FSM:
+    def model(self) -> TubeDETR:
         return imported(self.folder / "tubedetr_small.safetensors", self.config)
 
     @cached_property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from stvg.cache.sampling import grid_frames, interpolate_boxes, moment_slots, spread
 from stvg.cache.view import View
 from stvg.heads.decision import Window
-from stvg.heads.stcat.decision import explain_passes, join_passes, passes
+from stvg.heads.stcat.decision import explain_passes, join_passes, passes_of
 
 from .recorded import described, tensors
 
@@ -30,7 +31,8 @@ def windows_of(case: dict[str, Any], folder: Path) -> list[Window]:
     height, width = case["original_size_hw"]
     view, frames = View.evaluation(width, height, 448, 720), np.array(case["frame_ids"])
     found = []
-    for of_pass in passes(np.arange(len(frames)), 2):
+    for first in range(2):
+        of_pass = np.arange(len(frames))[first::2]
         T = len(of_pass)
         span, looks = sted.view(-1, 2)[of_pass][None].float(), torch.full((1, T, T), 1 / T)
         found.append(Window(Sample(), view, frames[of_pass], boxes[of_pass][None].float(), span, None, looks))
@@ -107,11 +109,16 @@ def test_spread_frames_keep_both_ends_and_differ(n: int, count: int) -> None:
     assert found[-1] == n - 1 or count == 1
 
 
-@given(st.integers(1, 40), st.integers(1, 5))
-def test_passes_share_no_slot_and_lose_none(n: int, count: int) -> None:
-    found = passes(np.arange(n), count)
-    assert sorted(np.concatenate(found).tolist()) == list(range(n))
-    assert max(map(len, found)) - min(map(len, found)) <= 1
+def test_windows_of_one_pass_are_one_decision(shared: Path) -> None:
+    """A pass that is read in two windows gives what it gives in one."""
+    folder = shared / "golden"
+    case = next(c for c in described(folder)["evaluation"] if c["name"] == "vidstg_short")
+    whole = windows_of(case, folder)
+    parts = [replace(w, frames=w.frames[cut], boxes=w.boxes[:, cut], span=w.span[:, cut]) for w in whole for cut in (slice(0, 5), slice(5, None))]  # fmt: skip  # noqa: E501
+    assert [len(p) for p in passes_of(parts)] == [2, 2]
+    one, other = join_passes(whole), join_passes(parts)
+    assert (one.start, one.end) == (other.start, other.end)
+    np.testing.assert_array_equal(one.boxes, other.boxes)
 
 
 def test_evidence_of_two_passes_is_that_of_their_slots_in_order(shared: Path) -> None:

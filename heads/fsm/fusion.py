@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import attend, merge_heads, split_heads
-from .dropout import dropout
+from ..attention import attend, merge_heads, split_heads
+from ..dropout import dropout
 
 FUSION_HEADS = 2
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .boxes import generalised_iou
+from ..boxes import generalised_iou
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 BOX_COST, GIOU_COST, LABEL_COST = 5.0, 2.0, 0.2

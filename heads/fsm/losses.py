@@ -1,0 +1,141 @@
+"""FSM's objective: the terms that every head has, and those of its candidates and its second stream.
+
+B samples, N candidate tubes, T slots. All terms are computed in float32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...cache.batches.batch import Targets
+from ..losses import TUBE_TERMS, Matched, MeanOver, Term, TubeLoss, box_losses
+from .matching import FOCAL_ALPHA, FOCAL_GAMMA, match_tubes
+
+if TYPE_CHECKING:
+    from ..model import LayerOutput
+    from ..model_config import HeadConfig
+
+MRCL_TEMPERATURE = 0.1
+
+
+@dataclass(frozen=True)
+class LossConfig(TubeLoss):
+    """Weights of FSM's terms, and the two disputed forms."""
+
+    label: float = 0.2
+    mrcl: float = 2.0
+    """2 for VidSTG, 1 for HC-STVG."""
+    anchor: float = 1.0
+    """Boxes decoded from the annotated regions: this times the L1 and GIoU weights."""
+    mrcl_form: str = "paper"
+    """``paper``: eq 10. ``framewise``: the published code's softmax over candidates, frame by frame."""
+    label_form: str = "focal"
+    """``focal``: sigmoid focal loss over all candidates. ``softmax``: the published code's joint cross-entropy."""
+
+    @property
+    def terms(self) -> dict[str, Term]:
+        """See `TubeLoss`."""
+        return TERMS
+
+    @property
+    def scores(self) -> bool:
+        """See `TubeLoss`."""
+        return self.label > 0
+
+    def trains(self, model: HeadConfig) -> bool:
+        """See `TubeLoss`. A second stream has queries of its own, and one candidate no others to differ from."""
+        of_candidates = (self.label, self.mrcl if getattr(model, "num_queries", 1) > 1 else 0)
+        of_any_head = (self.l1, self.giou, self.span, self.attention)
+        return any(of_any_head) or (getattr(model, "qmm", False) and any(of_candidates))
+
+    def match(self, layer: LayerOutput, targets: Targets) -> Tensor:
+        """See `TubeLoss`; of several tubes, the nearest."""
+        if layer.boxes.shape[1] == 1:
+            return super().match(layer, targets)
+        boxes, inside = targets.boxes, targets.in_moment
+        return match_tubes(layer.boxes, layer.score, boxes, inside, self.l1, self.giou, self.label)
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("mrcl_form", ("paper", "framewise")), ("label_form", ("focal", "softmax"))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
+        super().__post_init__()
+
+
+def focal_label_loss(score: Tensor, matched: Tensor, in_moment: Tensor) -> Tensor:
+    """Sigmoid focal loss of (B, N, T) logits on the moments' slots: 1 for the matched tube, 0 for the others."""
+    target = F.one_hot(matched, score.shape[1]).float()[:, :, None].expand(score.shape)
+    cross_entropy = F.binary_cross_entropy_with_logits(score.float(), target, reduction="none")
+    p = score.float().sigmoid()
+    correct = target * p + (1 - target) * (1 - p)
+    weight = target * FOCAL_ALPHA + (1 - target) * (1 - FOCAL_ALPHA)
+    loss = weight * (1 - correct) ** FOCAL_GAMMA * cross_entropy
+    return loss.masked_fill(~in_moment[:, None], 0).sum() / in_moment.sum().clamp(min=1)
+
+
+def softmax_label_loss(score: Tensor, matched: Tensor, in_moment: Tensor) -> Tensor:
+    """The published code's form: log-softmax over all (candidate, slot) pairs of a moment, at the matched tube."""
+    logits = score.float().masked_fill(~in_moment[:, None], -torch.inf).flatten(1)
+    rows = torch.arange(len(score), device=score.device)
+    log_p = logits.log_softmax(-1).view(score.shape)[rows, matched]  # (B, T)
+    return -log_p.masked_fill(~in_moment, 0).sum() / in_moment.sum().clamp(min=1)
+
+
+def mrcl_loss(states: Tensor, anchor: Tensor, matched: Tensor, in_moment: Tensor, form: str) -> Tensor:
+    """The mismatching rectify contrastive loss (eq 10), mean over samples. Its floor is log Δ, not zero.
+
+    states (B, N, T, d): decoder states of the candidates. anchor (B, T, d): states decoded from the annotated regions;
+    read only where ``in_moment``. Cosine similarity over 0.1. With one candidate there is nothing to contrast: zero.
+    """
+    if states.shape[1] == 1:
+        return states.new_zeros((), dtype=torch.float32)
+    states, anchor = F.normalize(states.float(), dim=-1), F.normalize(anchor.float(), dim=-1)
+    similarity = torch.einsum("bntd,btd->bnt", states, anchor) / MRCL_TEMPERATURE
+    similarity = similarity.masked_fill(~in_moment[:, None], 0)
+    rows = torch.arange(len(states), device=states.device)
+    slots = in_moment.sum(-1).clamp(min=1)
+    if form == "framewise":
+        per_slot = -similarity.log_softmax(1)[rows, matched]
+        return (per_slot.masked_fill(~in_moment, 0).sum(-1) / slots).mean()
+    everything = similarity.masked_fill(~in_moment[:, None], -torch.inf).flatten(1).logsumexp(-1)
+    positive = similarity[rows, matched].sum(-1) / slots
+    return (everything - positive).mean()
+
+
+def mrcl_floor(in_moment: Tensor) -> Tensor:
+    """What eq 10 gives at perfect alignment: log Δ, mean over samples (B, T)."""
+    return in_moment.sum(-1).clamp(min=1).float().log().mean()
+
+
+def of_label(m: Matched) -> Tensor | None:
+    if m.layer.score is None:
+        return None
+    loss = focal_label_loss if m.config.label_form == "focal" else softmax_label_loss
+    return loss(m.layer.score, m.index, m.targets.in_moment)
+
+
+def of_anchor(m: Matched) -> Tensor | None:
+    if m.anchor is None:
+        return None
+    l1, giou = box_losses(m.anchor.boxes, m.targets.boxes, m.targets.slots)
+    return m.config.l1 * l1 + m.config.giou * giou
+
+
+def of_mrcl(m: Matched) -> Tensor | None:
+    if m.anchor is None:
+        return None
+    states, inside = m.layer.states, m.targets.in_moment
+    return mrcl_loss(states, m.anchor.states, m.index, inside, m.config.mrcl_form)
+
+
+TERMS = TUBE_TERMS | {
+    "label": Term(of_label, lambda c: c.label, MeanOver.SLOTS),
+    "anchor": Term(of_anchor, lambda c: c.anchor if c.l1 or c.giou else 0.0, MeanOver.SLOTS),
+    "mrcl": Term(of_mrcl, lambda c: c.mrcl, MeanOver.SAMPLES),
+}
+"""What FSM is trained with."""

@@ -1,0 +1,135 @@
+"""The FSM head: fusion, space-text encoder, two-stream decoder, and the small heads that read boxes, spans and scores."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from ...cache.batches.batch import Inputs, Targets
+from ..boxes import to_corners
+from ..layers import MaskedGroupNorm, Standard, StoredLinear, roi_align, roi_sine, time_code
+from ..model import Anchor, Output, TubeHead
+from ..model_config import GROUPS, FeatureFacts, ModelConfig
+from .fusion import Fusion
+
+
+class LevelProjection(nn.Module):
+    """A further level to width d: a 1x1 convolution (a linear layer on channels-last cells) and, optionally, group norm.
+
+    On stored regions the norm's statistics are taken over the region instead of the map, which is not the same model:
+    train on a cache of ``--levels full``, or with ``proj_norm=none``, where that matters.
+    """
+
+    def __init__(self, channels: int, d: int, norm: str) -> None:
+        super().__init__()
+        self.conv = StoredLinear(channels, d)
+        self.norm = MaskedGroupNorm(GROUPS, d) if norm == "groupnorm" else None
+
+    def forward(self, cells: Tensor, padding: Tensor | None = None, standard: Standard | None = None) -> Tensor:
+        """cells (G, L, channels), padding (G, L) bool → (G, L, d)."""
+        cells = self.conv(cells, standard)
+        return cells if self.norm is None else self.norm(cells, padding)
+
+
+class FSM(TubeHead):
+    """Feature semantic matching for spatio-temporal video grounding, from cached features."""
+
+    def __init__(self, config: ModelConfig, features: FeatureFacts, scored: bool = True) -> None:
+        """``scored``: candidates say whether they are the one meant. Not without a loss that teaches them to."""
+        super().__init__(config, features, config.num_queries if config.qmm else 1)
+        c, d = config, config.d
+        self.config, self.scored = config, scored and config.qmm
+        self.fusion = Fusion(d, c.max_frames, c.fusion, c.dropout)
+        if c.qmm:
+            self.class_embed = nn.Linear(d, 1)
+            self.anchor_query = nn.Embedding(1, d)
+            if self.region_levels:
+                projections = {k.name: LevelProjection(k.channels, d, c.proj_norm) for k in self.region_levels}
+                self.level_proj = nn.ModuleDict(projections)
+            self.anchor_layers = None if c.shared_decoder else copy.deepcopy(self.decoder.layers)
+
+    def forward(self, inputs: Inputs, targets: Targets | None = None) -> Output:
+        """Candidate tubes of every sample. ``targets`` run the training-only second stream; inference has none to give."""
+        memory, position, padding = self.encode(inputs)
+        B, T = inputs.frame_padding.shape
+        times = time_code(T, self.config.d, memory.device)
+        query_position = self.query_embed.weight[None, :, None] + times
+        states, attention = self.decoder(
+            query_position.expand(B, -1, -1, -1), memory, position, padding, inputs.frame_padding
+        )
+        layers = [self.read(s, a) for s, a in zip(states, attention, strict=True)]
+        anchor = None
+        if targets is not None and self.config.qmm:
+            anchor = self.anchor_stream(inputs, targets, memory, times)
+        return Output(layers, anchor)
+
+    def encode(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
+        """Memory of frames and words that have met; see `TubeHead.remember`."""
+        x, words = self.fusion(
+            self.project(inputs.maps),
+            self.resizer(inputs.tokens),
+            inputs.cell_padding.flatten(1),
+            inputs.token_padding,
+            inputs.frame_index,
+            inputs.frame_padding,
+        )
+        return self.remember(x, words, inputs)  # eq 6
+
+    def score(self, states: Tensor) -> Tensor | None:
+        """See `TubeHead`."""
+        return self.class_embed(states).squeeze(-1) if self.scored else None
+
+    def anchor_stream(self, inputs: Inputs, targets: Targets, memory: Tensor, times: Tensor) -> Anchor:
+        """Stream 2: decode the annotated tube from its own regions, on the moment's slots only.
+
+        The slots of every sample's moment are packed to the left, so that no frame outside costs anything.
+        """
+        inside, (sample, slot) = targets.in_moment, targets.slots
+        order = (~inside).to(torch.int8).argsort(dim=1, stable=True)[:, : targets.longest]  # (B, D) slots
+        kept, place = inside.gather(1, order), inside.cumsum(1)[sample, slot] - 1  # place (G,) among the D
+        regions, region_position = self.regions(inputs, targets, memory)  # (G, L·S², d)
+        B, D = order.shape
+        region_memory = regions.new_zeros(B, D, *regions.shape[1:])
+        region_code = torch.zeros_like(region_memory)
+        region_memory[sample, place], region_code[sample, place] = regions, region_position.to(regions.dtype)
+        position = (self.anchor_query.weight + times[order])[:, None]  # (B, 1, D, d), the same times as stream 1
+        states, _ = self.decoder(position, region_memory, region_code, None, ~kept, self.anchor_layers)
+        full = states[-1].new_zeros(B, inside.shape[1], self.config.d)
+        full[sample, slot] = states[-1][sample, 0, place]
+        return Anchor(self.boxes(full), full)
+
+    def regions(self, inputs: Inputs, targets: Targets, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """RoI-aligned features of the annotated boxes over all levels, and their position codes: two (G, L·S², d)."""
+        sample, slot = targets.slots
+        size = targets.size[sample]  # (G, 2) width, height
+        corners = to_corners(targets.boxes[sample, slot]) * size.repeat(1, 2)  # rendition pixels
+        features, codes = [], []
+        for level in (*self.region_levels, self.memory_level):
+            cells = corners / level.stride
+            extents = torch.div(size.flip(1) + level.stride - 1, level.stride, rounding_mode="floor")  # rows, columns
+            if level is self.memory_level:  # from the memory, so that anchors live in the space stream 1 decodes
+                h, w = inputs.maps.shape[1:3]
+                maps = memory[sample, slot, : h * w].unflatten(1, (h, w))
+                features.append(roi_align(maps, cells, extents, self.features.roi_size))
+            else:
+                features.append(self.level_regions(level.name, targets, cells, extents))
+            codes.append(roi_sine(cells, extents, self.config.d, self.features.roi_size))
+        return torch.cat(features, dim=1), torch.cat(codes, dim=1)
+
+    def level_regions(self, level: str, targets: Targets, corners: Tensor, extents: Tensor) -> Tensor:
+        """Projected RoI features (G, S², d) of a further level, from stored regions or from stored maps."""
+        projection = self.level_proj[level]
+        assert isinstance(projection, LevelProjection)
+        if level in targets.regions:
+            return projection(targets.regions[level], None, self.standard(level))
+        if level not in targets.maps:
+            raise ValueError(f"the batch has neither regions nor maps of level {level}")
+        maps = targets.maps[level]
+        h, w = maps.shape[1:3]
+        rows = torch.arange(h, device=maps.device)[None, :, None] >= extents[:, 0, None, None]
+        columns = torch.arange(w, device=maps.device)[None, None] >= extents[:, 1, None, None]
+        padding = (rows | columns).flatten(1)
+        projected = projection(maps.flatten(1, 2), padding, self.standard(level)).unflatten(1, (h, w))
+        return roi_align(projected, corners, extents, self.features.roi_size)

@@ -1,0 +1,70 @@
+"""TubeDETR, the baseline: one candidate tube, every stride-th frame encoded, and a fast branch for the frames between."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ..cache.batches.batch import Inputs, Targets
+from .layers import time_code
+from .model import Output, TubeHead
+from .model_config import FeatureFacts, TubeDETRConfig
+
+
+class TubeDETR(TubeHead):
+    """One tube per sentence, from cached features of one level."""
+
+    def __init__(self, config: TubeDETRConfig, features: FeatureFacts) -> None:
+        super().__init__(config, features, queries=1)
+        d = config.d
+        self.config = config
+        if config.fast:
+            self.fast_encoder, self.fast_residual = nn.Linear(d, d), nn.Linear(d, d)
+            nn.init.zeros_(self.fast_residual.weight)  # so that memory starts as the encoder's
+            nn.init.zeros_(self.fast_residual.bias)
+
+    def forward(self, inputs: Inputs, targets: Targets | None = None) -> Output:
+        """The tube of every sample, from all decoder layers. ``targets`` are not looked at."""
+        memory, position, padding = self.encode(inputs)
+        B, T = inputs.frame_padding.shape
+        query = (self.query_embed.weight[None, :, None] + time_code(T, self.config.d, memory.device)).expand(
+            B, -1, -1, -1
+        )
+        states, attention = self.decoder(query, memory, position, padding, inputs.frame_padding)
+        return Output([self.read(s, a) for s, a in zip(states, attention, strict=True)])
+
+    def encode(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
+        """Memory of every stride-th slot, repeated for the slots up to the next one; see `TubeHead.remember`."""
+        T, stride = inputs.frame_padding.shape[1], self.config.stride
+        slow = inputs if stride == 1 else every(inputs, stride, keep_frames=self.config.fast)
+        visual = self.project(slow.maps)  # (U, h·w, d)
+        words = self.resizer(inputs.tokens)[:, None].expand(-1, slow.frame_index.shape[1], -1, -1)
+        memory, position, padding = self.remember(visual[slow.frame_index], words, slow)
+        if stride > 1:
+            nearest = torch.arange(T, device=memory.device) // stride
+            # A clip's frames are all of one size, so the slow frame's padding is also its followers'.
+            memory, position, padding = memory[:, nearest], position[:, nearest], padding[:, nearest]
+        if self.config.fast:
+            memory = self.correct(memory, visual, inputs.frame_index)
+        return memory, position, padding
+
+    def correct(self, memory: Tensor, visual: Tensor, frame_index: Tensor) -> Tensor:
+        """The fast branch: add to the visual part of repeated memory (B, T, S, d) what each slot's own frame shows.
+
+        ``visual`` (U, h·w, d): projected tokens of the distinct frames. Words are left as they are.
+        """
+        own = self.fast_encoder(visual)[frame_index]  # (B, T, h·w, d)
+        seen, words = memory.split([own.shape[2], memory.shape[2] - own.shape[2]], dim=2)
+        return torch.cat([seen + self.fast_residual(seen + own), words], dim=2)
+
+
+def every(inputs: Inputs, stride: int, keep_frames: bool) -> Inputs:
+    """Every stride-th slot. Unless ``keep_frames``, frames behind no such slot are dropped, and cost nothing."""
+    index, padding = inputs.frame_index[:, ::stride], inputs.frame_padding[:, ::stride]
+    if keep_frames:
+        return replace(inputs, frame_index=index, frame_padding=padding)
+    rows, index = index.unique(return_inverse=True)
+    maps, cells = inputs.maps[rows], inputs.cell_padding[rows]
+    return replace(inputs, maps=maps, cell_padding=cells, frame_index=index, frame_padding=padding)
