@@ -12,8 +12,7 @@ from stvg.heads.table import build_model
 from .clips import CLIPS, FACTS, batch, small
 from .test_model import doubled
 
-OFF = {"frame_level": False, "video_level": False}
-VARIANTS = [{}, {"whole": True, "proj_norm": "none"}, {"fusion": OFF, "stride": 2, "fast": True}]
+VARIANTS = [{}, {"whole": True, "proj_norm": "none"}, {"head": "tubedetr"}]
 
 
 def trained_a_step(variant, dtype):
