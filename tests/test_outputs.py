@@ -34,6 +34,8 @@ FOLDERS = {
     "extract --out": ("extract", *DATA, "--backbone", "tiny", "--out"),
     "cache convert TARGET": ("cache", "convert", "gone", "--store", "hdf5"),
     "cache merge OUT": ("cache", "merge"),
+    "cache export OUT": ("cache", "export", "gone"),
+    "cache import --out": ("cache", "import", "gone", "--name", "mine", *DATA, "--stride", "8", "--out"),
     "weights import --out": ("weights", "import", "gone", "--out"),
     "train-head --out": ("train-head", "--cache", "gone", "--out"),
     "ablate --out": ("ablate", "--cache", "gone", "--out"),
@@ -251,7 +253,7 @@ def test_a_fault_of_a_disk_is_one_message_whatever_the_command_did(stvg, tiny_ca
         def summarise(_: object) -> None:
             raise error
 
-        monkeypatch.setattr("stvg.cache.summary.summarise", summarise)
+        monkeypatch.setattr("stvg.cache.upkeep.summary.summarise", summarise)
         return stvg("cache", "info", tiny_cache)
 
     for number in (errno.EIO, errno.EACCES, errno.EMFILE, errno.ESTALE):

@@ -78,5 +78,5 @@ def test_the_real_vocabulary_feeds_a_full_sized_roberta(shared):
     (hidden,) = encoder.encode(["a child wearing a red hat holds a bat."])
     assert hidden.shape[1] == 768
     assert np.isfinite(hidden).all()
-    assert sum(p.numel() for p in encoder.module.parameters()) == 124_645_632
+    assert sum(p.numel() for p in encoder.parameters()) == 124_645_632
     assert torch.is_grad_enabled()

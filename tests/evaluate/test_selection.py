@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -53,12 +55,13 @@ def test_a_cache_without_a_validation_split_validates_on_nothing_and_the_best_is
 def test_a_cache_with_a_validation_split_is_validated_on_it(tiny_cache, monkeypatch):
     from stvg.heads.training import request
 
-    given = dict.fromkeys((*request.PLACES, "val_split", "mode"), None)
+    given = dict.fromkeys((*request.PLACES, "annotation_set", "val_split", "mode"), None)
     given |= {"cache_path": tiny_cache, "preset": "tiny", "assignments": (), "split": "train", "protocol": "dense"}
     given |= {"weights_seed": 0}
     assert request.requested(given, CPU).val_split == "none"
-    table = Cache.open(tiny_cache).samples
-    monkeypatch.setattr("stvg.cache.table._shared_texts", lambda _: ["train", "val"] * (len(table) // 2))
+    annotations = Cache.open(tiny_cache).annotations
+    with_val = replace(annotations, splits={**annotations.splits, "val": annotations.splits["test"]})
+    monkeypatch.setattr("stvg.cache.index.Cache.open", lambda *_: SimpleNamespace(annotations=with_val))
     assert request.requested(given, CPU).val_split == "val"
 
 
