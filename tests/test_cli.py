@@ -281,7 +281,7 @@ def test_options_that_do_not_go_together_are_usage_errors(stvg, tmp_path):
     assert ran.code == 2
     assert "--dataset" in ran.err
     says(stvg("train-head", "--cache", tmp_path, "--preset", "papr"), "did you mean 'paper'")
-    says(stvg("train-head", "--cache", tmp_path, "--set", "model.headz=3"), "did you mean 'heads'")
+    says(stvg("train-head", "--cache", tmp_path, "--set", "model.num_querys=3"), "did you mean 'num_queries'")
 
 
 def test_the_recorded_scores_come_out_of_the_command(stvg, shared, tmp_path):

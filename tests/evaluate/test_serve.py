@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPResponse
@@ -111,7 +112,12 @@ def test_a_video_that_is_sent_is_grounded_and_shown_and_no_text_means_anything_t
     assert re.fullmatch(r"\d+\.\d – \d+\.\d s", page.locator(".chip").first.text_content())
     assert page.locator("#status").text_content() == ""
     page.locator(".answer button").first.click()
-    page.wait_for_function("document.querySelector('video').currentTime > 0")
+    deadline = time.monotonic() + 30
+    while not page.evaluate(
+        "document.querySelector('video').currentTime > 0"
+    ):  # the page forbids what would wait in it
+        assert time.monotonic() < deadline
+        page.wait_for_timeout(50)
     film = page.locator("video").first.evaluate("(film) => [film.error, film.videoWidth, film.duration > 1]")
     assert film == [None, 160, True]
 

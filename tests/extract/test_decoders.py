@@ -118,7 +118,7 @@ worker.main()
 
 
 def test_frames_passed_on_the_way_to_a_late_segment_are_progress(videos):
-    settings = Settings(slot_bytes=2**18, timeout=1, program=(sys.executable, "-c", SLOW))
+    settings = Settings(slot_bytes=2**18, timeout=2, program=(sys.executable, "-c", SLOW))
     late = replace(job(videos[0]), frames=np.array([39]))
     pixels, errors = run(settings, [late])
     assert errors == {"0": None}

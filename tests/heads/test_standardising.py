@@ -18,7 +18,7 @@ from stvg.errors import CacheError
 from stvg.evaluate.evaluation import load_head, open_split, tubes_of
 from stvg.heads.experiment import load_experiment
 from stvg.heads.layers import Standard, StoredLinear
-from stvg.heads.model import build_model
+from stvg.heads.table import build_model
 from stvg.heads.training.run import Run
 from stvg.heads.training.train import train
 
