@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,6 +76,21 @@ class OutFolder(LocalPlace):
         return writable_folder(super().convert(value, param, ctx))
 
 
+class Rate(click.ParamType):
+    """A finite number above 0."""
+
+    name = "float"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            found = float(value)
+        except ValueError:
+            found = math.nan
+        if not 0 < found < math.inf:
+            self.fail(f"{value} is no finite number above 0", param, ctx)
+        return found
+
+
 FOLDER, CACHE = LocalPlace(), CachePlace()
 OUT_FILE, OUT_FOLDER, OUT_CACHE = OutFile(), OutFolder(), OutCache()
 
@@ -126,9 +142,13 @@ vidor_option = click.option(
     "--vidor", type=FOLDER, metavar="DIR", help="VidOR folder, if not inside the dataset folder."
 )
 sampling_options = options(
-    click.option("--fps", type=float, default=5.0, show_default=True, help="Frames looked at per second of video."),
+    click.option("--fps", type=Rate(), default=5.0, show_default=True, help="Frames looked at per second of video."),
     click.option(
-        "--max-frames", type=int, default=100, show_default=True, help="Longer clips are thinned to this many."
+        "--max-frames",
+        type=click.IntRange(min=1),
+        default=100,
+        show_default=True,
+        help="Longer clips are thinned to this many.",
     ),
 )
 device_option = click.option(

@@ -280,6 +280,12 @@ def test_options_that_do_not_go_together_are_usage_errors(stvg, tmp_path):
     ran = stvg("evaluate", "--predictions", tmp_path / "x.jsonl")
     assert ran.code == 2
     assert "--dataset" in ran.err
+    words = ("extract", "--dataset", "json", "--annotations", tmp_path, "--out", tmp_path / "new")
+    for bad in (("--fps", "nan"), ("--fps", "inf"), ("--fps", "0"), ("--max-frames", "0")):
+        ran = stvg(*words, *bad)
+        assert ran.code == 2, bad
+        assert bad[0] in ran.err
+    assert stvg("encoder", "check", "tiny", "--resolution", "0").code == 2
     says(stvg("train-head", "--cache", tmp_path, "--preset", "papr"), "did you mean 'paper'")
     says(stvg("train-head", "--cache", tmp_path, "--set", "model.num_querys=3"), "did you mean 'num_queries'")
 

@@ -20,6 +20,8 @@ from ...errors import CacheError
 from ..schema import FORMAT_VERSION
 
 CHUNK_BYTES = 64 * 1024
+FOREIGN = "does not belong there; it is left alone"
+"""How the message ends about a file that lies in a unit and is none of its own."""
 REPAIR = "stvg cache verify --repair removes this unit; then extract it again"
 ROWS = "rows"
 """The attribute by which an array says what its rows are: ``frame``, ``region``, ``token``."""

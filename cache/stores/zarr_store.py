@@ -24,7 +24,7 @@ from ...objects import Location
 from .chunk_file import ChunkFile
 from .contract import Store
 from .rows import Chunks
-from .unit import REPAIR, ROWS, ArrayFacts, UnitRecord, UnitWriter
+from .unit import FOREIGN, REPAIR, ROWS, ArrayFacts, UnitRecord, UnitWriter
 
 RECORD = "record.json"
 DOCUMENT = "zarr.json"
@@ -99,7 +99,7 @@ class ZarrStore(Store):
         wanted, present = {RECORD, *record.files, *shards}, self._names(place)
         folders = record.arrays.keys()
         problems = [f"{record.key}: {name} is missing" for name in sorted(wanted - present)]
-        problems += [f"{record.key}: {name} does not belong there" for name in sorted(present - wanted - folders)]
+        problems += [f"{record.key}: {name} {FOREIGN}" for name in sorted(present - wanted - folders)]
         damaged = [n for n, known in record.files.items() if n in present and crc32c((place / n).read_bytes()) != known]
         problems += [f"{record.key}: {name} is damaged" for name in damaged]
         for name, facts in shards.items():

@@ -24,6 +24,7 @@ from ..set_files import read_set, set_names, tables_of
 from ..skipped import FOLDER, NAME, SkipList
 from ..stores.contract import Store
 from ..stores.kinds import open_store
+from ..stores.unit import FOREIGN
 from ..video_unit import MORE, ROOM
 from .coverage import lacks
 from .unit_checks import problems_of
@@ -217,5 +218,6 @@ def _unit(store: Store, cache: Cache | None, key: str) -> list[Problem]:
     found = store.check(key)
     if not found and cache:
         found = [f"{key}: {problem}" for problem in problems_of(cache, key)]
-    remove = () if cache is None else (store.place(key),)  # without the recipe, nobody knows whose it is
+    harmless = all(problem.endswith(FOREIGN) for problem in found)
+    remove = () if cache is None or harmless else (store.place(key),)  # without the recipe, nobody knows whose it is
     return [Problem(message, remove) for message in found]

@@ -37,7 +37,13 @@ def encoder_list() -> None:
 @tokenizer_option
 @click.option("--weights-seed", "seed", type=int, default=0, show_default=True, help="Seed of random weights.")
 @click.option("--values", type=FOLDER, metavar="FILE", help="Compare with recorded values, see docs/encoders.md.")
-@click.option("--resolution", type=int, default=224, show_default=True, help="Short side of the frames that are timed.")
+@click.option(
+    "--resolution",
+    type=click.IntRange(min=32),
+    default=224,
+    show_default=True,
+    help="Short side of the frames that are timed.",
+)
 @device_option
 def encoder_check(
     name: str,

@@ -116,6 +116,18 @@ def test_one_flipped_bit_cut_deleted_or_foreign_file_anywhere_is_named_and_never
     read_everything(cache)
 
 
+def test_a_file_of_somebody_else_inside_a_unit_is_named_and_costs_nothing(tmp_path):
+    path = make_cache(tmp_path / "cache", range(2), "zarr").path
+    stray = path / "videos" / "v1" / ".DS_Store"
+    stray.write_text("mine")
+    before = contents(Cache.open(path))
+    findings = verify(path)
+    assert ".DS_Store does not belong there; it is left alone" in "\n".join(p.message for p in findings.problems)
+    assert repair(findings) == []
+    assert stray.read_text() == "mine"
+    assert contents(Cache.open(path)) == before
+
+
 def test_a_repaired_cache_is_filled_again_exactly_where_it_was_damaged(cache, tmp_path):
     before = contents(Cache.open(cache))
     victim = next(p for p in sorted((cache / "videos").rglob("*")) if p.is_file() and p.stat().st_size > 50_000)
