@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from tables import table
 
+from stvg.cache.annotations import AnnotationSet
 from stvg.cache.sampling import video_grid
 from stvg.cache.schema import Recipe, Sample, Video
 from stvg.cache.view import MAX_SIDE, View
@@ -68,7 +69,7 @@ def sample_of(file: Path, number: int, most: int) -> Sample | None:
 
 def recipe_of(backbone: Backbone, text: TextEncoder, resolution: int) -> Recipe:
     chosen = {"resolution": resolution, "max_side": MAX_SIDE[resolution], "keep": "roi", "dtype": "float16"}
-    return make_recipe("json", "0" * 64, backbone, text, chosen)
+    return make_recipe(backbone, text, chosen)
 
 
 def measured(work: Callable[[], object]) -> tuple[float, float]:
@@ -121,7 +122,9 @@ def speed(chosen: argparse.Namespace, scratch: Path) -> list[tuple[str, ...]]:
     def whole() -> None:
         out = scratch / f"cache{len(reports)}"
         options = Options(CPU, batch_frames=chosen.batch_frames)
-        reports.append(extract(samples, paths, out, recipe, backbone, text, options=options))
+        reports.append(
+            extract(AnnotationSet.of("clips", "json", samples), paths, out, recipe, backbone, text, options=options)
+        )
 
     folded = backbone.for_extraction(torch.device("cpu"))
 
@@ -179,7 +182,14 @@ def peak(count: int) -> None:
             samples.append(Sample(i, video, f"question {i % 50}", "all", "test", (0, 30), (0, 30), box))
             files[f"{i}"] = file
         backbone, text = build_backbone("tiny"), build_text_encoder("tiny")
-        report = extract(samples, files, folder / "cache", recipe_of(backbone, text, 64), backbone, text)
+        report = extract(
+            AnnotationSet.of("clips", "json", samples),
+            files,
+            folder / "cache",
+            recipe_of(backbone, text, 64),
+            backbone,
+            text,
+        )
         assert report.videos == count
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
