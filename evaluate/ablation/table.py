@@ -3,12 +3,10 @@ split its figures."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +15,9 @@ from ...untrusted import in_latex, in_markdown, in_spreadsheet
 from ..published import not_ablated
 from ..tables import render
 from .grid import Caches, Plan, Row, Table, amount, cell_of, open_caches, parameters
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 METRICS = ("m_tIoU", "m_vIoU", "vIoU@0.3", "vIoU@0.5")
 FROZEN = "Encoders are frozen here and trained in the paper: compare differences between rows, not its figures. "
@@ -137,29 +138,27 @@ def latex(table: Table, lines: Sequence[Line]) -> str:
     )
 
 
-def spreadsheet(table: Table, lines: Sequence[Line]) -> str:
-    """CSV, a line a row, figures in percent and unrounded."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    extra = [f"{metric} {what}" for metric in METRICS for what in ("mean", "deviation", "paper")]
-    writer.writerow(["table", "row", *extra, "parameters", "seconds", "seeds"])
+def sheet(table: Table, lines: Sequence[Line]) -> DataFrame:
+    """A line a row, figures in percent and unrounded; empty where nothing was measured or published."""
+    import pandas
+
+    found = []
     for line in lines:
-        figures: list[object] = []
+        row: dict[str, object] = {"table": table.name, "row": in_spreadsheet(line.row.label)}
         for i, metric in enumerate(METRICS):
-            found = [100 * line.mean(metric), 100 * line.deviation(metric)]
-            figures += [*("" if np.isnan(x) else x for x in found), line.row.paper[i] if line.row.paper else ""]
-        seconds = line.mean("seconds")
-        writer.writerow(
-            [
-                table.name,
-                in_spreadsheet(line.row.label),
-                *figures,
-                line.parameters,
-                "" if np.isnan(seconds) else seconds,
-                len(line.results),
-            ]
-        )
-    return text.getvalue()
+            row[f"{metric} mean"] = 100 * line.mean(metric)
+            row[f"{metric} deviation"] = 100 * line.deviation(metric)
+            row[f"{metric} paper"] = line.row.paper[i] if line.row.paper else None
+        row |= {"parameters": line.parameters, "seconds": line.mean("seconds"), "seeds": len(line.results)}
+        found.append(row)
+    return pandas.DataFrame(found)
+
+
+def spreadsheet(found: Iterable[tuple[Table, Sequence[Line]]]) -> str:
+    """Some tables as one CSV; see `sheet`."""
+    import pandas
+
+    return pandas.concat([sheet(*each) for each in found]).to_csv(index=False, lineterminator="\n")
 
 
 def plot(tables: Mapping[str, tuple[Table, Sequence[Line]]], out: Path) -> None:
@@ -205,6 +204,5 @@ def write_all(out: Path, found: Mapping[str, tuple[Table, Sequence[Line]]]) -> N
     make_folder(out)
     write_atomic(out / "tables.md", "\n".join(markdown(t, lines) for t, lines in found.values()))
     write_atomic(out / "tables.tex", "\n".join(latex(t, lines) for t, lines in found.values()))
-    sheets = [spreadsheet(t, lines) for t, lines in found.values()]
-    write_atomic(out / "tables.csv", sheets[0] + "".join(s.split("\n", 1)[1] for s in sheets[1:]))
+    write_atomic(out / "tables.csv", spreadsheet(found.values()))
     plot(found, out / "plot.png")

@@ -178,7 +178,7 @@ def test_means_deviations_and_differences_are_those_of_the_seeds(tiny_cache, tmp
     assert "| without | 25.00 ± 7.07 | -30.00 |" in text
     assert "frozen here" in text
     assert r"25.00 ± 7.07 & -30.00" in latex(table, lines)
-    rows = list(csv.DictReader(io.StringIO(spreadsheet(table, lines))))
+    rows = list(csv.DictReader(io.StringIO(spreadsheet([(table, lines)]))))
     assert float(rows[1]["m_vIoU mean"]) == pytest.approx(25)
 
 
