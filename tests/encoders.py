@@ -24,3 +24,17 @@ def text(width: int = 768, name: str = "roberta-base") -> Text:
 def further(recipe: Recipe) -> list[str]:
     """The kept levels before the last."""
     return [level.name for level in recipe.levels[:-1]]
+
+
+WORDS = """
+
+class Words:
+    width = 5
+
+    def __init__(self, weights, device):
+        self.table = nn.Embedding(256, 5, device=device)
+
+    def __call__(self, sentences):
+        return [self.table(torch.tensor(list(s.encode()))) for s in sentences]
+"""
+"""Source of a user's class for sentences: a letter is a token."""

@@ -24,12 +24,14 @@ from stvg.heads.experiment import load_experiment
 from stvg.heads.training.run import Run
 from stvg.heads.training.train import train
 
+from .encoders import WORDS
 from .extract.folders import hf_folder, text_folder
 from .extract.test_decode import write_video
 
 CPU = torch.device("cpu")
 SENTENCE = "a bad egg"
-MINE = '''
+MINE = (
+    '''
 import torch
 from torch import nn
 
@@ -62,17 +64,9 @@ class Windowed(nn.Module):
 
     def forward(self, pixels):
         return {"mean": torch.nn.functional.avg_pool2d(pixels.mean(1) * self.scale, 8)}
-
-
-class Words:
-    width = 5
-
-    def __init__(self, weights, device):
-        self.table = nn.Embedding(256, 5, device=device)
-
-    def __call__(self, sentences):
-        return [self.table(torch.tensor(list(s.encode()))) for s in sentences]
 '''
+    + WORDS
+)
 
 ROADS = {
     "ResNet": ("timm:test_resnet", "tiny"),

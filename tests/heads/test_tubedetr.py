@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from stvg.heads.table import build_model
 from stvg.heads.tubedetr import TubeDETR
 
 from ..encoders import RESNET
+from .golden import RecordedRun
 
 CASES = ("s0_single", "s0_batch", "s0_batch_pad", "s2_fast_single", "s4_fast_batch_pad", "s5_slow_single")
 
@@ -43,22 +42,10 @@ def imported(path: Path, config: TubeDETRConfig) -> TubeDETR:
     return model
 
 
-@dataclass
-class Case:
+class Case(RecordedRun):
     """One recorded run, and ours of the same inputs."""
 
-    folder: Path
-    name: str
-
-    @cached_property
-    def facts(self) -> dict:
-        cases = json.loads((self.folder / "tubedetr_small.json").read_text())["cases"]
-        return next(c for c in cases if c["name"] == self.name)
-
-    @cached_property
-    def recorded(self) -> dict[str, Tensor]:
-        every = load_file(self.folder / "tubedetr_small_io.safetensors")
-        return {k.partition("/")[2]: v for k, v in every.items() if k.startswith(f"{self.name}/")}
+    head = "tubedetr_small"
 
     @cached_property
     def stride(self) -> int:

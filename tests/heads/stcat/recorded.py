@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from stvg.heads.stcat.config import STCATConfig
 from stvg.heads.stcat.model import STCAT
 
 from ...encoders import levels
+from ..golden import RecordedRun
 
 CONFIG = STCATConfig(d=64, heads=4, ffn=128, encoder_layers=2, decoder_layers=2)
 FACTS = FeatureFacts(levels((256,), (32,), "c5"), 768)
@@ -45,21 +45,10 @@ def imported(folder: Path, config: STCATConfig = CONFIG) -> STCAT:
     return model
 
 
-@dataclass
-class Case:
+class Case(RecordedRun):
     """One recorded run, and ours of the same inputs."""
 
-    folder: Path
-    name: str
-
-    @cached_property
-    def facts(self) -> dict[str, Any]:
-        return next(c for c in described(self.folder)["cases"] if c["name"] == self.name)
-
-    @cached_property
-    def recorded(self) -> dict[str, Tensor]:
-        every = tensors(self.folder, "stcat_small_io.safetensors")
-        return {k.partition("/")[2]: v for k, v in every.items() if k.startswith(f"{self.name}/")}
+    head = "stcat_small"
 
     @cached_property
     def real(self) -> Tensor:
