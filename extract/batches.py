@@ -21,12 +21,12 @@ WAITING_BATCHES = 4
 
 @dataclass(frozen=True)
 class Piece:
-    """Consecutive frames of one rendition of a clip, within a batch."""
+    """Consecutive frames of one rendition of a video, within a batch."""
 
-    clip: Any
+    owner: Any
     view: int
     start: int
-    """Position of the first among the clip's frames."""
+    """Position of the first among the rendition's frames."""
     at: int
     """Position of the first in the batch."""
     count: int
@@ -51,8 +51,8 @@ class FrameBatch:
     def room(self) -> int:
         return len(self.pixels) - self.filled
 
-    def add(self, clip: Any, view: int, start: int, frames: Tensor) -> None:
-        self.pieces.append(Piece(clip, view, start, self.filled, len(frames)))
+    def add(self, owner: Any, view: int, start: int, frames: Tensor) -> None:
+        self.pieces.append(Piece(owner, view, start, self.filled, len(frames)))
         self.pixels[self.filled : self.filled + len(frames)] = frames
         self.filled += len(frames)
 
@@ -73,7 +73,7 @@ class Mixer:
         """For batches of ``frames`` frames, the windows of an encoder counted with all of theirs."""
         return cls(max(1, frames // backbone.window), device)
 
-    def add(self, clip: Any, view: int, start: int, frames: Tensor) -> Iterator[FrameBatch]:
+    def add(self, owner: Any, view: int, start: int, frames: Tensor) -> Iterator[FrameBatch]:
         """Copy frames (n, height, width, 3) on the mixer's device in; yields the batches that are to be encoded now."""
         shape = frames.shape[1:]
         at = 0
@@ -82,7 +82,7 @@ class Mixer:
                 self._open[shape] = FrameBatch.empty(self.size, shape, self.device)
             batch = self._open[shape]
             taken = frames[at : at + batch.room]
-            batch.add(clip, view, start + at, taken)
+            batch.add(owner, view, start + at, taken)
             at += len(taken)
             if not batch.room:
                 yield self._open.pop(shape)

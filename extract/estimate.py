@@ -16,11 +16,11 @@ from ..cache.stores.quantise import stored_bytes
 from ..cache.texts import HASH_BYTES
 from ..wording import counted
 from .batches import FrameBatch, Mixer
-from .clip import Clip, plan
 from .encoders.backbone import Backbone
 from .features import encode
 from .intake import Intake
 from .job import ExtractJob, Prepared, prepare
+from .pending import PendingVideo, plan
 from .video.agreement import rate_is_assumed
 from .video.channel import DecodeJob
 from .video.decoders import Decoders, End
@@ -95,22 +95,22 @@ def estimate(job: ExtractJob, processes: int = 1) -> Estimate:
     mine = job.part.of(list(ready.files))
     with TemporaryDirectory() as scratch:  # a cache without a unit, where there is none
         cache = ready.cache or nothing(Path(scratch), ready)
-        clips = {v: plan(cache, v, rate_is_assumed(job.dataset)) for v in mine}
+        pending_videos = {v: plan(cache, v, rate_is_assumed(job.dataset)) for v in mine}
         sentences = cache.texts.missing(ready.samples.sentences())
-    wanted = {v: clip for v, clip in clips.items() if clip is not None}
-    todo = {v: clip for v, clip in wanted.items() if isinstance(ready.files[v], Path)}
-    sizes = (shape for clip in todo.values() for shape in clip.layout(ready.recipe).values())
+    wanted = {v: pending for v, pending in pending_videos.items() if pending is not None}
+    todo = {v: pending for v, pending in wanted.items() if isinstance(ready.files[v], Path)}
+    sizes = (shape for pending in todo.values() for shape in pending.layout(ready.recipe).values())
     sums = len(todo) * sum(2 * 8 * level.channels for level in ready.recipe.levels)
-    regions = sum(clip.wanted.nbytes for clip in todo.values())
+    regions = sum(pending.wanted.nbytes for pending in todo.values())
     size = sums + regions + sum(stored_bytes(shape, ready.recipe.dtype) for shape in sizes)
     size += _text_bytes(ready, sentences)
     speed = _measure(job, ready, todo) if todo else None
     return Estimate(
-        videos=sum(clip.is_first for clip in todo.values()),
-        topped_up=sum(not clip.is_first for clip in todo.values()),
+        videos=sum(pending.is_first for pending in todo.values()),
+        topped_up=sum(not pending.is_first for pending in todo.values()),
         missing=len(wanted) - len(todo),
         already=len(mine) - len(wanted),
-        frames=sum(len(clip.grid) for clip in todo.values()),
+        frames=sum(len(pending.grid) for pending in todo.values()),
         sentences=len(sentences),
         bytes=size,
         speed=speed,
@@ -134,13 +134,13 @@ def _text_bytes(ready: Prepared, sentences: list[str]) -> int:
     return size + (HASH_BYTES + 8) * len(sentences)
 
 
-def _measure(job: ExtractJob, ready: Prepared, todo: dict[str, Clip]) -> Speed | None:
+def _measure(job: ExtractJob, ready: Prepared, todo: dict[str, PendingVideo]) -> Speed | None:
     """Time the first frames of a few videos, spread over all. None when not one of them can be read."""
-    clips = list(todo.values())[:: max(1, len(todo) // PROBED_VIDEOS)][:PROBED_VIDEOS]
+    pending_videos = list(todo.values())[:: max(1, len(todo) // PROBED_VIDEOS)][:PROBED_VIDEOS]
     intake = Intake(job.device, ready.backbone.mean, ready.backbone.std)
     mixer = Mixer.of(ready.backbone, job.batch_frames, job.device)
-    settings = intake.settings(job.decoding, ready.recipe, (clip.video for clip in clips))
-    jobs = (replace(_beginning(clip, ready), raw=intake.raw) for clip in clips)
+    settings = intake.settings(job.decoding, ready.recipe, (pending.video for pending in pending_videos))
+    jobs = (replace(_beginning(pending, ready), raw=intake.raw) for pending in pending_videos)
     batches: dict[tuple[int, ...], FrameBatch] = {}  # one of every shape
     decoding, decoded, read = 0.0, 0, 0
     with Decoders(settings) as decoders:
@@ -150,22 +150,24 @@ def _measure(job: ExtractJob, ready: Prepared, todo: dict[str, Clip]) -> Speed |
                 continue
             decoding += event.seconds
             decoded += len(event.pixels[0])
-            clip = todo[event.job.video_id]
+            pending = todo[event.job.video_id]
             for view, pixels in enumerate(intake(event)):
-                batches |= {b.pixels.shape: b for b in mixer.add(None, view, *clip.gathered(view, event.start, pixels))}
+                batches |= {
+                    b.pixels.shape: b for b in mixer.add(None, view, *pending.gathered(view, event.start, pixels))
+                }
     batches |= {batch.pixels.shape: batch for batch in mixer.rest() if batch.pixels.shape not in batches}
     if not decoded:
         return None
     backbone = ready.backbone.for_extraction(job.device)
     encoding = [_encode_seconds(backbone, batch, job) / job.batch_frames for batch in batches.values()]
-    views = len(clips[0].views)
+    views = len(pending_videos[0].views)
     return Speed(decoding / decoded, float(np.mean(encoding)) * views, decoded, read)
 
 
-def _beginning(clip: Clip, ready: Prepared) -> DecodeJob:
-    file = ready.files[clip.video_id]
+def _beginning(pending: PendingVideo, ready: Prepared) -> DecodeJob:
+    file = ready.files[pending.video_id]
     assert isinstance(file, Path)
-    job = clip.decode_job(file, ready.recipe)
+    job = pending.decode_job(file, ready.recipe)
     return replace(job, frames=job.frames[:PROBED_FRAMES])
 
 

@@ -27,11 +27,11 @@ from ..objects import Location
 from ..outputs import naming_write_errors, writable_folder
 from ..stop import Stop
 from .batches import FrameBatch, Mixer
-from .clip import Clip, plan
 from .encoders.backbone import Backbone
 from .encoders.text import TextEncoder
 from .encoding import Encoding
 from .intake import Intake
+from .pending import PendingVideo, plan
 from .sentences import write_text
 from .video.agreement import rate_is_assumed
 from .video.channel import DecodeJob
@@ -114,7 +114,7 @@ class Extraction:
         self.intake = Intake(options.device, backbone.mean, backbone.std)
         self.encode_frames = Encoding(backbone, options.device, cache.recipe.amp)
         self.assumed = rate_is_assumed(cache.annotations.dataset)
-        self.clips: dict[str, Clip] = {}
+        self.pending: dict[str, PendingVideo] = {}
         self.again: list[str] = []
         """Videos of which another extractor wrote a unit at the same time, perhaps for other annotations."""
         self.began, self.encoding = time.perf_counter(), 0.0
@@ -138,15 +138,15 @@ class Extraction:
             for event in decoders.decode(self.jobs(videos)):
                 if isinstance(event, End):
                     if event.error is not None:
-                        clip = self.clips.pop(event.job.video_id)
-                        writer.give_up(clip)
-                        self.fail(clip, event.error)
+                        pending = self.pending.pop(event.job.video_id)
+                        writer.give_up(pending)
+                        self.fail(pending, event.error)
                     self.report.warnings += event.warnings
                     continue
-                clip = self.clips[event.job.video_id]
+                pending = self.pending[event.job.video_id]
                 self.report.busy["decode"] += event.seconds / self.options.decoding.processes
                 for view, pixels in enumerate(self.intake(event)):
-                    for batch in mixer.add(clip, view, *clip.gathered(view, event.start, pixels)):
+                    for batch in mixer.add(pending, view, *pending.gathered(view, event.start, pixels)):
                         self.encode(batch, writer)
             for batch in mixer.rest():
                 self.encode(batch, writer)
@@ -167,11 +167,11 @@ class Extraction:
                 return
             file = self.files[video_id]
             try:
-                clip = plan(self.cache, video_id, self.assumed)
+                pending = plan(self.cache, video_id, self.assumed)
             except CacheError as error:  # what is there is damaged, or of the video in another size
                 self.outdate(video_id, str(error))
                 continue
-            if clip is None:
+            if pending is None:
                 self.report.already += 1
                 self.note(video_id, 0, None)
                 if isinstance(file, Path):
@@ -180,19 +180,19 @@ class Extraction:
                 self.note(video_id, 0, known_bad[video_id])
             elif isinstance(file, VideoError):
                 self.skip(video_id, file)
-            elif not clip.is_first and (replaced := self.sources.difference(video_id, file)):
+            elif not pending.is_first and (replaced := self.sources.difference(video_id, file)):
                 self.outdate(video_id, replaced)
             else:
                 if not proven and isinstance(self.cache.path, Path):
                     writable_folder(self.cache.path)
                     proven = True
                 try:
-                    clip.source = self.sources.read(file)
+                    pending.source = self.sources.read(file)
                 except VideoError as error:  # it went away since it was found
                     self.skip(video_id, error)
                     continue
-                self.clips[video_id] = clip
-                yield replace(clip.decode_job(file, self.cache.recipe), raw=self.intake.raw)
+                self.pending[video_id] = pending
+                yield replace(pending.decode_job(file, self.cache.recipe), raw=self.intake.raw)
 
     def encode(self, batch: FrameBatch, writer: Writer) -> None:
         start = time.perf_counter()
@@ -208,30 +208,30 @@ class Extraction:
         """Count what has been written meanwhile."""
         self.report.elapsed = time.perf_counter() - self.began
         self.report.busy |= {"encode": self.encoding + writer.fetching, "write": writer.writing}
-        for clip in emptied(writer.forestalled):
-            del self.clips[clip.video_id]
-            self.again.append(clip.video_id)
-        for clip, error in emptied(writer.finished):
-            del self.clips[clip.video_id]
+        for pending in emptied(writer.forestalled):
+            del self.pending[pending.video_id]
+            self.again.append(pending.video_id)
+        for pending, error in emptied(writer.finished):
+            del self.pending[pending.video_id]
             if error is not None:
-                self.fail(clip, error)
+                self.fail(pending, error)
                 continue
-            self.report.videos += clip.is_first
-            self.report.topped_up += not clip.is_first
-            self.report.frames += len(clip.grid)
-            self.note(clip.video_id, len(clip.grid), None)
+            self.report.videos += pending.is_first
+            self.report.topped_up += not pending.is_first
+            self.report.frames += len(pending.grid)
+            self.note(pending.video_id, len(pending.grid), None)
 
-    def fail(self, clip: Clip, error: VideoError) -> None:
+    def fail(self, pending: PendingVideo, error: VideoError) -> None:
         """List a video that does not decode, unless its file changed meanwhile: then the next extraction tries again."""
         try:
-            if clip.source:
-                clip.source.require_unchanged()
+            if pending.source:
+                pending.source.require_unchanged()
         except VideoError as changed:
             if self.options.strict:
                 raise
-            self.note(clip.video_id, 0, str(changed))
+            self.note(pending.video_id, 0, str(changed))
         else:
-            self.skip(clip.video_id, error)
+            self.skip(pending.video_id, error)
 
     def skip(self, video_id: str, error: VideoError) -> None:
         """List a video that cannot be read."""

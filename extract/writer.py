@@ -21,8 +21,8 @@ from ..cache.video_unit import REGIONS
 from ..errors import VideoError
 from ..outputs import naming_write_errors
 from .batches import Piece
-from .clip import Clip
 from .features import select_levels
+from .pending import PendingVideo
 
 AHEAD = 2
 """Encoded batches that may wait to be written."""
@@ -38,7 +38,7 @@ class Encoded:
 
 
 class Writer:
-    """Stores batches in the order they are given, and commits every clip whose last frame was stored.
+    """Stores batches in the order they are given, and commits every video whose last frame was stored.
 
     An error of the thread is raised by the next call. On leaving, what is not committed is given up.
     """
@@ -47,14 +47,14 @@ class Writer:
         self.cache = cache
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" and torch.cuda.is_available() else None
         """Features are selected and fetched beside the encoding of later batches."""
-        self.finished: Queue[tuple[Clip, VideoError | None]] = Queue()
-        """Clips that are in the cache for good, or whose file changed while it was read."""
-        self.forestalled: Queue[Clip] = Queue()
-        """Clips whose unit another extractor wrote meanwhile, perhaps for other annotations."""
+        self.finished: Queue[tuple[PendingVideo, VideoError | None]] = Queue()
+        """Those that are in the cache for good, or whose file changed while it was read."""
+        self.forestalled: Queue[PendingVideo] = Queue()
+        """Those whose unit another extractor wrote meanwhile, perhaps for other annotations."""
         self.fetching = self.writing = 0.0
         """Seconds spent waiting for features, and on writing them."""
-        self._given: Queue[Encoded | Clip | None] = Queue(AHEAD)
-        self._open: list[Clip] = []
+        self._given: Queue[Encoded | PendingVideo | None] = Queue(AHEAD)
+        self._open: list[PendingVideo] = []
         self._error: Exception | None = None
         self._thread = Thread(target=self._work, name="write", daemon=True)
         self._thread.start()
@@ -74,12 +74,12 @@ class Writer:
             encoded = replace(encoded, done=torch.cuda.current_stream(self.stream.device).record_event())
         self._hand_over(encoded)
 
-    def give_up(self, clip: Clip) -> None:
-        """Nothing of this clip shall remain."""
-        clip.failed = True
-        self._hand_over(clip)
+    def give_up(self, pending: PendingVideo) -> None:
+        """Nothing of this video shall remain."""
+        pending.failed = True
+        self._hand_over(pending)
 
-    def _hand_over(self, item: Encoded | Clip) -> None:
+    def _hand_over(self, item: Encoded | PendingVideo) -> None:
         if self._error is not None:
             raise self._error
         self._given.put(item)
@@ -88,18 +88,18 @@ class Writer:
         while (item := self._given.get()) is not None:
             if self._error is None:
                 self._attempt(item)
-        for clip in list(self._open):
-            self._attempt(clip)
+        for pending in list(self._open):
+            self._attempt(pending)
 
-    def _attempt(self, item: Encoded | Clip) -> None:
+    def _attempt(self, item: Encoded | PendingVideo) -> None:
         try:
             with naming_write_errors(self.cache.path):
-                if isinstance(item, Clip):
+                if isinstance(item, PendingVideo):
                     self._close(item)
                 else:
                     with self._after(item):
                         for piece in item.pieces:
-                            if not piece.clip.failed:
+                            if not piece.owner.failed:
                                 self._store(piece, item.levels)
         except Exception as error:  # raised again where the extractor sees it
             self._error = self._error or error
@@ -117,52 +117,52 @@ class Writer:
             yield
 
     def _store(self, piece: Piece, levels: dict[str, Tensor]) -> None:
-        clip, recipe = piece.clip, self.cache.recipe
+        pending, recipe = piece.owner, self.cache.recipe
         start = time.perf_counter()
         part = {name: level[piece.at : piece.at + piece.count] for name, level in levels.items()}
-        mapped = clip.mapped[piece.start : piece.start + piece.count]
-        stored = select_levels(part, recipe, clip.regions[piece.view].within(piece.start, piece.count), mapped)
+        mapped = pending.mapped[piece.start : piece.start + piece.count]
+        stored = select_levels(part, recipe, pending.regions[piece.view].within(piece.start, piece.count), mapped)
         if piece.view == 0:
-            clip.count_in(part, recipe, mapped)
+            pending.count_in(part, recipe, mapped)
         fetched = time.perf_counter()
-        features = clip.features or self._declare(clip)
+        features = pending.features or self._declare(pending)
         for level, block in stored.items():
             name = array_name(level, piece.view)
-            features.append(name, block, f"{name} of video {clip.video_id}")
-        clip.missing -= piece.count
-        if not clip.missing:
-            self._commit(clip, features)
+            features.append(name, block, f"{name} of video {pending.video_id}")
+        pending.missing -= piece.count
+        if not pending.missing:
+            self._commit(pending, features)
         self.fetching += fetched - start
         self.writing += time.perf_counter() - fetched
 
-    def _commit(self, clip: Clip, features: FeatureWriter) -> None:
+    def _commit(self, pending: PendingVideo, features: FeatureWriter) -> None:
         try:
-            for level, sums in clip.sums.items():
+            for level, sums in pending.sums.items():
                 features.unit.append(sums_of(level), sums)
-            written = features.unit.commit(clip.attributes(self.cache.recipe.fingerprint))
+            written = features.unit.commit(pending.attributes(self.cache.recipe.fingerprint))
         except VideoError as error:
-            self.finished.put((clip, error))
+            self.finished.put((pending, error))
         else:
             if written:
-                self.finished.put((clip, None))
+                self.finished.put((pending, None))
             else:
-                self.forestalled.put(clip)
-        self._close(clip)
+                self.forestalled.put(pending)
+        self._close(pending)
 
-    def _declare(self, clip: Clip) -> FeatureWriter:
-        unit = clip.opened.enter_context(self.cache.store.writer(clip.key))
-        features = clip.features = FeatureWriter(unit, self.cache.recipe.dtype)
-        self._open.append(clip)
-        for name, shape in clip.layout(self.cache.recipe).items():
+    def _declare(self, pending: PendingVideo) -> FeatureWriter:
+        unit = pending.opened.enter_context(self.cache.store.writer(pending.key))
+        features = pending.features = FeatureWriter(unit, self.cache.recipe.dtype)
+        self._open.append(pending)
+        for name, shape in pending.layout(self.cache.recipe).items():
             features.add(name, shape, rows_of(name))
-        for level in self.cache.recipe.levels if clip.mapped.any() else ():
+        for level in self.cache.recipe.levels if pending.mapped.any() else ():
             unit.add(sums_of(level.name), (2, level.channels), np.float64)
         if self.cache.recipe.keeps_regions:
-            unit.add(REGIONS, clip.wanted.shape, clip.wanted.dtype, {ROWS: "region"})
-            unit.append(REGIONS, clip.wanted)
+            unit.add(REGIONS, pending.wanted.shape, pending.wanted.dtype, {ROWS: "region"})
+            unit.append(REGIONS, pending.wanted)
         return features
 
-    def _close(self, clip: Clip) -> None:
-        if clip in self._open:
-            self._open.remove(clip)
-            clip.opened.close()
+    def _close(self, pending: PendingVideo) -> None:
+        if pending in self._open:
+            self._open.remove(pending)
+            pending.opened.close()

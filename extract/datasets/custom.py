@@ -12,14 +12,14 @@ import numpy as np
 
 from ...cache.sampling import FloatArray, interpolate_boxes
 from ...cache.schema import Sample, Span, Video, has_boxes
-from .validate import LARGEST, Fields, Reading, coordinates, describe, require_pixels
+from .validate import LARGEST, Fields, SplitReading, coordinates, describe, require_pixels
 
 KEYS = {"videos", "samples"}
 VIDEO_KEYS = {"file", "width", "height", "fps", "frame_count"}
 SAMPLE_KEYS = {"id", "video", "sentence", "type", "segment", "moment", "target", "boxes", "interpolate"}
 
 
-def read(file: Path, reading: Reading) -> list[Sample]:
+def read(file: Path, reading: SplitReading) -> list[Sample]:
     """All samples of ``file`` in its order. Raises AnnotationError, or notes it in ``reading``."""
     whole = Fields.of(reading.load(file), file, None)
     _refuse_unknown(whole, KEYS)
@@ -44,7 +44,7 @@ def read(file: Path, reading: Reading) -> list[Sample]:
     return samples
 
 
-def _sample(where: Fields, videos: dict[str, object], reading: Reading) -> Sample:
+def _sample(where: Fields, videos: dict[str, object], reading: SplitReading) -> Sample:
     _refuse_unknown(where, SAMPLE_KEYS)
     sample_id = where.values.get("id")
     if not isinstance(sample_id, int | str) or isinstance(sample_id, bool) or sample_id == "":
@@ -95,7 +95,7 @@ def _span(where: Fields, key: str) -> Span:
     return where.span(key, *listed)
 
 
-def _boxes(where: Fields, moment: Span, reading: Reading) -> FloatArray:
+def _boxes(where: Fields, moment: Span, reading: SplitReading) -> FloatArray:
     """A row per frame of the moment: as listed, or linear between listed frames; NaN elsewhere."""
     listed = where.child("boxes")
     interpolate = where.values.get("interpolate", False)

@@ -10,7 +10,7 @@ from pathlib import Path
 from ...cache.schema import Sample, Video
 from ...errors import AnnotationError
 from ...wording import counted
-from .validate import LARGEST, Fields, Reading, coordinates, describe, require_pixels
+from .validate import LARGEST, Fields, SplitReading, coordinates, describe, require_pixels
 
 SECONDS = 20
 """Length of every video by definition; its frame rate is taken to be img_num / 20, as the field does."""
@@ -19,7 +19,7 @@ BASELINE_SHIFT = 1
 """The field's evaluator reads the 1-based ``st_frame`` as 0-based."""
 
 
-def read(file: Path, reading: Reading) -> list[Sample]:
+def read(file: Path, reading: SplitReading) -> list[Sample]:
     """All records of ``file`` in its order. Raises AnnotationError, or notes it in ``reading``."""
     records = reading.load(file)
     if not isinstance(records, dict):
@@ -45,7 +45,7 @@ def read(file: Path, reading: Reading) -> list[Sample]:
     return samples
 
 
-def _sample(name: str, where: Fields, reading: Reading) -> Sample:
+def _sample(name: str, where: Fields, reading: SplitReading) -> Sample:
     if not name.strip():
         raise where.fault("", "the key is empty", expected="the name of a video file")
     where.whole_characters("key", name)

@@ -16,7 +16,7 @@ from ...errors import AnnotationError, UsageError
 from ...wording import counted
 from .folders import annotation_file
 from .table import find, published_sentences
-from .validate import Reading, some
+from .validate import SplitReading, some
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def read_annotations(
     if any("\ud800" <= letter <= "\udfff" for letter in split):  # how Python spells the bytes of such a name
         raise UsageError(f"the split {split!r} has a name that is not UTF-8", hint="rename its file")
     row, file = find(dataset), annotation_file(dataset, path, split)
-    reading = Reading(split, sampling or Sampling(), on_bad_record == "skip", for_scoring, boxes)
+    reading = SplitReading(split, sampling or Sampling(), on_bad_record == "skip", for_scoring, boxes)
     if boxes:
         reading.box_folders = row.find_boxes(path, split, vidor)
     samples = row.read(file, reading)
@@ -77,7 +77,7 @@ def read_annotations(
     return Annotations(dataset, split, samples, content, reading.dropped, warnings, reading.records, kept, doubts)
 
 
-def _warnings(dataset: str, samples: list[Sample], reading: Reading) -> Iterator[str]:
+def _warnings(dataset: str, samples: list[Sample], reading: SplitReading) -> Iterator[str]:
     published = published_sentences(dataset, reading.split)
     if published is not None and len(samples) != published:
         yield f"{counted(len(samples), 'sentence')} in {dataset} {reading.split}; the published split has {published:,}"

@@ -16,7 +16,7 @@ from ...errors import UsageError
 
 if TYPE_CHECKING:
     from ...cache.schema import Sample
-    from .validate import Reading
+    from .validate import SplitReading
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Dataset:
     name: str
     """As in ``--dataset``."""
     reader: str
-    """(annotation file, `Reading`) → its Samples, in order. Raises AnnotationError, or notes it in the reading."""
+    """(annotation file, `SplitReading`) → its Samples, in order. Raises AnnotationError, or notes it in the reading."""
     splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Each split, and what its file is called, with or without .gz. Empty: any NAME.json is the split NAME."""
     folder: str = ""
@@ -44,8 +44,8 @@ class Dataset:
     synthetic: str | None = None
     """Writes a drawn dataset in this format: (folder, `SyntheticConfig`, progress)."""
 
-    def read(self, file: Path, reading: Reading) -> list[Sample]:
-        function: Callable[[Path, Reading], list[Sample]] = resolve_name(self.reader)
+    def read(self, file: Path, reading: SplitReading) -> list[Sample]:
+        function: Callable[[Path, SplitReading], list[Sample]] = resolve_name(self.reader)
         return function(file, reading)
 
     def find_boxes(self, path: Path, split: str, given: Path | None) -> list[Path]:

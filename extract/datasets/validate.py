@@ -140,7 +140,7 @@ def require_pixels(
 
 
 @dataclass
-class Reading:
+class SplitReading:
     """What a reader is asked for, and what it notices on the way."""
 
     split: str

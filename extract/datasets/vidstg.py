@@ -20,7 +20,7 @@ from ...cache.sampling import FloatArray
 from ...cache.schema import Sample, Span, Video
 from ...errors import AnnotationError, UsageError
 from .folders import listed, roots
-from .validate import Fields, Reading, coordinates, describe, require_pixels, some
+from .validate import Fields, SplitReading, coordinates, describe, require_pixels, some
 
 VIDOR_PART = {"train": "training", "val": "training", "test": "validation"}
 """VidSTG cut its val split from VidOR's training part, and uses VidOR's validation part as test."""
@@ -46,7 +46,7 @@ class Relation:
     """(running number, text, qtype, target tid)"""
 
     @classmethod
-    def read(cls, where: Fields, index: int, first_id: int, reading: Reading) -> Relation:
+    def read(cls, where: Fields, index: int, first_id: int, reading: SplitReading) -> Relation:
         used, moment = where.child("used_segment"), where.child("temporal_gt")
         relation = cls(
             index,
@@ -90,7 +90,7 @@ def _sentences(where: Fields, first_id: int) -> Iterator[tuple[int, str, str, in
             number += 1
 
 
-def read(file: Path, reading: Reading) -> list[Sample]:
+def read(file: Path, reading: SplitReading) -> list[Sample]:
     """All sentences of ``file``, ascending by number. Boxes: one file per video, below group folders.
 
     Sentences are numbered over the whole file, per record first the questions, then the captions; a record that is
@@ -158,7 +158,7 @@ def _the_one(files: list[Path], relation: Relation) -> Path:
     return files[0]
 
 
-def _relations(file: Path, reading: Reading) -> Iterator[Relation]:
+def _relations(file: Path, reading: SplitReading) -> Iterator[Relation]:
     records = reading.load(file)
     if not isinstance(records, list):
         raise AnnotationError(file, None, "", "not a list of records", expected="[...]", found=describe(records))
@@ -174,7 +174,7 @@ def _relations(file: Path, reading: Reading) -> Iterator[Relation]:
         reading.captions_first += [*numbers[questions:], *numbers[:questions]]
 
 
-def _samples(relations: list[Relation], trajectories: Trajectories | None, reading: Reading) -> Iterator[Sample]:
+def _samples(relations: list[Relation], trajectories: Trajectories | None, reading: SplitReading) -> Iterator[Sample]:
     for relation in relations:
         with reading.record():
             if trajectories:
@@ -182,7 +182,7 @@ def _samples(relations: list[Relation], trajectories: Trajectories | None, readi
             yield from list(_of_record(relation, trajectories, reading))  # all of a record's sentences, or none
 
 
-def _of_record(relation: Relation, trajectories: Trajectories | None, reading: Reading) -> Iterator[Sample]:
+def _of_record(relation: Relation, trajectories: Trajectories | None, reading: SplitReading) -> Iterator[Sample]:
     start, end = relation.moment
     video = relation.video(trajectories.video_path if trajectories else f"{relation.vid}.mp4")
     for number, sentence, qtype, tid in relation.sentences:
@@ -197,7 +197,7 @@ def _of_record(relation: Relation, trajectories: Trajectories | None, reading: R
 class Trajectories:
     """One VidOR file, of which the tracks of the wanted objects are kept, over the frames that are wanted."""
 
-    def __init__(self, file: Path, relations: list[Relation], reading: Reading) -> None:
+    def __init__(self, file: Path, relations: list[Relation], reading: SplitReading) -> None:
         self.reading = reading
         self.where = Fields.of(reading.load(file, repeated_keys=True), file, None)
         per_frame = self.where.array("trajectories")
@@ -233,7 +233,7 @@ class Trajectories:
                 ) from None
         return rows
 
-    def check_agreement(self, relation: Relation, reading: Reading) -> None:
+    def check_agreement(self, relation: Relation, reading: SplitReading) -> None:
         """VidSTG and VidOR must describe the same video, and boxes must be listed up to the end of the moment."""
         if reading.for_scoring:
             return

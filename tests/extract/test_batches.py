@@ -31,8 +31,8 @@ def test_every_frame_leaves_once_in_its_order_whatever_is_mixed(blocks, size):
             for piece in batch.pieces:
                 numbers = batch.pixels[piece.at : piece.at + piece.count, 0, 0, 1]
                 assert numbers.tolist() == list(range(piece.start, piece.start + piece.count))
-                assert (batch.pixels[piece.at : piece.at + piece.count, ..., 0] == piece.clip[0]).all()
-                found[piece.clip] += range(piece.start, piece.start + piece.count)
+                assert (batch.pixels[piece.at : piece.at + piece.count, ..., 0] == piece.owner[0]).all()
+                found[piece.owner] += range(piece.start, piece.start + piece.count)
 
     for clip, shape, count in blocks:
         start = given_to[clip, shape]

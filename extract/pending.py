@@ -27,7 +27,7 @@ from .windows import Windows
 
 
 @dataclass
-class Clip:
+class PendingVideo:
     """One video on its way into the cache, or what is added to it."""
 
     video: Video
@@ -67,7 +67,7 @@ class Clip:
         recipe: Recipe,
         rate_is_assumed: bool,
         known: VideoUnit | None = None,
-    ) -> Clip:
+    ) -> PendingVideo:
         """``frames`` (f,) whose maps, and ``regions`` (R, 5) that are wanted and not in what is ``known``."""
         grid = np.union1d(frames, regions[:, 0].astype(np.int64))
         views = stored_views(video, recipe)
@@ -130,7 +130,7 @@ class Clip:
         }
 
 
-def plan(cache: Cache, video_id: str, rate_is_assumed: bool) -> Clip | None:
+def plan(cache: Cache, video_id: str, rate_is_assumed: bool) -> PendingVideo | None:
     """What the annotation set needs of a video and the cache lacks; None where it has everything.
 
     Raises CacheError where what is there is damaged, or of the video in another size.
@@ -139,12 +139,12 @@ def plan(cache: Cache, video_id: str, rate_is_assumed: bool) -> Clip | None:
     video, needs = cache.samples.video(rows[0]), Needs.of(cache.samples, rows, cache.recipe)
     known = cache.unit(video_id) if cache.unit_keys(video_id) else None
     if known is None:
-        return Clip.of(video, needs.all_frames(), needs.all_regions(), cache.recipe, rate_is_assumed)
+        return PendingVideo.of(video, needs.all_frames(), needs.all_regions(), cache.recipe, rate_is_assumed)
     frames, regions = known.lacking(needs)
     if not len(frames) and not len(regions):
         return None
-    clip = Clip.of(video, frames, regions, cache.recipe, rate_is_assumed, known)
-    if clip.views != known.views:
+    pending = PendingVideo.of(video, frames, regions, cache.recipe, rate_is_assumed, known)
+    if pending.views != known.views:
         was = known.views[0]
         raise CacheError(
             f"{cache.path} holds video {video_id} in another size than annotation set {cache.annotations.name} says",
@@ -153,4 +153,4 @@ def plan(cache: Cache, video_id: str, rate_is_assumed: bool) -> Clip | None:
             effect="nothing was added to the video",
             hint="mend the annotation; or, if it is another video, give it another name",
         )
-    return clip
+    return pending
