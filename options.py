@@ -76,18 +76,22 @@ class OutFolder(LocalPlace):
         return writable_folder(super().convert(value, param, ctx))
 
 
-class Rate(click.ParamType):
-    """A finite number above 0."""
+class Finite(click.ParamType):
+    """A number that is neither infinite nor NaN, and above ``above``."""
 
     name = "float"
+
+    def __init__(self, above: float = -math.inf) -> None:
+        self.above = above
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
             found = float(value)
         except ValueError:
             found = math.nan
-        if not 0 < found < math.inf:
-            self.fail(f"{value} is no finite number above 0", param, ctx)
+        if not self.above < found < math.inf:
+            above = "" if self.above == -math.inf else f" above {self.above:g}"
+            self.fail(f"{value} is no finite number{above}", param, ctx)
         return found
 
 
@@ -142,7 +146,9 @@ vidor_option = click.option(
     "--vidor", type=FOLDER, metavar="DIR", help="VidOR folder, if not inside the dataset folder."
 )
 sampling_options = options(
-    click.option("--fps", type=Rate(), default=5.0, show_default=True, help="Frames looked at per second of video."),
+    click.option(
+        "--fps", type=Finite(above=0), default=5.0, show_default=True, help="Frames looked at per second of video."
+    ),
     click.option(
         "--max-frames",
         type=click.IntRange(min=1),

@@ -80,7 +80,7 @@ def why(error: Exception) -> str:
     return f"it holds more than tensors: {refused[1]}" if refused else "it is no file of torch's"
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What a library's error says: its first sentence, or as many of its words as fit into one of our lines."""
     line = (str(error) or type(error).__name__).splitlines()[0]
     sentence = line.split(". ")[0]

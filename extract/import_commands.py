@@ -12,7 +12,7 @@ from ..console import Progress
 from ..options import (
     FOLDER,
     OUT_CACHE,
-    Rate,
+    Finite,
     RowOf,
     annotations_option,
     choose_device,
@@ -35,9 +35,11 @@ if TYPE_CHECKING:
 @vidor_option
 @click.option("--split", "splits", multiple=True, help="May be repeated.  [every split found]")
 @click.option("--out", type=OUT_CACHE, required=True, metavar="DIR|URL", help="The cache to fill.")
-@click.option("--feature-fps", type=Rate(), help="Features a second, from second 0 on.")
-@click.option("--stride", type=Rate(), help="Source frames from one to the next.")
-@click.option("--offset", type=float, default=0.0, show_default=True, help="With --stride: source frame of the first.")
+@click.option("--feature-fps", type=Finite(above=0), help="Features a second, from second 0 on.")
+@click.option("--stride", type=Finite(above=0), help="Source frames from one to the next.")
+@click.option(
+    "--offset", type=Finite(), default=0.0, show_default=True, help="With --stride: source frame of the first."
+)
 @click.option("--text-encoder", default="roberta-base", show_default=True, help="What encodes the sentences.")
 @click.option("--text-weights", metavar="PATH", help="A folder or file of weights, or 'random'.")
 @tokenizer_option

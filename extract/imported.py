@@ -7,7 +7,7 @@ its shape. A cache wants features at the frames of its own grid; each takes thos
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from ..cache.index import Cache
 from ..cache.needs import Needs
 from ..cache.sampling import FloatArray, IntArray
 from ..cache.schema import Level, Recipe, Text, Video, Visual
-from ..cache.stores.quantise import FeatureWriter
+from ..cache.stores.quantise import LARGEST, FeatureWriter
 from ..cache.video_unit import more_key, video_key
 from ..cache.view import View
 from ..errors import UsageError, VideoError
@@ -99,10 +99,11 @@ class Imported:
             or not (np.diff(positions) > 0).all()
             or not np.isfinite(positions).all()
         ):
+            ascending = positions.shape == (len(features),)
             raise VideoError(
                 f"{file}: the times of its features cannot be used",
                 expected=f"{len(features)} ascending numbers",
-                found=f"shape {positions.shape}",
+                found="numbers that do not ascend, or are not finite" if ascending else f"shape {positions.shape}",
             )
         return cls(features, positions)
 
@@ -163,6 +164,32 @@ def file_of(video: Video, files: dict[str, Path]) -> Path | VideoError:
     return VideoError(f"no features of video {video.video_id}", expected=" or ".join(f"{n}.npz" for n in names))
 
 
+def channels_of(files: Mapping[str, Path]) -> int:
+    """Of the first file that can be read. Raises VideoError when none can."""
+    unread: VideoError | None = None
+    for place in files.values():
+        try:
+            shape = arrays_in(place)["features"].shape
+        except VideoError as error:
+            unread = unread or error
+            continue
+        if shape:
+            return int(shape[-1])
+    raise unread or VideoError("none of the files holds features", found=f"{len(files)} files with single numbers")
+
+
+def require_fit(features: NDArray[np.float32], dtype: str, file: Path) -> None:
+    """Raises VideoError for values that are not finite, or too large for the dtype of the cache."""
+    peak = float(np.abs(features).max(initial=0.0))  # nan and inf survive max
+    if not peak <= LARGEST[dtype]:
+        raise VideoError(
+            f"{file} holds values that {dtype} cannot",
+            expected=f"finite values up to {LARGEST[dtype]:g}",
+            found=f"{peak:g}",
+            hint="--dtype float32" if np.isfinite(peak) and dtype != "float32" else "mend the file",
+        )
+
+
 def content_hash(files: dict[str, Path]) -> str:
     """Of all files, whatever folder they lie in."""
     listed = "".join(f"{name} {sha256_of(file)}\n" for name, file in sorted(files.items()))
@@ -186,8 +213,7 @@ def import_features(
     text = build_text_encoder(
         job.text_encoder or "roberta-base", job.text_weights, job.tokenizer, job.weights_seed, job.device
     )
-    first = arrays_in(next(iter(files.values())))["features"]
-    level = Level(LEVEL, int(first.shape[-1]), STRIDE)
+    level = Level(LEVEL, channels_of(files), STRIDE)
     visual = Visual(f"imported:{name}", content_hash(files), (level,), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     recipe = Recipe(visual, Text(text.name, text.sha256, text.width), job.sampling.fps, keep="last", dtype=job.dtype)
     report = Report()
@@ -224,6 +250,7 @@ def _import_one(cache: Cache, video_id: str, files: dict[str, Path], times: Time
     level = cache.recipe.levels[0]
     if features.shape[-1] != level.channels:
         raise VideoError(f"{file} has other features", expected=f"{level.channels} channels", found=features.shape[-1])
+    require_fit(features, cache.recipe.dtype, file)
     key = video_key(video_id)
     with cache.store.writer(more_key(video_id, frames, np.empty((0, 5))) if known else key) as unit:
         writer = FeatureWriter(unit, cache.recipe.dtype)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ...errors import UsageError
 from ...options import FOLDER, Commands, choose_device, device_option, say, tokenizer_option
 
 
@@ -60,11 +61,13 @@ def encoder_check(
     \b
     Example: stvg encoder check timm:resnet18 --weights random
     """
-    from .backbone import build_backbone
+    from .backbone import BACKBONES, build_backbone
     from .check import check_backbone, check_text
     from .recorded import compare_pictures, compare_sentences, read_recorded
-    from .text import build_text_encoder
+    from .text import TEXT_ENCODERS, build_text_encoder
 
+    if not text and name in {kind.name for kind in TEXT_ENCODERS} - {kind.name for kind in BACKBONES}:
+        raise UsageError(f"{name} is an encoder of sentences", hint=f"stvg encoder check {name} --text")
     recorded, where = read_recorded(values) if values else {}, choose_device(device)
     if text:
         sentences = build_text_encoder(name, weights, tokenizer, seed, where)

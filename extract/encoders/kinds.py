@@ -64,6 +64,8 @@ def find(kinds: Sequence[Kind[Encoder]], what: str, asked: Request) -> tuple[Kin
     last = kinds[-1]
     if is_plugin(asked.name):
         return last, asked
+    if asked.name.rstrip(":").endswith(".py"):
+        raise UsageError(f"{asked.name!r} names a file and no class", expected=f"{asked.name.rstrip(':')}:Class")
     names = [kind.name for kind in kinds[:-1]] + registered()
     raise UsageError(
         f"there is no {what} {asked.name!r}",

@@ -61,7 +61,7 @@ def build_plugin(asked: Request, wrapper: Any) -> Any:
                     return kind(asked.weights, device, **options)
                 except StvgError:
                     raise
-                except Exception as error:
+                except (Exception, SystemExit) as error:
                     raise EncoderError(
                         f"encoder {asked.name} could not be made",
                         expected=f"{kind.__name__}(weights, device) with weights {asked.weights!r}",
@@ -108,7 +108,7 @@ def module_of_file(file: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise UsageError(f"{file} cannot be imported", found=f"{type(error).__name__}: {first_line(error)}") from error
     return module

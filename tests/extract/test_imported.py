@@ -111,6 +111,26 @@ def test_a_video_without_features_is_skipped_and_said(stvg, synthetic, vectors, 
     shutil.copy(min(vectors.iterdir()), gone)
 
 
+def test_a_file_with_bad_values_or_that_cannot_be_read_costs_its_video_only(stvg, synthetic, vectors, tmp_path):
+    wanted = sorted(f for f in vectors.iterdir() if f.stem in videos_of(synthetic, "train"))
+    spoiled = np.load(wanted[1])
+    spoiled[3, 2] = np.nan
+    np.save(wanted[1], spoiled)
+    np.save(wanted[2], np.full_like(spoiled, 1e30))
+    min(vectors.iterdir()).write_bytes(b"no array")
+    command = words(vectors, synthetic, tmp_path / "c", "--feature-fps", "1", "--split", "train")
+    ran = stvg(*command)
+    assert ran.code == 3
+    assert f"{wanted[1]} holds values that float16 cannot" in ran.err
+    assert f"{wanted[2]} holds values that float16 cannot" in ran.err
+    cache = Cache.open(tmp_path / "c")
+    bad = {wanted[1].stem, wanted[2].stem, *([wanted[0].stem] if wanted[0] == min(vectors.iterdir()) else [])}
+    assert set(cache.skipped()) == bad
+    assert cache.complete() == {f.stem for f in wanted} - bad
+    for option in ("--feature-fps", "--offset"):
+        assert stvg(*command[:-4], "--stride", "4", option, "nan").code == 2
+
+
 def videos_of(data: Path, split: str) -> set[str]:
     from stvg.extract.datasets.readers import read_annotations
 
