@@ -109,6 +109,7 @@ class Sources:
             expected=was if digest is None else f"{was}, SHA-256 {recorded['sha256'][:16]}…",
             found=now if digest is None else f"{now}, SHA-256 {digest[:16]}…",
             effect="the cache holds the features of the other file",
-            hint=f"bring the other file back, or remove {places} and repeat the command",
+            hint=f"if it was replaced, bring the other file back, or remove {places} and repeat the command; if these are "
+            "two videos, give one of them another id in its annotation, and remove its annotation set",
         )
         return str(replaced)
