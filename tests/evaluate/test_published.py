@@ -188,7 +188,7 @@ def test_an_ablation_of_another_split_shows_its_own_figures_alone_and_says_why(
         assert "paper (" not in text
         assert "44.59" not in text
         assert "HC-STVG v1's test split, and this cache holds another" in text
-    assert all(row["m_vIoU paper"] == "" for row in csv.DictReader(io.StringIO(spreadsheet(TABLES["IV"], lines))))
+    assert all(row["m_vIoU paper"] == "" for row in csv.DictReader(io.StringIO(spreadsheet([(TABLES["IV"], lines)]))))
     plot({"IV": (TABLES["IV"], lines)}, tmp_path / "plot.png")
 
 
@@ -202,7 +202,7 @@ def test_an_ablation_of_the_papers_split_stands_beside_the_paper(
     text = markdown(TABLES["IV"], lines)
     assert "| without | 25.00 | +0.00 | 44.59 (-2.56) |" in text
     assert "left out" not in text
-    rows = list(csv.DictReader(io.StringIO(spreadsheet(TABLES["IV"], lines))))
+    rows = list(csv.DictReader(io.StringIO(spreadsheet([(TABLES["IV"], lines)]))))
     assert float(rows[1]["m_vIoU paper"]) == 31.14
     train = Plan(out=tmp_path / "train", caches={None: tiny_cache}, test_split="train")
     assert "left out" in markdown(TABLES["IV"], lines_with_results(train, "IV"))
@@ -210,4 +210,4 @@ def test_an_ablation_of_the_papers_split_stands_beside_the_paper(
     for text in (f(TABLES["IV"], part) for f in (terminal, markdown, latex)):
         assert "paper (" not in text
         assert "sentences of the split, and a cell scored" in text
-    assert all(row["m_vIoU paper"] == "" for row in csv.DictReader(io.StringIO(spreadsheet(TABLES["IV"], part))))
+    assert all(row["m_vIoU paper"] == "" for row in csv.DictReader(io.StringIO(spreadsheet([(TABLES["IV"], part)]))))

@@ -55,9 +55,8 @@ def counting(done: Done) -> Iterator[None]:
 
     def encode_counted(self, batch, writer):
         for piece in batch.pieces:
-            done.frames += [
-                (piece.clip.video_id, int(f)) for f in piece.clip.grid[piece.start : piece.start + piece.count]
-            ]
+            video = piece.owner
+            done.frames += [(video.video_id, int(f)) for f in video.grid[piece.start : piece.start + piece.count]]
         return encode(self, batch, writer)
 
     def write_counted(self, sentences):
