@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+import zarr
 
 from stvg.cache.stores.kinds import open_store
 from stvg.cache.stores.unit import ROWS, ArrayFacts
-from stvg.cache.stores.zarr_store import RECORD, dimension_names
+from stvg.cache.stores.zarr_store import RECORD, array_document, dimension_names
 
 ARRAYS = {
     "fine": ((6, 8, 11, 34), "frame"),
@@ -45,7 +48,6 @@ def test_names_say_what_an_axis_is_whatever_the_array_is_called():
 
 
 def test_equal_names_mean_equal_lengths_and_an_array_repeats_none(tmp_path):
-    zarr = pytest.importorskip("zarr")
     store = write(tmp_path)
     lengths: dict[str, int] = {}
     group = zarr.open_group(store.place("videos/v"), mode="r")
@@ -55,6 +57,26 @@ def test_equal_names_mean_equal_lengths_and_an_array_repeats_none(tmp_path):
         for axis, length in zip(names, shape, strict=True):
             assert lengths.setdefault(axis, length) == length
     assert store.check("videos/v") == []
+
+
+@pytest.mark.parametrize("kind", ["float16", "float32", "uint8", "bool", "int64"])
+@pytest.mark.parametrize("shape", [(5, 2), (0, 3), (40_000, 7, 3)])
+def test_a_document_is_what_the_library_writes_for_such_an_array(kind, shape, tmp_path):
+    facts = ArrayFacts.of(shape, kind, {"rows": "frame"})
+    zarr.create_array(
+        str(tmp_path),
+        shape=facts.shape,
+        dtype=facts.dtype,
+        chunks=(facts.rows_per_chunk, *facts.shape[1:]),
+        shards=(max(1, facts.chunks) * facts.rows_per_chunk, *facts.shape[1:]),
+        filters=None,
+        compressors=None,
+        fill_value=0,
+        chunk_key_encoding={"name": "default", "separator": "."},
+        attributes={"rows": "frame"},
+        dimension_names=dimension_names("x", facts),
+    )
+    assert json.loads(array_document("x", facts)) == json.loads((tmp_path / "zarr.json").read_text())
 
 
 def test_names_that_are_not_ours_are_damage(tmp_path):
