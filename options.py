@@ -178,7 +178,7 @@ tokenizer_option = click.option(
     metavar="DIR",
     help="Folder with tokenizer.json, or vocab.json and merges.txt.  [that of the text weights]",
 )
-encoder_options = options(
+weight_options = options(
     click.option(
         "--backbone-weights",
         metavar="PATH",
@@ -189,6 +189,9 @@ encoder_options = options(
         metavar="PATH",
         help="A folder or file of weights, or 'random'.  [local Hugging Face cache]",
     ),
+)
+encoder_options = options(
+    weight_options,
     tokenizer_option,
     click.option("--weights-seed", type=int, default=0, show_default=True, help="Seed of random weights."),
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ..options import FOLDER, OUT_FILE, OUT_FOLDER, device_option, say, tokenizer_option
+from ..options import FOLDER, OUT_FILE, OUT_FOLDER, device_option, say
 from ..outputs import naming_write_errors
 from .scoring_commands import Scored, score_chosen, scoring_options
 
@@ -47,7 +47,6 @@ class BatchSize(click.ParamType):
 @click.option(
     "--videos", type=FOLDER, metavar="DIR", help="Folder of the videos, for a head that was trained end to end."
 )
-@tokenizer_option
 @click.option(
     "--batch-size",
     type=BatchSize(),

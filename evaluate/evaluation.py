@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,22 +51,21 @@ class Head:
         return replace(scores, selected_on_this_split=here == self.selected_on)
 
 
-def load_head(path: Path, device: torch.device, tokenizer: str | None = None) -> Head:
-    """The averaged weights of a checkpoint, ready for inference; ``tokenizer`` for a RoBERTa that trained with it.
+def load_head(path: Path, device: torch.device, encoders: Mapping[str, Any] | None = None) -> Head:
+    """The averaged weights of a checkpoint, ready for inference.
 
-    Raises CheckpointError.
+    ``encoders``: where those lie now that trained with it; fields of `finetune.Sources`. Raises CheckpointError.
     """
     saved = load_checkpoint(path, groups=("ema",))
     experiment = experiment_of(saved.facts["experiment"], str(path))
     facts = build(FeatureFacts, saved.facts["features"], str(path))
-    encoders = None
-    if saved.facts["encoders"]:
-        from ..heads.training.finetune import (
-            encoders_of,  # video decoding and the encoders load only where they are used
-        )
+    live = None
+    if saved.facts["encoders"]:  # video decoding and the encoders load only where they are used
+        from ..heads.training.finetune import Sources
+        from ..heads.training.trained_encoders import encoders_of
 
-        encoders = encoders_of(saved.facts["encoders"], tokenizer)
-    model = Grounder(build_model(experiment.model, facts, scored=experiment.loss.scores), encoders)
+        live = encoders_of(saved.facts["encoders"], Sources(**(encoders or {})))
+    model = Grounder(build_model(experiment.model, facts, scored=experiment.loss.scores), live)
     load_into(model, saved.group("ema"), path)
     recipe = Recipe.from_json(saved.facts["recipe"])
     sampling = experiment.model.sampling(recipe.fps)

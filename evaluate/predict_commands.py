@@ -79,7 +79,7 @@ def predict(
     from .predict import Predictor
 
     target = choose_device(device)
-    head = load_head(checkpoint, target, encoders["tokenizer"])
+    head = load_head(checkpoint, target, encoders)
     with TemporaryDirectory(prefix="stvg-") as scratch, Stop() as stop, stop.at_once():
         predictor = Predictor(head, encoders, cache or Path(scratch, "features"), target)
         if video and out:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ..console import Progress
-from ..options import FOLDER, OUT_FILE, device_option, say, tokenizer_option
+from ..options import FOLDER, OUT_FILE, device_option, say
 from ..outputs import naming_write_errors
 from ..wording import counted
 from .scoring_commands import score_chosen, scoring_options
@@ -34,7 +34,6 @@ NAMED = 5
     "--against", type=FOLDER, metavar="FILE", help="Scores of another run (stvg evaluate --json) to set it beside."
 )
 @click.option("--name", default=None, help="What the run is called.  [folder of the checkpoint, or file's name]")
-@tokenizer_option
 @click.option("--out", type=OUT_FILE, default=Path("report.html"), show_default=True, help="The page.")
 @device_option
 def report(

@@ -15,10 +15,13 @@ from ..options import (
     RowOf,
     annotation_set_option,
     choose_device,
+    encoder_names,
     options,
     protocol_option,
     say,
+    tokenizer_option,
     vidor_option,
+    weight_options,
 )
 
 if TYPE_CHECKING:
@@ -49,8 +52,12 @@ scoring_options = options(
     click.option("--fps", type=float, default=None, help="Sampling rate scored at.  [5, or the cache's]"),
     click.option("--max-frames", type=int, default=None, help="Slots of a clip.  [100, or the head's]"),
     click.option("--allow-missing", is_flag=True, help="Score what is there; missing samples are counted, not fatal."),
+    encoder_names,
+    weight_options,
+    tokenizer_option,
 )
-"""What is scored, and how."""
+"""What is scored, and how. Encoders are those of a head that trained them."""
+ENCODERS = ("backbone", "text_encoder", "backbone_weights", "text_weights", "tokenizer")
 
 
 class Scored(NamedTuple):
@@ -85,7 +92,6 @@ def score_head(
     batch_size: int | str | None,
     shuffle_sentences: int | None,
     videos: Path | None,
-    tokenizer: str | None,
     device: str | None,
     explain: bool = False,
     **unused: Any,
@@ -107,7 +113,7 @@ def score_head(
     evidence: dict[int | str, Evidence] = {}
     with Progress("evaluate", "sentences", doing="loading the head") as bar:
         target = choose_device(device)
-        head = load_head(checkpoint, target, tokenizer)
+        head = load_head(checkpoint, target, {name: unused[name] for name in ENCODERS})
         opened = Cache.open(cache_path, annotation_set)
         if max_frames:
             head = replace(head, sampling=replace(head.sampling, max_frames=max_frames))
@@ -152,7 +158,7 @@ def score_predictions(
 
     if dataset is None or annotations is None:
         raise click.UsageError("--predictions needs --dataset and --annotations")
-    of_heads = ("cache_path", "annotation_set", "batch_size", "shuffle_sentences", "videos", "tokenizer", "out")
+    of_heads = ("cache_path", "annotation_set", "batch_size", "shuffle_sentences", "videos", "out", *ENCODERS)
     given = [k for k in of_heads if unused.get(k) is not None]
     if given:
         raise click.UsageError(f"--predictions does not go with --{given[0].replace('_path', '').replace('_', '-')}")

@@ -33,7 +33,12 @@ DOOR_FILES = (
         "evaluate/report/frames.py",
         "evaluate/report/gallery.py",
     ),
-    *("heads/training/finetune.py", "heads/training/online.py", "heads/published.py"),
+    *(
+        "heads/training/finetune.py",
+        "heads/training/trained_encoders.py",
+        "heads/training/online.py",
+        "heads/published.py",
+    ),
 )
 DOORS = {f: {"extract"} for f in DOOR_FILES}
 # What assembles the command line stands above all rooms.

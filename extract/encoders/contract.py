@@ -6,6 +6,7 @@ where they are not 1), and a call from pixels to maps. `Backbone` wraps it; noth
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,6 +61,11 @@ class Frozen(nn.Module):
     def device(self) -> torch.device:
         """Where its weights lie."""
         return next((t.device for t in [*self.parameters(), *self.buffers()]), CPU)
+
+    @property
+    def class_sha256(self) -> str:
+        """Of what `Origin` names beside the weights: the same for an encoder before and after it trained."""
+        return hashlib.sha256(self.origin.extra).hexdigest()
 
     def offers(self, part: str) -> bool:
         """Whether the wrapped class has this optional method."""

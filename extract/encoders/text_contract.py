@@ -7,7 +7,7 @@ the ``longest`` number of tokens it reads of a sentence.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,16 @@ class TextEncoder(Frozen):
             hidden, padding = self(sentences)
         values, kept = hidden.float().cpu().numpy(), (~padding).cpu().numpy()
         return [values[i][kept[i]] for i in range(len(sentences))]
+
+    def with_words(self, words: Sequence[str]) -> TextEncoder:
+        """Where the class learns words one by one (it has `words` and `with_words`): the encoder that learns these."""
+        return TextEncoder(self.encoder.with_words(words), self.origin, self.sha256)
+
+    def words_of(self, sentences: Iterable[str]) -> list[str]:
+        """The words that such a class can learn of some sentences, sorted; none of any other class."""
+        if not (self.offers("words") and self.offers("with_words")):
+            return []
+        return sorted({word for sentence in sentences for word in self.encoder.words(sentence)})
 
     def for_extraction(self, device: torch.device) -> TextEncoder:
         """On a device."""

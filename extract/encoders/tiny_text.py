@@ -38,6 +38,10 @@ class TinyText(nn.Module):
     def vector(self, word: str) -> Tensor:
         return random_values((self.width,), self.seed, f"word {word}")
 
+    def with_words(self, words: Iterable[str]) -> TinyText:
+        """The same encoder, in which the vectors of these words can train."""
+        return TinyText(self.seed, words)
+
     def forward(self, sentences: list[str]) -> tuple[Tensor, Tensor]:
         split = [self.words(sentence) for sentence in sentences]
         unknown = {w: i for i, w in enumerate(sorted({w for words in split for w in words} - self.rows.keys()))}

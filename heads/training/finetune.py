@@ -17,11 +17,9 @@ from torchvision.ops import roi_align
 
 from ...cache.batches.batch import Batch, Inputs, LiveFrames, Targets
 from ...cache.index import Cache
-from ...errors import CacheError, CheckpointError, UsageError
+from ...errors import CacheError, UsageError
 from ...extract.encoders.backbone import Backbone, build_backbone
 from ...extract.encoders.text import TextEncoder, build_text_encoder
-from ...extract.encoders.tiny_text import TinyText
-from ...extract.encoders.tiny_text import wrap as wrap_tiny
 from ..boxes import to_corners
 
 
@@ -49,10 +47,14 @@ class LiveEncoders(nn.Module):
         level: str,
         targets: Mapping[str, str],
         roi_size: int,
+        words: Sequence[str] = (),
+        seed: int = 0,
     ) -> None:
         """``level``: the one that is remembered. ``targets``: further levels that are computed for the second stream, and
-        whether as ``regions`` or as ``maps``."""
+        whether as ``regions`` or as ``maps``. ``words``: those that the text encoder learns, where it learns words.
+        ``seed``: of what was drawn for the others."""
         super().__init__()
+        self.words, self.seed = list(words), seed
         self.mode, self.level, self.targets, self.roi_size = mode, level, dict(targets), roi_size
         self.backbone, self.text = backbone, text
         self.trains = {"backbone": backbone is not None, "text": text is not None}
@@ -77,8 +79,7 @@ class LiveEncoders(nn.Module):
         return found
 
     def facts(self) -> dict[str, Any]:
-        """What a checkpoint must say so that `encoders_of` can build these again."""
-        tiny = self.text.encoder if self.text and isinstance(self.text.encoder, TinyText) else None
+        """What a checkpoint must say so that `trained_encoders` can build these again."""
         return {
             "mode": self.mode,
             "backbone": self.backbone and self.backbone.name,
@@ -86,8 +87,10 @@ class LiveEncoders(nn.Module):
             "level": self.level,
             "targets": self.targets,
             "roi_size": self.roi_size,
+            "classes": {k: getattr(self, k).class_sha256 for k in self.trains if getattr(self, k) is not None},
             "tokenizer_sha256": getattr(self.text, "tokenizer_sha256", None),
-            "tiny_text": tiny and {"seed": tiny.seed, "vocabulary": list(tiny.rows)},
+            "words": self.words,
+            "seed": self.seed,
         }
 
     def train(self, mode: bool = True) -> LiveEncoders:
@@ -171,6 +174,7 @@ def build_encoders(mode: str, cache: Cache, level: str, targets: Sequence[str], 
     """
     recipe = cache.recipe
     backbone = text = None
+    words: list[str] = []
     if mode in ("last-stage", "end-to-end"):
         backbone = build_backbone(
             sources.backbone or recipe.visual.name, sources.backbone_weights, sources.weights_seed
@@ -180,12 +184,13 @@ def build_encoders(mode: str, cache: Cache, level: str, targets: Sequence[str], 
         name = sources.text_encoder or recipe.text.name
         text = build_text_encoder(name, sources.text_weights, sources.tokenizer, sources.weights_seed)
         require_weights(text.sha256, recipe.text.sha256, recipe.text.name, "--text-weights")
-        if isinstance(text.encoder, TinyText):
-            text = wrap_tiny(TinyText(sources.weights_seed, vocabulary_of(cache)))
+        if words := text.words_of(cache.samples.sentences()):
+            text = text.with_words(words)
     if backbone is not None and mode == "last-stage":
         backbone = last_stage_of(backbone)
     forms = {name: "maps" if recipe.kept[name] == "maps" else "regions" for name in targets}
-    return LiveEncoders(mode, backbone, text, level, forms if mode == "end-to-end" else {}, recipe.roi_size)
+    forms = forms if mode == "end-to-end" else {}
+    return LiveEncoders(mode, backbone, text, level, forms, recipe.roi_size, words, sources.weights_seed)
 
 
 def last_stage_of(backbone: Backbone) -> Backbone:
@@ -209,31 +214,3 @@ def require_weights(found: str, expected: str, name: str, option: str) -> None:
             effect="nothing was trained",
             hint=f"give {option} (and --weights-seed, --tokenizer) as to stvg extract",
         )
-
-
-def vocabulary_of(cache: Cache) -> list[str]:
-    """Every word of the sentences of a cache's annotation set, sorted."""
-    return sorted({word for sentence in cache.samples.sentences() for word in TinyText.words(sentence)})
-
-
-def encoders_of(facts: dict[str, Any], tokenizer: str | None) -> LiveEncoders:
-    """Encoders for the weights a checkpoint brings; RoBERTa needs its tokenizer again."""
-    backbone: Backbone | None = None
-    text: TextEncoder | None = None
-    if facts["backbone"]:
-        backbone = build_backbone(facts["backbone"], "random")
-        if facts["mode"] == "last-stage":
-            backbone = last_stage_of(backbone)
-    if facts["tiny_text"]:
-        text = wrap_tiny(TinyText(**facts["tiny_text"]))
-    elif facts["text"]:
-        text = build_text_encoder(facts["text"], "random", tokenizer)
-        trained_with, found = facts.get("tokenizer_sha256"), getattr(text, "tokenizer_sha256", None)
-        if trained_with and trained_with != found:
-            raise CheckpointError(
-                "this is not the tokenizer that the text encoder was trained with",
-                expected=f"sha256 {trained_with[:16]}…",
-                found=f"sha256 {str(found)[:16]}…",
-                hint="--tokenizer DIR",
-            )
-    return LiveEncoders(facts["mode"], backbone, text, facts["level"], facts["targets"], facts["roi_size"])

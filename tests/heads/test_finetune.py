@@ -19,8 +19,8 @@ from stvg.extract.encoders.tiny_text import wrap as wrap_tiny
 from stvg.extract.encoders.tokenizer import load_tokenizer
 from stvg.heads.checkpoint import load_checkpoint
 from stvg.heads.experiment import load_experiment
-from stvg.heads.training import finetune
-from stvg.heads.training.finetune import LiveEncoders
+from stvg.heads.training import trained_encoders
+from stvg.heads.training.finetune import LiveEncoders, Sources
 from stvg.heads.training.run import Run
 from stvg.heads.training.train import train
 
@@ -206,14 +206,14 @@ def test_a_text_encoder_that_trained_is_used_with_its_own_tokenizer_only(monkeyp
         "mode": "text",
         "backbone": None,
         "text": "roberta-base",
-        "tiny_text": None,
         "level": "c5",
         "targets": {},
         "roi_size": 4,
     }
     found = torch.nn.Module()
     found.tokenizer_sha256 = "b" * 64
-    monkeypatch.setattr(finetune, "build_text_encoder", lambda *_: found)
-    assert finetune.encoders_of({**facts, "tokenizer_sha256": "b" * 64}, "folder").text is found
+    monkeypatch.setattr(trained_encoders, "build_text_encoder", lambda *_: found)
+    folder = Sources(tokenizer="folder")
+    assert trained_encoders.encoders_of({**facts, "tokenizer_sha256": "b" * 64}, folder).text is found
     with pytest.raises(CheckpointError, match="not the tokenizer"):
-        finetune.encoders_of({**facts, "tokenizer_sha256": "a" * 64}, "folder")
+        trained_encoders.encoders_of({**facts, "tokenizer_sha256": "a" * 64}, folder)

@@ -80,6 +80,33 @@ def filled(layer, maps):
 '''
 
 
+WORDS_THAT_LEARN = """
+import torch
+from torch import nn
+
+
+class Learns(nn.Module):
+    width = 6
+
+    def __init__(self, weights, device, known=()):
+        super().__init__()
+        self.known = {word: i for i, word in enumerate(known)}
+        self.table = nn.Parameter(torch.ones(len(self.known), 6))
+
+    def words(self, sentence):
+        return sentence.split()
+
+    def with_words(self, words):
+        return Learns("random", "cpu", words)
+
+    def forward(self, sentences):
+        return [torch.stack([self.vector(w) for w in s.split()]) for s in sentences]
+
+    def vector(self, word):
+        return self.table[self.known[word]] if word in self.known else torch.ones(6)
+"""
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("levels")
@@ -181,6 +208,49 @@ def test_the_last_stage_of_four_levels_trains_alone_and_its_checkpoint_brings_it
     assert moved == {k for k in before if ".high." in k}
     assert moved
     ours = tubes_of(head.model, open_split(head, Cache.open(made("Four", "full")), "test"), 4, CPU)
+    theirs = tubes_of(run.ema.model, run.open_split("test"), 4, CPU)
+    assert all(np.array_equal(ours[k].boxes, theirs[k].boxes) for k in theirs)
+
+
+def test_encoders_that_trained_are_found_where_they_are_moved_to_and_another_class_is_refused(
+    made, folder, synthetic, tmp_path, monkeypatch, stvg
+):
+    cache = made("Four", "full")
+    checkpoint = train(start(cache, tmp_path / "run", synthetic, "train.mode=last-stage", "train.lr_backbone=0.01"))
+    expected = tubes_of(load_head(checkpoint, CPU).model, open_split(load_head(checkpoint, CPU), Cache.open(cache), "test"), 4, CPU)  # fmt: skip  # noqa: E501
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"the encoder that trained with this head is not found.*mine\.py") as error:
+        load_head(checkpoint, CPU)
+    assert "--backbone" in error.value.facts["hint"]
+    head = load_head(checkpoint, CPU, {"backbone": f"{folder}/mine.py:Four"})
+    found = tubes_of(head.model, open_split(head, Cache.open(cache), "test"), 4, CPU)
+    assert all(np.array_equal(found[k].boxes, expected[k].boxes) for k in expected)
+    asked = ("evaluate", "--checkpoint", checkpoint, "--cache", cache, "--backbone")
+    assert stvg(*asked, f"{folder}/mine.py:Four", "--json", tmp_path / "scores.json").code == 0
+    (tmp_path / "mine.py").write_text(ENCODERS.replace("self.mid(pixels)", "self.mid(pixels) + 1") + "\n# changed")
+    refused = stvg(*asked, "mine.py:Four")
+    assert refused.code == 1
+    assert "is not the one that trained with this head" in refused.err
+
+
+def test_any_class_that_learns_words_trains_with_those_of_the_annotations(made, folder, synthetic, tmp_path):
+    (folder / "learns.py").write_text(WORDS_THAT_LEARN)
+    out = folder / "learns"
+    names = {"backbone": "mine.py:Four", "text_encoder": "learns.py:Learns", "text_weights": "random"}
+    extract_synthetic(synthetic, out, levels="last", resolution=64, dtype="float32", **names)
+    run = Run(
+        tmp_path / "run",
+        Cache.open(out),
+        load_experiment("tiny", [*SETTINGS, "train.mode=text", "train.lr_text=0.01"]),
+        "train",
+        CPU,
+        {"text_weights": "random"},
+    )
+    before = run.encoders.text.encoder.table.detach().clone()
+    assert len(before) > 5
+    head = load_head(train(run), CPU)
+    assert not torch.equal(run.encoders.text.encoder.table, before)
+    ours = tubes_of(head.model, open_split(head, Cache.open(out), "test"), 4, CPU)
     theirs = tubes_of(run.ema.model, run.open_split("test"), 4, CPU)
     assert all(np.array_equal(ours[k].boxes, theirs[k].boxes) for k in theirs)
 
