@@ -23,7 +23,7 @@ from .view import View
 FORMAT_VERSION = 4
 KEPT = {"roi": "regions", "full": "maps", "last": "none"}
 """What is kept of the levels before the last, by `Recipe.keep`."""
-LEVEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
+LEVEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 """Level names become parts of the names of arrays, which put underscores between them."""
 
 Span = tuple[int, int]
@@ -89,6 +89,11 @@ class Level:
     stride: int
     """Pixels a cell."""
 
+    @property
+    def encoder(self) -> str:
+        """Which of several encoders it is of: what stands before the hyphen of its name; empty where there is one."""
+        return self.name.rpartition("-")[0]
+
     def __str__(self) -> str:
         return f"{self.name} ({self.channels} channels, stride {self.stride})"
 
@@ -105,7 +110,7 @@ class Visual:
     sha256: str
     """Of its weights, and of a plugin's source."""
     levels: tuple[Level, ...]
-    """What it gives of a frame, finest first."""
+    """What it gives of a frame, finest first; of several encoders side by side, those of one after those of another."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     """Pixels in [0, 1] are normalised with these, one a colour."""
@@ -114,12 +119,21 @@ class Visual:
     window: int = 1
     """Frames of the video's grid that it looks at for one frame's features."""
 
+    @property
+    def last_levels(self) -> tuple[Level, ...]:
+        """The coarsest level of each of its encoders."""
+        return tuple({level.encoder: level for level in self.levels}.values())
+
     def __post_init__(self) -> None:
         names = [level.name for level in self.levels]
-        if not names or len(set(names)) < len(names) or not all(LEVEL_NAME.fullmatch(name) for name in names):
+        if (
+            not names
+            or len({name.lower() for name in names}) < len(names)
+            or not all(LEVEL_NAME.fullmatch(name) for name in names)
+        ):
             raise UsageError(
                 f"the levels of encoder {self.name} cannot be stored",
-                expected="at least one level, each with a name of its own of letters, digits and hyphens",
+                expected="at least one level; names of up to 64 letters, digits and hyphens, that differ in more than case",
                 found=", ".join(map(repr, names)) or "none",
             )
         if any(level.channels < 1 or level.stride < 1 for level in self.levels):
@@ -154,8 +168,8 @@ class Recipe:
     resolution: int = 224
     max_side: int = 373
     keep: str = "roi"
-    """Of the levels before the last: ``roi`` keeps RoI-aligned regions of annotated boxes, ``full`` maps, ``last`` nothing.
-    Of the last, maps are kept always."""
+    """Of the levels before an encoder's last: ``roi`` keeps RoI-aligned regions of annotated boxes, ``full`` maps, ``last``
+    nothing. Of the last, maps are kept always."""
     roi_size: int = 4
     dtype: str = "float16"
     """How features are stored: see `quantise`."""
@@ -174,9 +188,9 @@ class Recipe:
 
     @property
     def kept(self) -> dict[str, str]:
-        """What is kept of every level of the visual encoder, finest first: ``maps``, ``regions`` or ``none``."""
-        *before, last = (level.name for level in self.visual.levels)
-        return {**dict.fromkeys(before, KEPT[self.keep]), last: "maps"}
+        """What is kept of every level of the visual encoder, in order: ``maps``, ``regions`` or ``none``."""
+        last = self.visual.last_levels
+        return {k.name: "maps" if k in last else KEPT[self.keep] for k in self.visual.levels}
 
     @property
     def keeps_regions(self) -> bool:

@@ -71,10 +71,10 @@ class Predictor:
 
     def __init__(self, head: Head, encoders: Mapping[str, Any], features: Location, device: torch.device) -> None:
         self.head, self.encoders, self.features, self.device = head, encoders, features, device
-        last = head.recipe.visual.levels[-1]
+        last = head.recipe.visual.last_levels
         self.recipe = replace(
             head.recipe,
-            keep="full" if head.mode == "last-stage" or head.model.head.memory_level != last else "last",
+            keep="full" if head.mode == "last-stage" or head.model.head.memory_level not in last else "last",
             views=1,
             views_seed=0,
         )

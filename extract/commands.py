@@ -127,7 +127,8 @@ def dataset_make(out: Path, kind: str, videos: int, seed: int, jobs: int) -> Non
     metavar="NAME",
     default="resnet101",
     show_default=True,
-    help="Encoder of pictures: resnet101, timm:NAME, hf:FOLDER, file.py:Class …; see stvg encoder list.",
+    help="Encoder of pictures: resnet101, timm:NAME, hf:FOLDER, file.py:Class …; see stvg encoder list. Several, divided "
+    "by commas, are stored side by side.",
 )
 @click.option(
     "--text-encoder",

@@ -85,7 +85,8 @@ class ModelConfig(HeadConfig):
     shared_decoder: bool = True
     """Both streams use the same decoder layers (table VIII)."""
     region_levels: tuple[str, ...] | None = None
-    """The levels that the second stream also cuts regions of the target from.  [all others that the cache keeps]"""
+    """The levels that the second stream also cuts regions of the target from.  [all others of that encoder that the cache
+    keeps]"""
     proj_norm: str = "groupnorm"
     """After the projections of these levels: ``groupnorm`` or ``none``."""
     fusion: FusionConfig = field(default_factory=FusionConfig)
@@ -109,7 +110,7 @@ class ModelConfig(HeadConfig):
         if not self.qmm:
             return memory, ()
         if self.region_levels is None:
-            return memory, tuple(level for level in given if level != memory)
+            return memory, tuple(k for k in given if k != memory and k.encoder == memory.encoder)
         return memory, tuple(k for name in self.region_levels if (k := named(name, given)) != memory)
 
 

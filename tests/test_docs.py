@@ -46,6 +46,12 @@ STAND_INS = {
     "--backbone-weights resnet101.safetensors --text-weights roberta-base/": TINY,
     "--backbone-weights weights/mdetr/backbone.safetensors "
     "--text-weights weights/mdetr/roberta.safetensors --tokenizer roberta-base/": TINY,
+    "--backbone resnet101,timm:convnext_tiny --backbone-weights r101.pth,convnext.safetensors": (
+        "--backbone tiny,timm:test_convnext --backbone-weights ,random --text-encoder tiny --resolution 64"
+    ),
+    "--cache cache/two --out runs/convnext --set model.memory_level=convnexttiny-s32": (
+        "--cache cache/vidstg --out runs/convnext --set model.memory_level=c5"
+    ),
     "--init weights/mdetr/head.safetensors": "--init weights/tiny/head.safetensors",
     "train-head --cache": f"train-head {SMALL} --cache",
     "--set train.epochs=1000": "--set train.epochs=1",

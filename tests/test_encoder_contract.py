@@ -78,6 +78,7 @@ ROADS = {
     "Video Swin": ("torchvision:swin3d_t", "tiny"),
     "a user's classes": ("mine.py:Mine", "mine.py:Words"),
     "a user's class with a window": ("mine.py:Windowed", "tiny"),
+    "two side by side": ("timm:test_resnet,mine.py:Windowed", "tiny"),
 }
 
 
@@ -102,7 +103,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def named(name: str, folder: Path) -> str:
-    """The name of an encoder, whose folder or file is made."""
+    """The name of an encoder, whose folder or file is made; or of several."""
+    if "," in name:
+        return ",".join(named(one, folder) for one in name.split(","))
     if name.startswith("hf "):
         kind = name[3:]
         made = hf_folder if kind in ("dinov2", "swin") else text_folder

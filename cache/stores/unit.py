@@ -19,6 +19,7 @@ from ...atomic import remove
 from ...errors import CacheError
 from ..schema import FORMAT_VERSION
 
+ARRAY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 CHUNK_BYTES = 64 * 1024
 FOREIGN = "does not belong there; it is left alone"
 """How the message ends about a file that lies in a unit and is none of its own."""
@@ -145,8 +146,11 @@ class UnitWriter(ABC):
         Raises ValueError for a shape, type or name that cannot be stored.
         """
         self._require_open()
-        if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name) or name in self._facts:
-            raise ValueError(f"{name!r} cannot name an array: lower-case letters, digits and _, each name once")
+        if not ARRAY_NAME.fullmatch(name) or name.lower() in map(str.lower, self._facts):
+            raise ValueError(
+                f"{name!r} cannot name an array: up to 80 letters, digits, _ and -, each name once, also where a file "
+                "system takes upper and lower case for the same"
+            )
         self._facts[name] = ArrayFacts.of(shape, dtype, attributes)
         self._rows[name], self._sums[name] = 0, []
         self._create(name, self._facts[name])

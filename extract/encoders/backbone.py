@@ -12,6 +12,7 @@ from . import huggingface, lite0, resnet, timm_models, tiny, video_swin
 from .contract import CPU, Backbone
 from .kinds import Kind, Request, find
 from .plugins import build_plugin
+from .several import BETWEEN, build_several
 
 __all__ = ("BACKBONES", "Backbone", "build_backbone")
 
@@ -29,7 +30,9 @@ BACKBONES: tuple[Kind[Backbone], ...] = (
 
 
 def build_backbone(name: str, weights: str | Path | None = None, seed: int = 0, device: torch.device = CPU) -> Backbone:
-    """A frozen encoder. ``weights``: a file or folder, ``random`` (seeded), or None for where its kind keeps its own.
+    """A frozen encoder; several where the name is a list with commas (see `several`).
+
+    ``weights``: a file or folder, ``random`` (seeded), or None for where its kind keeps its own.
 
     Raises UsageError for an unknown name, CheckpointError for weights that are missing or do not fit, EncoderError for a
     class that does not keep the contract.
@@ -39,6 +42,10 @@ def build_backbone(name: str, weights: str | Path | None = None, seed: int = 0, 
             f"{name} cannot compute features: those of its cache were made elsewhere",
             effect="nothing was computed",
             hint="make those of the new videos there, too, then: stvg cache import",
+        )
+    if BETWEEN in name:
+        return build_several(
+            name, None if weights is None else str(weights), lambda n, w: build_backbone(n, w, seed, device)
         )
     asked = Request(name, str(weights) if weights is not None else None, seed=seed, device=device)
     kind, asked = find(BACKBONES, "backbone", asked)

@@ -64,8 +64,11 @@ def encoder_check(
     from .backbone import BACKBONES, build_backbone
     from .check import check_backbone, check_text
     from .recorded import compare_pictures, compare_sentences, read_recorded
+    from .several import BETWEEN
     from .text import TEXT_ENCODERS, build_text_encoder
 
+    if BETWEEN in name:
+        raise UsageError(f"{name} are several encoders", hint="check each of them by itself")
     if not text and name in {kind.name for kind in TEXT_ENCODERS} - {kind.name for kind in BACKBONES}:
         raise UsageError(f"{name} is an encoder of sentences", hint=f"stvg encoder check {name} --text")
     recorded, where = read_recorded(values) if values else {}, choose_device(device)

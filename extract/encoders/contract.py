@@ -170,8 +170,8 @@ def facts_of(encoder: Any, name: str) -> tuple[tuple[Level, ...], Colour, Colour
     names, strides = [level.name for level in levels], [level.stride for level in levels]
     faults = {
         "levels": not levels
-        or len({*names}) < len(names)
-        or not all(re.fullmatch("[A-Za-z][A-Za-z0-9]*", n) for n in names),
+        or len({name.lower() for name in names}) < len(names)
+        or not all(re.fullmatch("[A-Za-z][A-Za-z0-9]{0,29}", n) for n in names),
         "channels": any(level.channels < 1 for level in levels),
         "strides": strides != sorted(strides) or min(strides, default=0) < 1,
         "mean, std": min(std) <= 0 or max(mean) > 1 or max(std) > 1,
@@ -180,7 +180,7 @@ def facts_of(encoder: Any, name: str) -> tuple[tuple[Level, ...], Colour, Colour
     if wrong := some(fact for fact, bad in faults.items() if bad):
         raise EncoderError(
             f"the facts of encoder {name} cannot be: {wrong}",
-            expected="levels with different names of letters and digits, finest first; mean and std of values from 0 to 1",
+            expected="levels with different names of up to 30 letters and digits, finest first; mean, std of values 0 to 1",
             found=f"levels {[tuple(vars(level).values()) for level in levels]}, mean {mean}, std {std}, "
             f"multiple {multiple}, window {window}",
         )

@@ -13,7 +13,7 @@ from ...weight_files import first_line
 from .contract import Origin
 from .huggingface import config_of, loaded, model_folder, name_of, require_whole, weights_elsewhere
 from .kinds import Request
-from .random_weights import quietly, randomise
+from .networks import quietly, randomise
 from .text_contract import TextEncoder
 from .tokenizer import TokenReader
 

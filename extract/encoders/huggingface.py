@@ -16,8 +16,7 @@ from ...weight_files import first_line
 from ...weights import some
 from .contract import IMAGENET_MEAN, IMAGENET_STD, Backbone, Origin
 from .kinds import Request
-from .probe import multiple_of
-from .random_weights import quietly, randomise
+from .networks import multiple_of, quietly, randomise
 
 FINEST = 8
 """Smallest stride that is taken where the folder does not choose stages."""

@@ -12,7 +12,7 @@ from ...weight_files import PackagedWeights
 from ...weights import StateDict, load_exactly, read_weights
 from .contract import Backbone, Origin
 from .kinds import Request
-from .random_weights import quietly, randomise
+from .networks import quietly, randomise
 
 PUBLISHED = PackagedWeights(
     "lite0",

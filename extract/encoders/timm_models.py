@@ -14,8 +14,7 @@ from ...errors import CheckpointError, UsageError
 from ...weights import StateDict, load_exactly, read_weights
 from .contract import IMAGENET_MEAN, IMAGENET_STD, Backbone, Origin
 from .kinds import Request
-from .probe import multiple_of
-from .random_weights import quietly, randomise
+from .networks import multiple_of, quietly, randomise
 
 FINEST = 8
 """Smallest stride that is taken: finer maps are large and say little."""

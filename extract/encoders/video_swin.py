@@ -13,7 +13,7 @@ from ...errors import CheckpointError, UsageError
 from ...weights import load_exactly, read_weights
 from .contract import IMAGENET_MEAN, IMAGENET_STD, Backbone, Origin
 from .kinds import Request
-from .random_weights import quietly, randomise
+from .networks import quietly, randomise
 
 NAMES = ("swin3d_t", "swin3d_s", "swin3d_b")
 TUBELET = 2

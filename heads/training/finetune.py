@@ -19,6 +19,7 @@ from ...cache.batches.batch import Batch, Inputs, LiveFrames, Targets
 from ...cache.index import Cache
 from ...errors import CacheError, UsageError
 from ...extract.encoders.backbone import Backbone, build_backbone
+from ...extract.encoders.several import Several
 from ...extract.encoders.text import TextEncoder, build_text_encoder
 from ..boxes import to_corners
 
@@ -186,11 +187,18 @@ def build_encoders(mode: str, cache: Cache, level: str, targets: Sequence[str], 
         require_weights(text.sha256, recipe.text.sha256, recipe.text.name, "--text-weights")
         if words := text.words_of(cache.samples.sentences()):
             text = text.with_words(words)
-    if backbone is not None and mode == "last-stage":
-        backbone = last_stage_of(backbone)
+    if backbone is not None:
+        backbone = part_of(backbone, mode, (level, *targets))
     forms = {name: "maps" if recipe.kept[name] == "maps" else "regions" for name in targets}
     forms = forms if mode == "end-to-end" else {}
     return LiveEncoders(mode, backbone, text, level, forms, recipe.roi_size, words, sources.weights_seed)
+
+
+def part_of(backbone: Backbone, mode: str, levels: Sequence[str]) -> Backbone:
+    """What a mode runs of an encoder for some levels; of several side by side, those that give them."""
+    if isinstance(backbone, Several):
+        backbone = backbone.that_give(levels)
+    return last_stage_of(backbone) if mode == "last-stage" else backbone
 
 
 def last_stage_of(backbone: Backbone) -> Backbone:

@@ -9,7 +9,7 @@ from typing import Any
 from ...errors import CheckpointError, UsageError
 from ...extract.encoders.backbone import Backbone, build_backbone
 from ...extract.encoders.text import TextEncoder, build_text_encoder
-from .finetune import LiveEncoders, Sources, last_stage_of
+from .finetune import LiveEncoders, Sources, part_of
 
 
 def encoders_of(facts: dict[str, Any], sources: Sources) -> LiveEncoders:
@@ -24,8 +24,7 @@ def encoders_of(facts: dict[str, Any], sources: Sources) -> LiveEncoders:
         with naming_option(facts["backbone"], sources.backbone, "--backbone"):
             backbone = build_backbone(sources.backbone or facts["backbone"], sources.backbone_weights or "random")
         require_class(backbone, facts, "backbone", "--backbone")
-        if facts["mode"] == "last-stage":
-            backbone = last_stage_of(backbone)
+        backbone = part_of(backbone, facts["mode"], (facts["level"], *facts["targets"]))
     if facts["text"]:
         with naming_option(facts["text"], sources.text_encoder, "--text-encoder"):
             name = sources.text_encoder or facts["text"]

@@ -1,14 +1,15 @@
-"""Seeded random weights for any network, the same on every machine, to try things out and for tests."""
+"""What is done with any library's network: seeded random weights, the same everywhere, and which sizes it takes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
+from ...errors import EncoderError
 from ...weights import random_values
 
 SPREAD = 0.02
@@ -42,3 +43,29 @@ def randomise(network: nn.Module, seed: int) -> None:
             value.copy_(random_values(value.shape, seed, name) * math.sqrt(gain / value[0].numel()))
         else:
             value.copy_(random_values(value.shape, seed, name) * SPREAD)
+
+
+@torch.inference_mode()
+def multiple_of(features: Any, name: str, patch: int) -> int:
+    """What sides must be a multiple of so that every map has ⌈H / stride⌉ rows: 1, a patch, or the coarsest stride."""
+    coarsest = features.levels[-1][2]
+    window = getattr(features, "window", 1)
+    weight = next(features.parameters())
+    why: object = None
+    for multiple in sorted({1, patch, coarsest}):
+        height, width = (-(-side // multiple) * multiple for side in (2 * coarsest + 1, 4 * coarsest - 1))
+        shape = (1, 3, height, width) if window == 1 else (1, window, 3, height, width)
+        try:
+            maps = features(weight.new_zeros(shape))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            why = error
+            continue
+        sizes = [tuple(maps[level].shape[2:]) for level, _, _ in features.levels]
+        if sizes == [(-(-height // stride), -(-width // stride)) for _, _, stride in features.levels]:
+            return multiple
+        why = f"maps of {sizes} for a picture of {height} x {width}"
+    raise EncoderError(
+        f"{name} does not take pictures of any size",
+        expected="maps of ⌈height / stride⌉ rows and ⌈width / stride⌉ columns",
+        found=" ".join(str(why).split())[:160],
+    )
