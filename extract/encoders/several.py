@@ -39,7 +39,11 @@ class Several(Backbone):
             for name, part in zip(names, parts, strict=True)
             for level in part.levels
         )
-        origin = Origin(BETWEEN.join(part.name for part in parts), "; ".join(part.source for part in parts))
+        origin = Origin(
+            BETWEEN.join(part.name for part in parts),
+            "; ".join(part.source for part in parts),
+            b"\0".join(part.origin.extra for part in parts),
+        )
         Frozen.__init__(
             self, nn.ModuleList(parts), whole.origin if whole else origin, whole.sha256 if whole else hash_of(parts)
         )

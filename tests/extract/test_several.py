@@ -12,6 +12,7 @@ from stvg.cache.index import Cache
 from stvg.cache.schema import Level, Recipe
 from stvg.cache.video_unit import video_key
 from stvg.errors import UsageError
+from stvg.evaluate.evaluation import load_head
 from stvg.extract.encoders.backbone import build_backbone
 from stvg.extract.encoders.contract import Backbone, Origin
 from stvg.extract.encoders.several import Several
@@ -73,6 +74,8 @@ def test_end_to_end_runs_the_encoders_that_are_read_and_equals_the_cache_while_f
         train(run)
         losses[mode] = (tmp_path / mode / "metrics.jsonl").read_text().partition('"loss": ')[2].partition(",")[0]
     assert [part.name for part in run.encoders.backbone.each] == ["mine.py:Mine"]
+    again = load_head(tmp_path / "end-to-end/last.safetensors", CPU, {"backbone": sources["backbone"]})
+    assert [part.name for part in again.model.encoders.backbone.each] == ["mine.py:Mine"]
     assert float(losses["end-to-end"]) == pytest.approx(float(losses["cached"]), rel=1e-4)
 
 
