@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 from ..errors import CacheError, UsageError
 from ..objects import Location
@@ -38,6 +39,9 @@ class AnnotationSet:
     dataset: str
     splits: dict[str, Split]
     samples: SampleTable = field(repr=False)
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By video id the file that the set means (``bytes``, ``mtime_ns``; ``sha256`` once it is known), where its extraction
+    saw another one than the cache holds features of."""
     stored_in: Location | None = None
     """The cache that holds exactly this set."""
 
@@ -69,6 +73,22 @@ class AnnotationSet:
         content = json.dumps([self.dataset, {split: facts.sha256 for split, facts in sorted(self.splits.items())}])
         return hashlib.sha256(content.encode(errors="surrogatepass")).hexdigest()
 
+    def means(self, video_id: str, source: Mapping[str, Any]) -> bool:
+        """Whether features of a file (a unit's ``source``) are of the video that this set calls so, as far as is known."""
+        file = self.files.get(video_id)
+        return (
+            not file
+            or not source
+            or any(
+                all(file.get(fact) == source[fact] for fact in facts) for facts in (("sha256",), ("bytes", "mtime_ns"))
+            )
+        )
+
+    def with_files(self, seen: Mapping[str, Mapping[str, Any] | None]) -> AnnotationSet:
+        """This set, for which files were seen: None where the cache's features are of the file that is there."""
+        files = {video_id: file for video_id, file in {**self.files, **seen}.items() if file}
+        return self if files == self.files else replace(self, files=files, stored_in=None)
+
     def rows(self, split: str) -> list[int]:
         """The rows of a split's samples."""
         return [row for row, name in enumerate(self.samples.splits) if name == split]
@@ -86,15 +106,16 @@ class AnnotationSet:
         splits = {**self.splits, **other.splits}
         kept = {s: (self if self._holds(s, splits[s]) else other) for s in splits}
         if all(holder is self for holder in kept.values()):
-            return self
+            return self.with_files(other.files)
         samples = [holder.samples[row] for split, holder in kept.items() for row in holder.rows(split)]
         facts = {split: holder.splits[split] for split, holder in kept.items()}
-        return AnnotationSet(self.name, self.dataset, facts, SampleTable.of(samples, f"annotation set {self.name}"))
+        table = SampleTable.of(samples, f"annotation set {self.name}")
+        return AnnotationSet(self.name, self.dataset, facts, table, {**self.files, **other.files})
 
     def united_with(self, other: AnnotationSet, where: object) -> AnnotationSet:
         """The samples of both, each once. CacheError when they contradict: another dataset, rule, or sample of one id."""
         if self.sha256 == other.sha256:
-            return self
+            return self.with_files(other.files)
         found = {(s.split, s.sample_id): s for s in self.samples} if self.dataset == other.dataset else {}
         faults = [] if self.dataset == other.dataset else [f"dataset {self.dataset} and {other.dataset}"]
         for split in self.splits.keys() & other.splits.keys():
@@ -119,7 +140,7 @@ class AnnotationSet:
         table = SampleTable.of(list(found.values()), f"annotation set {self.name}")
         rules = {**other.splits, **self.splits}
         splits = {s: Split(*_facts(table, s), rule.max_frames, rule.on_bad_record) for s, rule in rules.items()}
-        return AnnotationSet(self.name, self.dataset, splits, table)
+        return AnnotationSet(self.name, self.dataset, splits, table, {**self.files, **other.files})
 
     def _holds(self, split: str, wanted: Split) -> bool:
         return split in self.splits and self.splits[split].sha256 == wanted.sha256

@@ -24,9 +24,9 @@ from ..errors import CacheError
 from ..objects import HEADER, Location
 from .annotations import AnnotationSet
 from .contents import Contents
+from .covering import covered
 from .header import Header
 from .making import make
-from .needs import Needs
 from .schema import Recipe
 from .set_files import choose_set, update_set
 from .skipped import SkipList
@@ -37,7 +37,9 @@ from .texts import Texts
 from .video_unit import MORE, ROOM, VideoUnit, video_key, video_of
 
 READERS = 8
-"""Records of units that are asked for at once."""
+"""Threads that ask for records of units."""
+UNITS_AT_ONCE = 32
+"""Of each of these."""
 
 
 class Cache:
@@ -48,6 +50,7 @@ class Cache:
 
     def __init__(self, path: Location, header: Header, annotation_set: str | None = None) -> None:
         self.path, self.header, self.recipe = path, header, header.recipe
+        self.fingerprint = header.recipe.fingerprint
         self.annotation_set = annotation_set
         self.store: Store = open_store(path, header.store)
         self.texts = Texts(self.store, self.recipe.fingerprint)
@@ -120,7 +123,7 @@ class Cache:
             keys = self.unit_keys(video_id)
             if not keys:
                 raise CacheError(f"{self.path} has no features of video {video_id}", hint="repeat stvg extract")
-            self._units[video_id] = VideoUnit.of(self.store, keys, self.recipe.fingerprint)
+            self._units[video_id] = VideoUnit.of(self.store, keys, self.fingerprint)
         return self._units[video_id]
 
     def unit_keys(self, video_id: str) -> list[str]:
@@ -143,17 +146,27 @@ class Cache:
         return {video_of(key) for room in (ROOM, MORE) for key in self.store.keys(room)}
 
     def covered(self, rows: Sequence[int]) -> NDArray[np.bool_]:
-        """(n,) for some samples whether the cache has all frames and regions they need, whatever slots are looked at."""
-        by_video: dict[str, list[int]] = {}
-        found, there = np.zeros(len(rows), dtype=bool), self.complete()
-        for position, row in enumerate(rows):
-            by_video.setdefault(self.samples.video_ids[row], []).append(position)
-        self._read_units([video for video in by_video if video in there])
-        for video, positions in by_video.items():
-            if video in there:
-                needs = Needs.of(self.samples, [rows[p] for p in positions], self.recipe)
-                found[positions] = self.unit(video).covers(needs)
-        return found
+        """(n,) for some samples whether the cache has all frames and regions they need, whatever slots are looked at.
+
+        Features of another file than the annotation set means are not there.
+        """
+        there = self.complete()
+        videos = [v for v in dict.fromkeys(self.samples.video_ids[row] for row in rows) if v in there]
+        self._read_units(videos)
+        return covered(self.samples, rows, {v: self.unit(v) for v in videos if self.means(v)}, self.recipe)
+
+    def mistaken(self, rows: Sequence[int]) -> list[str]:
+        """The videos of some samples that are there, but of another file, or size, than the annotation set means."""
+        there = self.complete()
+        videos = dict.fromkeys(self.samples.video_ids[row] for row in rows)
+        return [v for v in videos if v in there and not self.means(v)]
+
+    def means(self, video_id: str) -> bool:
+        """Whether the features of a video are of the file, and of the size, that the annotation set calls so."""
+        unit, table = self.unit(video_id), self.samples
+        row, view = table.rows_of_videos[video_id][0], unit.views[0]
+        size = (table.columns["width"][row], table.columns["height"][row])
+        return size == (view.source_width, view.source_height) and self.annotations.means(video_id, unit.source)
 
     def contents(self, split: str) -> Contents:
         """What of a split can be read now, for the record of a run and for comparing with one."""
@@ -169,8 +182,10 @@ class Cache:
 
     def _read_units(self, videos: Iterable[str]) -> None:
         """Ask for the facts of some videos together: over a network, one by one is slow."""
+        wanted = list(videos)
+        some = [wanted[at : at + UNITS_AT_ONCE] for at in range(0, len(wanted), UNITS_AT_ONCE)]
         with ThreadPoolExecutor(READERS, "units") as pool:
-            for _ in pool.map(self.unit, videos):
+            for _ in pool.map(lambda videos: [self.unit(video) for video in videos], some):
                 pass
 
     def skipped(self) -> dict[str, str]:

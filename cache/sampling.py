@@ -109,7 +109,20 @@ def sample_frames(segment: tuple[int, int], video_fps: float, sampling: Sampling
 def sample_many(
     starts: IntArray, ends: IntArray, video_fps: FloatArray, sampling: Sampling
 ) -> tuple[IntArray, NDArray[np.bool_]]:
-    """`sample_frames` of N valid segments at once: frames (N, T) and which of these slots exist (N, T)."""
+    """`sample_frames` of N valid segments at once: frames (N, T) and which of these slots exist (N, T).
+
+    Sentences share segments: each different one is computed once.
+    """
+    different, same = np.unique(np.stack([starts, ends, video_fps], axis=1), axis=0, return_inverse=True)
+    frames, exists = _sample_many(
+        different[:, 0].astype(np.int64), different[:, 1].astype(np.int64), different[:, 2], sampling
+    )
+    return frames[same], exists[same]
+
+
+def _sample_many(
+    starts: IntArray, ends: IntArray, video_fps: FloatArray, sampling: Sampling
+) -> tuple[IntArray, NDArray[np.bool_]]:
     ratio = sampling.fps / video_fps
     first = np.floor(starts * ratio).astype(np.int64)
     last = np.maximum(first, np.floor((ends - 1) * ratio).astype(np.int64))

@@ -53,7 +53,8 @@ def read_set(cache: Location, name: str) -> AnnotationSet:
             if attempt < ATTEMPTS - 1 and _read_header(cache, name) != facts:  # it was replaced a moment ago
                 continue
             raise
-        return AnnotationSet(name, facts["dataset"], {s: Split(**f) for s, f in facts["splits"].items()}, table, cache)
+        splits = {s: Split(**f) for s, f in facts["splits"].items()}
+        return AnnotationSet(name, facts["dataset"], splits, table, facts.get("files", {}), cache)
     raise AssertionError("unreachable")
 
 
@@ -89,8 +90,16 @@ def put_set(cache: Location, new: AnnotationSet) -> None:
     """Put a set into a cache in place of the one of its name, unless that is the same."""
     with _alone(cache):
         found = read_set(cache, new.name) if new.name in set_names(cache) else None
-        if found is None or (found.sha256, found.splits) != (new.sha256, new.splits):
+        if found is None or (found.sha256, found.splits, found.files) != (new.sha256, new.splits, new.files):
             write_set(cache, new)
+
+
+def note_files(cache: Location, name: str, seen: Mapping[str, Mapping[str, Any] | None]) -> None:
+    """Say in a cache's set which files its extraction saw, see `AnnotationSet.with_files`. Nothing else changes."""
+    with _alone(cache):
+        now = read_set(cache, name).with_files(seen)
+        if now.stored_in != cache:
+            write_set(cache, now)
 
 
 def with_splits(cache: Location, new: AnnotationSet) -> AnnotationSet:
@@ -139,6 +148,7 @@ def _header(new: AnnotationSet, file: str) -> bytes:
         "dataset": new.dataset,
         "sha256": new.sha256,
         "splits": {split: asdict(facts) for split, facts in new.splits.items()},
+        **({"files": new.files} if new.files else {}),
         "table": {"file": file, "bytes": size, "crc32c": sum_of_bytes},
     }
     return _sealed(content)

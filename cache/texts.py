@@ -7,9 +7,9 @@ the unit has the rows ``offsets[i]`` to ``offsets[i + 1]`` of ``hidden``.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +56,7 @@ class TextIndex:
         """Raises CacheError for a unit of another recipe, and for damage."""
         hashes, units, starts, ends = [], [], [], []
         for number, key in enumerate(keys):
-            require_recipe(store, key, fingerprint)
+            require_recipe(store, key, store.attributes(key), fingerprint)
             offsets = store.read(key, "offsets")
             hashes.append(store.read(key, "hashes"))
             units.append(np.full(len(offsets) - 1, number))
@@ -130,9 +130,9 @@ class Texts:
         return read_features(self.store, index.keys[index.units[at]], "hidden", rows)
 
 
-def require_recipe(store: Store, key: str, fingerprint: str) -> None:
-    """Refuse a unit of another recipe: CacheError."""
-    found = store.attributes(key).get("fingerprint")
+def require_recipe(store: Store, key: str, attributes: Mapping[str, Any], fingerprint: str) -> None:
+    """Refuse a unit that says of itself that it is of another recipe: CacheError."""
+    found = attributes.get("fingerprint")
     if found != fingerprint:
         raise CacheError(
             f"{store.path}: {key} was written with another recipe",

@@ -81,10 +81,9 @@ class VideoUnit:
     @classmethod
     def of(cls, store: Store, keys: Sequence[str], fingerprint: str) -> VideoUnit:
         """Join some units of a video. Raises CacheError for another recipe, and for units of different files or views."""
-        attributes = []
-        for key in keys:
-            require_recipe(store, key, fingerprint)
-            attributes.append(store.attributes(key))
+        attributes = [store.attributes(key) for key in keys]
+        for key, found in zip(keys, attributes, strict=True):
+            require_recipe(store, key, found, fingerprint)
         _require_one_video(store, keys, attributes)
         frames = [np.asarray(a["frames"], dtype=np.int64) for a in attributes]
         units = np.concatenate([np.full(len(f), i) for i, f in enumerate(frames)])
@@ -150,15 +149,6 @@ class VideoUnit:
         """Of what some samples need, the frames and the regions that are not stored: (f,) and (r, 5)."""
         frames, regions = needs.all_frames(), needs.all_regions()
         return frames[~self._find_frames(frames)[1]], regions[self._region_index.find(regions) < 0]
-
-    def covers(self, needs: Needs) -> NDArray[np.bool_]:
-        """(N,) for each of some samples whether all that it needs is stored."""
-        short = needs.frame_of[~self._find_frames(needs.frames)[1]]
-        covered = np.ones(needs.samples, dtype=bool)
-        covered[short] = False
-        if len(needs.regions):
-            covered[needs.region_of[self._region_index.find(needs.regions) < 0]] = False
-        return covered
 
     @property
     def _where(self) -> str:

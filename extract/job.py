@@ -201,5 +201,5 @@ def no_file_is_there(files: VideoFiles) -> bool:
 def settled(cache: Cache, videos: Iterable[str]) -> bool:
     """Whether a cache has all that its annotation set needs of some videos, or says why they cannot be read."""
     bad = {video_id for video_id, reason in cache.skipped().items() if not was_absent(reason)}
-    rows = cache.samples.rows_of_videos
-    return all(video_id in bad or cache.covered(rows[video_id]).all() for video_id in videos)
+    table, asked = cache.samples, set(videos) - bad
+    return bool(cache.covered([row for row, video_id in enumerate(table.video_ids) if video_id in asked]).all())

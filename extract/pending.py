@@ -140,17 +140,16 @@ def plan(cache: Cache, video_id: str, rate_is_assumed: bool) -> PendingVideo | N
     known = cache.unit(video_id) if cache.unit_keys(video_id) else None
     if known is None:
         return PendingVideo.of(video, needs.all_frames(), needs.all_regions(), cache.recipe, rate_is_assumed)
-    frames, regions = known.lacking(needs)
-    if not len(frames) and not len(regions):
-        return None
-    pending = PendingVideo.of(video, frames, regions, cache.recipe, rate_is_assumed, known)
-    if pending.views != known.views:
-        was = known.views[0]
+    was = known.views[0]
+    if (was.source_width, was.source_height) != (video.width, video.height):
         raise CacheError(
             f"{cache.path} holds video {video_id} in another size than annotation set {cache.annotations.name} says",
             expected=f"{was.source_width}x{was.source_height}",
             found=f"{video.width}x{video.height}",
-            effect="nothing was added to the video",
+            effect="nothing was added to the video, and its features are not read for these annotations",
             hint="mend the annotation; or, if it is another video, give it another name",
         )
-    return pending
+    frames, regions = known.lacking(needs)
+    if not len(frames) and not len(regions):
+        return None
+    return PendingVideo.of(video, frames, regions, cache.recipe, rate_is_assumed, known)

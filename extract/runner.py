@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from ..cache.annotations import AnnotationSet
 from ..cache.index import Cache
 from ..cache.schema import Recipe, Text, Visual
+from ..cache.set_files import note_files
 from ..cache.skipped import was_absent
 from ..errors import CacheError, VideoError
 from ..objects import Location
@@ -36,7 +37,7 @@ from .sentences import write_text
 from .video.agreement import rate_is_assumed
 from .video.channel import DecodeJob
 from .video.decoders import Decoders, End
-from .video.source import Sources
+from .video.source import Sources, doubtful
 from .work import Options, Part, Progress, Report
 from .writer import Encoded, Writer
 
@@ -85,7 +86,8 @@ def extract(
     """
     options, stop = options or Options(), stop or Stop(())
     with naming_write_errors(out):
-        cache = Cache.create(out, recipe, store, library_versions()).annotate(annotations)
+        cache = Cache.create(out, recipe, store, library_versions())
+        cache = cache.annotate(annotations.with_files(doubtful(cache, annotations, files)))
         cache.store.sweep()
         with stop.at_once():
             sentences = write_text(cache, text.for_extraction(options.device), options)
@@ -127,7 +129,15 @@ class Extraction:
                 videos, self.again = self.again, []
                 self.cache.look_again()
             self.report.outdated |= self.sources.outdated()
+            with naming_write_errors(self.cache.path):
+                self.note_files(self.sources.files())
         return self.report
+
+    def note_files(self, seen: dict[str, Mapping[str, Any] | None]) -> None:
+        """Say in the annotation set which of its videos are of other files than the cache holds."""
+        before = self.cache.annotations
+        if before.with_files(seen) is not before:
+            note_files(self.cache.path, before.name, seen)
 
     def pass_over(self, videos: list[str]) -> None:
         """Do what some videos need."""
@@ -180,8 +190,8 @@ class Extraction:
                 self.note(video_id, 0, known_bad[video_id])
             elif isinstance(file, VideoError):
                 self.skip(video_id, file)
-            elif not pending.is_first and (replaced := self.sources.difference(video_id, file)):
-                self.outdate(video_id, replaced)
+            elif not pending.is_first and self.sources.differs(video_id, file):
+                self.outdate(video_id)
             else:
                 if not proven and isinstance(self.cache.path, Path):
                     writable_folder(self.cache.path)
@@ -241,9 +251,10 @@ class Extraction:
             self.cache.skip(video_id, str(error))
         self.note(video_id, 0, str(error))
 
-    def outdate(self, video_id: str, why: str) -> None:
-        """Leave a video as it is whose features are damaged, or of another file than is there now."""
-        self.report.outdated[video_id] = why
+    def outdate(self, video_id: str, why: str | None = None) -> None:
+        """Leave a video as it is whose features are damaged (``why``), or of another file than is there now."""
+        if why is not None:
+            self.report.outdated[video_id] = why
         self.report.already += 1
         self.note(video_id, 0, None)
 

@@ -28,6 +28,8 @@ from .reading import FeatureReader
 log = logging.getLogger(__name__)
 
 ROWS_AT_ONCE = 4096
+NAMED = 5
+"""Videos that a warning names; the others are counted."""
 SPANS = ("segment_start", "segment_end", "moment_start", "moment_end", "fps")
 
 
@@ -54,6 +56,8 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         self._check_request()
         self.reader = reader(cache, level or cache.recipe.visual.levels[-1].name, targets or ())
         self.reader.check()
+        self.mistaken: str | None = None
+        """Videos whose features there are of another file than the annotation set means; named for people."""
         table, chosen = cache.samples, cache.annotations.rows(split)
         there = self._available(chosen)
         self.missing = [table.sample_id(i) for i, found in zip(chosen, there, strict=True) if not found]
@@ -65,14 +69,25 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         """The row whose sentence each position asks; evaluation permutes them to see how much the words matter."""
         if not self.rows:
             raise CacheError(
-                f"{cache.path}: no video of split {split!r} is in the cache", hint="run stvg extract first"
+                f"{cache.path}: no video of split {split!r} is in the cache",
+                found=self.mistaken and f"features of other files than {cache.annotations.name} means: {self.mistaken}",
+                hint="run stvg extract first",
             )
         if self.missing:
             log.warning("%d samples of %s lack features in the cache; repeat stvg extract", len(self.missing), split)
 
     def _available(self, rows: Sequence[int]) -> NDArray[np.bool_]:
         """Of which samples all features can be had."""
-        return self.cache.covered(rows)
+        there = self.cache.covered(rows)
+        lacking = [row for row, found in zip(rows, there, strict=True) if not found]
+        if lacking and (videos := self.cache.mistaken(lacking)):
+            self.mistaken = ", ".join(videos[:NAMED]) + (f" and {len(videos) - NAMED:,} more" if videos[NAMED:] else "")
+            log.warning(
+                "%s: features of %d videos are of another file or size than annotation set %s means, and are not read: %s; "
+                "repeat stvg extract: it says more",
+                *(self.cache.path, len(videos), self.cache.annotations.name, self.mistaken),
+            )
+        return there
 
     def _check_request(self) -> None:
         splits = sorted(set(self.cache.samples.splits))

@@ -19,6 +19,8 @@ class Lack:
     frames: int
     regions: int
     all: bool
+    other_file: bool = False
+    """Its features are there, and are of another file, or size, than the set means: none of them is read."""
 
     def __str__(self) -> str:
         return f"{counted(self.frames, 'frame')} and {counted(self.regions, 'region')}"
@@ -33,6 +35,9 @@ def lacks(cache: Cache) -> Iterator[Lack]:
             yield Lack(video_id, len(needs.all_frames()), len(needs.all_regions()), True)
             continue
         try:
+            if not cache.means(video_id):
+                yield Lack(video_id, len(needs.all_frames()), len(needs.all_regions()), True, other_file=True)
+                continue
             frames, regions = cache.unit(video_id).lacking(needs)
         except CacheError:
             continue
@@ -50,6 +55,8 @@ class Coverage:
     missing: int
     """Videos of which nothing is there; ``skipped`` of them could not be read."""
     skipped: int
+    other_file: list[str]
+    """Of those of which nothing is there: videos whose features are of another file, or size, than the set means."""
     sentences: int
     """Different ones."""
     sentences_missing: int
@@ -65,6 +72,7 @@ class Coverage:
             len(found) - len(missing),
             len(missing),
             sum(video_id in listed for video_id in missing),
+            [lack.video_id for lack in found if lack.other_file],
             len(sentences),
             len(cache.texts.missing(sentences)),
         )

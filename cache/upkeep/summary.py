@@ -12,6 +12,8 @@ from ..set_files import read_set, set_names
 from ..video_unit import MORE, REGIONS, ROOM
 from .coverage import Coverage
 
+NAMED = 5
+"""Videos that a line names; the others are counted."""
 NO_FEATURES = ("hashes", "offsets", REGIONS)
 """Arrays that say what the rows of others are."""
 
@@ -98,7 +100,13 @@ def set_lines(found: dict[str, Any]) -> list[str]:
     counts = ", ".join(f"{there[name]:,} {name}" for name in ("complete", "partly", "missing"))
     skipped = f" ({there['skipped']:,} of them skipped)" if there["skipped"] else ""
     texts = f"{there['sentences'] - there['sentences_missing']:,} of {there['sentences']:,} distinct ones there"
-    return [*lines, f"    {'videos':<16} {counts} of {there['videos']:,}{skipped}", f"    {'sentences':<16} {texts}"]
+    lines += [f"    {'videos':<16} {counts} of {there['videos']:,}{skipped}", f"    {'sentences':<16} {texts}"]
+    if others := there["other_file"]:
+        lines.append(
+            f"    {'not read':<16} features of another file or size than these annotations mean: "
+            f"{', '.join(others[:NAMED])}" + (f" and {len(others) - NAMED:,} more" if len(others) > NAMED else "")
+        )
+    return lines
 
 
 def size(count: float) -> str:

@@ -147,7 +147,9 @@ def _lacking(cache: Cache, skipped: Iterable[str]) -> Iterator[str]:
     """What a set needs and the cache lacks."""
     name = f"annotation set {cache.annotations.name}"
     for lack in lacks(cache):
-        if lack.all and lack.video_id not in skipped:
+        if lack.other_file:
+            yield f"video {lack.video_id} is of another file, or size, than {name} means; repeat stvg extract: it says more"
+        elif lack.all and lack.video_id not in skipped:
             yield f"videos/{lack.video_id} is missing: it is neither there nor listed as skipped; {name} asks for it"
         elif not lack.all:
             yield f"video {lack.video_id} lacks {lack} that {name} asks for"

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...cache.annotations import AnnotationSet
 from ...cache.index import Cache
+from ...cache.set_files import read_set, set_names
 from ...errors import CacheError, VideoError
 
 State = tuple[int, int, int]
@@ -31,6 +36,18 @@ def sha256_of(file: Path) -> str:
             return hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as error:
         raise VideoError(f"{file} cannot be read", found=error.strerror) from None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What came of looking whether complete features are of the file that is there."""
+
+    why: str | None = None
+    """Why they are not, or cannot be told to be; None: they are, or say nothing of their file."""
+    file: Mapping[str, Any] | None = None
+    """The file that is there, where it is another one: ``bytes``, ``mtime_ns``, ``sha256``."""
+    known: bool = True
+    """False where that could not be found out."""
 
 
 class WatchedFile:
@@ -65,7 +82,7 @@ class Sources:
     def __init__(self, cache: Cache) -> None:
         self.cache = cache
         self.pools = ThreadPoolExecutor(1, "hash"), ThreadPoolExecutor(1, "compare")
-        self.compared: dict[str, Future[str | None]] = {}
+        self.compared: dict[str, Future[Seen]] = {}
 
     def __enter__(self) -> Sources:
         return self
@@ -79,37 +96,69 @@ class Sources:
         return WatchedFile(file, self.pools[0])
 
     def compare(self, video_id: str, file: Path) -> None:
-        """Look whether a complete unit is of the file that is there now; what differs is in `outdated`."""
+        """Look whether a complete unit is of the file that is there now; what differs is in `outdated` and `files`."""
         self.compared[video_id] = self.pools[1].submit(self.difference, video_id, file)
+
+    def differs(self, video_id: str, file: Path) -> bool:
+        """`compare` at once: whether a unit is not of the file that is there now."""
+        self.compare(video_id, file)
+        return self.compared[video_id].result().why is not None
 
     def outdated(self) -> dict[str, str]:
         """The complete videos whose unit is of another file, or damaged, and what to do. Waits for all."""
         found = {video_id: future.result() for video_id, future in self.compared.items()}
-        return {video_id: said for video_id, said in found.items() if said is not None}
+        return {video_id: seen.why for video_id, seen in found.items() if seen.why is not None}
 
-    def difference(self, video_id: str, file: Path) -> str | None:
-        """Why a unit is not of a file; None where it is, or does not say. Only another time asks for the hash."""
+    def files(self) -> dict[str, Mapping[str, Any] | None]:
+        """Of every compared video the file that is there where it is another one, else None. Waits for all."""
+        found = {video_id: future.result() for video_id, future in self.compared.items()}
+        return {video_id: seen.file for video_id, seen in found.items() if seen.known}
+
+    def difference(self, video_id: str, file: Path) -> Seen:
+        """Whether a unit is of a file. Only another time asks for the hash."""
         try:
             unit = self.cache.unit(video_id)
             recorded = unit.source
             size, mtime, _ = state_of(file)
             if not recorded or (size, mtime) == (recorded["bytes"], recorded["mtime_ns"]):
-                return None
+                return Seen()
             digest = None if size != recorded["bytes"] else sha256_of(file)
         except CacheError as error:
-            return str(error)
+            return Seen(str(error), known=False)
         except VideoError:
-            return None  # it went away meanwhile; features need no file
+            return Seen(known=False)  # it went away meanwhile; features need no file
         if digest == recorded["sha256"]:
-            return None
+            return Seen()
         was, now = (f"{count:,} bytes" for count in (recorded["bytes"], size))
         places = ", ".join(str(self.cache.store.place(key)) for key in unit.keys)
         replaced = CacheError(
             f"{file} is another file than video {video_id} was extracted from",
             expected=was if digest is None else f"{was}, SHA-256 {recorded['sha256'][:16]}…",
             found=now if digest is None else f"{now}, SHA-256 {digest[:16]}…",
-            effect="the cache holds the features of the other file",
+            effect="the cache holds the features of the other file; they are not read for these annotations",
             hint=f"if it was replaced, bring the other file back, or remove {places} and repeat the command; if these are "
             "two videos, give one of them another id in its annotation, and remove its annotation set",
         )
-        return str(replaced)
+        return Seen(str(replaced), {"bytes": size, "mtime_ns": mtime, **({"sha256": digest} if digest else {})})
+
+
+def doubtful(
+    cache: Cache, annotations: AnnotationSet, files: Mapping[str, Path | VideoError]
+) -> dict[str, Mapping[str, Any]]:
+    """The files of videos that are not known to be those the cache holds features of: until they are compared, the
+    annotation set reads none of these features, even if that is never done. No content is looked at.
+
+    A video that the set of this name has already was compared before: another time alone makes its file no other one.
+    """
+    known = read_set(cache.path, annotations.name) if annotations.name in set_names(cache.path) else None
+    before = {} if known is None else known.samples.rows_of_videos
+    there = cache.complete()
+    found: dict[str, Mapping[str, Any]] = {}
+    for video_id, file in files.items():
+        if video_id in there and isinstance(file, Path):
+            with suppress(CacheError, VideoError):  # said where they are worked on
+                recorded, (size, mtime, _) = cache.unit(video_id).source, state_of(file)
+                changed = recorded and (size, mtime) != (recorded["bytes"], recorded["mtime_ns"])
+                if changed and (video_id not in before or size != recorded["bytes"]):
+                    found[video_id] = {"bytes": size, "mtime_ns": mtime}
+    return found

@@ -86,7 +86,7 @@ def extract(synthetic, tmp_path):
         samples: list[Sample], split: str = "train", layout=None, out: Path = tmp_path / "cache", **options
     ) -> Done:
         folder = write_json(tmp_path / f"annotations-{len(os.listdir(tmp_path))}", samples, split, **(layout or {}))
-        return run(folder, out, synthetic / "vidor" / "video", **options)
+        return run(folder, out, options.pop("videos", synthetic / "vidor" / "video"), **options)
 
     return extract
 
@@ -280,3 +280,76 @@ def test_a_lost_first_unit_is_written_again_beside_its_additions(extract, sample
     assert extract(whole).report.topped_up == 1
     require_complete(tmp_path / "cache")
     assert len(Cache.open(tmp_path / "cache").store.keys("videos")) == 1
+
+
+@pytest.fixture
+def two_datasets(samples, synthetic, tmp_path, extract):
+    """A cache of the first three videos, and a second dataset in which the first one's id names the second one's file."""
+    first = first_of_each_video(samples)[:3]
+    extract(first, annotation_set="one")
+    videos = tmp_path / "other videos"
+    shutil.copytree(synthetic / "vidor" / "video", videos)
+    for path in videos.rglob("*.mp4"):
+        os.utime(path, ns=(7, 7))  # as a copy has it
+    os.replace(videos / first[1].video.path, videos / first[0].video.path)
+    other = [replace(first[0], sentence="another film"), replace(first[2], sentence="the same film")]
+    return tmp_path / "cache", other, videos, first[0].video.video_id
+
+
+def readable(cache: Path, name: str) -> set[str]:
+    seen = Cache.open(cache, name)
+    found = seen.covered(range(len(seen.samples)))
+    return {video for video, there in zip(seen.samples.video_ids, found, strict=True) if there}
+
+
+@pytest.mark.parametrize("same_size", [False, True])
+def test_a_second_dataset_never_reads_the_features_of_another_file_of_the_same_id(
+    two_datasets, extract, same_size, caplog, stvg
+):
+    cache, other, videos, mistaken = two_datasets
+    if same_size:
+        size, place = Cache.open(cache, "one").unit(mistaken).source["bytes"], videos / other[0].video.path
+        place.write_bytes(place.read_bytes()[:size].ljust(size, b"\0"))
+    done = extract(other, annotation_set="two", videos=videos)
+    assert done.report.outdated.keys() == {mistaken}
+    assert len(readable(cache, "one")) == 3
+    assert readable(cache, "two") == {other[1].video.video_id}
+    data = CachedDataset(Cache.open(cache, "two"), "train", Sampling(5.0, 100), ())
+    assert data.missing == [other[0].sample_id]
+    assert f"annotation set two means, and are not read: {mistaken};" in caplog.text
+    assert stvg("cache", "info", cache).out.count(f"another file or size than these annotations mean: {mistaken}") == 1
+
+
+def test_a_file_that_was_not_compared_yet_is_not_trusted_even_when_the_extraction_was_killed(
+    two_datasets, extract, monkeypatch
+):
+    cache, other, videos, _ = two_datasets
+
+    def killed(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner.Extraction, "run", killed)
+        with pytest.raises(KeyboardInterrupt):
+            extract(other, annotation_set="two", videos=videos)
+    assert readable(cache, "two") == set()
+    assert len(readable(cache, "one")) == 3
+    extract(other, annotation_set="two", videos=videos)
+    assert readable(cache, "two") == {other[1].video.video_id}
+
+
+def test_a_mistaken_file_that_is_mended_is_read_again(two_datasets, extract, synthetic):
+    cache, other, videos, mistaken = two_datasets
+    extract(other, annotation_set="two", videos=videos)
+    shutil.copy(synthetic / "vidor" / "video" / other[0].video.path, videos / other[0].video.path)
+    assert not extract(other, annotation_set="two", videos=videos).report.outdated
+    assert mistaken in readable(cache, "two")
+    assert not Cache.open(cache, "two").annotations.files
+
+
+def test_a_set_of_another_picture_size_reads_nothing_of_that_video(samples, extract, tmp_path):
+    first = first_of_each_video(samples)[:2]
+    extract(first, annotation_set="one")
+    wide = [replace(first[0], video=replace(first[0].video, width=first[0].video.width + 2)), first[1]]
+    assert len(extract(wide, annotation_set="two").report.outdated) == 1
+    assert readable(tmp_path / "cache", "two") == {first[1].video.video_id}
