@@ -71,13 +71,10 @@ def is_stream(path: Path) -> bool:
 
 
 def write_once(path: Location, data: bytes) -> bool:
-    """Write a whole file unless there is one. In a local folder exactly one of several writers gets True, and its content
-    stands; in object storage, and where files have no second names, two that write at the very same instant may both."""
+    """Write a whole file unless there is one. Exactly one of several writers gets True, and its content stands; where files
+    have no second names, and in a storage that knows no conditions, two that write at the very same instant may both."""
     if isinstance(path, ObjectPath):
-        if path.exists():
-            return False
-        path.write_bytes(data)
-        return True
+        return not path.exists() and path.write_unless_changed(data, None)
     temporary = path.parent / temporary_name()
     try:
         write_atomic(temporary, data)

@@ -21,6 +21,8 @@ from urllib.parse import unquote
 from .errors import CacheError, UsageError
 
 Result = TypeVar("Result")
+Tag = dict[str, str]
+"""Names one version of an object."""
 
 HEADER = "cache.json"
 """The file that makes a place a cache."""
@@ -106,6 +108,39 @@ class ObjectPath:
     def write_bytes(self, data: bytes | Path) -> None:
         """Replace the object; a reader sees the old one or the new one."""
         self._ask("put", data)
+
+    def read_tagged(self) -> tuple[bytes, Tag]:
+        """The content, and what tells this version of the object from others. Raises FileNotFoundError."""
+
+        def tagged(answer: Any) -> tuple[bytes, Tag]:
+            tag = {name: answer.meta[name] for name in ("e_tag", "version") if answer.meta.get(name)}
+            return bytes(answer.bytes()), tag
+
+        found: tuple[bytes, Tag] = self._ask("get", then=tagged)
+        return found
+
+    def write_unless_changed(self, data: bytes, tag: Tag | None) -> bool:
+        """Replace the version of this tag, or with None make an object that is not there. False where another one is there.
+
+        A storage that knows no conditions replaces whatever there is.
+        """
+        from obstore.exceptions import AlreadyExistsError, NotSupportedError, PreconditionError
+
+        def put() -> bool:
+            try:
+                self._module.put(self._client, self.key, data, mode="create" if tag is None else tag or "overwrite")
+            except (NotSupportedError, NotImplementedError):
+                self._module.put(self._client, self.key, data)
+            except (AlreadyExistsError, PreconditionError, FileNotFoundError):
+                return False
+            return True
+
+        if _request(self, put):
+            return True
+        try:
+            return self.read_bytes() == data  # an attempt whose answer was lost
+        except FileNotFoundError:
+            return False
 
     def unlink(self) -> None:
         """Remove the object and everything below it."""

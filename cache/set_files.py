@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -24,12 +24,14 @@ from awscrt.checksums import crc32c
 
 from ..atomic import make_folder, remove, write_atomic
 from ..errors import CacheError
-from ..objects import Location
+from ..objects import Location, ObjectPath, Tag
 from .annotations import NAME, AnnotationSet, Split
 from .table import SampleTable, checksum
 
 FOLDER = "annotations"
 FORMAT = "stvg annotation set 1"
+WRITERS = 20
+"""How often a set is written that others change at the same time."""
 ATTEMPTS = 5
 """How often a set is read whose table was replaced between its header and its table."""
 
@@ -79,27 +81,22 @@ def update_set(cache: Location, new: AnnotationSet) -> AnnotationSet:
 
     Nothing is written where the cache has exactly these samples. Raises CacheError for another dataset under this name.
     """
-    with _alone(cache):
-        now = with_splits(cache, new)
-        if now.stored_in != cache:
-            write_set(cache, now)
-        return now
+    now = _change(cache, new.name, lambda found: found.with_splits_of(new, cache) if found else new)
+    assert now is not None
+    return now
 
 
 def put_set(cache: Location, new: AnnotationSet) -> None:
     """Put a set into a cache in place of the one of its name, unless that is the same."""
-    with _alone(cache):
-        found = read_set(cache, new.name) if new.name in set_names(cache) else None
-        if found is None or (found.sha256, found.splits, found.files) != (new.sha256, new.splits, new.files):
-            write_set(cache, new)
+    facts = (new.sha256, new.splits, new.files)
+    _change(
+        cache, new.name, lambda found: found if found and (found.sha256, found.splits, found.files) == facts else new
+    )
 
 
 def note_files(cache: Location, name: str, seen: Mapping[str, Mapping[str, Any] | None]) -> None:
     """Say in a cache's set which files its extraction saw, see `AnnotationSet.with_files`. Nothing else changes."""
-    with _alone(cache):
-        now = read_set(cache, name).with_files(seen)
-        if now.stored_in != cache:
-            write_set(cache, now)
+    _change(cache, name, lambda found: found.with_files(seen) if found else None)
 
 
 def with_splits(cache: Location, new: AnnotationSet) -> AnnotationSet:
@@ -107,18 +104,53 @@ def with_splits(cache: Location, new: AnnotationSet) -> AnnotationSet:
     return read_set(cache, new.name).with_splits_of(new, cache) if new.name in set_names(cache) else new
 
 
-def write_set(cache: Location, new: AnnotationSet) -> None:
-    """Put a set into a cache in place of the one of its name."""
+def _change(
+    cache: Location, name: str, change: Callable[[AnnotationSet | None], AnnotationSet | None]
+) -> AnnotationSet | None:
+    """Put what ``change`` makes of a cache's set into its place. When another was written meanwhile, in object storage, it
+    is made of that one. Raises CacheError when that happens again and again."""
+    for _ in range(WRITERS):
+        with _alone(cache):
+            tag = _tag(cache, name)
+            now = change(read_set(cache, name) if tag is not None else None)
+            if now is None or now.stored_in == cache or write_set(cache, now, tag):
+                return now
+    raise CacheError(
+        f"{cache}: annotation set {name} is changed by others all the time",
+        effect="it was not changed by this command",
+        hint="repeat the command",
+    )
+
+
+def write_set(cache: Location, new: AnnotationSet, tag: Tag | None = None) -> bool:
+    """Put a set into a cache. False where that has another one of its name by now than ``tag`` says; see `_tag`."""
     stored = new.samples.to_bytes()
     name = f"{new.name}.{hashlib.sha256(stored).hexdigest()[:16]}.parquet"
     place = cache / FOLDER / name
     write_atomic(place, stored)
-    write_atomic(cache / FOLDER / f"{new.name}.json", _header(new, name))
+    header = cache / FOLDER / f"{new.name}.json"
+    if isinstance(header, ObjectPath):
+        if not header.write_unless_changed(_header(new, name), tag):
+            return False
+    else:
+        write_atomic(header, _header(new, name))
+    used = {name, _read_header(cache, new.name)["table"]["file"]}
     for old in tables_of(cache, new.name):
-        if old.name != name:
+        if old.name not in used:
             remove(old)
     if not place.exists():  # in object storage another writer may have taken it for an old one
         write_atomic(place, stored)
+    return True
+
+
+def _tag(cache: Location, name: str) -> Tag | None:
+    """Names the version of a set's header, in object storage; empty in a folder, where one writer at a time has the lock.
+    None: there is no set of this name."""
+    header = cache / FOLDER / f"{name}.json"
+    try:
+        return header.read_tagged()[1] if isinstance(header, ObjectPath) else {} if header.exists() else None
+    except FileNotFoundError:
+        return None
 
 
 def remove_set(cache: Location, name: str) -> None:

@@ -8,21 +8,27 @@ import pickle
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from safetensors.torch import load_file
 
 from stvg import objects
+from stvg.atomic import write_once
+from stvg.cache import set_files
+from stvg.cache.annotations import AnnotationSet
 from stvg.cache.batches.dataset import CachedDataset
 from stvg.cache.index import Cache
 from stvg.cache.sampling import Sampling
+from stvg.cache.set_files import read_set, update_set
 from stvg.cache.upkeep.convert import convert
 from stvg.cache.upkeep.verify import repair, verify
 from stvg.errors import CacheError, UsageError
 from stvg.objects import ObjectPath, location
 
-from .caches import FRAMES, contents, features, make_cache, token_features, write_video
+from .caches import FRAMES, contents, features, make_cache, make_samples, token_features, write_video
 from .s3 import s3_server
 
 numbers = itertools.count()
@@ -165,6 +171,34 @@ def test_a_damaged_cut_or_deleted_object_is_named_and_never_read(place, victim):
     else:
         make_cache(place, range(2))
     assert verify(place).problems == []
+
+
+@pytest.mark.parametrize("kind", ["s3", "memory"])
+def test_of_two_extractors_that_write_one_set_at_once_none_loses_its_split(place, kind, monkeypatch):
+    where = place if kind == "s3" else location("memory://one/sets")
+    splits = {name: [replace(s, split=name) for s in make_samples(range(2))] for name in ("train", "val", "test")}
+    sets = {name: AnnotationSet.of("s", "json", samples) for name, samples in splits.items()}
+    write, late = set_files.write_set, ["val", "test"]
+
+    def write_after_another(cache, new, tag=None):
+        if late:
+            update_set(cache, sets[late.pop()])
+        return write(cache, new, tag)
+
+    monkeypatch.setattr(set_files, "write_set", write_after_another)
+    update_set(where, sets["train"])
+    found = read_set(where, "s")
+    assert found.splits.keys() == splits.keys()
+    assert len(found.samples) == 18
+    assert len(set_files.tables_of(where, "s")) == 1
+
+
+def test_one_of_many_writers_makes_the_header_of_a_cache_in_storage(place, door):
+    door.faults = {"500": 0.1, "dropped": 0.1}
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda n: write_once(place / "cache.json", bytes([n])), range(8)))
+    assert won.count(True) == 1
+    assert (place / "cache.json").read_bytes() == bytes([won.index(True)])
 
 
 def test_skipped_videos_are_listed_in_storage(place):
