@@ -235,8 +235,9 @@ def find_video(cache: Cache, file: Path) -> tuple[AnnotationSet, Video]:
     paths: dict[str, str] = {}
     for name in set_names(cache.path):
         table = (annotations := read_set(cache.path, name)).samples
-        holders |= dict.fromkeys(table.rows_of_videos, annotations)
-        paths |= {video_id: table.video(rows[0]).path for video_id, rows in table.rows_of_videos.items()}
+        for video_id, rows in table.rows_of_videos.items():
+            if video_id not in annotations.files or cache.seen_through(annotations).means(video_id):
+                holders[video_id], paths[video_id] = annotations, table.video(rows[0]).path
     ours, ends = file.absolute().parts, {video_id: PurePosixPath(path).parts for video_id, path in paths.items()}
     known = [v for v, end in ends.items() if ours[-len(end) :] == end and cache.unit_keys(v)]
     if len(known) != 1:

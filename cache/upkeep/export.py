@@ -21,6 +21,8 @@ def export(
 ) -> int:
     """Write the maps of one level (the last, if none is named) of every video of the annotation set; returns how many.
 
+    Not those of another file than the set means.
+
     ``npz``: VIDEO.npz with ``features`` (F, h, w, C), the source ``frames`` (F,) and their ``timestamps_ms`` (F,).
     ``npy``: VIDEO.npy and VIDEO.frames.npy. bfloat16 becomes float32, quantised values become float16.
     """
@@ -29,7 +31,7 @@ def export(
     if name not in kept:
         raise UsageError(f"{cache.path} keeps no maps of level {name!r}", expected=" or ".join(kept))
     rows, there = cache.samples.rows_of_videos, cache.complete()
-    videos = [video for video in rows if video in there]
+    videos = [video for video in rows if video in there and cache.means(video)]
     for done, video_id in enumerate(videos, 1):
         unit = cache.unit(video_id)
         maps = unit.read(name, unit.places(unit.frames))
