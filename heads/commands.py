@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,24 +14,21 @@ from ..options import (
     FOLDER,
     OUT_FOLDER,
     Commands,
-    annotation_set_option,
     choose_device,
     device_option,
-    encoder_names,
-    encoder_options,
-    protocol_option,
     say,
 )
 from ..outputs import naming_write_errors
 from ..wording import counted
-from .presets import presets
+from .training.options import run_options
 
 if TYPE_CHECKING:
     import torch
 
+    from ..objects import Location
     from .training.ranks import Ranks
-    from .training.record import Record, Request
-    from .training.run import Run
+    from .training.record import Record
+    from .training.request import Request
 
 
 @click.group(cls=Commands)
@@ -70,39 +66,7 @@ def weights_import(source: Path, out: Path) -> None:
     show_default=True,
     help="Run folder; repeat the command to go on.",
 )
-@click.option("--preset", default="paper", show_default=True, help=f"{', '.join(presets())}, or a .yaml file.")
-@click.option(
-    "--set",
-    "assignments",
-    multiple=True,
-    metavar="A.B=C",
-    help="Override a setting, e.g. --set train.lr=1e-4. May be repeated.",
-)
-@click.option(
-    "--mode",
-    type=click.Choice(["cached", "text", "last-stage", "end-to-end"]),
-    help="What trains besides the head: nothing, the text encoder, the backbone's last stage, or both encoders from "
-    "pixels.  [the preset's: cached]",
-)
-@click.option("--videos", type=FOLDER, metavar="DIR", help="Folder of the videos; for --mode end-to-end.")
-@encoder_names
-@encoder_options
-@click.option(
-    "--init",
-    type=FOLDER,
-    metavar="FILE",
-    help="Start the head from these weights: a checkpoint of stvg train-head, whose averaged head is taken, or "
-    "head.safetensors of stvg weights import.",
-)
-@annotation_set_option
-@click.option("--split", default="train", show_default=True, help="Split to train on.")
-@click.option(
-    "--val-split",
-    default=None,
-    help="Split to validate on: best.safetensors is the epoch that scores best there, and its scores on this split say so. "
-    "'none': it is the last epoch.  [val, if the cache has it]",
-)
-@protocol_option
+@run_options("paper")
 @device_option
 @click.option(
     "--from-record",
@@ -126,6 +90,7 @@ def train_head(
     tensorboard: bool,
     profile: int | None,
     device: str | None,
+    cache_path: Location | None,
     **given: Any,
 ) -> None:
     """Train the grounding head on cached features; with --mode, encoders as well.
@@ -141,16 +106,24 @@ def train_head(
       torchrun --nproc-per-node 2 -m stvg train-head --cache cache/vidstg --out runs/fsm
       stvg train-head --from-record runs/fsm/record.json --out runs/again
     """
+    from ..cache.index import Cache
     from .training.launched import require_alone_or_torchrun
     from .training.owner import owned
     from .training.ranks import joined
     from .training.record import Record
-    from .training.request import repeated, requested
+    from .training.request import Asked, repeated
 
     require_alone_or_torchrun()
     recorded = Record.read(from_record) if from_record else None
     chosen = choose_device(recorded.request.device if recorded and not device else device)
-    request = repeated(ctx, recorded.request, given) if recorded else requested(given, chosen)
+    if recorded:
+        request = repeated(ctx, recorded.request, {"cache_path": cache_path, **given})
+    elif cache_path is None:
+        raise click.UsageError("--cache is needed: the cache to train from")
+    else:
+        asked = Asked(**given)
+        _ = asked.experiment  # what is wrong with it is said before what may be wrong with the cache
+        request = asked.request(Cache.open(cache_path, asked.annotation_set), str(chosen))
     hint = "make room or mend the disk, then repeat the command: the run goes on from its last checkpoint"
     with joined(chosen) as (ranks, target), owned(out, ranks), naming_write_errors(out, hint=hint):
         answer(request, recorded, out, ranks, target, tensorboard, profile)
@@ -171,26 +144,20 @@ def answer(
     from ..objects import location
     from .training.profiling import Profile
     from .training.progress import TrainingProgress, plan_of
-    from .training.record import Record
-    from .training.run import Run
+    from .training.record import Record, go_on
     from .training.train import train
 
     if not ranks.first:
         logging.getLogger("stvg").setLevel(logging.ERROR)
     tell = say if ranks.first else lambda _: None
-    init = None if request.init is None else Path(request.init)
-    sources = {**request.sources, "videos": request.sources["videos"] and Path(request.sources["videos"])}
-    cache = Cache.open(location(request.cache), request.annotation_set)
-    run = Run(out, cache, request.experiment, request.split, device, sources, init, ranks)
+    run = request.run(out, Cache.open(location(request.cache), request.annotation_set), device, ranks)
     if run.start is not None:
-        fresh, unused = len(run.start.fresh), len(run.start.unused)
-        drawn = f"{fresh} of its tensors are drawn afresh, {unused} of the file's unused"
-        tell(f"the head starts from {run.start.source}; {drawn}")
+        tell(str(run.start))
     validate = None
     if request.val_split != "none":
         held_out = run.open_validation(request.val_split)
         validate = validation(held_out, request.experiment.train.batch_size, device, request.protocol, ranks)
-    keep_record(run, Record.of(request, run), recorded, tell)
+    go_on(run, Record.of(request, run), recorded, tell)
     if run.step > run.total_steps:
         tell(f"nothing is left to train: its weights are those of {run.step:,} steps, more than are asked for now")
         return
@@ -202,26 +169,3 @@ def answer(
         validate = validate and progress.while_scoring(validate, request.val_split)
         best = train(run, validate, progress, tensorboard, profiler)
     tell(f"trained {counted(run.step, 'step')} → {best}")
-
-
-def keep_record(run: Run, record: Record, repeated: Record | None, tell: Callable[[str], None]) -> None:
-    """Go on where there is something to go on from, say what is not as it was, and write the record.
-
-    ``repeated``: the record that is asked for again. Raises UsageError when the run cannot be what its record says.
-    """
-    from .training.record import Record
-
-    path = run.folder / "record.json"
-    unlike = repeated.require_repeatable(record) if repeated else ""
-    if going_on := run.resume():
-        tell(f"going on at step {run.step:,} of {run.total_steps:,}")
-    if going_on and path.exists():
-        before = Record.read(path)
-        unlike = before.unlike(record)
-        record, changed = before.gone_on(record, run.step)
-        if changed and run.step <= run.total_steps:
-            tell(f"not as it started: {changed}")
-    if unlike:
-        tell(f"not as recorded, so the last bits may differ: {unlike}")
-    if run.ranks.first and run.step <= run.total_steps:
-        record.write(path)

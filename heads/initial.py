@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..weight_files import find_file, require_finite
 from ..weights import StateDict, read_weights, some, state_sha256
+from ..wording import counted
 from .checkpoint import FORMAT, load_checkpoint
 from .stcat.names import ANCHOR as STCAT
 from .table import row_of
@@ -43,6 +45,22 @@ class Start:
     """Weights that the head has no place for."""
     source: str
     """The file they were read from, and what of it was taken."""
+    otherwise: str = ""
+    """Settings of the head that they are of, where others fit them as well."""
+
+    def __str__(self) -> str:
+        """As it is said to people, with the parts of the head that the weights do not have."""
+        drawn = f"{counted(len(self.fresh), 'tensor')} drawn afresh{parts(self.fresh)}"
+        return (
+            f"the head starts from {self.source}; {drawn}; {len(self.unused)} of the file's unused{parts(self.unused)}"
+        )
+
+
+def parts(names: list[str]) -> str:
+    """The parts of a head that some tensors belong to, and how many to each."""
+    groups = [".".join(word for word in name.split(".")[:-1][:2] if not word.isdigit()) or name for name in names]
+    found = ", ".join(f"{g} {groups.count(g)}" for g in dict.fromkeys(groups))
+    return f" ({found})" if found else ""
 
 
 @dataclass(frozen=True)
@@ -53,15 +71,28 @@ class Found:
     source: str
     settings: dict[str, Any] | None = None
 
+    @cached_property
+    def sha256(self) -> str:
+        return state_sha256(self.tensors)
+
 
 def start_from(model: Any, place: Path) -> Start:
-    """Load a head as far as this one has a place for it; see `read_head`.
+    """Load a head as far as this one has a place for it; see `read_head` and `fitting`."""
+    found, start = fitting(model, read_head(place))
+    if start.otherwise:
+        log.warning("the head of %s had other settings: %s", start.source, start.otherwise)
+    model.load_state_dict(found, strict=False)
+    return start
+
+
+def fitting(model: Any, read: Found) -> tuple[StateDict, Start]:
+    """What of a head that was read this one has a place for, under its own names; this one may lie on the meta device.
 
     The head takes the first of the file's queries; where it has more, they are repeated with a little noise. Raises
     CheckpointError when projection, resizer, encoder, decoder, box head or queries are missing or of another size, or the
     file's head had another number of attention heads, which leaves no trace in its tensors.
     """
-    row, read = row_of(model.config.head), read_head(place)
+    row = row_of(model.config.head)
     weights = row.starts_from(read.tensors)
     wanted = dict(model.state_dict())
     copies = "anchor_layers."  # the second stream's own layers start as the first's (table VIII)
@@ -86,12 +117,9 @@ def start_from(model: Any, place: Path) -> Start:
             if foreign
             else "choose the preset that the weights were made for, and give them the features that they know",
         )
-    if changed:
-        said = some((f"model.{k} {a}, now {b}" for k, (a, b) in changed.items()), 8)
-        log.warning("the head of %s had other settings: %s", read.source, said)
-    model.load_state_dict({k: found[k] for k in known}, strict=False)
+    otherwise = some((f"model.{k} {a}, now {b}" for k, (a, b) in changed.items()), 8) or ""
     unused = sorted(k for k in weights if k not in wanted)
-    return Start(state_sha256(read.tensors), fresh, unused, read.source)
+    return {k: found[k] for k in known}, Start(read.sha256, fresh, unused, read.source, otherwise)
 
 
 def read_head(place: Path) -> Found:

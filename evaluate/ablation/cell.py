@@ -13,6 +13,7 @@ import resource
 import signal
 import sys
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,36 +21,45 @@ import torch
 
 from ...atomic import write_atomic
 from ...cache.index import Cache
-from ...errors import CacheError, StvgError, WriteError
-from ...heads.experiment import load_experiment
+from ...errors import CacheError, CheckpointError, StvgError, WriteError
 from ...heads.training.owner import owned
+from ...heads.training.record import Record, go_on
+from ...heads.training.request import Request
 from ...heads.training.run import Run
 from ...heads.training.train import train
 from ...objects import location
 from ...outputs import naming_write_errors
 from ...stop import Interrupted
-from ..evaluation import load_head, open_split, overall, score_split, tubes_of
-from .grid import amount
+from ..evaluation import load_head, open_split, overall, score_split, tubes_of, validation
+from .plan import amount
 
 
 def run(folder: Path, device: torch.device) -> None:
     """Train what cell.json says and score it; the wall time counts this process alone, not what ran before a kill.
 
-    Raises CacheError when the cache no longer holds the data of the table, and UsageError when another process has the
-    folder.
+    Raises CacheError when the cache no longer holds the data of the table, CheckpointError when its weights are others, and
+    UsageError when another process has the folder.
     """
     job = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
-    cache = Cache.open(location(job["cache"]), job["annotations"]["name"])
-    state = Run(folder / "run", cache, load_experiment(job["preset"], job["settings"]), job["split"], device)
-    state.resume()
+    request = replace(Request.from_json(job["request"], str(folder / "cell.json")), device=str(device))
+    cache = Cache.open(location(request.cache), request.annotation_set)
+    state = request.run(folder / "run", cache, device)
+    if state.start is not None:
+        print(state.start)  # kept as log.txt
+    require_start(state, job)
+    validate = None
+    if request.val_split != "none":
+        held_out = state.open_validation(request.val_split)
+        validate = validation(held_out, request.experiment.train.batch_size, device, request.protocol)
+    go_on(state, Record.of(request, state), None, print)
     first, start = state.step, time.perf_counter()
     require_data(cache, job)
-    checkpoint = train(state)
+    checkpoint = train(state, validate)
     seconds = time.perf_counter() - start
-    head = load_head(checkpoint, device)
-    data = open_split(head, cache, job["test_split"])
+    head = load_head(checkpoint, device, request.tokenizer)
+    data = open_split(head, cache, job["test_split"], state.videos)
     require_data(cache, job)
-    scores = score_split(data, tubes_of(head.model, data, head.batch_size, device), job["protocol"])
+    scores = score_split(data, tubes_of(head.model, data, head.batch_size, device), request.protocol)
     write_atomic(folder / "scores.json", json.dumps(scores.to_json(), indent=1) + "\n")
     result = {
         **overall(scores),
@@ -57,6 +67,10 @@ def run(folder: Path, device: torch.device) -> None:
         "missing": len(scores.missing),
         "annotations": job["annotations"],
         "data": job["data"],
+        "mode": request.experiment.train.mode,
+        "start": state.start and {**asdict(state.start), "says": str(state.start)},
+        "selected_on": head.selected_on and head.selected_on[1],
+        "samples": len(state.dataset),
         "parameters": sum(p.numel() for p in state.model.head.parameters()),
         "seconds": seconds * state.total_steps / max(1, state.total_steps - first),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
@@ -64,9 +78,18 @@ def run(folder: Path, device: torch.device) -> None:
     write_atomic(folder / "result.json", json.dumps(result, indent=1) + "\n")
 
 
+def require_start(state: Run, job: dict[str, Any]) -> None:
+    """Raises CheckpointError when the weights a head starts from changed after the table began."""
+    found = None if state.start is None else state.start.sha256
+    if found != job["started_from"]:
+        raise CheckpointError(
+            f"{job['request']['init']} changed while the table was made: other weights than it began with"
+        )
+
+
 def require_data(cache: Cache, job: dict[str, Any]) -> None:
     """Raises CacheError when a cache changed after the table began: its rows would have trained on different data."""
-    for part, split in (("train", job["split"]), ("test", job["test_split"])):
+    for part, split in (("train", job["request"]["split"]), ("test", job["test_split"])):
         found, planned = cache.contents(split), job["data"][part]
         if found.digest != planned["digest"]:
             now = amount({"samples": found.samples, "videos": len(found.videos)})

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...console import Progress
-from ...heads.presets import presets
-from ...options import CACHE, FOLDER, OUT_FOLDER, annotation_set_option, choose_device, protocol_option, say
+from ...heads.training.options import run_options
+from ...options import CACHE, FOLDER, OUT_FOLDER, choose_device, say
 from ...outputs import naming_write_errors
 
 if TYPE_CHECKING:
     from ...objects import Location
-    from .grid import Caches, Cell, Plan, Table
+    from .grid import Table
+    from .plan import Caches, Cell, Plan
 
 WATCHED = 4
 """Cells whose steps are shown."""
@@ -37,18 +38,9 @@ WATCHED = 4
     "--table", "names", multiple=True, help="III, IV, V, VI, VII, VIII, IX or X; may be repeated.  [all but X]"
 )
 @click.option("--grid", type=FOLDER, metavar="FILE", help="A YAML file with rows of your own instead.")
-@click.option(
-    "--preset",
-    default="paper-hcstvg",
-    show_default=True,
-    help=f"{', '.join(presets())}, or a .yaml file: what every cell starts from.",
-)
-@click.option("--set", "assignments", multiple=True, metavar="A.B=C", help="Override a setting in every cell.")
+@run_options("paper-hcstvg", ": what every cell starts from")
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of every row.")
-@annotation_set_option
-@click.option("--split", default="train", show_default=True, help="Split to train on.")
 @click.option("--test-split", default="test", show_default=True, help="Split to score.")
-@protocol_option
 @click.option("--out", type=OUT_FOLDER, default=Path("runs/ablation"), show_default=True, help="Cells and tables.")
 @click.option(
     "--devices",
@@ -68,11 +60,12 @@ def ablate(
     others: tuple[tuple[int, Location], ...],
     names: tuple[str, ...],
     grid: Path | None,
-    assignments: tuple[str, ...],
+    seeds: int,
+    test_split: str,
     out: Path,
     devices: str | None,
     launcher: str,
-    **chosen: Any,
+    **given: Any,
 ) -> None:
     """Re-run the paper's ablations from one cache, or a grid of your own; finished cells never run again.
 
@@ -80,13 +73,15 @@ def ablate(
 
     \b
     Examples:
-      stvg ablate --cache cache/hc1 --table III --seeds 3
+      stvg ablate --cache cache/hc1 --table III --seeds 3 --init weights/mdetr/head.safetensors
       stvg ablate --cache cache/hc1 --grid dropout.yaml --devices cuda:0,cuda:1
     """
     from ...config import nearest
     from ...heads.training.launched import require_alone
     from ...heads.training.owner import owned
-    from .grid import TABLES, Plan, open_caches, read_grid
+    from ...heads.training.request import Asked
+    from .grid import TABLES, read_grid
+    from .plan import Plan, open_caches
 
     require_alone("stvg ablate", "--devices and --launcher ray spread its cells")
     unknown = [n for n in names if n not in TABLES]
@@ -95,7 +90,7 @@ def ablate(
             f"no table {unknown[0]!r}; {nearest(unknown[0], TABLES)}" if unknown else "--grid or --table"
         )
     tables = [read_grid(grid)] if grid else [TABLES[n] for n in names or (n for n in TABLES if n != "X")]
-    plan = Plan(out=out, caches={None: cache_path, **dict(others)}, settings=assignments, **chosen)
+    plan = Plan(out, {None: cache_path, **dict(others)}, Asked(**given), seeds, test_split)
     on = [str(choose_device(name)) for name in ([None] if devices is None else devices.split(","))]
     opened = open_caches(plan)  # before anything is written
     with owned(out):
@@ -106,8 +101,8 @@ def ablate(
 
 def run_tables(tables: list[Table], plan: Plan, opened: Caches, on: list[str], launcher: str) -> int:
     """Run what is not finished, and write and print the tables; how many cells failed."""
-    from .grid import cells_of
     from .launch import run_cells, run_on_ray
+    from .plan import cells_of
     from .table import lines_of, terminal, write_all
 
     cells = cells_of(tables, plan, opened)
@@ -126,9 +121,9 @@ def run_tables(tables: list[Table], plan: Plan, opened: Caches, on: list[str], l
                 bar.say(f"{cell.row.label}, seed {cell.seed}, failed: {error}\n  see {cell.folder / 'log.txt'}")
 
         if launcher == "ray":
-            failed = run_on_ray(cells, plan, on[0].startswith("cuda"), ended)
+            failed = run_on_ray(cells, on[0].startswith("cuda"), ended)
         else:
-            failed = run_cells(cells, plan, on, ended)
+            failed = run_cells(cells, on, ended)
     found = {table.name: (table, lines_of(table, plan, opened)) for table in tables}
     with naming_write_errors(plan.out, effect="the cells are complete; their tables are not written"):
         write_all(plan.out, found)

@@ -1,30 +1,14 @@
-"""Many heads from one cache: the paper's tables III to X, or a grid of one's own, each cell trained and scored once.
-
-A cell is one row with one seed. It is a folder of its own, found again by its settings, so rows that several tables share
-run once, what is finished never runs again, and what was interrupted goes on. `launch` runs them.
-"""
+"""The rows of an ablation: the paper's tables III to X, or a grid of one's own."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ...cache.contents import Contents
-from ...cache.index import Cache
 from ...config import load_yaml, nearest
 from ...errors import UsageError
-from ...heads.experiment import load_experiment
-from ...heads.table import build_model
-from ...heads.training.resumption import FREE, flat
-from ...heads.training.run import feature_facts
-from ...objects import Location
-from ...wording import counted
 from ..published import ABLATED, PUBLISHED, Figures
 
 NO_FRAME, NO_VIDEO = "model.fusion.frame_level=false", "model.fusion.video_level=false"
@@ -42,6 +26,8 @@ class Row:
     paper: Figures | None = None
     resolution: int | None = None
     """Of the cache this row needs; None: the one of --cache."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of `Asked`, what this row has otherwise than the command line says."""
 
 
 @dataclass(frozen=True)
@@ -103,108 +89,17 @@ TABLES = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What the cells have in common."""
-
-    out: Path
-    caches: Mapping[int | None, Location]
-    """By resolution; None is the one of --cache."""
-    preset: str = "paper-hcstvg"
-    settings: tuple[str, ...] = ()
-    seeds: int = 1
-    split: str = "train"
-    test_split: str = "test"
-    protocol: str = "tubedetr"
-    annotation_set: str | None = None
-    """The set of every cache; None: the only one."""
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A cache, and what of it the cells train on and are scored on."""
-
-    cache: Cache
-    train: Contents
-    test: Contents
-
-    def summary(self) -> dict[str, dict[str, Any]]:
-        """Counts and digests, for the record of a cell."""
-        parts = {"train": self.train, "test": self.test}
-        return {k: {"videos": len(c.videos), "samples": c.samples, "digest": c.digest} for k, c in parts.items()}
-
-
-Caches = Mapping[int | None, Opened]
-"""By resolution, as in `Plan`."""
-
-
-def open_caches(plan: Plan) -> Caches:
-    """The caches of a plan as they are now. Raises UsageError where they do not hold the same videos and samples."""
-    caches = {k: Cache.open(path, plan.annotation_set) for k, path in plan.caches.items()}
-    opened = {k: Opened(c, c.contents(plan.split), c.contents(plan.test_split)) for k, c in caches.items()}
-    first = opened[None]
-    for other in opened.values():
-        for mine, theirs in ((first.train, other.train), (first.test, other.test)):
-            if changes := mine.changes(replace(theirs, fingerprint=mine.fingerprint)):
-                raise UsageError(
-                    f"{other.cache.path} holds other videos or samples of {mine.split} than {first.cache.path}",
-                    found="; ".join(changes),
-                    effect="nothing was trained: rows could not be compared",
-                    hint="extract what one of them lacks; stvg cache info says what was skipped",
-                )
-    return opened
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One row with one seed."""
-
-    row: Row
-    seed: int
-    cache: Location
-    fingerprint: str
-    folder: Path
-    annotations: Mapping[str, str]
-    """Name and SHA-256 of the annotation set."""
-    data: Mapping[str, dict[str, Any]]
-    """What it trains on and is scored on, see `Opened.summary`."""
-
-    @property
-    def result(self) -> dict[str, Any] | None:
-        """What it came to; None while it is not finished."""
-        path = self.folder / "result.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-    @property
-    def elsewhere(self) -> list[Path]:
-        """Folders of the same row and seed when the cache held other data."""
-        settings, _, seed = self.folder.name.split("-")
-        return sorted(p for p in self.folder.parent.glob(f"{settings}-*-{seed}") if p != self.folder)
-
-    def news(self) -> str:
-        """That its row trains again because the cache holds other data now; empty when it does not."""
-        if self.folder.exists() or not (before := self.elsewhere):
-            return ""
-        try:
-            then = json.loads((before[-1] / "cell.json").read_text(encoding="utf-8"))["data"]
-        except (OSError, ValueError, KeyError):
-            return ""
-        parts = (f"{part} {amount(then[part])} then, {amount(self.data[part])} now" for part in self.data)
-        return f"{self.row.label}, seed {self.seed}, trains again: the cache held other data then ({'; '.join(parts)})"
-
-
-def amount(found: Mapping[str, Any]) -> str:
-    """How much data a cell's record names."""
-    return f"{counted(found['samples'], 'sample')} of {counted(found['videos'], 'video')}"
-
-
 def read_grid(path: Path) -> Table:
-    """A table of one's own. Raises UsageError for anything but rows with a label and settings.
+    """A table of one's own. Raises UsageError for anything but rows with a label, settings and weights to start from.
 
     title: dropout
     rows:
       - {label: none, set: [model.dropout=0]}
       - {label: a fifth, set: [model.dropout=0.2]}
+      - {label: from other weights, init: weights/tubedetr/head.safetensors}
+      - {label: from scratch, init: none}
+
+    ``init`` stands for --init in its row; a relative path counts from the folder of the grid.
     """
     found = load_yaml(path)
     unknown = sorted(found.keys() - {"title", "rows"})
@@ -212,65 +107,23 @@ def read_grid(path: Path) -> Table:
         raise UsageError(f"{path} has no entry {unknown[0]!r}", hint=nearest(unknown[0], ("title", "rows")))
     rows = found.get("rows")
     if not isinstance(rows, list) or not rows or not all(map(_is_row, rows)):
-        raise UsageError(f"{path} is no grid", expected="rows: [{label: …, set: [group.setting=value, …]}, …]")
-    made = tuple(Row(str(row["label"]), tuple(map(str, row.get("set", [])))) for row in rows)
-    return Table(path.stem, str(found.get("title", path.stem)), made)
+        expected = (
+            "rows: [{label: …, set: [group.setting=value, …], init: FILE or none}, …]; set and init may be left out"
+        )
+        raise UsageError(f"{path} is no grid", expected=expected)
+    return Table(path.stem, str(found.get("title", path.stem)), tuple(_row(row, path.parent) for row in rows))
 
 
 def _is_row(found: object) -> bool:
     return (
         isinstance(found, dict)
         and "label" in found
-        and found.keys() <= {"label", "set"}
+        and found.keys() <= {"label", "set", "init"}
         and isinstance(found.get("set", []), list)
+        and isinstance(found.get("init", ""), str)
     )
 
 
-def cells_of(tables: Sequence[Table], plan: Plan, opened: Caches | None = None) -> list[Cell]:
-    """Every distinct cell of some tables, seed by seed. ``opened``: the caches, where they were opened before.
-
-    Raises UsageError for a cache or a setting that is not there.
-    """
-    opened = opened or open_caches(plan)
-    found: dict[Path, Cell] = {}
-    for seed in range(plan.seeds):
-        for row in (row for table in tables if not table.counts for row in table.rows):
-            cell = cell_of(row, seed, plan, opened)
-            found.setdefault(cell.folder, cell)
-    return list(found.values())
-
-
-def cell_of(row: Row, seed: int, plan: Plan, opened: Caches) -> Cell:
-    """The cell of one row and seed. Its folder is named after everything that makes a difference, the data apart."""
-    resolution = row.resolution
-    if resolution is not None and resolution == opened[None].cache.recipe.resolution:
-        resolution = None
-    if resolution not in opened:
-        hint = f"--cache-at {resolution} DIR, a cache extracted with --resolution {resolution}"
-        raise UsageError(f"there is no cache at resolution {resolution}", hint=hint)
-    cache, data = opened[resolution].cache, opened[resolution].summary()
-    experiment = load_experiment(plan.preset, settings_of(row, seed, plan))
-    experiment.model.levels(feature_facts(cache.recipe, experiment.train.mode).levels)  # refused before others train
-    settings = flat(asdict(experiment))
-    steps = {name: value for name, value in settings.items() if name not in FREE}
-    identity = _digest([steps, cache.recipe.fingerprint, plan.split, plan.test_split, plan.protocol])
-    folder = plan.out / "cells" / f"{identity[:12]}-{_digest(data)[:8]}-seed{seed}"
-    return Cell(row, seed, cache.path, cache.recipe.fingerprint, folder, cache.annotations.to_json(), data)
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def settings_of(row: Row, seed: int, plan: Plan) -> list[str]:
-    return [*plan.settings, *row.settings, f"train.seed={seed}"]
-
-
-def parameters(row: Row, plan: Plan) -> int:
-    """How many parameters the head of a row has."""
-    experiment = load_experiment(plan.preset, [*plan.settings, *row.settings])
-    with torch.device("meta"):
-        model = build_model(
-            experiment.model, feature_facts(Cache.open(plan.caches[None]).recipe, experiment.train.mode)
-        )
-    return sum(p.numel() for p in model.parameters())
+def _row(found: Mapping[str, Any], folder: Path) -> Row:
+    options = {"init": None if found["init"] == "none" else folder / found["init"]} if "init" in found else {}
+    return Row(str(found["label"]), tuple(map(str, found.get("set", []))), options=options)

@@ -10,17 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from queue import SimpleQueue
 from subprocess import DEVNULL, PIPE, Popen
-from typing import Any
 
 from ...atomic import write_atomic
 from ...cluster import connect
-from .grid import Cell, Plan, settings_of
+from .plan import Cell
 
 Report = Callable[[Cell, str | None], None]
 """Told of every cell that ended, with the last words of one that failed."""
 
 
-def run_cells(cells: Sequence[Cell], plan: Plan, devices: Sequence[str], report: Report) -> list[Cell]:
+def run_cells(cells: Sequence[Cell], devices: Sequence[str], report: Report) -> list[Cell]:
     """Run what is not finished, one cell a device at a time; returns the cells that failed.
 
     ``devices``: a name may stand there several times; cells on a CPU share its cores. When one fails, the others go on.
@@ -33,7 +32,7 @@ def run_cells(cells: Sequence[Cell], plan: Plan, devices: Sequence[str], report:
     def work(cell: Cell) -> str | None:
         device = free.get()
         try:
-            return run_cell(cell, plan, device, threads, running)
+            return run_cell(cell, device, threads, running)
         finally:
             free.put(device)
 
@@ -59,10 +58,10 @@ def ending(running: set[Popen[str]]) -> Iterator[None]:
         raise
 
 
-def run_cell(cell: Cell, plan: Plan, device: str, threads: int, running: set[Popen[str]] | None = None) -> str | None:
+def run_cell(cell: Cell, device: str, threads: int, running: set[Popen[str]] | None = None) -> str | None:
     """Train and score a cell in a process of its own, added to ``running``; None, or what it said when it failed."""
     cell.folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(cell.folder / "cell.json", json.dumps(job_of(cell, plan), indent=1) + "\n")
+    write_atomic(cell.folder / "cell.json", json.dumps(cell.job(), indent=1) + "\n")
     words = [sys.executable, "-m", "stvg.evaluate.ablation.cell", str(cell.folder), device]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     with Popen(words, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, text=True, env=environment) as process:
@@ -73,25 +72,11 @@ def run_cell(cell: Cell, plan: Plan, device: str, threads: int, running: set[Pop
     return None if process.returncode == 0 else (err.strip().splitlines() or [f"exit status {process.returncode}"])[-1]
 
 
-def job_of(cell: Cell, plan: Plan) -> dict[str, Any]:
-    """What cell.json says: all that the process of a cell is told."""
-    return {
-        "cache": str(cell.cache),
-        "preset": plan.preset,
-        "settings": settings_of(cell.row, cell.seed, plan),
-        "split": plan.split,
-        "test_split": plan.test_split,
-        "protocol": plan.protocol,
-        "annotations": dict(cell.annotations),
-        "data": cell.data,
-    }
-
-
-def run_on_ray(cells: Sequence[Cell], plan: Plan, gpu: bool, report: Report) -> list[Cell]:
+def run_on_ray(cells: Sequence[Cell], gpu: bool, report: Report) -> list[Cell]:
     """As `run_cells`, a Ray task for each cell: with a GPU of its own, or its share of the cluster's processors.
 
-    stvg must be installed, and the caches and the plan's folder be at the same place, on every machine. A cell whose worker
-    dies is started again, and goes on from its last checkpoint.
+    stvg must be installed, and the caches, weights, videos and the plan's folder be at the same place, on every machine. A
+    cell whose worker dies is started again, and goes on from its last checkpoint.
     """
     todo = [cell for cell in cells if cell.result is None]
     if not todo:
@@ -100,7 +85,7 @@ def run_on_ray(cells: Sequence[Cell], plan: Plan, gpu: bool, report: Report) -> 
     threads = 1 if gpu else max(1, int(ray.cluster_resources().get("CPU", 1)) // len(todo))
     task = ray.remote(_run_at).options(num_cpus=threads, num_gpus=int(gpu), max_retries=3)
     device = "cuda" if gpu else "cpu"
-    pending = {task.remote(os.getcwd(), cell, plan, device, threads): cell for cell in todo}
+    pending = {task.remote(os.getcwd(), cell, device, threads): cell for cell in todo}
     failed = []
     while pending:
         (done,), _ = ray.wait(list(pending))
@@ -115,6 +100,6 @@ def run_on_ray(cells: Sequence[Cell], plan: Plan, gpu: bool, report: Report) -> 
     return failed
 
 
-def _run_at(folder: str, cell: Cell, plan: Plan, device: str, threads: int) -> str | None:
+def _run_at(folder: str, cell: Cell, device: str, threads: int) -> str | None:
     os.chdir(folder)  # relative paths mean what they meant to the user
-    return run_cell(cell, plan, device, threads)
+    return run_cell(cell, device, threads)

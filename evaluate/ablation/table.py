@@ -14,13 +14,14 @@ from ...atomic import make_folder, write_atomic
 from ...untrusted import in_latex, in_markdown, in_spreadsheet
 from ..published import not_ablated
 from ..tables import render
-from .grid import Caches, Plan, Row, Table, amount, cell_of, open_caches, parameters
+from .grid import Row, Table
+from .plan import Caches, Plan, amount, cell_of, open_caches, parameters
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 METRICS = ("m_tIoU", "m_vIoU", "vIoU@0.3", "vIoU@0.5")
-FROZEN = "Encoders are frozen here and trained in the paper: compare differences between rows, not its figures. "
+FROZEN = "Encoders are frozen {where} and trained in the paper: compare differences between rows, not its figures. "
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def lines_of(table: Table, plan: Plan, opened: Caches | None = None) -> list[Lin
     for row in table.rows:
         cells = [] if table.counts else [cell_of(row, seed, plan, opened) for seed in range(plan.seeds)]
         results = [r for cell in cells if (r := cell.result) is not None]
-        found.append(Line(row, parameters(row, plan), results))
+        found.append(Line(row, parameters(row, plan, opened), results))
     results = [result for line in found for result in line.results]
     reasons = [why for o in opened.values() if (why := not_ablated(o.cache, plan.test_split, results))]
     if not reasons:
@@ -86,19 +87,44 @@ def cells(line: Line, full: Line, paper: bool) -> list[str]:
 
 def full_line(lines: Sequence[Line]) -> Line:
     """What differences are taken from: the row that changes nothing, else the first."""
-    return next((line for line in lines if not line.row.settings and line.row.resolution in (None, 224)), lines[0])
+    return next(
+        (line for line in lines if not (line.row.settings or line.row.options) and line.row.resolution in (None, 224)),
+        lines[0],
+    )
 
 
 def notes(table: Table, lines: Sequence[Line]) -> str:
     """What must be said below a table."""
     left_out = lines[0].no_paper if any(row.paper for row in table.rows) else ""
-    return ("" if table.counts else FROZEN + data_of(lines)) + left_out + table.note
+    return ("" if table.counts else frozen(lines) + data_of(lines) + starts_of(lines)) + left_out + table.note
+
+
+def frozen(lines: Sequence[Line]) -> str:
+    """That encoders are frozen in all rows, or in which."""
+    rows = [line.row.label for line in lines if all(r.get("mode", "cached") == "cached" for r in line.results)]
+    where = "here" if len(rows) == len(lines) else f"in {', '.join(rows)}"
+    return FROZEN.format(where=where) if rows else ""
 
 
 def data_of(lines: Sequence[Line]) -> str:
     """What all rows trained on, and what chose the weights that were scored."""
-    found = next((r["data"] for line in lines for r in line.results if "data" in r), None)
-    return "" if found is None else f"Every row trained on {amount(found['train'])}; its last weights are scored. "
+    found = next((r for line in lines for r in line.results if "data" in r), None)
+    if found is None:
+        return ""
+    split = found.get("selected_on")
+    weights = f"the weights that score best on {split} are scored" if split else "its last weights are scored"
+    return f"Every row trained on {amount(found['data']['train'])}; {weights}. "
+
+
+def starts_of(lines: Sequence[Line]) -> str:
+    """What weights every row starts from, rows that start alike together; nothing where all start from scratch."""
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        for start in {r["start"]["says"] if r.get("start") else "from random weights" for r in line.results}:
+            found.setdefault(start, []).append(line.row.label)
+    if found.keys() <= {"from random weights"}:
+        return ""
+    return "".join(f"{', '.join(rows)}: {start}. " for start, rows in found.items())
 
 
 def terminal(table: Table, lines: Sequence[Line]) -> str:

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,30 +19,13 @@ from ... import __version__
 from ...atomic import write_atomic
 from ...cache.contents import Contents
 from ...errors import CacheError, UsageError
-from ..experiment import Experiment, experiment_of
+from .request import Request
 from .resumption import different, told
 from .run import Run
 
 FORMAT = "stvg run record 1"
 NO_SELECTION = "none: best.safetensors is the last epoch"
 SELECTION = "best.safetensors is the epoch with the best m_vIoU on {split}; its scores there are selected on this split"
-
-
-@dataclass(frozen=True)
-class Request:
-    """What was asked for: places are absolute, and may be others when a run is repeated; all else may not."""
-
-    cache: str
-    experiment: Experiment
-    split: str
-    val_split: str
-    protocol: str
-    device: str
-    annotation_set: str | None = None
-    """The name of the annotation set; None: the only one."""
-    init: str | None = None
-    sources: dict[str, Any] = field(default_factory=dict)
-    """Fields of `finetune.Sources`."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +72,7 @@ class Record:
             found = json.loads(path.read_text(encoding="utf-8"))
             if found.pop("format") != FORMAT:
                 raise ValueError("it is of another format")
-            request = found.pop("request")
-            experiment = experiment_of(request.pop("experiment"), str(path))
-            record = cls(Request(experiment=experiment, **request), **found)
+            record = cls(Request.from_json(found.pop("request"), str(path)), **found)
             for part in record.data.values():
                 Contents.from_json(part["contents"])
             return record
@@ -149,6 +131,27 @@ class Record:
         changes_so_far = [*self.changes, {"step": step, "what": text, "command": now.command}]
         again = replace(self, request=now.request, selection=now.selection, data=now.data, changes=changes_so_far)
         return again, text
+
+
+def go_on(run: Run, record: Record, repeated: Record | None, tell: Callable[[str], None]) -> None:
+    """Go on where there is something to go on from, say what is not as it was, and write the record.
+
+    ``repeated``: the record that is asked for again. Raises UsageError when the run cannot be what its record says.
+    """
+    path = run.folder / "record.json"
+    unlike = repeated.require_repeatable(record) if repeated else ""
+    if going_on := run.resume():
+        tell(f"going on at step {run.step:,} of {run.total_steps:,}")
+    if going_on and path.exists():
+        before = Record.read(path)
+        unlike = before.unlike(record)
+        record, changed = before.gone_on(record, run.step)
+        if changed and run.step <= run.total_steps:
+            tell(f"not as it started: {changed}")
+    if unlike:
+        tell(f"not as recorded, so the last bits may differ: {unlike}")
+    if run.ranks.first and run.step <= run.total_steps:
+        record.write(path)
 
 
 def counted(found: Contents) -> dict[str, Any]:

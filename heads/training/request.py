@@ -1,51 +1,111 @@
-"""From options to a request: what a run is asked for, or what a record asks for again."""
+"""From options to a request, and from a request to the run that answers it."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ...errors import UsageError
+from ..experiment import Experiment, experiment_of, load_experiment
+from .ranks import ALONE, Ranks
+
 if TYPE_CHECKING:
     import torch
 
-    from .record import Request
+    from ...cache.index import Cache
+    from .run import Run
 
 SOURCES = ("backbone", "backbone_weights", "text_encoder", "text_weights", "tokenizer", "weights_seed", "videos")
 PLACES = ("cache_path", "init", "backbone", "backbone_weights", "text_encoder", "text_weights", "tokenizer", "videos")
 """What may lie elsewhere when a run is repeated. All of it but the videos and the tokenizer is compared by its hash."""
 
 
-def requested(given: dict[str, Any], device: torch.device) -> Request:
-    """What the options ask for, without a record."""
-    from ...cache.index import Cache
-    from ..experiment import load_experiment
-    from .record import Request
+@dataclass(frozen=True)
+class Request:
+    """What was asked for: places are absolute, and may be others when a run is repeated; all else may not."""
 
-    if given["cache_path"] is None:
-        raise click.UsageError("--cache is needed: the cache to train from")
-    mode = [f"train.mode={given['mode']}"] if given["mode"] else []
-    experiment = load_experiment(given["preset"], [*given["assignments"], *mode])
-    if experiment.train.mode == "end-to-end" and given["videos"] is None:
-        raise click.UsageError("training end to end needs --videos, the folder of the videos")
-    annotations = Cache.open(given["cache_path"], given["annotation_set"]).annotations
-    split, splits = given["split"], annotations.splits
-    # Never the test split of itself: the best of many epochs on it would be a score that was selected on it.
-    val_split = given["val_split"] or ("val" if "val" in splits and split != "val" else "none")
-    places = {name: placed(name, given[name]) for name in PLACES}
-    return Request(
-        cache=str(places["cache_path"]),
-        experiment=experiment,
-        split=split,
-        val_split=val_split,
-        protocol=given["protocol"],
-        device=str(device),
-        annotation_set=annotations.name,
-        init=places["init"],
-        sources={name: places.get(name, given[name]) for name in SOURCES},
-    )
+    cache: str
+    experiment: Experiment
+    split: str
+    val_split: str
+    protocol: str
+    device: str
+    annotation_set: str | None = None
+    """The name of the annotation set; None: the only one."""
+    init: str | None = None
+    sources: dict[str, Any] = field(default_factory=dict)
+    """Fields of `finetune.Sources`."""
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any], where: str) -> Request:
+        """Of what `dataclasses.asdict` gave. Raises UsageError for settings that are none, TypeError for other fields."""
+        return cls(**{**stored, "experiment": experiment_of(stored["experiment"], where)})
+
+    @property
+    def tokenizer(self) -> str | None:
+        """Where the tokenizer of a text encoder that trains lies, maybe beside its weights; None: in the local cache."""
+        weights = self.sources.get("text_weights")
+        return self.sources.get("tokenizer") or (weights if weights and Path(weights).is_dir() else None)
+
+    def run(self, folder: Path, cache: Cache, device: torch.device, ranks: Ranks = ALONE) -> Run:
+        """The run that answers this, not yet resumed. ``cache``: the one that is named here, opened."""
+        from .run import Run
+
+        init = None if self.init is None else Path(self.init)
+        sources = {**self.sources, "videos": self.sources.get("videos") and Path(self.sources["videos"])}
+        return Run(folder, cache, self.experiment, self.split, device, sources, init, ranks)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the options of `run_options` say of a run, before a cache is known; of the same names."""
+
+    preset: str
+    assignments: tuple[str, ...] = ()
+    mode: str | None = None
+    videos: Path | None = None
+    backbone: str | None = None
+    backbone_weights: str | None = None
+    text_encoder: str | None = None
+    text_weights: str | None = None
+    tokenizer: str | None = None
+    weights_seed: int = 0
+    init: Path | None = None
+    annotation_set: str | None = None
+    split: str = "train"
+    val_split: str | None = None
+    protocol: str = "tubedetr"
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        """All settings; ``assignments`` override ``mode``. Raises UsageError for what is none."""
+        mode = [f"train.mode={self.mode}"] if self.mode else []
+        return load_experiment(self.preset, [*mode, *self.assignments])
+
+    def request(self, cache: Cache, device: str) -> Request:
+        """What is asked for of a cache. Raises UsageError for settings that are none, and for videos that are not named."""
+        experiment = self.experiment
+        if experiment.train.mode == "end-to-end" and self.videos is None:
+            raise UsageError("training end to end needs --videos, the folder of the videos")
+        # Never the test split of itself: the best of many epochs on it would be a score that was selected on it.
+        val_split = self.val_split or ("val" if "val" in cache.annotations.splits and self.split != "val" else "none")
+        given = vars(self)
+        return Request(
+            cache=str(place(cache.path)),
+            experiment=experiment,
+            split=self.split,
+            val_split=val_split,
+            protocol=self.protocol,
+            device=device,
+            annotation_set=cache.annotations.name,
+            init=place(self.init),
+            sources={name: placed(name, given[name]) if name in PLACES else given[name] for name in SOURCES},
+        )
 
 
 def repeated(ctx: click.Context, request: Request, given: dict[str, Any]) -> Request:

@@ -11,22 +11,36 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from stvg.cache.index import Cache
-from stvg.errors import CacheError, UsageError
+from stvg.errors import CacheError, CheckpointError, UsageError
 from stvg.evaluate.ablation.cell import require_data
-from stvg.evaluate.ablation.grid import TABLES, Plan, Row, Table, cells_of, read_grid
-from stvg.evaluate.ablation.launch import job_of, run_cells
+from stvg.evaluate.ablation.cell import run as run_one
+from stvg.evaluate.ablation.commands import ablate
+from stvg.evaluate.ablation.grid import TABLES, Row, Table, read_grid
+from stvg.evaluate.ablation.launch import run_cells
+from stvg.evaluate.ablation.plan import Plan, cells_of
 from stvg.evaluate.ablation.table import full_line, latex, lines_of, markdown, spreadsheet
+from stvg.heads.checkpoint import load_checkpoint
+from stvg.heads.commands import train_head
+from stvg.heads.experiment import load_experiment
+from stvg.heads.table import build_model
+from stvg.heads.training.record import Record
+from stvg.heads.training.request import Asked, Request
+from stvg.heads.training.run import feature_facts
 
 SMALL = ("model.d=32", "model.heads=4", "model.ffn=32", "model.encoder_layers=1", "model.decoder_layers=1")
 SMALL += ("model.max_frames=40", "train.epochs=2", "train.batch_size=8", "train.lr_drop=1", "train.save_every=1")
 
 
-def a_plan(cache, out, **changes):
-    return Plan(**{"out": out, "caches": {None: cache}, "preset": "tiny", "settings": SMALL, "seeds": 1, **changes})
+def a_plan(cache, out, preset="tiny", settings=SMALL, seeds=1, caches=None, **asked):
+    return Plan(out, caches or {None: cache}, Asked(preset, settings, **asked), seeds)
 
 
 def test_the_paper_gains_of_its_prose_follow_from_the_rows():
@@ -85,7 +99,7 @@ def test_a_failing_cell_is_reported_and_the_rest_completed(tiny_cache, tmp_path)
     )
     plan, said = a_plan(tiny_cache, tmp_path), []
     table = read_grid(tmp_path / "grid.yaml")
-    failed = run_cells(cells_of([table], plan), plan, ["cpu"], lambda cell, error: said.append((cell.row.label, error)))
+    failed = run_cells(cells_of([table], plan), ["cpu"], lambda cell, error: said.append((cell.row.label, error)))
     assert [cell.row.label for cell in failed] == ["bad"]
     assert dict(said)["good"] is None
     assert "keeps no maps of level c4" in dict(said)["bad"]
@@ -148,6 +162,123 @@ def test_rows_that_differ_in_nothing_that_moves_a_step_are_one_cell(tiny_cache, 
     assert len(cells_of([Table("g", "g", rows)], a_plan(tiny_cache, tmp_path))) == 2
 
 
+@pytest.fixture
+def weights(tiny_cache, tmp_path):
+    """A folder in which two heads of the small size lie, as `stvg weights import` writes them."""
+    facts = feature_facts(Cache.open(tiny_cache).recipe, "cached")
+    for seed in (1, 2):
+        head = build_model(load_experiment("tiny", SMALL).model, facts, seed)
+        save_file({k: v.contiguous() for k, v in head.state_dict().items()}, tmp_path / f"{seed}.safetensors")
+    return tmp_path
+
+
+def test_every_option_of_a_run_is_one_of_a_table_and_reaches_its_cells(tiny_cache, tmp_path):
+    """`train-head` and `ablate` take the same; what is asked of the one is asked of every cell of the other."""
+    shared = {f.name for f in fields(Asked)}
+    for command in (train_head, ablate):
+        assert shared <= {p.name for p in command.params}
+    asked = {
+        "mode": "text",
+        "videos": tmp_path,
+        "backbone_weights": str(tmp_path / "b.pth"),
+        "text_weights": "random",
+        "weights_seed": 7,
+        "split": "train",
+        "val_split": "test",
+        "protocol": "dense",
+    }
+    for cell in cells_of([TABLES["III"]], a_plan(tiny_cache, tmp_path, **asked)):
+        request = Request.from_json(json.loads(json.dumps(cell.job()["request"])), "cell.json")
+        assert request == cell.request
+        assert request.experiment.train.mode == "text"
+        sources = {"videos": str(tmp_path), "backbone_weights": asked["backbone_weights"], "weights_seed": 7}
+        assert request.sources.items() >= {**sources, "text_weights": "random"}.items()
+        assert (request.val_split, request.protocol) == ("test", "dense")
+
+
+def test_a_table_that_starts_from_other_weights_has_other_cells_the_same_weights_the_same(
+    tiny_cache, weights, tmp_path
+):
+    def folders(**asked):
+        return [
+            cell.folder for cell in cells_of([Table("g", "g", (Row("base"),))], a_plan(tiny_cache, tmp_path, **asked))
+        ]
+
+    (tmp_path / "copy").mkdir()
+    shutil.copy(weights / "1.safetensors", tmp_path / "copy/head.safetensors")
+    scratch, first, second = folders(), folders(init=weights / "1.safetensors"), folders(init=weights / "2.safetensors")
+    assert len({*scratch, *first, *second}) == 3
+    assert folders(init=tmp_path / "copy") == first
+    assert folders(val_split="test") != scratch
+
+
+def test_a_row_may_start_from_weights_of_its_own_or_from_none(tiny_cache, weights, tmp_path):
+    (weights / "grid.yaml").write_text(
+        "rows:\n- {label: as all}\n- {label: other, init: 2.safetensors}\n- {label: from scratch, init: none}\n"
+        "- {label: another head, set: [model.head=tubedetr, model.stride=1, model.fast=false]}\n"
+    )
+    table = read_grid(weights / "grid.yaml")
+    cells = cells_of([table], a_plan(tiny_cache, tmp_path, init=weights / "1.safetensors"))
+    assert [cell.request.init and Path(cell.request.init).name for cell in cells] == [
+        "1.safetensors",
+        "2.safetensors",
+        None,
+        "1.safetensors",
+    ]
+    assert [cell.started_from for cell in cells] == [
+        cells[0].started_from,
+        cells[1].started_from,
+        None,
+        cells[0].started_from,
+    ]
+    assert (
+        full_line(lines_of(table, a_plan(tiny_cache, tmp_path, init=weights / "1.safetensors"))).row.label == "as all"
+    )
+
+
+def test_weights_that_do_not_fit_a_row_are_refused_before_any_row_trains(tiny_cache, weights, tmp_path):
+    rows = (Row("good"), Row("wide", ("model.ffn=64",)))
+    with pytest.raises(CheckpointError, match="does not fit this head"):
+        cells_of([Table("g", "g", rows)], a_plan(tiny_cache, tmp_path, init=weights / "1.safetensors"))
+
+
+def test_a_cell_starts_from_the_weights_of_the_table_and_says_what_they_lack(tiny_cache, weights, tmp_path):
+    """One cell in this process: its record, its first weights, and what its table says; then other weights in the place."""
+    settings = (*SMALL, "train.epochs=0")
+    plan = a_plan(tiny_cache, tmp_path / "out", settings=settings, init=weights / "1.safetensors")
+    table = Table("g", "g", (Row("one"), Row("other head", ("model.head=stcat", "model.max_frames=8"))))
+    for cell in cells_of([table], plan):
+        cell.folder.mkdir(parents=True)
+        (cell.folder / "cell.json").write_text(json.dumps(cell.job()))
+        run_one(cell.folder, torch.device("cpu"))
+        record = Record.read(cell.folder / "run/record.json")
+        assert record.started_from == cell.started_from
+        assert record.request == replace(cell.request, device="cpu")
+    saved = load_checkpoint(cells_of([table], plan)[0].folder / "run/best.safetensors").group("ema.head")
+    given = load_file(weights / "1.safetensors")
+    assert all(torch.equal(saved[k], v) for k, v in given.items() if not k.startswith("standards."))
+    text = markdown(table, lines_of(table, plan))
+    assert "one: the head starts from" in text
+    assert "encoder.temporal_layers" in text
+    (cell,) = cells_of([Table("g", "g", (Row("third", ("train.lr=1",)),))], plan)
+    cell.folder.mkdir(parents=True)
+    (cell.folder / "cell.json").write_text(json.dumps(cell.job()))
+    shutil.copy(weights / "2.safetensors", weights / "1.safetensors")
+    with pytest.raises(CheckpointError, match="changed while the table was made"):
+        run_one(cell.folder, torch.device("cpu"))
+
+
+def test_what_chose_the_scored_weights_and_which_rows_kept_their_encoders_frozen_is_said(tiny_cache, tmp_path):
+    plan, table = a_plan(tiny_cache, tmp_path), Table("g", "g", (Row("a"), Row("b", ("train.mode=text",))))
+    result = dict.fromkeys(("m_tIoU", "m_vIoU", "vIoU@0.3", "vIoU@0.5"), 0.5) | {"seconds": 1, "selected_on": "val"}
+    for cell, mode in zip(cells_of([table], plan), ("cached", "text"), strict=True):
+        cell.folder.mkdir(parents=True)
+        (cell.folder / "result.json").write_text(json.dumps({**result, "data": cell.data, "mode": mode}))
+    text = markdown(table, lines_of(table, plan))
+    assert "Encoders are frozen in a and trained in the paper" in text
+    assert "the weights that score best on val are scored" in text
+
+
 def test_caches_with_other_videos_are_no_table(tiny_cache, own_cache, tmp_path):
     shutil.rmtree(sorted((own_cache / "videos").iterdir())[0])
     with pytest.raises(UsageError, match="holds other videos or samples of"):
@@ -157,10 +288,10 @@ def test_caches_with_other_videos_are_no_table(tiny_cache, own_cache, tmp_path):
 def test_a_cell_whose_cache_changed_after_the_table_began_is_not_trained(tiny_cache, own_cache, tmp_path):
     table, plan = Table("g", "g", (Row("base"),)), a_plan(own_cache, tmp_path / "out")
     (cell,) = cells_of([table], plan)
-    require_data(Cache.open(own_cache), job_of(cell, plan))
+    require_data(Cache.open(own_cache), cell.job())
     shutil.rmtree(sorted((own_cache / "videos").iterdir())[0])
     with pytest.raises(CacheError, match="changed while the table was made"):
-        require_data(Cache.open(own_cache), job_of(cell, plan))
+        require_data(Cache.open(own_cache), cell.job())
 
 
 def test_means_deviations_and_differences_are_those_of_the_seeds(tiny_cache, tmp_path):

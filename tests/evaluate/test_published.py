@@ -14,7 +14,8 @@ import pytest
 
 from stvg.cache.index import Cache
 from stvg.cache.sampling import Sampling
-from stvg.evaluate.ablation.grid import FULL, TABLES, Plan, cells_of
+from stvg.evaluate.ablation.grid import FULL, TABLES
+from stvg.evaluate.ablation.plan import Plan, cells_of
 from stvg.evaluate.ablation.table import Line, latex, lines_of, markdown, plot, spreadsheet, terminal
 from stvg.evaluate.metrics import METRICS, PROTOCOLS, SampleScore, Scores
 from stvg.evaluate.published import ABLATED, PUBLISHED, published_beside
@@ -22,6 +23,7 @@ from stvg.evaluate.report.frames import Taken
 from stvg.evaluate.report.page import render
 from stvg.evaluate.tables import STYLES, format_table
 from stvg.extract.datasets.table import DATASETS, published_sentences
+from stvg.heads.training.request import Asked
 
 from .pages import made_up
 
@@ -166,6 +168,9 @@ def test_a_command_never_sets_published_figures_beside_synthetic_videos(
     assert f"these {len(samples)} are not that split" in found.out
 
 
+PAPER = Asked("paper-hcstvg")
+
+
 def lines_with_results(plan: Plan, name: str, missing: int = 0) -> list[Line]:
     """``missing``: samples that the last cell did not score."""
     total = Cache.open(plan.caches[None]).samples.splits.count(plan.test_split)
@@ -182,7 +187,7 @@ def lines_with_results(plan: Plan, name: str, missing: int = 0) -> list[Line]:
 def test_an_ablation_of_another_split_shows_its_own_figures_alone_and_says_why(
     tiny_cache: Path, tmp_path: Path
 ) -> None:
-    lines = lines_with_results(Plan(out=tmp_path, caches={None: tiny_cache}), "IV")
+    lines = lines_with_results(Plan(out=tmp_path, caches={None: tiny_cache}, asked=PAPER), "IV")
     for text in (f(TABLES["IV"], lines) for f in (terminal, markdown, latex)):
         assert "25.00" in text
         assert "paper (" not in text
@@ -198,15 +203,15 @@ def test_an_ablation_of_the_papers_split_stands_beside_the_paper(
     """The split that this cache holds is declared to be the paper's: no cache of 1,160 videos is made for a test."""
     monkeypatch.setitem(DATASETS["vidstg"].sentences, "test", Cache.open(tiny_cache).samples.splits.count("test"))
     monkeypatch.setattr("stvg.evaluate.published.ABLATED", ("vidstg", "test"))
-    lines = lines_with_results(Plan(out=tmp_path, caches={None: tiny_cache}), "IV")
+    lines = lines_with_results(Plan(out=tmp_path, caches={None: tiny_cache}, asked=PAPER), "IV")
     text = markdown(TABLES["IV"], lines)
     assert "| without | 25.00 | +0.00 | 44.59 (-2.56) |" in text
     assert "left out" not in text
     rows = list(csv.DictReader(io.StringIO(spreadsheet([(TABLES["IV"], lines)]))))
     assert float(rows[1]["m_vIoU paper"]) == 31.14
-    train = Plan(out=tmp_path / "train", caches={None: tiny_cache}, test_split="train")
+    train = Plan(out=tmp_path / "train", caches={None: tiny_cache}, asked=PAPER, test_split="train")
     assert "left out" in markdown(TABLES["IV"], lines_with_results(train, "IV"))
-    part = lines_with_results(Plan(out=tmp_path / "part", caches={None: tiny_cache}), "IV", missing=1)
+    part = lines_with_results(Plan(out=tmp_path / "part", caches={None: tiny_cache}, asked=PAPER), "IV", missing=1)
     for text in (f(TABLES["IV"], part) for f in (terminal, markdown, latex)):
         assert "paper (" not in text
         assert "sentences of the split, and a cell scored" in text

@@ -340,7 +340,7 @@ def test_imported_weights_extract_train_and_score(stvg, synthetic, tmp_path, sha
     train = ("train-head", "--cache", tmp_path / "cache", "--preset", "tubedetr", "--split", "test", *size)
     done = stvg(*train, "--init", tmp_path / "weights/head.safetensors", "--out", tmp_path / "run")
     assert done.code == 0, done.err
-    assert "0 of its tensors are drawn afresh, 0 of the file's unused" in done.out
+    assert "0 tensors drawn afresh; 0 of the file's unused" in done.out
     saved, weights = (
         load_checkpoint(tmp_path / "run/last.safetensors"),
         load_file(tmp_path / "weights/head.safetensors"),

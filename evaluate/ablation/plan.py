@@ -1,0 +1,200 @@
+"""The cells of an ablation: what each of them is asked for, and the folder it is found again in.
+
+A cell is one row with one seed. Its folder is named after all that makes a difference to it, so rows that several tables
+share run once, what is finished never runs again, and what was interrupted goes on. `launch` runs them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...cache.contents import Contents
+from ...cache.index import Cache
+from ...errors import UsageError
+from ...heads.initial import Found, fitting, read_head
+from ...heads.table import build_model
+from ...heads.training.request import Asked, Request
+from ...heads.training.resumption import FREE, flat
+from ...heads.training.run import feature_facts
+from ...objects import Location
+from ...wording import counted
+from .grid import Row, Table
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the cells have in common."""
+
+    out: Path
+    caches: Mapping[int | None, Location]
+    """By resolution; None is the one of --cache."""
+    asked: Asked
+    """Of the run of every cell; its row may ask for more, and its seed is its own."""
+    seeds: int = 1
+    test_split: str = "test"
+
+    def of(self, row: Row, seed: int) -> Asked:
+        """What is asked of the run of one row and seed."""
+        settings = (*self.asked.assignments, *row.settings, f"train.seed={seed}")
+        return replace(self.asked, assignments=settings, **row.options)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A cache, and what of it the cells train on and are scored on."""
+
+    cache: Cache
+    train: Contents
+    test: Contents
+
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """Counts and digests, for the record of a cell."""
+        parts = {"train": self.train, "test": self.test}
+        return {k: {"videos": len(c.videos), "samples": c.samples, "digest": c.digest} for k, c in parts.items()}
+
+
+Caches = Mapping[int | None, Opened]
+"""By resolution, as in `Plan`."""
+
+
+def open_caches(plan: Plan) -> Caches:
+    """The caches of a plan as they are now. Raises UsageError where they do not hold the same videos and samples."""
+    caches = {k: Cache.open(path, plan.asked.annotation_set) for k, path in plan.caches.items()}
+    split, test_split = plan.asked.split, plan.test_split
+    opened = {k: Opened(c, c.contents(split), c.contents(test_split)) for k, c in caches.items()}
+    first = opened[None]
+    for other in opened.values():
+        for mine, theirs in ((first.train, other.train), (first.test, other.test)):
+            if changes := mine.changes(replace(theirs, fingerprint=mine.fingerprint)):
+                raise UsageError(
+                    f"{other.cache.path} holds other videos or samples of {mine.split} than {first.cache.path}",
+                    found="; ".join(changes),
+                    effect="nothing was trained: rows could not be compared",
+                    hint="extract what one of them lacks; stvg cache info says what was skipped",
+                )
+    return opened
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row with one seed."""
+
+    row: Row
+    seed: int
+    folder: Path
+    request: Request
+    """What its run is asked for, but for the device."""
+    test_split: str
+    started_from: str | None
+    """SHA-256 of the weights its head starts from, if any."""
+    annotations: Mapping[str, str]
+    """Name and SHA-256 of the annotation set."""
+    data: Mapping[str, dict[str, Any]]
+    """What it trains on and is scored on, see `Opened.summary`."""
+
+    def job(self) -> dict[str, Any]:
+        """What cell.json says: all that the process of the cell is told."""
+        told = ("request", "test_split", "started_from", "annotations", "data")
+        return {name: value for name, value in asdict(self).items() if name in told}
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What it came to; None while it is not finished."""
+        path = self.folder / "result.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    @property
+    def elsewhere(self) -> list[Path]:
+        """Folders of the same row and seed when the cache held other data."""
+        settings, _, seed = self.folder.name.split("-")
+        return sorted(p for p in self.folder.parent.glob(f"{settings}-*-{seed}") if p != self.folder)
+
+    def news(self) -> str:
+        """That its row trains again because the cache holds other data now; empty when it does not."""
+        if self.folder.exists() or not (before := self.elsewhere):
+            return ""
+        try:
+            then = json.loads((before[-1] / "cell.json").read_text(encoding="utf-8"))["data"]
+        except (OSError, ValueError, KeyError):
+            return ""
+        parts = (f"{part} {amount(then[part])} then, {amount(self.data[part])} now" for part in self.data)
+        return f"{self.row.label}, seed {self.seed}, trains again: the cache held other data then ({'; '.join(parts)})"
+
+
+def amount(found: Mapping[str, Any]) -> str:
+    """How much data a cell's record names."""
+    return f"{counted(found['samples'], 'sample')} of {counted(found['videos'], 'video')}"
+
+
+def cells_of(tables: Sequence[Table], plan: Plan, opened: Caches | None = None) -> list[Cell]:
+    """Every distinct cell of some tables, seed by seed. ``opened``: the caches, where they were opened before.
+
+    Raises UsageError for a cache or a setting that is not there.
+    """
+    opened = opened or open_caches(plan)
+    found: dict[Path, Cell] = {}
+    for seed in range(plan.seeds):
+        for row in (row for table in tables if not table.counts for row in table.rows):
+            cell = cell_of(row, seed, plan, opened)
+            found.setdefault(cell.folder, cell)
+    return list(found.values())
+
+
+def cell_of(row: Row, seed: int, plan: Plan, opened: Caches) -> Cell:
+    """The cell of one row and seed. Its folder is named after everything that makes a difference, the data apart."""
+    resolution = row.resolution
+    if resolution is not None and resolution == opened[None].cache.recipe.resolution:
+        resolution = None
+    if resolution not in opened:
+        hint = f"--cache-at {resolution} DIR, a cache extracted with --resolution {resolution}"
+        raise UsageError(f"there is no cache at resolution {resolution}", hint=hint)
+    cache, data = opened[resolution].cache, opened[resolution].summary()
+    request = plan.of(row, seed).request(cache, "")
+    start = require_fit(request, cache)  # refused before others train
+    settings = flat(asdict(request.experiment))
+    steps = {name: value for name, value in settings.items() if name not in FREE}
+    splits = [request.split, request.val_split, plan.test_split]
+    identity = _digest([steps, cache.recipe.fingerprint, *splits, request.protocol, start])
+    folder = plan.out / "cells" / f"{identity[:12]}-{_digest(data)[:8]}-seed{seed}"
+    return Cell(row, seed, folder, request, plan.test_split, start, cache.annotations.to_json(), data)
+
+
+def require_fit(request: Request, cache: Cache) -> str | None:
+    """The SHA-256 of the weights that a head is to start from, if any.
+
+    Raises UsageError where it wants levels that the cache does not keep, CheckpointError where the weights do not fit it.
+    """
+    model, mode = request.experiment.model, request.experiment.train.mode
+    facts = feature_facts(cache.recipe, mode)
+    model.levels(facts.levels)
+    if request.init is None:
+        return None
+    with torch.device("meta"):
+        head = build_model(model, facts, scored=request.experiment.loss.scores)
+    return fitting(head, weights_at(Path(request.init)))[1].sha256
+
+
+@cache
+def weights_at(place: Path) -> Found:
+    """The weights that rows start from, read once; each cell looks again whether they are the same."""
+    return read_head(place)
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def parameters(row: Row, plan: Plan, opened: Caches) -> int:
+    """How many parameters the head of a row has."""
+    experiment = plan.of(row, 0).experiment
+    with torch.device("meta"):
+        model = build_model(experiment.model, feature_facts(opened[None].cache.recipe, experiment.train.mode))
+    return sum(p.numel() for p in model.parameters())
