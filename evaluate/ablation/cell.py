@@ -56,7 +56,7 @@ def run(folder: Path, device: torch.device) -> None:
     require_data(cache, job)
     checkpoint = train(state, validate)
     seconds = time.perf_counter() - start
-    head = load_head(checkpoint, device, request.tokenizer)
+    head = load_head(checkpoint, device, request.sources)
     data = open_split(head, cache, job["test_split"], state.videos)
     require_data(cache, job)
     scores = score_split(data, tubes_of(head.model, data, head.batch_size, device), request.protocol)

@@ -46,12 +46,6 @@ class Request:
         """Of what `dataclasses.asdict` gave. Raises UsageError for settings that are none, TypeError for other fields."""
         return cls(**{**stored, "experiment": experiment_of(stored["experiment"], where)})
 
-    @property
-    def tokenizer(self) -> str | None:
-        """Where the tokenizer of a text encoder that trains lies, maybe beside its weights; None: in the local cache."""
-        weights = self.sources.get("text_weights")
-        return self.sources.get("tokenizer") or (weights if weights and Path(weights).is_dir() else None)
-
     def run(self, folder: Path, cache: Cache, device: torch.device, ranks: Ranks = ALONE) -> Run:
         """The run that answers this, not yet resumed. ``cache``: the one that is named here, opened."""
         from .run import Run
