@@ -1,12 +1,14 @@
 """Extractors killed at random points and disks that fail at every write: what is left, and what a repetition makes of it.
 
-    uv run python tests/benchmarks/faults.py [--kills 200] [--store zarr|hdf5] [--writes all|N] [--seed 0]
+    uv run python tests/benchmarks/faults.py [--kills 200] [--writes all|N] [--damage 100] [--store zarr|hdf5] [--seed 0]
 
 Two extractors work on one cache, and both are killed (SIGKILL) at a random moment; all the while a reader opens the cache
 and reads everything it shows. Then one extractor goes on undisturbed, and the cache must equal, byte for byte, one that
 was never disturbed. Every second cache is not new: it holds half of the videos, with shorter segments, other sentences and
 without some targets, and is topped up. With --writes, every single write, rename and sync fails in turn with ENOSPC,
-EIO and EROFS. Exits with 1 if anything is wrong. Everything is forked from this process, which has its imports loaded.
+EIO and EROFS. With --damage, one byte of a file of features changes, or its end is lost, in a cache that was topped up:
+reading it and `stvg cache verify` must name it, and after --repair and a repeated extraction every byte is as it was.
+Exits with 1 if anything is wrong. Everything is forked from this process, which has its imports loaded.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from tables import heading, line
 from stvg.cache.index import Cache
 from stvg.cache.sampling import Sampling
 from stvg.cache.set_files import read_set, set_names
+from stvg.cache.upkeep.verify import repair, verify
 from stvg.errors import CacheError, StvgError, UsageError, WriteError
 from stvg.extract.datasets.readers import read_annotations
 from stvg.extract.job import ExtractJob, run_job
@@ -263,10 +266,59 @@ def writes(data: Path, scratch: Path, store: str, chosen: int | None, seed: int)
     return sum(totals), len(points), problems
 
 
+def damage(file: Path, rng: random.Random) -> None:
+    """Another byte, or a lost end."""
+    content = bytearray(file.read_bytes())
+    at = rng.randrange(len(content))
+    if rng.random() < 0.2:
+        file.write_bytes(content[:at])
+    else:
+        content[at] ^= rng.randrange(1, 256)
+        file.write_bytes(content)
+
+
+def extract_both(data: Path, out: Path, store: str) -> int:
+    """Two annotation sets, the second of which tops up what the first one asked for."""
+    for name in ("some", "all"):
+        extract(replace(job(data, out, store, name), annotation_set=name))
+    return 0
+
+
+def damages(data: Path, scratch: Path, store: str, count: int, seed: int) -> tuple[int, list[str]]:
+    """Of how many files it was that something was damaged in turn, and what went wrong."""
+    whole = scratch / f"topped-up-{store}"
+    assert exit_status(forked(lambda: extract_both(data, whole, store))) == 0
+    expected, rng, problems = digests(whole), random.Random(seed), []
+    rooms = {"videos", "more", "text"}
+    chunks = [n for n in sorted(expected) if n.split("/")[0] in rooms and (store == "hdf5" or "/c." in n)]
+    assert {name.split("/")[0] for name in chunks} == rooms
+    chosen = [chunks[i % len(chunks)] for i in rng.sample(range(max(count, len(chunks))), count)]
+    for number, name in enumerate(chosen):
+        out = scratch / f"damage{number}"
+        shutil.copytree(whole, out)
+        damage(out / name, rng)
+        said = [problem.message for problem in verify(out).problems]
+        try:
+            read_all(out)
+            problems += [f"{name}: was read as if it were whole"] * (store == "zarr")  # in HDF5 some bytes mean nothing
+        except CacheError:
+            pass
+        if not any(name.split("/")[1].removesuffix(".h5") in line for line in said):
+            problems += [f"{name}: verify says {said}"] * (store == "zarr" or bool(said))
+        repair(verify(out))
+        code = exit_status(forked(lambda out=out: extract_both(data, out, store)))
+        if code or (digests(out) != expected if said else read_all(out) != read_all(whole)):
+            problems.append(f"{name}: repaired and extracted with {code} to other bytes")
+        else:
+            shutil.rmtree(out)
+    return len(set(chosen)), problems
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--writes", default="all", help="all, or how many")
+    parser.add_argument("--damage", type=int, default=100, help="how many damaged files of features")
     parser.add_argument("--store", choices=["zarr", "hdf5"], default="zarr")
     parser.add_argument("--videos", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
@@ -287,6 +339,18 @@ def main() -> None:
             some = None if chosen.writes == "all" else int(chosen.writes)
             total, tried, wrong = writes(data, scratch, chosen.store, some, chosen.seed)
             print(line([f"ENOSPC, EIO, EROFS at each of {total} writes, renames and syncs", tried, len(wrong)]))
+            problems += wrong
+        if chosen.damage:
+            files, wrong = damages(data, scratch, chosen.store, chosen.damage, chosen.seed)
+            print(
+                line(
+                    [
+                        f"one byte, or the end, of {files} files of features of a topped-up cache",
+                        chosen.damage,
+                        len(wrong),
+                    ]
+                )
+            )
             problems += wrong
     print("\n".join(problems))
     raise SystemExit(1 if problems else 0)
