@@ -73,7 +73,8 @@ def cache_import(
     Example: stvg cache import i3d --name i3d --dataset json --annotations mine --stride 8 --offset 8 --out cache/i3d
     """
     from ..cache.sampling import Sampling
-    from .imported import Times, import_features
+    from .feature_files import Times
+    from .imported import import_features
     from .job import ExtractJob
     from .progress import faults_of, summary_of
 

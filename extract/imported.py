@@ -1,33 +1,30 @@
-"""Features made elsewhere: a folder with a NumPy file for each video, and when each of its rows was looked at.
+"""Features made elsewhere become a cache: a folder with a NumPy file for each video (see `feature_files`).
 
-A file holds (n, channels), or (n, h, w, channels): n moments of a video, in order. A map shows the whole picture, whatever
-its shape. A cache wants features at the frames of its own grid; each takes those of the moment nearest to it.
+A map shows the whole picture, whatever its shape. A cache wants features at the frames of its own grid; each takes those of
+the moment nearest to it.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..atomic import unit_name
 from ..cache.arrays import rows_of, sums_of
 from ..cache.index import Cache
 from ..cache.needs import Needs
-from ..cache.sampling import FloatArray, IntArray
-from ..cache.schema import Level, Recipe, Text, Video, Visual
+from ..cache.schema import Level, Recipe, Text, Visual
 from ..cache.stores.quantise import LARGEST, FeatureWriter
 from ..cache.video_unit import more_key, video_key
 from ..cache.view import View
 from ..errors import UsageError, VideoError
 from ..outputs import naming_write_errors
 from .encoders.text import build_text_encoder
+from .feature_files import Imported, Times, channels_of, file_of, files_below
 from .features import sums_of_frames
 from .job import ExtractJob, read_set
 from .runner import library_versions
@@ -37,145 +34,6 @@ from .work import Report
 
 LEVEL, STRIDE = "imported", 32
 """The one level such a cache has. A map is taken for that of a picture of as many pixels a cell."""
-SUFFIXES = (".npz", ".npy")
-
-
-@dataclass(frozen=True)
-class Times:
-    """When the rows of files are that do not say so: row i at i / ``fps`` seconds, or at source frame ``offset`` + i ·
-    ``stride``."""
-
-    fps: float | None = None
-    stride: float | None = None
-    offset: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.fps is not None and self.stride is not None:
-            raise UsageError("--feature-fps and --stride are two ways to say one thing", hint="give one of them")
-
-    def positions(self, count: int, video: Video, file: Path) -> FloatArray:
-        """(n,) source frames. Raises UsageError where nothing was said."""
-        rows = np.arange(count, dtype=np.float64)
-        if self.fps is not None:
-            return rows * (video.fps / self.fps)
-        if self.stride is not None:
-            return self.offset + rows * self.stride
-        raise UsageError(
-            f"{file} does not say when its features are",
-            expected="an array frames or timestamps_ms in it, or --feature-fps F, or --stride N with --offset M",
-        )
-
-
-@dataclass(frozen=True)
-class Imported:
-    """One file."""
-
-    features: NDArray[Any]
-    """(n, h, w, channels)."""
-    positions: FloatArray
-    """(n,) the source frame of each, ascending."""
-
-    @classmethod
-    def read(cls, file: Path, video: Video, times: Times) -> Imported:
-        """Raises VideoError for a file that cannot be used."""
-        found = arrays_in(file)
-        features = found["features"]
-        if features.ndim == 2:
-            features = features[:, None, None]
-        if features.ndim != 4 or features.dtype.kind not in "fiu" or not features.size:
-            raise VideoError(
-                f"{file} holds no features",
-                expected="numbers, (n, channels) or (n, h, w, channels)",
-                found=f"{found['features'].dtype} of shape {found['features'].shape}",
-            )
-        if "frames" in found:
-            positions = found["frames"].astype(np.float64)
-        elif "timestamps_ms" in found:
-            positions = found["timestamps_ms"].astype(np.float64) * (video.fps / 1000)
-        else:
-            positions = times.positions(len(features), video, file)
-        if (
-            positions.shape != (len(features),)
-            or not (np.diff(positions) > 0).all()
-            or not np.isfinite(positions).all()
-        ):
-            ascending = positions.shape == (len(features),)
-            raise VideoError(
-                f"{file}: the times of its features cannot be used",
-                expected=f"{len(features)} ascending numbers",
-                found="numbers that do not ascend, or are not finite" if ascending else f"shape {positions.shape}",
-            )
-        return cls(features, positions)
-
-    def rows_at(self, frames: IntArray, video: Video, file: Path) -> IntArray:
-        """The row nearest to each of some source frames (f,). Raises VideoError where it is further than one step away."""
-        after = np.clip(np.searchsorted(self.positions, frames), 1, max(1, len(self.positions) - 1))
-        before = after - 1
-        after = np.minimum(after, len(self.positions) - 1)
-        nearer = np.abs(self.positions[after] - frames) < np.abs(self.positions[before] - frames)
-        rows = np.where(nearer, after, before)
-        step = float(np.median(np.diff(self.positions))) if len(self.positions) > 1 else video.fps
-        far = np.abs(self.positions[rows] - frames) > max(step, 1.0)
-        if far.any():
-            raise VideoError(
-                f"{file} has no features near source frame {frames[far][0]} of video {video.video_id}",
-                expected=f"one within {max(step, 1.0):g} frames, the distance of its own",
-                found=f"{len(self.positions)} from frame {self.positions[0]:g} to {self.positions[-1]:g}",
-                hint="check --feature-fps, or --stride and --offset",
-            )
-        return rows
-
-
-def arrays_in(file: Path) -> dict[str, NDArray[Any]]:
-    """``features``, and ``frames`` or ``timestamps_ms`` where the file says them. Raises VideoError."""
-    try:
-        loaded = np.load(file, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            beside = file.with_suffix(".frames.npy")
-            times = {"frames": np.load(beside, allow_pickle=False)} if beside.is_file() else {}
-            return {"features": loaded, **times}
-        with loaded:
-            found = {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError, KeyError) as error:
-        raise VideoError(f"{file} cannot be read", found=error) from None
-    timing = {name: found.pop(name) for name in ("frames", "timestamps_ms") if name in found}
-    if "features" not in found and len(found) != 1:
-        raise VideoError(f"{file} holds no array called features", found=", ".join(found) or "no arrays")
-    return {"features": found.get("features", next(iter(found.values()))), **timing}
-
-
-def files_below(folder: Path) -> dict[str, Path]:
-    """The files of features below a folder, by name without suffix. UsageError when there is none, or two of one name."""
-    found: dict[str, Path] = {}
-    for file in sorted(p for p in folder.rglob("*") if p.suffix in SUFFIXES and not p.name.endswith(".frames.npy")):
-        if found.setdefault(file.stem, file) != file:
-            raise UsageError(f"{found[file.stem]} and {file} are of one video", hint="leave one of them there")
-    if not found:
-        raise UsageError(f"no features in {folder}", expected="a file VIDEO.npy or VIDEO.npz for each video")
-    return found
-
-
-def file_of(video: Video, files: dict[str, Path]) -> Path | VideoError:
-    """The file called like a video's id, or like its file."""
-    names = dict.fromkeys((video.video_id, unit_name(video.video_id), Path(video.path).stem))
-    for name in names:
-        if name in files:
-            return files[name]
-    return VideoError(f"no features of video {video.video_id}", expected=" or ".join(f"{n}.npz" for n in names))
-
-
-def channels_of(files: Mapping[str, Path]) -> int:
-    """Of the first file that can be read. Raises VideoError when none can."""
-    unread: VideoError | None = None
-    for place in files.values():
-        try:
-            shape = arrays_in(place)["features"].shape
-        except VideoError as error:
-            unread = unread or error
-            continue
-        if shape:
-            return int(shape[-1])
-    raise unread or VideoError("none of the files holds features", found=f"{len(files)} files with single numbers")
 
 
 def require_fit(features: NDArray[np.float32], dtype: str, file: Path) -> None:
@@ -208,6 +66,8 @@ def import_features(
     Sentences are encoded here. Videos without a usable file are listed in skipped.jsonl and in the report. Files that
     change make other features: a cache made of other ones is refused. Raises UsageError and CacheError as extraction.
     """
+    if not name.strip() or not name.isprintable():
+        raise UsageError(f"{name!r} names no encoder", expected="--name, of letters that can be printed")
     files = files_below(folder)
     annotations, _ = read_set(job)
     text = build_text_encoder(

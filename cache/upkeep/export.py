@@ -32,6 +32,14 @@ def export(
         raise UsageError(f"{cache.path} keeps no maps of level {name!r}", expected=" or ".join(kept))
     rows, there = cache.samples.rows_of_videos, cache.complete()
     videos = [video for video in rows if video in there and cache.means(video)]
+    taken = {f"{unit_name(video)}.frames" for video in videos} if form == "npy" else set()
+    if twice := [video for video in videos if unit_name(video) in taken]:
+        raise UsageError(
+            f"the features of video {twice[0]} and the frames of another one would be one file",
+            found=f"{unit_name(twice[0])}.npy",
+            effect="nothing was written",
+            hint="--format npz",
+        )
     for done, video_id in enumerate(videos, 1):
         unit = cache.unit(video_id)
         maps = unit.read(name, unit.places(unit.frames))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from stvg.cache.schema import Video
 from stvg.cache.upkeep.verify import verify
 from stvg.errors import UsageError, VideoError
 from stvg.extract.encoders.backbone import build_backbone
-from stvg.extract.imported import Imported, Times
+from stvg.extract.feature_files import Imported, Times, channels_of
 
 VIDEO = Video("v", "a/v.mp4", 64, 48, 25.0, 100)
 
@@ -192,3 +193,64 @@ def test_what_cannot_be_used_is_named(tmp_path):
     ):
         with pytest.raises(VideoError, match=said):
             Imported.read(tmp_path / name, VIDEO, Times(fps=1))
+
+
+ROWS = np.random.default_rng(0).random((20, 8), np.float32)
+
+
+def saved(file: Path, **arrays: np.ndarray) -> Path:
+    np.savez(file, **arrays)
+    return file
+
+
+def cut_off(file: Path) -> Path:
+    whole = saved(file, features=ROWS).read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    return file
+
+
+def of_other_bytes(file: Path) -> Path:
+    content = bytearray(saved(file, features=ROWS).read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (cut_off, "cannot be read"),
+        (of_other_bytes, "cannot be read"),
+        (lambda f: saved(f, features=ROWS, frames=np.array(["x"] * 20)), "times of its features cannot be used"),
+        (lambda f: saved(f, features=ROWS, frames=np.full(20, np.nan)), "times of its features cannot be used"),
+        (lambda f: saved(f, features=ROWS, frames=np.arange(20, dtype=np.uint8)[::-1]), "cannot be used"),
+        (lambda f: saved(f, features=ROWS, frames=np.arange(20) * 200), "are not those of video v"),
+        (lambda f: saved(f, features=ROWS + 1j, frames=np.arange(20)), "holds no features"),
+    ],
+)
+def test_a_file_that_is_damaged_or_says_what_cannot_be_is_one_clear_error(tmp_path, make, said):
+    with pytest.raises(VideoError, match=said):
+        Imported.read(make(tmp_path / "v.npz"), VIDEO, Times())
+
+
+def test_channels_are_those_of_the_first_file_that_holds_features(tmp_path):
+    np.save(tmp_path / "a.npy", np.array(["no", "features"]))
+    np.save(tmp_path / "b.npy", ROWS)
+    assert channels_of({name: tmp_path / f"{name}.npy" for name in "ab"}) == 8
+
+
+def test_two_videos_whose_files_would_be_one_are_not_exported(tmp_path):
+    from stvg.cache.annotations import AnnotationSet
+    from stvg.cache.upkeep.export import export
+
+    from ..cache.caches import make_cache, make_samples, write_video
+
+    cache = make_cache(tmp_path / "cache", range(1))
+    write_video(cache, "v0.frames", 1)
+    (first,) = make_samples(range(1), 1)
+    both = [first, replace(first, sample_id=9, video=replace(first.video, video_id="v0.frames"))]
+    cache = cache.seen_through(AnnotationSet.of("both", "json", both))
+    with pytest.raises(UsageError, match="would be one file"):
+        export(cache, tmp_path / "out", form="npy")
+    (tmp_path / "out").mkdir()
+    assert export(cache, tmp_path / "out") == 2
