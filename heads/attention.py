@@ -1,31 +1,36 @@
 """Attention: fused wherever its weights are not read.
 
-Parameter names of `Attention` follow torch's MultiheadAttention, so that published weights load by name.
+Parameter names of `Attention` follow torch's MultiheadAttention, so that published weights load by name. What is hidden
+from queries is added to their scores: 0, or minus infinity (`hidden`).
 """
 
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
 
-from .dropout import dropout, keep_scale, kept
+from . import cpu
+from .dropout import dropout
 from .precision import at_least_float32, product_type
 
-TILE_BYTES = 4 * 1024 * 1024
-"""Attention weights worked on together on a CPU: what its cache holds."""
+ALIGNED = 16
+"""Rows of what is added to scores start at multiples of so many numbers: fused attention would copy them otherwise."""
+
+
+def hidden(padding: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to scores: keys' padding (R, Lk) bool, True = ignored → (R, 1, 1, Lk). Every row must have at least one
+    key that is not padding."""
+    R, L = padding.shape
+    added = torch.zeros(R, -(-L // ALIGNED) * ALIGNED, dtype=dtype, device=padding.device)[:, :L]
+    return added.masked_fill_(padding, -torch.inf)[:, None, None]
 
 
 class Attention(nn.Module):
-    """Multi-head attention over the second-to-last axis; any number of leading batch axes is flattened to R.
-
-    Shapes: query (R, Lq, d), key and value (R, Lk, d), key_padding (R, Lk) bool, True = ignored. Every row must have at
-    least one key that is not padding.
-    """
+    """Multi-head attention over the second-to-last axis."""
 
     def __init__(self, d: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -36,61 +41,78 @@ class Attention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, key_padding: Tensor | None) -> Tensor:
-        """Attended values (R, Lq, d)."""
-        return self._attended(*self._project(query, key, value), key_padding)
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, hides: Tensor | None) -> Tensor:
+        """query (R, Lq, d), key and value (R, Lk, d), ``hides`` as of `hidden` → attended values (R, Lq, d)."""
+        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        parts = zip((query, key, value), weights, biases, strict=True)
+        q, k, v = (split_heads(F.linear(x, w, b), self.heads) for x, w, b in parts)
+        return self.attended(q, k, v, hides)
 
-    def within(self, x: Tensor, position: Tensor, padding: Tensor | None) -> Tensor:
-        """Attention of x (R, L, d) to itself; position (R, L, d) is added to what becomes queries and keys. (R, L, d)"""
-        return self._attended(*self._of_itself(x, position), padding)
+    def within(self, x: Tensor, position: Tensor, hides: Tensor | None) -> Tensor:
+        """Attention of x (R, L, d) to itself; ``position``, which broadcasts against it, is added to what becomes queries
+        and keys. (R, L, d)"""
+        q, k, v = (part.transpose(1, 2) for part in self.of_itself(x, position).unbind(2))
+        return self.attended(q, k, v, hides)
 
-    def within_and_weights(self, x: Tensor, position: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
+    def within_and_weights(self, x: Tensor, position: Tensor, hides: Tensor) -> tuple[Tensor, Tensor]:
         """As `within`, and the weights (R, L, L), averaged over heads *before* dropout.
 
         Weights after dropout can exceed 1, and log(1 - weight) of the guided attention loss would not be a number.
         """
-        q, k, v = self._of_itself(x, position)
-        scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-        weights = at_least_float32(scores).masked_fill(padding[:, None, None], -torch.inf).softmax(-1)
+        parts = self.of_itself(x, position)  # (R, L, 3, heads, dh)
+        R, L, _, heads, width = parts.shape
+        q, k, v = parts.permute(2, 0, 3, 1, 4).reshape(3, R * heads, L, width).unbind()
+        scores = torch.baddbmm(hides.expand(R, heads, 1, L).reshape(-1, 1, L), q / math.sqrt(width), k.transpose(1, 2))
+        weights = at_least_float32(scores).softmax(-1)
         mixed = dropout(weights, self.dropout, self.training).to(v.dtype) @ v
-        return self.out_proj(merge_heads(mixed)), weights.mean(1)
+        return self.out_proj(merge_heads(mixed.unflatten(0, (R, heads)))), weights.unflatten(0, (R, heads)).mean(1)
 
-    def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        d = query.shape[-1]
-        weight, bias = self.in_proj_weight, self.in_proj_bias
-        return self._heads(
-            F.linear(query, weight[:d], bias[:d]), F.linear(key, weight[d : 2 * d], bias[d : 2 * d]), value
-        )
+    def of_itself(self, x: Tensor, position: Tensor) -> Tensor:
+        """Queries, keys and values (R, L, 3, heads, dh) of x."""
+        d = x.shape[-1]
+        parts = placed_product(x, position, self.in_proj_weight, self.in_proj_bias, 3 * d, 2 * d)
+        return parts.unflatten(-1, (3, self.heads, -1)).view(-1, x.shape[-2], 3, self.heads, d // self.heads)
 
-    def _of_itself(self, x: Tensor, position: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        d = x.shape[-1]  # one product for queries and keys
-        q, k = placed_product(x, position, self.in_proj_weight[: 2 * d], self.in_proj_bias[: 2 * d]).chunk(2, dim=-1)
-        return self._heads(q, k, x)
-
-    def _heads(self, q: Tensor, k: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        d = value.shape[-1]
-        v = F.linear(value, self.in_proj_weight[2 * d :], self.in_proj_bias[2 * d :])
-        return split_heads(q, self.heads), split_heads(k, self.heads), split_heads(v, self.heads)
-
-    def _attended(self, q: Tensor, k: Tensor, v: Tensor, padding: Tensor | None) -> Tensor:
-        return self.out_proj(merge_heads(attend(q, k, v, padding, self.dropout if self.training else 0.0)))
+    def attended(self, q: Tensor, k: Tensor, v: Tensor, hides: Tensor | None) -> Tensor:
+        """(R, heads, L, dh) each → (R, Lq, d)."""
+        return self.out_proj(merge_heads(attend(q, k, v, hides, self.dropout if self.training else 0.0)))
 
 
-def placed_product(x: Tensor, position: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """(x + position) · weightᵀ + bias. Of a sum in float32 nothing is kept for the backward pass, which adds again: x is
-    kept for the values anyway, and position is the same in every layer."""
+def placed_product(x: Tensor, position: Tensor, weight: Tensor, bias: Tensor, group: int, placed: int) -> Tensor:
+    """x · weightᵀ + bias, where the first ``placed`` of every ``group`` columns are of x + position instead of x.
 
-    def added() -> Tensor:
-        return (x + position).flatten(0, -2)
+    x (…, d), position (…, d), which broadcasts against it, weight (columns, d) → (…, columns). The position is multiplied
+    by itself: where it is that of many rows, that costs next to nothing, and no sum of both is made or kept.
+    """
+    dtype = product_type(weight)
+    with torch.autocast(x.device.type, enabled=False):
+        operands = (t.to(dtype) for t in (x, position, weight, bias))
+        return _PlacedProduct.apply(*operands, group, placed)
 
-    placed = added()
-    this = id(placed)  # not the tensor: what is told below lives as long as what is kept
-    forgetting = saved_tensors_hooks(
-        lambda kept: None if id(kept) == this else kept, lambda kept: added() if kept is None else kept
-    )
-    in_autocast = product_type(weight) != placed.dtype  # which keeps a copy of half the size, and needs no x
-    with nullcontext() if in_autocast else forgetting:
-        return F.linear(placed, weight, bias).view(*x.shape[:-1], -1)
+
+class _PlacedProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, position: Tensor, weight: Tensor, bias: Tensor, group: int, placed: int) -> Tensor:
+        ctx.save_for_backward(x, position, weight)
+        ctx.columns = group, placed
+        out = F.linear(x, weight, bias)
+        out.unflatten(-1, (-1, group))[..., :placed] += F.linear(position, weight).unflatten(-1, (-1, group))[
+            ..., :placed
+        ]
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        x, position, weight = ctx.saved_tensors
+        group, placed = ctx.columns
+        rows = gradient.flatten(0, -2)
+        to_x, to_weight = gradient @ weight, rows.t() @ x.flatten(0, -2)
+        of_place = gradient.sum_to_size(*position.shape[:-1], len(weight))
+        of_place = of_place.clone() if of_place.data_ptr() == gradient.data_ptr() else of_place
+        of_place.unflatten(-1, (-1, group))[..., placed:].zero_()
+        to_weight.addmm_(of_place.flatten(0, -2).t(), position.flatten(0, -2))
+        to_position = of_place @ weight if ctx.needs_input_grad[1] else None
+        return to_x, to_position, to_weight, rows.sum(0), None, None
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -103,61 +125,9 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, key_padding: Tensor | None, p: float) -> Tensor:
-    """Scaled dot-product attention of (R, heads, L, dh) tensors; padded keys (R, Lk) are ignored, weights dropped with
-    probability ``p``. Values may be of another width."""
+def attend(q: Tensor, k: Tensor, v: Tensor, hides: Tensor | None, p: float) -> Tensor:
+    """Scaled dot-product attention of (R, heads, L, dh) tensors; ``hides`` as of `hidden`, weights dropped with probability
+    ``p``. Values may be of another width."""
     if p and q.device.type == "cpu":
-        return _TiledAttention.apply(q, k, v, key_padding, p)
-    keep = None if key_padding is None else ~key_padding[:, None, None]
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=keep, dropout_p=p)
-
-
-class _TiledAttention(torch.autograd.Function):
-    """Attention with dropout, rows in tiles. torch's fused kernel for CPUs knows no dropout, and the other one keeps four
-    tensors of weights; this keeps which are dropped, and computes the weights again."""
-
-    @staticmethod
-    def forward(ctx, q, k, v, key_padding, p):  # type: ignore[no-untyped-def]
-        out = _like(q, v.shape[-1])
-        stay = kept(torch.Size((*q.shape[:-1], k.shape[2])), p, torch.int8)
-        ctx.scale = keep_scale(p)
-        for rows in _tiles(stay, q.dtype):
-            weights = _weights(q[rows], k[rows], key_padding, rows).mul_(stay[rows].to(q.dtype))
-            out[rows] = (weights @ v[rows]).mul_(ctx.scale)
-        ctx.save_for_backward(q, k, v, stay)
-        ctx.key_padding = key_padding
-        return out
-
-    @staticmethod
-    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
-        q, k, v, stay = ctx.saved_tensors
-        to_q, to_k, to_v = _like(q), _like(k), _like(v)
-        for rows in _tiles(stay, q.dtype):
-            g, stays = gradient[rows] * ctx.scale, stay[rows].to(q.dtype)
-            weights = _weights(q[rows], k[rows], ctx.key_padding, rows)
-            to_v[rows] = (weights * stays).transpose(-1, -2) @ g
-            to_weights = (g @ v[rows].transpose(-1, -2)).mul_(stays)
-            to_scores = torch._softmax_backward_data(to_weights, weights, -1, weights.dtype)
-            to_scores *= q.shape[-1] ** -0.5
-            to_q[rows], to_k[rows] = to_scores @ k[rows], to_scores.transpose(-1, -2) @ q[rows]
-        return to_q, to_k, to_v, None, None
-
-
-def _like(x: Tensor, width: int | None = None) -> Tensor:
-    """Memory for (R, heads, L, dh) in which heads lie side by side, so that merging them copies nothing. ``width``: dh,
-    where it is not that of x."""
-    R, heads, L, dh = x.shape
-    return x.new_empty(R, L, heads, width or dh).transpose(1, 2)
-
-
-def _weights(q: Tensor, k: Tensor, key_padding: Tensor | None, rows: slice) -> Tensor:
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    if key_padding is not None:
-        scores.masked_fill_(key_padding[rows, None, None], -torch.inf)
-    return scores.softmax(-1)
-
-
-def _tiles(stay: Tensor, dtype: torch.dtype) -> list[slice]:
-    """Rows of weights (R, heads, Lq, Lk) that are worked on together."""
-    step = max(1, TILE_BYTES // (stay[0].numel() * dtype.itemsize))
-    return [slice(at, at + step) for at in range(0, len(stay), step)]
+        return cpu.attend(q, k, v, hides, p)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=hides, dropout_p=p)

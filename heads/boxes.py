@@ -8,8 +8,9 @@ from torch import Tensor
 
 def to_corners(boxes: Tensor) -> Tensor:
     """cxcywh (…, 4) → xyxy (…, 4), same unit."""
-    cx, cy, w, h = boxes.unbind(-1)
-    return torch.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], dim=-1)
+    centre, size = boxes.split(2, dim=-1)
+    half = size / 2
+    return torch.cat([centre - half, centre + half], dim=-1)
 
 
 def area(first: Tensor, last: Tensor) -> Tensor:
@@ -24,8 +25,8 @@ def generalised_iou(a: Tensor, b: Tensor) -> Tensor:
 
     Areas are kept above 1e-7, so a degenerate prediction early in training gives a small number, not a division by zero.
     """
-    a, b = to_corners(a), to_corners(b)
-    overlap = area(torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:]))
-    hull = area(torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])).clamp(min=1e-7)
-    union = (area(*a.split(2, -1)) + area(*b.split(2, -1)) - overlap).clamp(min=1e-7)
+    (a1, a2), (b1, b2) = to_corners(a).split(2, -1), to_corners(b).split(2, -1)
+    overlap = area(torch.maximum(a1, b1), torch.minimum(a2, b2))
+    hull = area(torch.minimum(a1, b1), torch.maximum(a2, b2)).clamp(min=1e-7)
+    union = (area(a1, a2) + area(b1, b2) - overlap).clamp(min=1e-7)
     return overlap / union - (hull - union) / hull

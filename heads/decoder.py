@@ -1,15 +1,69 @@
 """Queries → tubes. Stream 1 decodes N candidate tubes over all frames; stream 2, in training only, decodes the annotated
-tube from its own regions. Both may use the same layers."""
+tube from its own regions. Where both use the same layers, they go through them together."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .attention import Attention
-from .dropout import Dropout
+from .attention import Attention, attend, hidden, merge_heads, placed_product, split_heads
 from .feed_forward import feed_forward
-from .layers import Stack
+from .layers import ResidualNorm, Stack
+
+
+@dataclass(frozen=True)
+class Stream:
+    """n queries for each of T slots of B clips, and what they look at."""
+
+    position: Tensor
+    """(B or 1, n, T, d): query embedding plus time code; content starts at zero."""
+    padding: Tensor
+    """(B, T) bool: slots that no query sees."""
+    memory: Tensor
+    """(R, S, d): that of every slot of every clip (R = B · T), or of ``slots`` alone."""
+    code: Tensor
+    """(R / m, S, d): position codes of the memory, the same for m neighbours."""
+    memory_padding: Tensor | None = None
+    """(R / m, S) bool."""
+    slots: Tensor | None = None
+    """(2, R) int64 clip and slot of every row of the memory. Queries of other slots find nothing."""
+    of_frame: Tensor | None = None
+    """(B or 1, n, T, d): the position with which queries look at the memory, where it is another one."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one layer makes of a stream's memory: keys and values (R, heads, S, dh) and what is hidden of them."""
+
+    count: int
+    keys: Tensor
+    values: Tensor
+    hides: Tensor | None
+    slots: Tensor | None
+
+
+class CrossAttention(Attention):
+    """Every slot's queries look at that slot's memory, the queries of each stream at their own."""
+
+    def forward(self, query: Tensor, seen: Sequence[Seen]) -> Tensor:  # type: ignore[override]
+        """query (B, N, T, d), N queries of all streams → (B, N, T, d)."""
+        d = query.shape[-1]
+        q = nn.functional.linear(query, self.in_proj_weight[:d], self.in_proj_bias[:d]).transpose(1, 2)
+        found = [self.look(part, by) for part, by in zip(q.split([s.count for s in seen], dim=2), seen, strict=True)]
+        return self.out_proj(found[0] if len(found) == 1 else torch.cat(found, dim=2)).transpose(1, 2)
+
+    def look(self, q: Tensor, seen: Seen) -> Tensor:
+        """q (B, T, n, d) → what they find (B, T, n, d)."""
+        rows = q.flatten(0, 1) if seen.slots is None else q[*seen.slots]
+        p = self.dropout if self.training else 0.0
+        found = merge_heads(attend(split_heads(rows, self.heads), seen.keys, seen.values, seen.hides, p))
+        if seen.slots is None:
+            return found.unflatten(0, q.shape[:2])
+        return torch.zeros_like(q).index_put(tuple(seen.slots), found)
 
 
 class DecoderLayer(nn.Module):
@@ -21,36 +75,23 @@ class DecoderLayer(nn.Module):
     def __init__(self, d: int, heads: int, ffn: int, dropout: float) -> None:
         super().__init__()
         self.self_attn = Attention(d, heads, dropout)
-        self.cross_attn_image = Attention(d, heads, dropout)
+        self.cross_attn_image = CrossAttention(d, heads, dropout)
         self.linear1, self.linear2 = nn.Linear(d, ffn), nn.Linear(ffn, d)
-        self.norm1, self.norm3, self.norm4 = nn.LayerNorm(d), nn.LayerNorm(d), nn.LayerNorm(d)
-        self.dropout = Dropout(dropout)
+        self.norm1, self.norm3, self.norm4 = (ResidualNorm(d, dropout) for _ in range(3))
+        self.dropout = dropout
 
     def forward(
-        self,
-        x: Tensor,
-        position: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        memory_padding: Tensor | None,
-        frame_padding: Tensor,
-        of_frame: Tensor | None = None,
+        self, x: Tensor, position: Tensor, hides: Tensor, seen: Sequence[Seen], of_frame: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """x, position (B, N, T, d); keys and values of every frame's memory (B·T, S, d); paddings (B·T, S), (B, T).
+        """x (B, N, T, d), position and ``of_frame`` (B or 1, N, T, d), ``hides`` (B·N, 1, 1, T).
 
-        ``of_frame``: the position with which a query looks at its frame's memory, where it is another one.
         Returns (B, N, T, d) and the temporal attention (B, N, T, T), rows = queries.
         """
-        B, N, T, _ = x.shape
-        padding = frame_padding[:, None].expand(-1, N, -1).flatten(0, 1)
-        update, weights = self.self_attn.within_and_weights(x.flatten(0, 1), position.flatten(0, 1), padding)
-        x = self.norm1(x + self.dropout(update.unflatten(0, (B, N))))
-
-        per_frame = (x + (position if of_frame is None else of_frame)).transpose(1, 2).flatten(0, 1)  # (B·T, N, d)
-        update = self.cross_attn_image(per_frame, keys, values, memory_padding)
-        x = self.norm3(x + self.dropout(update.unflatten(0, (B, T)).transpose(1, 2)))
-        x = self.norm4(x + self.dropout(feed_forward(x, self.linear1, self.linear2, self.dropout.p, self.training)))
-        return x, weights.unflatten(0, (B, N))
+        update, weights = self.self_attn.within_and_weights(x, position, hides)
+        x = self.norm1(x, update.view(x.shape))
+        x = self.norm3(x, self.cross_attn_image(x + of_frame, seen))
+        x = self.norm4(x, feed_forward(x, self.linear1, self.linear2, self.dropout, self.training))
+        return x, weights.unflatten(0, x.shape[:2])
 
 
 class Decoder(Stack):
@@ -61,27 +102,41 @@ class Decoder(Stack):
         self.layers = nn.ModuleList(DecoderLayer(d, heads, ffn, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(d)
 
-    def forward(
-        self,
-        position: Tensor,
-        memory: Tensor,
-        memory_position: Tensor,
-        memory_padding: Tensor | None,
-        frame_padding: Tensor,
-        layers: nn.ModuleList | None = None,
-        of_frame: Tensor | None = None,
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """position (B, N, T, d): query embedding plus time code; content starts at zero. Others as in DecoderLayer.
+    def forward(self, streams: Sequence[Stream], layers: nn.ModuleList | None = None) -> tuple[Tensor, Tensor]:
+        """``layers`` replaces this decoder's own (the unshared second stream of table VIII); the final norm stays.
 
-        ``layers`` replaces this decoder's own (the unshared second stream of table VIII); the final norm stays.
-        Returns, per layer, normalised states (B, N, T, d) and temporal attention (B, N, T, T).
+        Returns, of all layers and streams, normalised states (L, B, N, T, d) and temporal attention (L, B, N, T, T).
         """
+        layers = self.layers if layers is None else layers
+        B = len(streams[0].padding)
+        position = torch.cat([s.position.expand(B, -1, -1, -1) for s in streams], dim=1)
+        of_frame = position if streams[0].of_frame is None else streams[0].of_frame
+        padding = torch.cat([s.padding[:, None].expand(-1, s.position.shape[1], -1) for s in streams], dim=1)
+        hides = hidden(padding.flatten(0, 1), self.product_type)
+        seen = [self.seen(stream, layers) for stream in streams]
         x = torch.zeros_like(position)
-        values, keys = memory.flatten(0, 1), (memory + memory_position).flatten(0, 1)
-        memory_padding = None if memory_padding is None else memory_padding.flatten(0, 1)
         states, attention = [], []
-        for layer in self.layers if layers is None else layers:
-            x, weights = self.run(layer, x, position, keys, values, memory_padding, frame_padding, of_frame)
-            states.append(self.norm(x))
+        for layer, of_layer in zip(layers, zip(*seen, strict=True), strict=True):
+            x, weights = self.run(layer, x, position, hides, of_layer, of_frame)
+            states.append(x)
             attention.append(weights)
-        return states, attention
+        return self.norm(torch.stack(states)), torch.stack(attention)
+
+    def seen(self, stream: Stream, layers: nn.ModuleList) -> list[Seen]:
+        """Every layer's keys and values of a stream's memory, in one product."""
+        attentions: list[Any] = [layer.cross_attn_image for layer in layers]
+        d, heads = stream.memory.shape[-1], attentions[0].heads
+        weight = torch.cat([a.in_proj_weight[d:] for a in attentions])
+        bias = torch.cat([a.in_proj_bias[d:] for a in attentions])
+        memory = stream.memory.unflatten(0, (len(stream.code), -1))
+        both = placed_product(memory, stream.code[:, None], weight, bias, 2 * d, d).flatten(0, 1)  # (R, S, L·2d)
+        parts = both.unflatten(-1, (-1, heads, d // heads)).unbind(2)
+        hides = None
+        if stream.memory_padding is not None:
+            padding = stream.memory_padding.repeat_interleave(memory.shape[1], 0, output_size=len(stream.memory))
+            hides = hidden(padding, both.dtype)
+        first = Seen(stream.position.shape[1], parts[0], parts[1], hides, stream.slots)
+        return [
+            replace(first, keys=k.transpose(1, 2), values=v.transpose(1, 2))
+            for k, v in zip(parts[::2], parts[1::2], strict=True)
+        ]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from .attention import Attention
-from .dropout import Dropout
+from .attention import Attention, hidden
 from .feed_forward import feed_forward
-from .layers import Stack
+from .layers import ResidualNorm, Stack
 
 
 class EncoderLayer(nn.Module):
@@ -17,13 +16,14 @@ class EncoderLayer(nn.Module):
         super().__init__()
         self.self_attn = Attention(d, heads, dropout)
         self.linear1, self.linear2 = nn.Linear(d, ffn), nn.Linear(ffn, d)
-        self.norm1, self.norm2 = nn.LayerNorm(d), nn.LayerNorm(d)
-        self.dropout = Dropout(dropout)
+        self.norm1, self.norm2 = ResidualNorm(d, dropout), ResidualNorm(d, dropout)
+        self.dropout = dropout
 
-    def forward(self, x: Tensor, position: Tensor, padding: Tensor) -> Tensor:
-        """x, position (R, L, d), padding (R, L) bool → (R, L, d)."""
-        x = self.norm1(x + self.dropout(self.self_attn.within(x, position, padding)))
-        return self.norm2(x + self.dropout(feed_forward(x, self.linear1, self.linear2, self.dropout.p, self.training)))
+    def forward(self, x: Tensor, position: Tensor, hides: Tensor) -> Tensor:
+        """x (R, L, d), position (R / n, L, d) the same for n neighbours, ``hides`` (R, 1, 1, L) → (R, L, d)."""
+        together = x.unflatten(0, (len(position), -1))
+        x = self.norm1(x, self.self_attn.within(together, position[:, None], hides))
+        return self.norm2(x, feed_forward(x, self.linear1, self.linear2, self.dropout, self.training))
 
 
 class Encoder(Stack):
@@ -34,7 +34,10 @@ class Encoder(Stack):
         self.layers = nn.ModuleList(EncoderLayer(d, heads, ffn, dropout) for _ in range(layers))
 
     def forward(self, x: Tensor, position: Tensor, padding: Tensor) -> Tensor:
-        """x, position (R, L, d), padding (R, L) bool; R = videos · frames → memory (R, L, d)."""
+        """x (B, T, L, d); position (B, L, d) and padding (B, L) bool, which all frames of a clip share → (B, T, L, d)."""
+        B, T = x.shape[:2]
+        rows, position = x.flatten(0, 1), position.to(self.product_type)
+        hides = hidden(padding.repeat_interleave(T, 0, output_size=B * T), self.product_type)
         for layer in self.layers:
-            x = self.run(layer, x, position, padding)
-        return x
+            rows = self.run(layer, rows, position, hides)
+        return rows.unflatten(0, (B, T))

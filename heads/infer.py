@@ -11,8 +11,8 @@ import torch
 from ..cache.batches.batch import Batch
 from ..cache.schema import Tube
 from ..precision import float32_products
+from .cpu import hold_memory
 from .decision import Reading, Window, explain, join
-from .memory import hold_memory
 from .model import Grounder
 
 
@@ -20,7 +20,7 @@ from .model import Grounder
 def read_windows(model: Grounder, batch: Batch, attention: bool = False) -> list[Window]:
     """What the last decoder layer says of every clip of a batch on the model's device; ``attention``: that, too."""
     with float32_products():
-        layer = model(batch).layers[-1]
+        layer = model(batch).every.at(-1)
     boxes, span = layer.boxes.float().cpu(), layer.span.float().cpu()
     score = None if layer.score is None else layer.score.float().cpu()
     weights = layer.attention.float().cpu() if attention else None

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .dropout import Dropout
+from .dropout import Dropout, dropout
 from .precision import at_least_float32, product_type
 
 
@@ -35,16 +35,69 @@ class MLP(nn.Module):
         return x
 
 
+def beside(x: Tensor, *layers: Any, of_rows: Tensor | None = None) -> tuple[Tensor, ...]:
+    """What several linear layers of one width make of x, in one product; of these rows of it."""
+    weight, bias = torch.cat([k.weight for k in layers]), torch.cat([k.bias for k in layers])
+    made = F.linear(x, weight, bias)
+    return (made if of_rows is None else made.index_select(0, of_rows)).chunk(len(layers), dim=-1)
+
+
 class Stack(nn.Module):
     """Transformer layers that run one after the other."""
 
     recompute = False
     """Keep only what goes into a layer, and run it again in the backward pass: the same bits in less memory."""
 
-    def run(self, layer: nn.Module, *inputs: Tensor | None) -> Any:
+    @property
+    def product_type(self) -> torch.dtype:
+        """In which its products are computed."""
+        return product_type(next(self.parameters()))
+
+    def run(self, layer: nn.Module, *inputs: Any) -> Any:
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(layer, *inputs, use_reentrant=False)
         return layer(*inputs)
+
+
+class ResidualNorm(nn.LayerNorm):
+    """The norm of x + dropout(update), in float32 at least."""
+
+    def __init__(self, d: int, dropout: float) -> None:
+        super().__init__(d)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, update: Tensor) -> Tensor:  # type: ignore[override]
+        """(…, d) both → (…, d)."""
+        p = self.dropout if self.training else 0.0
+        if x.device.type == "cpu":
+            return super().forward(x + dropout(update, p, training=True))
+        with torch.autocast(x.device.type, enabled=False):
+            return _ResidualNorm.apply(x, update, self.weight, self.bias, self.eps, p)
+
+
+class _ResidualNorm(torch.autograd.Function):
+    """Keeps the sum in the type of the update, and which of its elements were dropped."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, update: Tensor, weight: Tensor, bias: Tensor, eps: float, p: float) -> Tensor:
+        kept, stay = torch.native_dropout(update, p, True) if p else (update, None)
+        total = at_least_float32(x + kept)
+        out, mean, rstd = torch.native_layer_norm(total, weight.shape, weight, bias, eps)
+        ctx.save_for_backward(total.to(update.dtype), stay, mean, rstd, weight, bias)
+        ctx.scale, ctx.of_x = 1 / (1 - p), x.dtype
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        total, stay, mean, rstd, weight, bias = ctx.saved_tensors
+        norm = torch.ops.aten.native_layer_norm_backward
+        to_sum, to_weight, to_bias = norm(
+            gradient, total.to(gradient.dtype), weight.shape, mean, rstd, weight, bias, [True] * 3
+        )
+        to_update = to_sum.to(total.dtype)
+        if stay is not None:
+            to_update = torch.ops.aten.native_dropout_backward(to_update, stay, ctx.scale)
+        return to_sum.to(ctx.of_x), to_update, to_weight, to_bias, None, None
 
 
 class StoredLinear(nn.Linear):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +15,13 @@ from .dropout import Dropout
 from .encoder import Encoder
 from .layers import MLP, Standard, StoredLinear, sine_2d
 from .model_config import FeatureFacts, HeadConfig
+from .precision import call
 
 
 @dataclass(frozen=True)
 class LayerOutput:
-    """What one decoder layer says about B samples: N candidate tubes over T slots."""
+    """What one decoder layer says about B samples: N candidate tubes over T slots. Or what all do, with one more axis in
+    front."""
 
     boxes: Tensor
     """(B, N, T, 4) cxcywh fractions."""
@@ -30,6 +33,15 @@ class LayerOutput:
     """(B, N, T, T) temporal attention, rows = queries, before dropout."""
     states: Tensor
     """(B, N, T, d)."""
+
+    def at(self, which: int | slice) -> Self:
+        """Of all layers, some."""
+        some: dict[str, Any] = {k: None if v is None else v[which] for k, v in vars(self).items()}
+        return replace(self, **some)
+
+    def only_last(self) -> Self:
+        """Of all layers, the last, with the axis of layers."""
+        return self.at(slice(-1, None))
 
 
 @dataclass(frozen=True)
@@ -46,8 +58,21 @@ class Anchor:
 class Output:
     """All decoder layers, last one last; the second stream in training only."""
 
-    layers: list[LayerOutput]
+    every: Any
+    """A `LayerOutput` of all L layers: (L, B, …)."""
     anchor: Anchor | None = None
+
+    @classmethod
+    def of(cls, layers: Sequence[LayerOutput], anchor: Anchor | None = None) -> Output:
+        """Of the output of single layers."""
+        found: dict[str, list[Any]] = {name: [vars(layer)[name] for layer in layers] for name in vars(layers[0])}
+        every: dict[str, Any] = {k: None if v[0] is None else torch.stack(v) for k, v in found.items()}
+        return cls(replace(layers[0], **every), anchor)
+
+    @property
+    def layers(self) -> list[Any]:
+        """Every layer's `LayerOutput`."""
+        return [self.every.at(i) for i in range(len(self.every.boxes))]
 
 
 class Resizer(nn.Module):
@@ -76,6 +101,16 @@ class FeatureHead(nn.Module):
         self.memory_level, self.region_levels = config.levels(features.levels)
         read = (self.memory_level, *self.region_levels) if config.standardise else ()
         self.standards = nn.ModuleDict({level.name: Standard(level.channels) for level in read})
+
+    def places(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """Position codes (B, S, d) of every clip's S cells and words, and which are padding (B, S).
+
+        The frames of a clip are all of one size, so they are those of its first. Words have no place.
+        """
+        cells = inputs.cell_padding[inputs.frame_index[:, 0]]
+        code = sine_2d(cells, self.config.d).flatten(1, 2)
+        code = nn.functional.pad(code, (0, 0, 0, inputs.token_padding.shape[1]))
+        return code, torch.cat([cells.flatten(1), inputs.token_padding], dim=1)
 
     def standard(self, level: str) -> Standard | None:
         """What a level is standardised by; None where features are read as they are."""
@@ -113,24 +148,19 @@ class TubeHead(FeatureHead):
     def remember(self, visual: Tensor, words: Tensor, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
         """Cells (B, T, h·w, d) and words (B, T, M, d) of every slot of ``inputs`` as memory.
 
-        Returns it (B, T, h·w + M, d), its position code of the same shape, and its padding (B, T, h·w + M).
+        Returns it (B, T, h·w + M, d), its position code (B, h·w + M, d) and its padding (B, h·w + M).
         """
-        index = inputs.frame_index
-        tokens = torch.cat([visual, words], dim=2)
-        code = sine_2d(inputs.cell_padding, tokens.shape[-1]).flatten(1, 2).to(tokens.dtype)[index]
-        position = torch.cat([code, torch.zeros_like(words)], dim=2)
-        token_padding = inputs.token_padding[:, None].expand(-1, index.shape[1], -1)
-        padding = torch.cat([inputs.cell_padding.flatten(1)[index], token_padding], dim=2)
-        memory = self.encoder(tokens.flatten(0, 1), position.flatten(0, 1), padding.flatten(0, 1))
-        return memory.unflatten(0, index.shape), position, padding
+        position, padding = self.places(inputs)
+        memory = call(self.encoder, torch.cat([visual, words], dim=2), position, padding)
+        return memory, position, padding
 
     def read(self, states: Tensor, attention: Tensor) -> LayerOutput:
-        """Boxes, spans and scores of one decoder layer's states (B, N, T, d), in float32."""
+        """Boxes, spans and scores of all decoder layers' states (L, B, N, T, d), in float32."""
         with torch.autocast(states.device.type, enabled=False):
             return LayerOutput(self.boxes(states), self.sted_embed(states), self.score(states), attention, states)
 
     def score(self, states: Tensor) -> Tensor | None:
-        """Whether each candidate is the one meant: (B, N, T) logits, where that is taught."""
+        """Whether each candidate is the one meant: (L, B, N, T) logits, where that is taught."""
         return None
 
     def boxes(self, states: Tensor) -> Tensor:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -15,3 +18,42 @@ def product_type(weight: Tensor) -> torch.dtype:
     """The type in which a product with ``weight`` is computed: autocast's, or the weight's own."""
     kind = weight.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+
+
+def call(module: nn.Module, *inputs: Any) -> Any:
+    """``module(*inputs)``. In autocast the weights of its products are rounded together, in one operation, instead of one
+    by one where each is used; so are their gradients on the way back."""
+    half = {name: w for name, w in products(module) if w.dtype != product_type(w)}
+    if not half:
+        return module(*inputs)
+    dtype = product_type(next(iter(half.values())))
+    return functional_call(module, dict(zip(half, _Rounded.apply(dtype, *half.values()), strict=True)), inputs)
+
+
+def products(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """Weights and biases of a module's products, by name: not those of its norms and embeddings."""
+    return [
+        (f"{name}.{of}" if name else of, weight)
+        for name, part in module.named_modules()
+        if not isinstance(part, nn.LayerNorm | nn.GroupNorm | nn.Embedding)
+        for of, weight in part.named_parameters(recurse=False)
+        if of.endswith(("weight", "bias"))
+    ]
+
+
+class _Rounded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, dtype: torch.dtype, *weights: Tensor) -> Any:
+        ctx.set_materialize_grads(False)
+        ctx.dtypes = [w.dtype for w in weights]
+        rounded = [torch.empty_like(w, dtype=dtype) for w in weights]
+        torch._foreach_copy_(rounded, weights)
+        return tuple(rounded)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
+        given = [g for g in gradients if g is not None]
+        raised = [torch.empty_like(g, dtype=t) for g, t in zip(gradients, ctx.dtypes, strict=True) if g is not None]
+        torch._foreach_copy_(raised, given)
+        found = iter(raised)
+        return None, *(None if g is None else next(found) for g in gradients)

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from ..cache.batches.batch import Inputs, Targets
+from .decoder import Stream
 from .layers import time_code
 from .model import Output, TubeHead
 from .model_config import FeatureFacts, TubeDETRConfig
+from .precision import call
 
 
 class TubeDETR(TubeHead):
@@ -28,12 +30,10 @@ class TubeDETR(TubeHead):
     def forward(self, inputs: Inputs, targets: Targets | None = None) -> Output:
         """The tube of every sample, from all decoder layers. ``targets`` are not looked at."""
         memory, position, padding = self.encode(inputs)
-        B, T = inputs.frame_padding.shape
-        query = (self.query_embed.weight[None, :, None] + time_code(T, self.config.d, memory.device)).expand(
-            B, -1, -1, -1
-        )
-        states, attention = self.decoder(query, memory, position, padding, inputs.frame_padding)
-        return Output([self.read(s, a) for s, a in zip(states, attention, strict=True)])
+        T = inputs.frame_padding.shape[1]
+        query = self.query_embed.weight[None, :, None] + time_code(T, self.config.d, memory.device)
+        stream = Stream(query, inputs.frame_padding, memory.flatten(0, 1), position, padding)
+        return Output(self.read(*call(self.decoder, [stream])))
 
     def encode(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
         """Memory of every stride-th slot, repeated for the slots up to the next one; see `TubeHead.remember`."""
@@ -44,8 +44,7 @@ class TubeDETR(TubeHead):
         memory, position, padding = self.remember(visual[slow.frame_index], words, slow)
         if stride > 1:
             nearest = torch.arange(T, device=memory.device) // stride
-            # A clip's frames are all of one size, so the slow frame's padding is also its followers'.
-            memory, position, padding = memory[:, nearest], position[:, nearest], padding[:, nearest]
+            memory = memory[:, nearest]
         if self.config.fast:
             memory = self.correct(memory, visual, inputs.frame_index)
         return memory, position, padding

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..attention import attend, merge_heads, split_heads
+from ..attention import attend, hidden, merge_heads, split_heads
 from ..dropout import dropout
+from ..layers import beside
 
 FUSION_HEADS = 2
 
@@ -55,7 +56,8 @@ class GatedMatching(nn.Module):
         x_normal, y_normal = F.layer_norm(x, (d,), eps=1e-6), F.layer_norm(y, (d,), eps=1e-6)
         mixed = self.gated(x_normal, y_normal, x_padding, y_padding, x_row, y_row)
         if self.gates:
-            mixed = self.gates["score"](mixed).sigmoid() * self.gates["value"](mixed)  # eq 3
+            score, value = beside(mixed, self.gates["score"], self.gates["value"])
+            mixed = score.sigmoid() * value  # eq 3
         x = x.index_select(0, x_row)
         fused = x + dropout(self.out(mixed), self.dropout, self.training)
         return torch.where(x_padding[x_row][..., None], x, fused)
@@ -63,14 +65,13 @@ class GatedMatching(nn.Module):
     def gated(self, x: Tensor, y: Tensor, x_padding: Tensor, y_padding: Tensor, x_row: Tensor, y_row: Tensor) -> Tensor:
         """Eqs 1 and 2, of normalised tokens: self- and cross-attended, each gated by the other: (R, Lx, d)."""
         p = self.dropout if self.training else 0.0
-        query = self.query(x)
-        q = split_heads(query, FUSION_HEADS)
-        k, v = (split_heads(f(x), FUSION_HEADS) for f in (self.self_key, self.self_value))
-        own = self.self_out(merge_heads(attend(q, k, v, x_padding, p))).index_select(0, x_row)  # eq 1a
+        query, *own_keys = beside(x, self.query, self.self_key, self.self_value)
+        q, k, v = (split_heads(f, FUSION_HEADS) for f in (query, *own_keys))
+        own = self.self_out(merge_heads(attend(q, k, v, hidden(x_padding, q.dtype), p))).index_select(0, x_row)  # eq 1a
         q = split_heads(query.index_select(0, x_row), FUSION_HEADS)
-        keys, values = self.cross_key(y), self.cross_value(y)
-        k, v = (split_heads(f.index_select(0, y_row), FUSION_HEADS) for f in (keys, values))
-        other = self.cross_out(merge_heads(attend(q, k, v, y_padding[y_row], p)))  # eq 1b
+        keys = beside(y, self.cross_key, self.cross_value, of_rows=y_row)
+        k, v = (split_heads(f, FUSION_HEADS) for f in keys)
+        other = self.cross_out(merge_heads(attend(q, k, v, hidden(y_padding[y_row], q.dtype), p)))  # eq 1b
         if not self.gates:
             return own + other
         return self.gates["self"](other).sigmoid() * own + self.gates["cross"](own).sigmoid() * other  # eq 2

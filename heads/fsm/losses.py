@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...cache.batches.batch import Targets
-from ..losses import TUBE_TERMS, Matched, MeanOver, Term, TubeLoss, box_losses
+from ..losses import TUBE_TERMS, Matched, MeanOver, Term, TubeLoss, box_losses, chosen
 from .matching import FOCAL_ALPHA, FOCAL_GAMMA, match_tubes
 
 if TYPE_CHECKING:
@@ -53,12 +53,12 @@ class LossConfig(TubeLoss):
         of_any_head = (self.l1, self.giou, self.span, self.attention)
         return any(of_any_head) or (getattr(model, "qmm", False) and any(of_candidates))
 
-    def match(self, layer: LayerOutput, targets: Targets) -> Tensor:
+    def match(self, layers: LayerOutput, targets: Targets) -> Tensor | None:
         """See `TubeLoss`; of several tubes, the nearest."""
-        if layer.boxes.shape[1] == 1:
-            return super().match(layer, targets)
+        if layers.boxes.shape[-3] == 1:
+            return None
         boxes, inside = targets.boxes, targets.in_moment
-        return match_tubes(layer.boxes, layer.score, boxes, inside, self.l1, self.giou, self.label)
+        return match_tubes(layers.boxes, layers.score, boxes, inside, self.l1, self.giou, self.label)
 
     def __post_init__(self) -> None:
         for name, allowed in (("mrcl_form", ("paper", "framewise")), ("label_form", ("focal", "softmax"))):
@@ -68,22 +68,21 @@ class LossConfig(TubeLoss):
 
 
 def focal_label_loss(score: Tensor, matched: Tensor, in_moment: Tensor) -> Tensor:
-    """Sigmoid focal loss of (B, N, T) logits on the moments' slots: 1 for the matched tube, 0 for the others."""
-    target = F.one_hot(matched, score.shape[1]).float()[:, :, None].expand(score.shape)
-    cross_entropy = F.binary_cross_entropy_with_logits(score.float(), target, reduction="none")
-    p = score.float().sigmoid()
-    correct = target * p + (1 - target) * (1 - p)
-    weight = target * FOCAL_ALPHA + (1 - target) * (1 - FOCAL_ALPHA)
-    loss = weight * (1 - correct) ** FOCAL_GAMMA * cross_entropy
-    return loss.masked_fill(~in_moment[:, None], 0).sum() / in_moment.sum().clamp(min=1)
+    """Sigmoid focal loss of (…, B, N, T) logits on the moments' slots: 1 for the matched tube (…, B), 0 for the others."""
+    candidates = torch.arange(score.shape[-2], device=score.device)
+    right = (matched[..., None] == candidates)[..., None]  # (…, B, N, 1)
+    logit = torch.where(right, -score.float(), score.float())
+    wrong = logit.sigmoid()  # how far from what it should be
+    weight = torch.where(right, FOCAL_ALPHA, 1 - FOCAL_ALPHA)
+    loss = weight * wrong**FOCAL_GAMMA * F.softplus(logit)
+    return loss.masked_fill(~in_moment[:, None], 0).sum((-1, -2, -3)) / in_moment.sum().clamp(min=1)
 
 
 def softmax_label_loss(score: Tensor, matched: Tensor, in_moment: Tensor) -> Tensor:
     """The published code's form: log-softmax over all (candidate, slot) pairs of a moment, at the matched tube."""
-    logits = score.float().masked_fill(~in_moment[:, None], -torch.inf).flatten(1)
-    rows = torch.arange(len(score), device=score.device)
-    log_p = logits.log_softmax(-1).view(score.shape)[rows, matched]  # (B, T)
-    return -log_p.masked_fill(~in_moment, 0).sum() / in_moment.sum().clamp(min=1)
+    logits = score.float().masked_fill(~in_moment[:, None], -torch.inf).flatten(-2)
+    log_p = chosen(logits.log_softmax(-1).view(score.shape), matched)  # (…, B, T)
+    return -log_p.masked_fill(~in_moment, 0).sum((-1, -2)) / in_moment.sum().clamp(min=1)
 
 
 def mrcl_loss(states: Tensor, anchor: Tensor, matched: Tensor, in_moment: Tensor, form: str) -> Tensor:
@@ -97,13 +96,12 @@ def mrcl_loss(states: Tensor, anchor: Tensor, matched: Tensor, in_moment: Tensor
     states, anchor = F.normalize(states.float(), dim=-1), F.normalize(anchor.float(), dim=-1)
     similarity = torch.einsum("bntd,btd->bnt", states, anchor) / MRCL_TEMPERATURE
     similarity = similarity.masked_fill(~in_moment[:, None], 0)
-    rows = torch.arange(len(states), device=states.device)
     slots = in_moment.sum(-1).clamp(min=1)
     if form == "framewise":
-        per_slot = -similarity.log_softmax(1)[rows, matched]
+        per_slot = -chosen(similarity.log_softmax(1), matched)
         return (per_slot.masked_fill(~in_moment, 0).sum(-1) / slots).mean()
     everything = similarity.masked_fill(~in_moment[:, None], -torch.inf).flatten(1).logsumexp(-1)
-    positive = similarity[rows, matched].sum(-1) / slots
+    positive = chosen(similarity, matched).sum(-1) / slots
     return (everything - positive).mean()
 
 
@@ -113,10 +111,10 @@ def mrcl_floor(in_moment: Tensor) -> Tensor:
 
 
 def of_label(m: Matched) -> Tensor | None:
-    if m.layer.score is None:
+    if m.layers.score is None:
         return None
     loss = focal_label_loss if m.config.label_form == "focal" else softmax_label_loss
-    return loss(m.layer.score, m.index, m.targets.in_moment)
+    return loss(m.layers.score, m.indices, m.targets.in_moment)
 
 
 def of_anchor(m: Matched) -> Tensor | None:
@@ -129,8 +127,8 @@ def of_anchor(m: Matched) -> Tensor | None:
 def of_mrcl(m: Matched) -> Tensor | None:
     if m.anchor is None:
         return None
-    states, inside = m.layer.states, m.targets.in_moment
-    return mrcl_loss(states, m.anchor.states, m.index, inside, m.config.mrcl_form)
+    states, inside = m.layers.states[-1], m.targets.in_moment
+    return mrcl_loss(states, m.anchor.states, m.indices[-1], inside, m.config.mrcl_form)
 
 
 TERMS = TUBE_TERMS | {

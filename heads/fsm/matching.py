@@ -29,15 +29,15 @@ def match_tubes(
     those of the losses: what is 0 is not trained and takes no part. Equal candidates: the first.
 
     Shapes (B samples, N candidate tubes, T slots):
-        pred_boxes (B, N, T, 4) cxcywh fractions
-        pred_score (B, N, T) logits, or None to match on boxes alone
+        pred_boxes (…, B, N, T, 4) cxcywh fractions
+        pred_score (…, B, N, T) logits, or None to match on boxes alone
         target     (B, T, 4) cxcywh fractions; read only where ``in_moment``
         in_moment  (B, T) bool, True on real slots inside the annotated moment
-    Returns (B,) int64. No gradient flows through the choice. Every sample must have a slot inside, as in `Targets`.
+    Returns (…, B) int64. No gradient flows through the choice. Every sample must have a slot inside, as in `Targets`.
     """
     boxes = pred_boxes.float()
     wanted = target[:, None].expand_as(boxes)
-    cost = boxes.new_zeros(boxes.shape[:3])
+    cost = boxes.new_zeros(boxes.shape[:-1])
     if l1:
         cost = l1 * (boxes - wanted).abs().sum(-1)
     if giou:
@@ -46,5 +46,5 @@ def match_tubes(
         score = pred_score.float()
         cost = cost + label * FOCAL_ALPHA * (1 - score.sigmoid()) ** FOCAL_GAMMA * -F.logsigmoid(score)
     # Not `cost * mask`: 0 · nan is nan.
-    total = cost.masked_fill(~in_moment[:, None], 0).sum(-1)  # (B, N)
+    total = cost.masked_fill(~in_moment[:, None], 0).sum(-1)  # (…, B, N)
     return (total / in_moment.sum(-1, keepdim=True)).argmin(-1)

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from ...cache.batches.batch import Inputs, Targets
 from ..boxes import to_corners
+from ..decoder import Stream
 from ..layers import MaskedGroupNorm, Standard, StoredLinear, roi_align, roi_sine, time_code
 from ..model import Anchor, Output, TubeHead
 from ..model_config import GROUPS, FeatureFacts, ModelConfig
+from ..precision import call
 from .fusion import Fusion
 
 
@@ -53,21 +55,26 @@ class FSM(TubeHead):
     def forward(self, inputs: Inputs, targets: Targets | None = None) -> Output:
         """Candidate tubes of every sample. ``targets`` run the training-only second stream; inference has none to give."""
         memory, position, padding = self.encode(inputs)
-        B, T = inputs.frame_padding.shape
-        times = time_code(T, self.config.d, memory.device)
-        query_position = self.query_embed.weight[None, :, None] + times
-        states, attention = self.decoder(
-            query_position.expand(B, -1, -1, -1), memory, position, padding, inputs.frame_padding
-        )
-        layers = [self.read(s, a) for s, a in zip(states, attention, strict=True)]
-        anchor = None
-        if targets is not None and self.config.qmm:
-            anchor = self.anchor_stream(inputs, targets, memory, times)
-        return Output(layers, anchor)
+        times = time_code(inputs.frame_padding.shape[1], self.config.d, memory.device)
+        query = self.query_embed.weight[None, :, None] + times
+        candidates = Stream(query, inputs.frame_padding, memory.flatten(0, 1), position, padding)
+        if targets is None or not self.config.qmm:
+            return Output(self.read(*call(self.decoder, [candidates])))
+        target = self.anchor_stream(inputs, targets, memory, times)
+        if self.anchor_layers is None:
+            states, attention = call(self.decoder, [candidates, target])
+            of_target = states[-1][:, -1]
+            states, attention = states[:, :, :-1], attention[:, :, :-1]
+        else:
+            states, attention = call(self.decoder, [candidates])
+            of_target = self.decoder([target], self.anchor_layers)[0][-1][:, 0]
+        of_target = of_target.where(targets.in_moment[..., None], 0)
+        return Output(self.read(states, attention), Anchor(self.boxes(of_target), of_target))
 
     def encode(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
         """Memory of frames and words that have met; see `TubeHead.remember`."""
-        x, words = self.fusion(
+        x, words = call(
+            self.fusion,
             self.project(inputs.maps),
             self.resizer(inputs.tokens),
             inputs.cell_padding.flatten(1),
@@ -81,24 +88,10 @@ class FSM(TubeHead):
         """See `TubeHead`."""
         return self.class_embed(states).squeeze(-1) if self.scored else None
 
-    def anchor_stream(self, inputs: Inputs, targets: Targets, memory: Tensor, times: Tensor) -> Anchor:
-        """Stream 2: decode the annotated tube from its own regions, on the moment's slots only.
-
-        The slots of every sample's moment are packed to the left, so that no frame outside costs anything.
-        """
-        inside, (sample, slot) = targets.in_moment, targets.slots
-        order = (~inside).to(torch.int8).argsort(dim=1, stable=True)[:, : targets.longest]  # (B, D) slots
-        kept, place = inside.gather(1, order), inside.cumsum(1)[sample, slot] - 1  # place (G,) among the D
-        regions, region_position = self.regions(inputs, targets, memory)  # (G, L·S², d)
-        B, D = order.shape
-        region_memory = regions.new_zeros(B, D, *regions.shape[1:])
-        region_code = torch.zeros_like(region_memory)
-        region_memory[sample, place], region_code[sample, place] = regions, region_position.to(regions.dtype)
-        position = (self.anchor_query.weight + times[order])[:, None]  # (B, 1, D, d), the same times as stream 1
-        states, _ = self.decoder(position, region_memory, region_code, None, ~kept, self.anchor_layers)
-        full = states[-1].new_zeros(B, inside.shape[1], self.config.d)
-        full[sample, slot] = states[-1][sample, 0, place]
-        return Anchor(self.boxes(full), full)
+    def anchor_stream(self, inputs: Inputs, targets: Targets, memory: Tensor, times: Tensor) -> Stream:
+        """Stream 2: decodes the annotated tube from its own regions, on the moment's slots only."""
+        position = self.anchor_query.weight[None, :, None] + times  # the same times as stream 1
+        return Stream(position, ~targets.in_moment, *self.regions(inputs, targets, memory), slots=targets.slots)
 
     def regions(self, inputs: Inputs, targets: Targets, memory: Tensor) -> tuple[Tensor, Tensor]:
         """RoI-aligned features of the annotated boxes over all levels, and their position codes: two (G, L·S², d)."""

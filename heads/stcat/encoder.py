@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..attention import hidden
 from ..encoder import EncoderLayer
 from ..layers import Stack, time_code
 
@@ -29,15 +30,15 @@ class TokenEncoder(Stack):
         B, T, S, d = tokens.shape
         frame = self.frame_cls.weight.to(tokens.dtype).expand(B, T, d)
         video = self.video_cls.weight.to(tokens.dtype).expand(B, 1, d)
-        position = torch.cat([self.local_pos_embed.weight.expand(B, 1, d).to(position.dtype), position], dim=1)
-        position = position[:, None].expand(B, T, -1, -1).flatten(0, 1)
-        hidden = torch.cat([padding.new_zeros(B, 1), padding], dim=1)[:, None].expand(B, T, -1).flatten(0, 1)
-        times = time_code(1 + T, d, tokens.device).expand(B, -1, -1)  # the video token comes first
-        absent = torch.cat([frame_padding.new_zeros(B, 1), frame_padding], dim=1)
+        position = torch.cat([self.local_pos_embed.weight.expand(B, 1, d), position], dim=1).to(self.product_type)
+        padding = torch.cat([padding.new_zeros(B, 1), padding], dim=1).repeat_interleave(T, 0, output_size=B * T)
+        hides = hidden(padding, self.product_type)
+        times = time_code(1 + T, d, tokens.device)[None].to(self.product_type)  # the video token comes first
+        absent = hidden(torch.cat([frame_padding.new_zeros(B, 1), frame_padding], dim=1), self.product_type)
         x = tokens.flatten(0, 1)
         for spatial, temporal in zip(self.spatial_layers, self.temporal_layers, strict=True):
             x = torch.cat([frame.reshape(B * T, 1, d).to(x.dtype), x], dim=1)
-            own, x = self.run(spatial, x, position, hidden).split([1, S], dim=1)
+            own, x = self.run(spatial, x, position, hides).split([1, S], dim=1)
             clip = torch.cat([video.to(own.dtype), own.view(B, T, d)], dim=1)
             video, frame = self.run(temporal, clip, times, absent).split([1, T], dim=1)
         return x.unflatten(0, (B, T)), frame, video[:, 0]

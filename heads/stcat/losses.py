@@ -28,18 +28,18 @@ class STCATLoss(TubeLoss):
 
 
 def action_loss(logits: Tensor, in_moment: Tensor, frame_padding: Tensor, outside: float) -> Tensor:
-    """Binary cross-entropy of (B, T) logits against ``in_moment``, slots outside weighed by ``outside``.
+    """Binary cross-entropy of (…, B, T) logits against ``in_moment`` (B, T), slots outside weighed by ``outside``.
 
-    Mean over each sample's real slots, then over samples.
+    Mean over each sample's real slots, then over samples: (…).
     """
-    inside = in_moment.float()
+    inside = in_moment.float().expand(logits.shape)
     loss = F.binary_cross_entropy_with_logits(logits.float(), inside, reduction="none")
     weighed = (loss * (inside + outside * (1 - inside))).masked_fill(frame_padding, 0)
-    return (weighed.sum(-1) / (~frame_padding).sum(-1)).mean()
+    return (weighed.sum(-1) / (~frame_padding).sum(-1)).mean(-1)
 
 
 def of_actionness(m: Matched) -> Tensor:
-    return action_loss(m.layer.action, m.targets.in_moment, m.frame_padding, m.config.outside)
+    return action_loss(m.layers.action, m.targets.in_moment, m.frame_padding, m.config.outside)
 
 
 TERMS = TUBE_TERMS | {"action": Term(of_actionness, lambda c: c.action, MeanOver.SAMPLES)}

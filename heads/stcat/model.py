@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from ...cache.batches.batch import Inputs, Targets
-from ..decoder import Decoder
-from ..layers import MLP, StoredLinear, sine_2d, time_code
+from ..decoder import Decoder, Stream
+from ..layers import MLP, StoredLinear, time_code
 from ..model import FeatureHead, LayerOutput, Output, Resizer
 from ..model_config import FeatureFacts
-from ..precision import at_least_float32
+from ..precision import at_least_float32, call
 from .anchors import Template
 from .config import STCATConfig
 from .encoder import TokenEncoder
@@ -51,49 +51,33 @@ class STCAT(FeatureHead):
 
     def forward(self, inputs: Inputs, targets: Targets | None = None) -> Output:
         """The tube of every sample, from all layers. ``targets`` are not looked at."""
-        B, T = inputs.frame_padding.shape
-        tokens, code, padding = self.tokens(inputs)
-        memory, frames, video = self.encoder(tokens, code, padding, inputs.frame_padding)
+        T = inputs.frame_padding.shape[1]
+        code, padding = self.places(inputs)
+        memory, frames, video = call(self.encoder, self.tokens(inputs), code, padding, inputs.frame_padding)
         anchors, content = self.template(frames, video)
         # Slots count from 0 here, and from 1 in the encoder.
         times = time_code(T, self.config.d, memory.device).to(next(self.parameters()).dtype)
-        hidden = padding[:, None].expand(-1, T, -1).flatten(0, 1)
-        states, references = self.spatial_decoder(
-            at_least_float32(anchors).sigmoid(), times, memory, code, hidden, inputs.frame_padding, self.bbox_embed
-        )
-        query = content[:, None, None].expand(-1, 1, T, -1)
-        when, attention = self.temporal_decoder(
-            query + times,
-            memory,
-            code[:, None].expand_as(memory),
-            hidden.unflatten(0, (B, T)),
-            inputs.frame_padding,
-            of_frame=query,
-        )
-        return Output([self.read(*layer) for layer in zip(states, references, when, attention, strict=True)])
+        anchors, places = at_least_float32(anchors).sigmoid(), (memory, code, padding, inputs.frame_padding)
+        states, references = call(self.spatial_decoder, anchors, times, *places, self.bbox_embed)
+        query = content[:, None, None]
+        stream = Stream(query + times, inputs.frame_padding, memory.flatten(0, 1), code, padding, of_frame=query)
+        when, attention = call(self.temporal_decoder, [stream])
+        return Output(self.read(states, references, when, attention))
 
     def recompute(self, on: bool) -> None:
         """Whether training forgets what happens inside the transformer layers, and computes it again; see `Stack`."""
         self.encoder.recompute = self.spatial_decoder.recompute = self.temporal_decoder.recompute = on
 
-    def tokens(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
-        """Cells and words of every slot (B, T, S, d), their position code (B, S, d) and padding (B, S).
-
-        The frames of a clip are all of one size, so code and padding are those of its first.
-        """
-        T, first = inputs.frame_padding.shape[1], inputs.frame_index[:, 0]
+    def tokens(self, inputs: Inputs) -> Tensor:
+        """Cells and words of every slot (B, T, S, d)."""
         visual = self.input_proj(inputs.maps, self.standard(self.memory_level.name)).flatten(1, 2)
         visual = visual[inputs.frame_index]
         words = self.resizer(inputs.tokens).to(visual.dtype)
-        cells = inputs.cell_padding[first]
-        code = sine_2d(cells, self.config.d).flatten(1, 2)
-        code = torch.cat([code, torch.zeros_like(words)], dim=1).to(visual.dtype)
-        padding = torch.cat([cells.flatten(1), inputs.token_padding], dim=1)
-        return torch.cat([visual, words[:, None].expand(-1, T, -1, -1)], dim=2), code, padding
+        return torch.cat([visual, words[:, None].expand(-1, visual.shape[1], -1, -1)], dim=2)
 
     def read(self, states: Tensor, reference: Tensor, when: Tensor, attention: Tensor) -> STCATLayer:
-        """What one layer says, in float32: spatial states (B, T, d), temporal ones (B, 1, T, d)."""
-        boxes = moved(self.bbox_embed, states, reference)[:, None]
+        """What all layers say, in float32: spatial states (L, B, T, d), temporal ones (L, B, 1, T, d)."""
+        boxes = moved(self.bbox_embed, states, reference)[:, :, None]
         with torch.autocast(when.device.type, enabled=False):
-            span, action = self.temp_embed(when), self.action_embed(when[:, 0]).squeeze(-1)
+            span, action = self.temp_embed(when), self.action_embed(when[:, :, 0]).squeeze(-1)
         return STCATLayer(boxes, span, None, attention, when, action, reference)

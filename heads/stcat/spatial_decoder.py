@@ -6,10 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..attention import Attention, attend, merge_heads, split_heads
-from ..dropout import Dropout
+from ..attention import Attention, attend, hidden, merge_heads, split_heads
 from ..feed_forward import feed_forward
-from ..layers import MLP, Stack
+from ..layers import MLP, ResidualNorm, Stack, beside
 from .anchors import box_sine, inverse_sigmoid
 
 
@@ -22,11 +21,11 @@ class PlacedCrossAttention(nn.Module):
         self.out_proj = nn.Linear(d, d)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, query: list[Tensor], key: list[Tensor], value: Tensor, padding: Tensor) -> Tensor:
+    def forward(self, query: list[Tensor], key: list[Tensor], value: Tensor, hides: Tensor) -> Tensor:
         """query [content, place] (R, Lq, d) each, key [content, place] (R, Lk, d), value (R, Lk, d) → (R, Lq, d)."""
         q, k = (torch.cat([split_heads(part, self.heads) for part in parts], dim=-1) for parts in (query, key))
         v, p = split_heads(value, self.heads), self.dropout if self.training else 0.0
-        return self.out_proj(merge_heads(attend(q, k, v, padding, p)))
+        return self.out_proj(merge_heads(attend(q, k, v, hides, p)))
 
 
 class SpatialDecoderLayer(nn.Module):
@@ -45,8 +44,8 @@ class SpatialDecoderLayer(nn.Module):
         self.ca_qpos_proj = nn.Linear(d, d) if first else None
         self.cross_attn = PlacedCrossAttention(d, heads, dropout)
         self.linear1, self.linear2 = nn.Linear(d, ffn), nn.Linear(ffn, d)
-        self.norm1, self.norm3, self.norm4 = nn.LayerNorm(d), nn.LayerNorm(d), nn.LayerNorm(d)
-        self.dropout = Dropout(dropout)
+        self.norm1, self.norm3, self.norm4 = (ResidualNorm(d, dropout) for _ in range(3))
+        self.dropout = dropout
 
     def forward(
         self,
@@ -56,28 +55,32 @@ class SpatialDecoderLayer(nn.Module):
         times: Tensor,
         memory: Tensor,
         code: Tensor,
-        padding: Tensor,
-        frame_padding: Tensor,
+        hides: Tensor,
+        absent: Tensor,
     ) -> Tensor:
-        """x, place, sine (B, T, d), times (T, d); memory (B, T, S, d), its code (B, S, d) and padding (B·T, S).
+        """x, place, sine (B, T, d), times (T, d); memory (B, T, S, d), its code (B, S, d), what is hidden of it
+        (B·T, 1, 1, S) and of the slots (B, 1, 1, T).
 
         ``place``: the query position, ``sine``: the scaled code of the anchors' centres. Returns (B, T, d).
         """
-        query = self.sa_qcontent_proj(x) + self.sa_qtime_proj(times) + self.sa_qpos_proj(place)
-        key = self.sa_kcontent_proj(x) + self.sa_ktime_proj(times) + self.sa_kpos_proj(place)
-        x = self.norm1(x + self.dropout(self.self_attn(query, key, self.sa_v_proj(x), frame_padding)))
-        x = self.norm3(x + self.dropout(self.look(x, place, sine, memory, code, padding)))
-        return self.norm4(x + self.dropout(feed_forward(x, self.linear1, self.linear2, self.dropout.p, self.training)))
+        query, key, value = beside(x, self.sa_qcontent_proj, self.sa_kcontent_proj, self.sa_v_proj)
+        at_time = beside(times, self.sa_qtime_proj, self.sa_ktime_proj)
+        at_place = beside(place, self.sa_qpos_proj, self.sa_kpos_proj)
+        query, key = query + at_time[0] + at_place[0], key + at_time[1] + at_place[1]
+        x = self.norm1(x, self.self_attn(query, key, value, absent))
+        x = self.norm3(x, self.look(x, place, sine, memory, code, hides))
+        return self.norm4(x, feed_forward(x, self.linear1, self.linear2, self.dropout, self.training))
 
-    def look(self, x: Tensor, place: Tensor, sine: Tensor, memory: Tensor, code: Tensor, padding: Tensor) -> Tensor:
+    def look(self, x: Tensor, place: Tensor, sine: Tensor, memory: Tensor, code: Tensor, hides: Tensor) -> Tensor:
         """What every query finds in its own frame's memory: (B, T, d)."""
-        query, key = self.ca_qcontent_proj(x), self.ca_kcontent_proj(memory)
+        query = self.ca_qcontent_proj(x)
+        key, value = beside(memory, self.ca_kcontent_proj, self.ca_v_proj)
         where = self.ca_kpos_proj(code)[:, None].expand_as(key)
         if self.ca_qpos_proj is not None:  # the first layer, whose queries have no content yet
             query, key = query + self.ca_qpos_proj(place), key + where
         queries = [query.flatten(0, 1)[:, None], self.ca_qpos_sine_proj(sine).flatten(0, 1)[:, None]]
         keys = [key.flatten(0, 1), where.flatten(0, 1)]
-        found = self.cross_attn(queries, keys, self.ca_v_proj(memory).flatten(0, 1), padding)
+        found = self.cross_attn(queries, keys, value.flatten(0, 1), hides)
         return found[:, 0].unflatten(0, x.shape[:2])
 
 
@@ -99,26 +102,30 @@ class SpatialDecoder(Stack):
         padding: Tensor,
         frame_padding: Tensor,
         boxes: nn.Module,
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """anchors (B, T, 4) cxcywh fractions, times (T, d); the others as for a layer. ``boxes``: the box head.
+    ) -> tuple[Tensor, Tensor]:
+        """anchors (B, T, 4) cxcywh fractions, times (T, d), memory (B, T, S, d), its code and padding (B, S), frame_padding
+        (B, T). ``boxes``: the box head.
 
-        Returns, per layer, normalised states (B, T, d) and the reference boxes (B, T, 4) it started from. The gradient of
-        a reference box reaches the layer before, and stops at the anchor that this one moved.
+        Returns, of all layers, normalised states (L, B, T, d) and the reference boxes (L, B, T, 4) each started from. The
+        gradient of a reference box reaches the layer before, and stops at the anchor that this one moved.
         """
         B, T, d = *anchors.shape[:2], times.shape[-1]
-        x = memory.new_zeros(B, T, d)
+        x = torch.zeros_like(memory[:, :, 0])
+        memory, code, times = (t.to(self.product_type) for t in (memory, code, times))
+        hides = hidden(padding.repeat_interleave(T, 0, output_size=B * T), self.product_type)
+        absent = hidden(frame_padding, self.product_type)
         states, references = [], [anchors]
         for layer in self.layers:
             code_of_box = box_sine(anchors, d)
             place, sine = self.ref_point_head(code_of_box), code_of_box[..., :d]
             if layer is not self.layers[0]:
                 sine = sine * self.query_scale(x)
-            x = self.run(layer, x, place, sine, times, memory, code, padding, frame_padding)
-            states.append(self.norm(x))
+            x = self.run(layer, x, place, sine, times, memory, code, hides, absent)
+            states.append(x)
             if len(states) < len(self.layers):
                 references.append(moved(boxes, x, anchors))
                 anchors = references[-1].detach()
-        return states, references
+        return self.norm(torch.stack(states)), torch.stack(references)
 
 
 def moved(boxes: nn.Module, states: Tensor, anchors: Tensor) -> Tensor:

@@ -24,8 +24,8 @@ from ...cache.batches.order import epoch_order, share_of, training_batches
 from ...errors import TrainingDiverged
 from ...precision import float32_products
 from ...stop import Interrupted, Stop
+from ..cpu import hold_memory
 from ..fsm.losses import TERMS, LossConfig, mrcl_floor
-from ..memory import hold_memory
 from ..model import Grounder
 from .profiling import Profile
 from .ranks import Share

@@ -1,7 +1,7 @@
 """The TubeDETR head as one writes it first: the yardstick of step.py.
 
 Sequence-first, `nn.MultiheadAttention` that returns its weights in every layer, words repeated for every frame, one sample
-at a time. Takes the weights of `stvg.heads.model.FSM`.
+at a time. Takes the weights of `stvg.heads.tubedetr.TubeDETR`.
 """
 
 from __future__ import annotations
@@ -40,13 +40,19 @@ class PlainDecoderLayer(nn.Module):
         self.dropout2, self.dropout3 = nn.Dropout(dropout), nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, position: Tensor, memory: Tensor, memory_position: Tensor, memory_padding: Tensor
+        self,
+        x: Tensor,
+        position: Tensor,
+        memory: Tensor,
+        memory_position: Tensor,
+        memory_padding: Tensor,
+        of_frame: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """x, position (T, 1, d); memory (S, T, d) → x and the temporal attention (1, T, T)."""
         placed = x + position
         update, weights = self.self_attn(placed, placed, x)
         x = self.norm1(x + self.dropout1(update))
-        query = (x + position).transpose(0, 1)
+        query = (x + (position if of_frame is None else of_frame)).transpose(0, 1)
         keys = memory + memory_position
         update, _ = self.cross_attn_image(query, keys, memory, key_padding_mask=memory_padding)
         x = self.norm3(x + self.dropout2(update.transpose(0, 1)))
@@ -109,4 +115,4 @@ class PlainTubeDETR(nn.Module):
             with torch.autocast(states.device.type, enabled=False):
                 boxes = self.bbox_embed(states).sigmoid()
                 layers.append(LayerOutput(boxes, self.sted_embed(states), None, attention[:, None], states))
-        return Output(layers)
+        return Output.of(layers)

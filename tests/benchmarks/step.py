@@ -21,15 +21,16 @@ from dataclasses import replace
 import torch
 from facts import LEVELS, TEXT
 from plain import PlainTubeDETR
+from plain_stcat import PlainSTCAT
 from tables import table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from stvg.cache.batches.batch import Inputs, Targets
 from stvg.heads.checkpoint import EMA
+from stvg.heads.cpu import hold_memory
 from stvg.heads.experiment import load_experiment
 from stvg.heads.losses import Criterion
-from stvg.heads.memory import hold_memory
 from stvg.heads.model import Output
 from stvg.heads.model_config import FeatureFacts
 from stvg.heads.table import build_model
@@ -37,7 +38,9 @@ from stvg.heads.table import build_model
 FRAMES, CELLS, TOKENS = 100, (7, 12), 20
 FACTS = FeatureFacts(LEVELS, TEXT.width)
 MOMENT = (30, 70)
-PRESETS = {"TubeDETR": "tubedetr", "FSM": "paper"}
+PRESETS = {"TubeDETR": "tubedetr", "FSM": "paper", "STCAT": "stcat"}
+SLOTS = {"STCAT": 64}
+"""Of heads that are made for clips of other lengths."""
 
 Step = Callable[[], Tensor]
 
@@ -139,10 +142,10 @@ def ours(
     return lambda: trainer.step(lambda: model(inputs, targets), targets)
 
 
-def plain(inputs: Inputs, targets: Targets, amp: bool, device: str) -> Step:
+def plain(preset: str, inputs: Inputs, targets: Targets, amp: bool, device: str) -> Step:
     """A step of its own for every sample; the mean of their losses."""
-    model = plain_model().to(device).train()
-    trainer = Trainer(model, "tubedetr", amp, fused=False)
+    model = plain_model(preset).to(device).train()
+    trainer = Trainer(model, preset, amp, fused=False)
     inputs, targets = inputs.to(torch.device(device)), targets.to(torch.device(device))
 
     def step() -> Tensor:
@@ -155,10 +158,14 @@ def plain(inputs: Inputs, targets: Targets, amp: bool, device: str) -> Step:
     return step
 
 
-def plain_model() -> PlainTubeDETR:
-    reference = head("tubedetr")
-    c = reference.config
-    model = PlainTubeDETR(LEVELS[-1].channels, FACTS.text_width, c.stride, c.d, c.heads, c.ffn, c.encoder_layers)
+def plain_model(preset: str) -> nn.Module:
+    reference = head(preset)
+    c, widths = reference.config, (LEVELS[-1].channels, FACTS.text_width)
+    model: nn.Module
+    if preset == "stcat":
+        model = PlainSTCAT(*widths, c.d, c.heads, c.ffn, c.encoder_layers, c.span_dropout)
+    else:
+        model = PlainTubeDETR(*widths, c.stride, c.d, c.heads, c.ffn, c.encoder_layers)
     model.load_state_dict(reference.state_dict())
     return model
 
@@ -166,13 +173,13 @@ def plain_model() -> PlainTubeDETR:
 # ---- tables
 
 
-def plain_table(inputs: Inputs, targets: Targets, rounds: int, device: str, cells: tuple[int, int]) -> None:
-    """Whole steps of the TubeDETR preset; and that both formulations say the same."""
-    count = len(inputs.tokens)
+def plain_table(name: str, count: int, rounds: int, device: str, cells: tuple[int, int], recomputed: bool) -> None:
+    """Whole steps of a preset; and that both formulations say the same."""
+    preset, (inputs, targets) = PRESETS[name], clips(count, SLOTS.get(name, FRAMES), cells)
     with torch.no_grad():
-        there, here = plain_model().eval().to(device), head("tubedetr").eval().to(device)
+        there, here = plain_model(preset).eval().to(device), head(preset).eval().to(device)
         moved, wanted = inputs.to(torch.device(device)), targets.to(torch.device(device))
-        criterion = Criterion(load_experiment("tubedetr").loss)
+        criterion = Criterion(load_experiment(preset).loss)
         mine = criterion(here(moved, wanted), wanted, moved.frame_padding)
         theirs = [
             criterion(
@@ -185,16 +192,26 @@ def plain_table(inputs: Inputs, targets: Targets, rounds: int, device: str, cell
     apart = max(abs(mine[k] - torch.stack([t[k] for t in theirs]).mean()).item() / abs(mine[k].item()) for k in mine)
     print(f"Losses without dropout, float32: {len(mine)} terms, at most {apart:.1e} of a term apart.\n")
     ways = [("plain", 0, 1), ("plain", 1, 1), ("ours", 0, 1), ("ours", 1, 1), ("ours", 0, count), ("ours", 1, count)]
-    ways += [("recomputed", amp, n) for n in (1, count) for amp in (0, 1)]
+    ways += [("recomputed", amp, n) for n in (1, count) for amp in (0, 1)] if recomputed else []
     found: dict[tuple[str, int, int], list[dict[str, float]]] = {way: [] for way in ways}
     for way in ways * 2:  # processes of their own: ours changes how one holds its memory
-        words = ["--one", *map(str, way), "--device", device, "--rounds", str(rounds), "--cells", *map(str, cells)]
+        words = [
+            "--one",
+            name,
+            *map(str, way),
+            "--device",
+            device,
+            "--rounds",
+            str(rounds),
+            "--cells",
+            *map(str, cells),
+        ]
         ran = subprocess.run([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True, check=True)
         found[way].append(json.loads(ran.stdout))
     costs = {w: [min(f[k] for f in both) / w[2] for k in ("seconds", "bytes")] for w, both in found.items()}
     seconds, size = costs[ways[0]]
     table(
-        ["TubeDETR preset", "", "samples at once", "a sample", "x plain", "memory, a sample", "x plain"],
+        [f"{name} preset", "", "samples at once", "a sample", "x plain", "memory, a sample", "x plain"],
         [
             [
                 w,
@@ -210,13 +227,15 @@ def plain_table(inputs: Inputs, targets: Targets, rounds: int, device: str, cell
     )
 
 
-def one(name: str, amp: bool, count: int, rounds: int, device: str, cells: tuple[int, int]) -> dict[str, float]:
+def one(
+    head: str, way: str, amp: bool, count: int, rounds: int, device: str, cells: tuple[int, int]
+) -> dict[str, float]:
     """Median seconds of a step, and the bytes it needs beyond model, optimiser and data."""
-    inputs, targets = clips(count, cells=cells)
-    if name == "plain":
-        step = plain(inputs, targets, amp, device)
+    inputs, targets = clips(count, SLOTS.get(head, FRAMES), cells)
+    if way == "plain":
+        step = plain(PRESETS[head], inputs, targets, amp, device)
     else:
-        step = ours("tubedetr", inputs, targets, amp, device, recompute=name == "recomputed")
+        step = ours(PRESETS[head], inputs, targets, amp, device, recompute=way == "recomputed")
     if device == "cpu":
         before = status("VmRSS")
         step()
@@ -241,8 +260,8 @@ def rate_table(inputs: Inputs, targets: Targets, rounds: int, device: str) -> No
     rows = []
     for amp in (False, True):
         best = multiply_rate(torch.bfloat16 if amp else torch.float32, device)
-        for name, preset in PRESETS.items():
-            step = ours(preset, inputs, targets, amp, device)
+        for name in ("TubeDETR", "FSM"):
+            step = ours(PRESETS[name], inputs, targets, amp, device)
             with FlopCounterMode(display=False) as counter:
                 step()
             seconds = race({name: step}, rounds, device)[name]
@@ -306,25 +325,27 @@ def once(work: Step, device: str) -> float:
 
 
 def main() -> None:
-    parts = ["plain", "rate", "scaling"]
+    parts = ["plain", "recomputed", "rate", "scaling"]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--cells", type=int, nargs=2, default=CELLS, help="rows and columns of C5")
+    parser.add_argument("--heads", nargs="+", default=["TubeDETR", "STCAT"], help="beside plain formulations")
     parser.add_argument("--only", nargs="+", choices=parts, default=parts)
-    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     cells = tuple(chosen.cells)
     if chosen.one:
-        name, amp, count = chosen.one
-        print(json.dumps(one(name, bool(int(amp)), int(count), chosen.rounds, chosen.device, cells)))
+        name, way, amp, count = chosen.one
+        print(json.dumps(one(name, way, bool(int(amp)), int(count), chosen.rounds, chosen.device, cells)))
         return
     where = torch.cuda.get_device_name() if chosen.device != "cpu" else f"{torch.get_num_threads()} threads"
     print(f"{FRAMES} frames, {cells[0]} x {cells[1]} cells, {TOKENS} tokens; {where}, torch {torch.__version__}\n")
     inputs, targets = clips(chosen.batch, cells=cells)
-    if "plain" in chosen.only:
-        plain_table(inputs, targets, chosen.rounds, chosen.device, cells)
+    for name in ("TubeDETR", "STCAT"):
+        if "plain" in chosen.only and name in chosen.heads:
+            plain_table(name, chosen.batch, chosen.rounds, chosen.device, cells, "recomputed" in chosen.only)
     if "rate" in chosen.only:
         rate_table(inputs, targets, chosen.rounds, chosen.device)
     if "scaling" in chosen.only:

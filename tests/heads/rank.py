@@ -24,7 +24,7 @@ from stvg.heads.training.ranks import joined
 from stvg.heads.training.run import Run
 from stvg.heads.training.train import step, train
 
-WIDTH = Term(lambda m: m.tube(m.layer.boxes)[*m.targets.slots, 2].mean(), lambda config: 0.1, MeanOver.SLOTS)
+WIDTH = Term(lambda m: m.tube(m.layers.boxes)[:, *m.targets.slots, 2].mean(-1), lambda config: 0.1, MeanOver.SLOTS)
 """A term that is not of the product."""
 
 

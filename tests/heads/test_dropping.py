@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd import gradcheck
 
-from stvg.heads import attention, feed_forward
-from stvg.heads.attention import attend
-from stvg.heads.dropout import Dropout, dropout, keep_scale, kept
+from stvg.heads import feed_forward
+from stvg.heads.attention import attend, hidden
+from stvg.heads.cpu.dropping import keep_scale, kept
+from stvg.heads.dropout import Dropout, dropout
 
 
 def seeded(function):
@@ -61,7 +62,7 @@ def test_dropouts_gradient_is_that_of_what_it_did():
 
 @pytest.mark.parametrize("p", [0.0, 0.3])
 def test_the_feed_forward_gradient_is_right_across_tiles(p, monkeypatch):
-    monkeypatch.setattr(feed_forward, "TILE", 4)
+    monkeypatch.setattr("stvg.heads.cpu.tiled_feed_forward.TILE", 4)
 
     def layer(x, w1, b1, w2, b2):
         inner, outer = SimpleNamespace(weight=w1, bias=b1), SimpleNamespace(weight=w2, bias=b2)
@@ -71,7 +72,7 @@ def test_the_feed_forward_gradient_is_right_across_tiles(p, monkeypatch):
 
 
 def test_without_gradients_the_feed_forward_layer_says_the_same(monkeypatch):
-    monkeypatch.setattr(feed_forward, "TILE", 4)
+    monkeypatch.setattr("stvg.heads.cpu.tiled_feed_forward.TILE", 4)
     inner, outer, x = nn.Linear(3, 8), nn.Linear(8, 3), torch.randn(2, 5, 3)
     expected = feed_forward.feed_forward(x, inner, outer, 0.5, training=False)
     with torch.no_grad():
@@ -107,24 +108,27 @@ def test_in_autocast_the_feed_forward_layer_works_in_its_type_and_weights_keep_t
 PADDING = torch.tensor([[False] * 5, [False, False, True, True, True], [False, True, False, True, False]])
 
 
-@pytest.mark.parametrize("padding", [None, PADDING], ids=["whole", "padded"])
+HIDES = hidden(PADDING, torch.float64)
+
+
+@pytest.mark.parametrize("padding", [None, HIDES], ids=["whole", "padded"])
 def test_the_gradient_of_attention_with_dropout_is_right_across_tiles(padding, monkeypatch):
-    monkeypatch.setattr(attention, "TILE_BYTES", 1)
+    monkeypatch.setattr("stvg.heads.cpu.tiled_attention.TILE_BYTES", 1)
     inputs = doubles((3, 2, 4, 3), (3, 2, 5, 3), (3, 2, 5, 3))
     assert gradcheck(seeded(lambda q, k, v: attend(q, k, v, padding, 0.3)), inputs)
 
 
-@pytest.mark.parametrize("padding", [None, PADDING], ids=["whole", "padded"])
+@pytest.mark.parametrize("padding", [None, HIDES], ids=["whole", "padded"])
 def test_attention_that_drops_next_to_nothing_is_torchs(padding):
     q, k, v = doubles((3, 2, 4, 3), (3, 2, 5, 3), (3, 2, 5, 3))
-    expected = F.scaled_dot_product_attention(q, k, v, None if padding is None else ~padding[:, None, None])
+    expected = F.scaled_dot_product_attention(q, k, v, None if padding is None else ~PADDING[:, None, None])
     torch.testing.assert_close(attend(q, k, v, padding, 1e-9), expected)
     torch.testing.assert_close(attend(q, k, v, padding, 0.0), expected)
 
 
 def test_padded_keys_get_no_weight_and_no_gradient_while_weights_are_dropped():
     q, k, v = doubles((3, 2, 4, 3), (3, 2, 5, 3), (3, 2, 5, 3))
-    attend(q, k, v, PADDING, 0.2).sum().backward()
+    attend(q, k, v, HIDES, 0.2).sum().backward()
     hidden = PADDING[:, None, :, None].expand_as(v)
     assert not v.grad[hidden].any()
     assert not k.grad[hidden].any()

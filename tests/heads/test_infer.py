@@ -42,7 +42,7 @@ class Recorded(nn.Module):
         span = inputs.tokens[:, None, :, :2].expand(B, N, T, 2)
         score = inputs.tokens[..., 2:].transpose(1, 2) if width > 2 else None
         boxes = torch.full((B, N, T, 4), 0.5) * torch.arange(1, N + 1)[:, None, None] / N
-        return Output([LayerOutput(boxes, span, score, torch.zeros(B, N, T, T), torch.zeros(B, N, T, 8))])
+        return Output.of([LayerOutput(boxes, span, score, torch.zeros(B, N, T, T), torch.zeros(B, N, T, 8))])
 
 
 def batch(*rows: tuple[str, np.ndarray, torch.Tensor]) -> Batch:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import weakref
-
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import roi_align as torchvision_roi_align
 
@@ -84,36 +83,33 @@ def test_a_layer_on_stored_features_is_a_linear_layer_that_keeps_them_as_they_ar
     torch.testing.assert_close(ours.bias.grad, theirs.bias.grad)
 
 
-def test_a_product_with_a_sum_keeps_its_terms_and_has_the_gradients_of_a_plain_one():
+def placed(x, position, weight, bias):
+    """Six columns in two groups, in each of which the first two are of x + position."""
+    return placed_product(x, position, weight, bias, group=3, placed=2)
+
+
+@pytest.mark.parametrize("place", [(2, 1, 5, 4), (2, 3, 5, 4), (1, 1, 5, 4)], ids=["of a clip", "of a slot", "of all"])
+def test_a_product_with_a_position_is_that_of_their_sum_in_value_and_gradient(place):
     torch.manual_seed(0)
-    operands = [torch.randn(shape, requires_grad=True) for shape in ((3, 5, 4), (3, 5, 4), (6, 4), (6,))]
-    again = [t.detach().clone().requires_grad_() for t in operands]
-    found = placed_product(*operands)
-    x, position, weight, bias = again
-    expected = torch.nn.functional.linear(x + position, weight, bias)
-    assert torch.equal(found, expected)
-    product = found.grad_fn
-    while not hasattr(product, "_saved_mat1"):  # behind the view that gives rows back their shape
-        product = product.next_functions[0][0]
-    first, second = product._saved_mat1, product._saved_mat1
-    assert torch.equal(first, (x + position).flatten(0, 1))
-    assert first.data_ptr() != second.data_ptr()  # added again each time, so not kept
-    gradient = torch.randn_like(found)
-    found.backward(gradient)
-    expected.backward(gradient)
-    for mine, theirs in zip(operands, again, strict=True):
-        assert torch.equal(mine.grad, theirs.grad)
+    shapes = ((2, 3, 5, 4), place, (6, 4), (6,))
+    operands = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    x, position, weight, bias = operands
+    summed, alone = F.linear(x + position, weight, bias), F.linear(x, weight, bias)
+    expected = torch.where(torch.arange(6) % 3 < 2, summed, alone)
+    torch.testing.assert_close(placed(*operands), expected)
+    assert torch.autograd.gradcheck(placed, operands)
 
 
-def test_in_autocast_a_product_with_a_sum_keeps_only_autocasts_copy_of_it():
-    x, position = torch.randn(3, 5, 4, requires_grad=True), torch.randn(3, 5, 4)
-    with torch.autocast("cpu", torch.bfloat16):
-        kept = x + 0
-        left = weakref.ref(kept)
-        found = placed_product(kept, position, torch.randn(6, 4, requires_grad=True), torch.zeros(6))
-        del kept
-    assert found.dtype == torch.bfloat16
-    assert left() is None
+def test_of_a_product_with_a_position_no_sum_is_kept_and_in_autocast_no_wide_number():
+    x, position = torch.randn(2, 3, 5, 4, requires_grad=True), torch.randn(2, 1, 5, 4)
+    weight, bias = torch.randn(6, 4, requires_grad=True), torch.zeros(6, requires_grad=True)
+    for amp, dtype in ((False, torch.float32), (True, torch.bfloat16)):
+        kept: list[torch.Tensor] = []
+        hooks = torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t) or t, lambda t: t)
+        with hooks, torch.autocast("cpu", torch.bfloat16, enabled=amp):
+            found = placed(x, position, weight, bias)
+        assert found.dtype == dtype
+        assert [(t.shape, t.dtype) for t in kept] == [(t.shape, dtype) for t in (x, position, weight)]
 
 
 def test_in_autocast_a_layer_on_stored_features_works_in_its_type_and_weights_keep_theirs():

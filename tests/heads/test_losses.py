@@ -107,8 +107,11 @@ def test_the_criterion_of_the_baseline_gives_the_recorded_total_and_its_gradient
         "span",
         replace(
             TERMS["span"],
-            value=lambda m: baseline_span_loss(
-                m.tube(m.layer.span), m.targets.span, m.frame_padding, m.config.span_sigma
+            value=lambda m: torch.stack(
+                [
+                    baseline_span_loss(of_layer, m.targets.span, m.frame_padding, m.config.span_sigma)
+                    for of_layer in m.tube(m.layers.span)
+                ]
             ),
         ),
     )
@@ -132,7 +135,7 @@ def test_the_criterion_of_the_baseline_gives_the_recorded_total_and_its_gradient
         ]
         targets = Targets(case.boxes, case.inside, case.span, torch.ones(B, 2))
         config = LossConfig(l1=l1, giou=giou, span=span, attention=attention, span_sigma=case.sigma)
-        terms = Criterion(config)(Output(layers), targets, ~case.real)
+        terms = Criterion(config)(Output.of(layers), targets, ~case.real)
         total = torch.stack(list(terms.values())).sum()
         assert total.item() == pytest.approx(case.facts["weighted_total"], rel=1e-5), case.facts["name"]
         if case.facts["has_gradients"]:

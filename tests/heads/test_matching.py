@@ -45,7 +45,7 @@ def test_the_matched_tube_is_the_best_in_what_the_losses_weigh(weights, chosen):
     span = torch.zeros(1, 3, 2, 2, requires_grad=True)
     layer = LayerOutput(boxes, span, score, torch.full((1, 3, 2, 2), 0.5), torch.zeros(1, 3, 2, 8))
     targets = Targets(target, inside, torch.tensor([[0, 1]]), torch.ones(1, 2))
-    terms = Criterion(LossConfig(**weights, aux=False))(Output([layer]), targets, ~inside)
+    terms = Criterion(LossConfig(**weights, aux=False))(Output.of([layer]), targets, ~inside)
     terms["span"].backward()
     assert (span.grad.abs().sum((0, 2, 3)) > 0).nonzero().flatten().tolist() == [chosen]
 

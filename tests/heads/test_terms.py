@@ -18,8 +18,8 @@ from stvg.heads.model import Anchor, LayerOutput, Output
 from stvg.heads.training.ranks import Share
 
 NEW = {
-    "width": Term(lambda m: m.tube(m.layer.boxes)[*m.targets.slots, 2].mean(), lambda c: 3.0, MeanOver.SLOTS),
-    "doubt": Term(lambda m: m.layer.span[:, :, 0].square().mean(), lambda c: 1.0, MeanOver.SAMPLES),
+    "width": Term(lambda m: m.tube(m.layers.boxes)[:, *m.targets.slots, 2].mean(-1), lambda c: 3.0, MeanOver.SLOTS),
+    "doubt": Term(lambda m: m.layers.span[..., 0, :].square().mean((1, 2, 3)), lambda c: 1.0, MeanOver.SAMPLES),
 }
 """Terms that somebody adds to the table."""
 
@@ -57,7 +57,7 @@ def outputs(of, seed, layers=2, N=3, d=5):
     target = torch.rand(B, T, 4, generator=g) * 0.4 + 0.3
     targets = Targets(target, inside, torch.cat([first, last], 1), torch.ones(B, 2))
     every = [x for of_layer in leaves for x in of_layer] + list(of_anchor)
-    return Output(found, Anchor(of_anchor[0].sigmoid(), of_anchor[1])), targets, padding, every
+    return Output.of(found, Anchor(of_anchor[0].sigmoid(), of_anchor[1])), targets, padding, every
 
 
 def alone(output, targets, padding, b):
@@ -77,7 +77,7 @@ def alone(output, targets, padding, b):
     of = Targets(
         targets.boxes[b : b + 1, :T], targets.in_moment[b : b + 1, :T], targets.span[b : b + 1], targets.size[:1]
     )
-    return Output(layers, anchor), of, padding[b : b + 1, :T]
+    return Output.of(layers, anchor), of, padding[b : b + 1, :T]
 
 
 @pytest.mark.parametrize("forms", [("paper", "focal"), ("framewise", "softmax")])

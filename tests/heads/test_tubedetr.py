@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
 from stvg.cache.batches.batch import Inputs
 from stvg.cache.schema import Level
+from stvg.heads.attention import split_heads
+from stvg.heads.decoder import CrossAttention, Seen
 from stvg.heads.experiment import load_experiment
 from stvg.heads.layers import sine_2d, time_code
 from stvg.heads.model import Output
@@ -127,37 +130,46 @@ def test_encoder_inputs_and_every_encoder_layer_equal_the_recorded_ones(case: Ca
 
     slow = case.real[:, :: case.stride]
     (source, position, padding), _ = case.seen["encoder"][0]
-    assert source.shape[:1] == (B * slow.shape[1],), "only every stride-th slot is encoded"
-    keep = ~padding.unflatten(0, (B, -1)) & slow[..., None]
-    assert torch.equal(padding.unflatten(0, (B, -1))[slow], r["enc_mask"].unflatten(0, (B, -1))[slow])
+    assert source.shape[:2] == slow.shape, "only every stride-th slot is encoded"
+    position, padding = (t[:, None].expand(-1, slow.shape[1], *t.shape[1:]) for t in (position, padding))
+    keep = ~padding & slow[..., None]
+    assert torch.equal(padding[slow], r["enc_mask"].unflatten(0, (B, -1))[slow])
     compared = [(source, "enc_src", 1e-4), (position, "enc_pos", 1e-5)]
-    compared += [(case.seen[f"encoder.layers.{i}"][0][1], f"enc_layer{i}", 1e-4) for i in range(2)]
+    layers = [case.seen[f"encoder.layers.{i}"][0][1].unflatten(0, (B, -1)) for i in range(2)]
+    compared += [(layer, f"enc_layer{i}", 1e-4) for i, layer in enumerate(layers)]
     for found, name, atol in compared:
-        theirs = r[name].transpose(0, 1).unflatten(0, (B, -1))
-        case.equal(found.unflatten(0, (B, -1)), theirs, keep, atol, name)
+        case.equal(found, r[name].transpose(0, 1).unflatten(0, (B, -1)), keep, atol, name)
 
 
 def test_decoder_memory_and_query_positions_equal_the_recorded_ones(case: Case) -> None:
     r = case.recorded
     B, T = case.real.shape
-    (position, memory, memory_position, padding, frame_padding), _ = case.seen["decoder"][0]
+    (((stream,), *_), _), *_ = case.seen["decoder"]
+    memory, position = stream.memory.unflatten(0, (B, T)), stream.position.expand(B, -1, -1, -1)
+    memory_position, padding = (t[:, None].expand(-1, T, *t.shape[1:]) for t in (stream.code, stream.memory_padding))
     assert torch.equal(padding[case.real], r["dec_memory_mask"].unflatten(0, (B, T))[case.real])
     keep = ~padding & case.real[..., None]
     for found, name, atol in ((memory, "dec_memory", 1e-4), (memory_position, "dec_memory_pos", 1e-5)):
         case.equal(found, r[name].transpose(0, 1).unflatten(0, (B, T)), keep, atol, name)
     torch.testing.assert_close(position[:, 0], r["dec_query_pos"].transpose(0, 1), rtol=0, atol=5e-5)
     if "dec_query_mask" in r:
-        assert torch.equal(frame_padding, r["dec_query_mask"])
+        assert torch.equal(stream.padding, r["dec_query_mask"])
 
 
 def cross_weights(case: Case, layer: int) -> Tensor:
     """Cross-attention weights (B, T, S), mean over heads, recomputed from what went into the module."""
     module = case.model.decoder.layers[layer].cross_attn_image
-    (query, key, value, padding), _ = case.seen[f"decoder.layers.{layer}.cross_attn_image"][0]
-    q, k, _ = module._project(query, key, value)
-    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-    weights = scores.masked_fill(padding[:, None, None], -torch.inf).softmax(-1).mean(1)
-    return weights[:, 0].unflatten(0, case.real.shape)
+    (query, (seen,)), _ = case.seen[f"decoder.layers.{layer}.cross_attn_image"][0]
+    return seen_weights(module, query, seen)[:, 0].unflatten(0, case.real.shape)
+
+
+def seen_weights(module: CrossAttention, query: Tensor, seen: Seen) -> Tensor:
+    """(B·T, n, S): how much the queries (B, n, T, d) look at what they see, mean over heads."""
+    d = query.shape[-1]
+    q = F.linear(query, module.in_proj_weight[:d], module.in_proj_bias[:d]).transpose(1, 2).flatten(0, 1)
+    q = split_heads(q, module.heads)
+    assert seen.hides is not None
+    return (q @ seen.keys.transpose(-1, -2) / math.sqrt(q.shape[-1]) + seen.hides).softmax(-1).mean(1)
 
 
 def test_every_decoder_layer_equals_the_recorded_one(case: Case) -> None:

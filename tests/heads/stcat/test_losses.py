@@ -143,7 +143,7 @@ def test_the_objective_equals_the_recorded_total_and_its_gradients(shared: Path,
     layers = [case.output(x) for x in leaves]
     total = case.total(layers)
     if len(case.facts["durations"]) == 1:  # alone, a clip's objective is the published one as it stands
-        terms = Criterion(case.config)(Output(layers), case.targets, case.padding)
+        terms = Criterion(case.config)(Output.of(layers), case.targets, case.padding)
         assert terms.keys() == {*TERMS, "aux"}
         total = torch.stack(list(terms.values())).sum()
     assert total.item() == pytest.approx(case.facts["weighted_total"], rel=1e-5)
@@ -161,7 +161,7 @@ def test_a_batch_is_worth_its_videos_alone(shared: Path, name: str) -> None:
     case = Recorded(shared / "golden", name)
     inside = case.targets.in_moment.sum(1).tolist()
     for i in range(case.facts["n_layers"]):
-        terms = Criterion(case.config)(Output([case.output(case.leaves(i))]), case.targets, case.padding)
+        terms = Criterion(case.config)(Output.of([case.output(case.leaves(i))]), case.targets, case.padding)
         for term, theirs in NAMES.items():
             alone = [video[i][theirs] for video in case.facts["per_video"]]
             pooled = TERMS[term].mean_over is MeanOver.SLOTS

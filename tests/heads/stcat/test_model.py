@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from stvg.heads.attention import split_heads
@@ -17,6 +18,7 @@ from stvg.heads.stcat.config import STCATConfig
 from stvg.heads.stcat.model import STCAT
 
 from ...encoders import RESNET
+from ..test_tubedetr import seen_weights
 from .recorded import LAYERS, Case, imported, tensors
 
 CASES = ("single", "one_frame", "short_text", "long_text", "portrait_pad", "batch_pad", "long_clip")
@@ -35,7 +37,8 @@ def test_encoder_inputs_and_every_encoder_layer_equal_the_recorded_ones(case: Ca
     torch.testing.assert_close(
         case.seen["resizer"][0][1][words], r["text_resized"].transpose(0, 1)[words], rtol=0, atol=1e-4
     )
-    (source, _, padding), _ = case.seen["encoder.spatial_layers.0"][0]
+    (source, _, hides), _ = case.seen["encoder.spatial_layers.0"][0]
+    padding = hides[:, 0, 0] != 0
     assert torch.equal(padding.unflatten(0, (B, T))[case.real], r["enc_mask"])
     keep = ~padding.unflatten(0, (B, T)) & case.real[..., None]
     compared = [(source, r.get("enc_src"), "enc_src")]
@@ -211,26 +214,25 @@ def test_bfloat16_stays_near_float32_and_gives_boxes_in_float32(shared: Path) ->
 def self_weights(case: Case, layer: int) -> Tensor:
     """Temporal attention of a spatial layer (B, T, T), mean over heads, recomputed from what went into it."""
     module = case.model.spatial_decoder.layers[layer].self_attn
-    (query, key, value, padding), _ = case.seen[f"spatial_decoder.layers.{layer}.self_attn"][0]
-    q, k, _ = module._project(query, key, value)
-    return softmax(q, k, padding)
+    (query, key, _, hides), _ = case.seen[f"spatial_decoder.layers.{layer}.self_attn"][0]
+    parts = zip((query, key), module.in_proj_weight.chunk(3), module.in_proj_bias.chunk(3), strict=False)
+    q, k = (split_heads(F.linear(x, w, b), module.heads) for x, w, b in parts)
+    return softmax(q, k, hides)
 
 
 def placed_weights(case: Case, layer: int) -> Tensor:
     """Cross-attention of a spatial layer (B, T, S), mean over heads."""
-    (query, key, _, padding), _ = case.seen[f"spatial_decoder.layers.{layer}.cross_attn"][0]
+    (query, key, _, hides), _ = case.seen[f"spatial_decoder.layers.{layer}.cross_attn"][0]
     q, k = (torch.cat([split_heads(part, 4) for part in parts], dim=-1) for parts in (query, key))
-    return softmax(q, k, padding)[:, 0].unflatten(0, case.real.shape)
+    return softmax(q, k, hides)[:, 0].unflatten(0, case.real.shape)
 
 
 def glance_weights(case: Case, layer: int) -> Tensor:
     """Cross-attention of a temporal layer (B, T, S), mean over heads."""
     module = case.model.temporal_decoder.layers[layer].cross_attn_image
-    (query, key, value, padding), _ = case.seen[f"temporal_decoder.layers.{layer}.cross_attn_image"][0]
-    q, k, _ = module._project(query, key, value)
-    return softmax(q, k, padding)[:, 0].unflatten(0, case.real.shape)
+    (query, (seen,)), _ = case.seen[f"temporal_decoder.layers.{layer}.cross_attn_image"][0]
+    return seen_weights(module, query, seen)[:, 0].unflatten(0, case.real.shape)
 
 
-def softmax(q: Tensor, k: Tensor, padding: Tensor) -> Tensor:
-    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-    return scores.masked_fill(padding[:, None, None], -torch.inf).softmax(-1).mean(1)
+def softmax(q: Tensor, k: Tensor, hides: Tensor) -> Tensor:
+    return (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]) + hides).softmax(-1).mean(1)
