@@ -80,7 +80,7 @@ class Counted:
 def counted(experiment: Experiment, features: FeatureFacts, batch: Batch) -> Counted:
     """The second step of a run on a batch, when the optimiser has its state."""
     with counting_gpu() as gpu:
-        run, there = run_of(experiment, features), unfilled(batch)
+        run, there = run_of(experiment, features, device()), unfilled(batch)
         training.step(run, [there])
         gpu.reset()
         with gpu.keeping(list(run.model.parameters()), vars(there.inputs), vars(there.targets)):
@@ -88,17 +88,17 @@ def counted(experiment: Experiment, features: FeatureFacts, batch: Batch) -> Cou
         return Counted(gpu.launched, sum(gpu.kept.values()), gpu.waits)
 
 
-def run_of(experiment: Experiment, features: FeatureFacts) -> Any:
+def run_of(experiment: Experiment, features: FeatureFacts, where: torch.device) -> Any:
     """What a step needs of a run, without a cache or a folder."""
     t = experiment.train
-    with device():
+    with where:
         model = Grounder(build_model(experiment.model, features)).train()
     groups = [{"params": list(model.parameters()), "name": "head", "lr": t.lr}]
     return SimpleNamespace(
         experiment=experiment,
         model=model,
         ema=EMA(model, t.ema),
-        device=device(),
+        device=where,
         ranks=ALONE,
         optimizer=torch.optim.AdamW(groups, weight_decay=t.weight_decay, fused=True),
         criterion=Criterion(experiment.loss),
