@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.ops import roi_align
 
 from ..cache.arrays import array_name, regions_of
 from ..cache.sampling import FloatArray, IntArray
@@ -44,6 +43,8 @@ def select_levels(
             if mapped.any():
                 stored[level.name] = to_host(rows_at(maps, mapped).permute(0, 2, 3, 1))
         else:
+            from torchvision.ops import roi_align  # takes as long to load as torch itself
+
             crops = roi_align(maps, boxes.to(maps), recipe.roi_size, 1 / level.stride, 2, aligned=True)
             stored[regions_of(level.name)] = to_host(crops.flatten(2).transpose(1, 2))
     return stored

@@ -10,8 +10,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
-from torchvision.models import resnet101
-from torchvision.ops import FrozenBatchNorm2d
 
 from ...errors import CheckpointError
 from ...weight_files import NAMES
@@ -32,6 +30,9 @@ class ResNet101(nn.Module):
     mean, std = IMAGENET_MEAN, IMAGENET_STD
 
     def __init__(self) -> None:
+        from torchvision.models import resnet101  # takes as long to load as torch itself
+        from torchvision.ops import FrozenBatchNorm2d
+
         super().__init__()
         self.body = resnet101(weights=None, norm_layer=FrozenBatchNorm2d)
         del self.body.fc
@@ -60,6 +61,8 @@ class ResNet101(nn.Module):
 
     def folded(self) -> ResNet101:
         """A copy whose norms are part of the convolutions before them. Equal but for rounding, and a quarter faster."""
+        from torchvision.ops import FrozenBatchNorm2d
+
         copy = deepcopy(self)
         for block in list(copy.modules()):
             names = list(dict(block.named_children()))

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import roi_align
 
 from ...cache.batches.batch import Batch, Inputs, LiveFrames, Targets
 from ...cache.index import Cache
@@ -144,6 +143,8 @@ class LiveEncoders(nn.Module):
                 if form == "maps":
                     found[name].append(maps[name][at].permute(0, 2, 3, 1))
                 else:
+                    from torchvision.ops import roi_align  # takes as long to load as torch itself
+
                     crops = roi_align(maps[name].float(), boxes, self.roi_size, 1 / strides[name], 2, aligned=True)
                     found[name].append(crops.flatten(2).transpose(1, 2))
         back = torch.cat(order).argsort()

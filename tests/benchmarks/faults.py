@@ -32,6 +32,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torchvision.ops  # noqa: F401  (what an extraction loads on its way, loaded here once)
+import zarr  # noqa: F401
 from annotation_files import inside, moved, write_json
 from tables import heading, line
 

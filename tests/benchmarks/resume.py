@@ -25,6 +25,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+import torch._dynamo  # what an optimizer loads on its way, loaded here once
 from tables import table
 
 from stvg.cache.index import Cache
