@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from multiprocessing import get_context
@@ -14,6 +15,8 @@ import torch
 
 from ...stop import Stop
 from ..job import ASKED, Bar, ExtractJob, run_job
+from ..video.decoders import deaf
+from ..work import Report
 from .messages import Outcome, Relay, attempt, died, gather
 
 
@@ -33,7 +36,8 @@ def run(jobs: Sequence[ExtractJob], progress: Bar | None = None) -> Outcome:
         for job in jobs:
             ours, theirs = context.Pipe(duplex=False)
             process = context.Process(target=_work, args=(job, theirs, len(jobs)), daemon=True)
-            process.start()
+            with deaf():  # until it can answer: see `_work`
+                process.start()
             theirs.close()
             team[ours] = process
         return gather(_messages(team), progress)
@@ -45,7 +49,9 @@ def _work(job: ExtractJob, channel: Connection, processes: int) -> None:
         logging.getLogger("stvg").setLevel(logging.INFO)
     if job.device.type == "cpu":
         torch.set_num_threads(max(1, torch.get_num_threads() // processes))
-    channel.send(attempt(job, Relay(channel.send)))
+    with Stop(ASKED) as stop:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKED)  # a request that came while it started is heard now
+        channel.send((Report(ended=stop.signal), []) if stop.signal else attempt(job, Relay(channel.send)))
 
 
 def _messages(team: dict[Connection, Any]) -> Iterator[Any]:

@@ -98,7 +98,7 @@ class Decoder:
         patience = math.ceil(settings.timeout) + GRACE
         words = (theirs.fileno(), memory, settings.slots, settings.threads, settings.memory, patience)
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # its threads would reserve address space
-        with _deaf():
+        with deaf():
             self.process = subprocess.Popen(
                 [*settings.program, *map(str, words)], pass_fds=(theirs.fileno(), memory), env=environment
             )
@@ -240,7 +240,7 @@ class Decoders:
 
 
 @contextmanager
-def _deaf() -> Iterator[None]:
+def deaf() -> Iterator[None]:
     """What is started inside gets no request to end: its extractor does, and lets it finish its video."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGUSR1))
     try:
