@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 LONG = (
-    *("test_ablation", "test_launchers", "test_objects", "test_train", "test_ranks", "test_dtypes"),
-    *("test_runner", "test_finetune", "test_docs", "test_faults", "test_store", "test_browser"),
+    *("test_launchers", "test_train", "test_ray", "test_ranks", "test_gpu", "test_ablation", "test_docs"),
+    *("test_finetune", "test_objects", "test_text", "test_dtypes", "test_tokenizer", "test_predict", "test_faults"),
+    *("test_runner", "test_topup", "test_published", "test_weights_of_encoders", "test_browser"),
 )
 """The files that take longest. They are begun first, so that the processes of a run end together."""
 
@@ -20,8 +23,33 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # test processes share the cores; more 
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Where Python is told to write no bytecode, it is kept beside pytest's own notes: the suite starts some hundred
+    processes, and each would compile its libraries again, which takes twice as long as importing them."""
+    if sys.dont_write_bytecode:
+        sys.dont_write_bytecode = False
+        sys.pycache_prefix = str(config.cache.mkdir("bytecode"))
+        os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Bytecode of files that tests wrote is of no use to the next run."""
+    if sys.pycache_prefix and "PYTEST_XDIST_WORKER" not in os.environ:
+        shutil.rmtree(sys.pycache_prefix + tempfile.gettempdir(), ignore_errors=True)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def written_later() -> Iterator[None]:
+    """No wait until files are on the disk, which is most of what an extraction of small videos takes: no test ends the
+    power. A descriptor that is not open is still an error; what other processes write is synced."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)
+        yield
 
 
 @pytest.fixture(scope="session")
