@@ -6,13 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 FAULTS = Path(__file__).parents[1] / "benchmarks" / "faults.py"
 
 
-@pytest.mark.parametrize("words", [["--kills", "5", "--writes", "0"], ["--kills", "0", "--writes", "6"]])
-def test_what_a_kill_or_a_failed_write_leaves_is_whole_and_resumes_to_the_same_bytes(words):
-    ran = subprocess.run([sys.executable, FAULTS, "--videos", "2", *words], capture_output=True, text=True, check=False)
+def test_what_a_kill_or_a_failed_write_leaves_is_whole_and_resumes_to_the_same_bytes():
+    words = [sys.executable, FAULTS, "--videos", "2", "--kills", "5", "--writes", "6"]
+    ran = subprocess.run(words, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert ran.stdout.strip().endswith("| 0 |")
+    rows = ran.stdout.strip().splitlines()[-3:]
+    assert [row.rpartition("| ")[2] for row in rows] == ["0 |"] * 3, ran.stdout

@@ -93,18 +93,8 @@ def test_a_signal_ends_the_run_after_the_step_under_way_saved(tiny_cache, tmp_pa
 def test_the_command_says_by_which_signal_it_was_ended_and_goes_on_when_repeated(
     stvg, tiny_cache, tmp_path, number, status
 ):
-    words = [
-        "--preset",
-        "tiny",
-        "--device",
-        "cpu",
-        "--out",
-        tmp_path,
-        "--set",
-        "model.ffn=32",
-        "--set",
-        "train.epochs=90",
-    ]
+    words = ["--preset", "tiny", "--device", "cpu", "--out", tmp_path]
+    words += ["--set", "model.ffn=32", "--set", "train.epochs=90", "--set", "train.log_every=1"]
 
     def interrupt():
         while not (tmp_path / "metrics.jsonl").exists():
