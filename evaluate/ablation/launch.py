@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from queue import SimpleQueue
 from subprocess import DEVNULL, PIPE, Popen
 
+import torch
+
 from ...atomic import write_atomic
 from ...cluster import connect
 from .plan import Cell
@@ -22,12 +24,13 @@ Report = Callable[[Cell, str | None], None]
 def run_cells(cells: Sequence[Cell], devices: Sequence[str], report: Report) -> list[Cell]:
     """Run what is not finished, one cell a device at a time; returns the cells that failed.
 
-    ``devices``: a name may stand there several times; cells on a CPU share its cores. When one fails, the others go on.
+    ``devices``: a name may stand there several times; cells on a CPU share the threads that this process may use. When
+    one fails, the others go on.
     """
     free: SimpleQueue[str] = SimpleQueue()
     for device in devices:
         free.put(device)
-    threads = max(1, (os.cpu_count() or 1) // len(devices))
+    threads = max(1, torch.get_num_threads() // len(devices))
 
     def work(cell: Cell) -> str | None:
         device = free.get()

@@ -20,8 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from stvg.cache.index import Cache
 from stvg.errors import CacheError, CheckpointError, UsageError
-from stvg.evaluate.ablation.cell import require_data
-from stvg.evaluate.ablation.cell import run as run_one
+from stvg.evaluate.ablation.cell import require_data, run
 from stvg.evaluate.ablation.commands import ablate
 from stvg.evaluate.ablation.grid import TABLES, Row, Table, read_grid
 from stvg.evaluate.ablation.launch import run_cells
@@ -35,12 +34,20 @@ from stvg.heads.training.record import Record
 from stvg.heads.training.request import Asked, Request
 from stvg.heads.training.run import feature_facts
 
+CPU = torch.device("cpu")
 SMALL = ("model.d=32", "model.heads=4", "model.ffn=32", "model.encoder_layers=1", "model.decoder_layers=1")
 SMALL += ("model.max_frames=40", "train.epochs=2", "train.batch_size=8", "train.lr_drop=1", "train.save_every=1")
 
 
 def a_plan(cache, out, preset="tiny", settings=SMALL, seeds=1, caches=None, **asked):
     return Plan(out, caches or {None: cache}, Asked(preset, settings, **asked), seeds)
+
+
+def train_here(cell):
+    """What the process of a cell does, in this one."""
+    cell.folder.mkdir(parents=True)
+    (cell.folder / "cell.json").write_text(json.dumps(cell.job()))
+    run(cell.folder, CPU)
 
 
 def test_the_paper_gains_of_its_prose_follow_from_the_rows():
@@ -127,8 +134,11 @@ def test_a_killed_ablation_goes_on_and_gives_the_table_of_an_unbroken_one(stvg, 
     assert again.code == 0, again.err
     assert "2 cells, 1 finished before, 0 failed" in again.out
     assert done[0].stat().st_mtime_ns == before
+    for cell in cells_of([read_grid(tmp_path / "grid.yaml")], a_plan(tiny_cache, tmp_path / "whole")):
+        train_here(cell)
     whole = stvg("ablate", *words, "--out", tmp_path / "whole")
     assert whole.code == 0, whole.err
+    assert "2 finished before" in whole.out
     tables = []
     for folder in ("broken", "whole"):
         rows = list(csv.DictReader(io.StringIO((tmp_path / folder / "tables.csv").read_text())))
@@ -136,8 +146,6 @@ def test_a_killed_ablation_goes_on_and_gives_the_table_of_an_unbroken_one(stvg, 
         assert (tmp_path / folder / "plot.png").stat().st_size > 1000
     assert tables[0] == tables[1]
     assert [row["row"] for row in tables[0]] == ["with", 'w/o | "it"']
-    third = stvg("ablate", *words, "--out", tmp_path / "whole")
-    assert "2 finished before" in third.out
 
 
 def test_a_cell_belongs_to_the_data_it_trained_on_and_says_when_the_cache_holds_others(own_cache, tmp_path):
@@ -245,9 +253,7 @@ def test_a_cell_starts_from_the_weights_of_the_table_and_says_what_they_lack(tin
     plan = a_plan(tiny_cache, tmp_path / "out", settings=settings, init=weights / "1.safetensors")
     table = Table("g", "g", (Row("one"), Row("other head", ("model.head=stcat", "model.max_frames=8"))))
     for cell in cells_of([table], plan):
-        cell.folder.mkdir(parents=True)
-        (cell.folder / "cell.json").write_text(json.dumps(cell.job()))
-        run_one(cell.folder, torch.device("cpu"))
+        train_here(cell)
         record = Record.read(cell.folder / "run/record.json")
         assert record.started_from == cell.started_from
         assert record.request == replace(cell.request, device="cpu")
@@ -258,11 +264,9 @@ def test_a_cell_starts_from_the_weights_of_the_table_and_says_what_they_lack(tin
     assert "one: the head starts from" in text
     assert "encoder.temporal_layers" in text
     (cell,) = cells_of([Table("g", "g", (Row("third", ("train.lr=1",)),))], plan)
-    cell.folder.mkdir(parents=True)
-    (cell.folder / "cell.json").write_text(json.dumps(cell.job()))
     shutil.copy(weights / "2.safetensors", weights / "1.safetensors")
     with pytest.raises(CheckpointError, match="changed while the table was made"):
-        run_one(cell.folder, torch.device("cpu"))
+        train_here(cell)
 
 
 def test_what_chose_the_scored_weights_and_which_rows_kept_their_encoders_frozen_is_said(tiny_cache, tmp_path):
@@ -308,19 +312,3 @@ def test_means_deviations_and_differences_are_those_of_the_seeds(tiny_cache, tmp
     assert r"25.00 ± 7.07 & -30.00" in latex(table, lines)
     rows = list(csv.DictReader(io.StringIO(spreadsheet([(table, lines)]))))
     assert float(rows[1]["m_vIoU mean"]) == pytest.approx(25)
-
-
-def test_cells_on_a_ray_cluster_come_to_what_they_come_to_here(tiny_cache, tmp_path):
-    """In processes of their own: a cluster stays with the process that started it."""
-    (tmp_path / "grid.yaml").write_text("rows:\n- {label: a}\n- {label: bad, set: [train.mode=last-stage]}\n")
-    tables = []
-    for name, where in (("ray", ["--launcher", "ray", "--devices", "cpu"]), ("here", ["--devices", "cpu,cpu"])):
-        words = ["ablate", "--cache", tiny_cache, "--grid", tmp_path / "grid.yaml", "--preset", "tiny", *where]
-        words += [w for s in SMALL for w in ("--set", s)]
-        words += ["--out", tmp_path / name]
-        ran = subprocess.run([sys.executable, "-m", "stvg", *map(str, words)], capture_output=True, text=True)
-        assert ran.returncode == 1, ran.stderr
-        assert "2 cells, 0 finished before, 1 failed" in ran.stdout
-        rows = list(csv.DictReader(io.StringIO((tmp_path / name / "tables.csv").read_text())))
-        tables.append([{k: v for k, v in row.items() if k != "seconds"} for row in rows])
-    assert tables[0] == tables[1]
