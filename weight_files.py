@@ -84,7 +84,7 @@ def first_line(error: BaseException) -> str:
     """What a library's error says: its first sentence, or as many of its words as fit into one of our lines."""
     line = (str(error) or type(error).__name__).splitlines()[0]
     sentence = line.split(". ")[0]
-    return sentence if len(sentence) <= 160 else f"{sentence[:160].rpartition(' ')[0]} …"
+    return sentence if len(sentence) <= 160 else f"{sentence[:160].rpartition(' ')[0] or sentence[:160]} …"
 
 
 def read_shards(index: Path) -> dict[str, Tensor]:

@@ -58,14 +58,22 @@ def noise(backbone: Backbone, count: int, height: int, width: int, device: torch
 
 def check_backbone(backbone: Backbone, build: Seeded, weights: str | None, seed: int, resolution: int) -> Findings:
     """Try an encoder of pictures. ``build`` makes it again, to see that its weights count."""
-    found, device = Findings(backbone.name), backbone.device
+    found = Findings(backbone.name)
     found.facts += [
         f"weights  {backbone.source}",
         f"sha256   {backbone.sha256[:16]}…",
         "levels   " + ", ".join(f"{v.name}: {v.channels} channels, stride {v.stride}" for v in backbone.levels),
         f"pixels   mean {backbone.mean}, std {backbone.std}, multiple {backbone.multiple}, window {backbone.window}",
     ]
-    coarsest = max(backbone.levels[-1].stride, backbone.multiple)
+    if fault := refused(lambda: try_backbone(backbone, build, weights, seed, resolution, found)):
+        found.note(f"while it was tried: {fault}")
+    return found
+
+
+def try_backbone(
+    backbone: Backbone, build: Seeded, weights: str | None, seed: int, resolution: int, found: Findings
+) -> None:
+    device, coarsest = backbone.device, max(backbone.levels[-1].stride, backbone.multiple)
     sizes = [(2 * coarsest, 3 * coarsest), (2 * coarsest + 1, 4 * coarsest - 1), (coarsest - 1, coarsest + 3)]
     with torch.inference_mode():
         for height, width in sizes:
@@ -75,15 +83,14 @@ def check_backbone(backbone: Backbone, build: Seeded, weights: str | None, seed:
                 fault and f"pictures of {height} x {width}: {fault}", f"maps fit their strides at {height} x {width}"
             )
             if fault:
-                return found
+                return
     if not check_state(backbone, noise(backbone, 2, *sizes[0], device), found):
-        return found
+        return
     with torch.inference_mode():
         check_values(backbone, noise(backbone, 8, *sizes[1], device), found)
         other = ("random", seed) if weights not in (None, "random") else ("random", seed + 1)
         check_weights(backbone, lambda: build(*other), lambda e, p: e(p), noise(backbone, 1, *sizes[1], device), found)
         measure(backbone, resolution, found)
-    return found
 
 
 def check_state(encoder: Frozen, pixels: Tensor, found: Findings) -> bool:
@@ -130,7 +137,7 @@ def note_infinite(what: str, value: Tensor, found: Findings) -> bool:
 
 
 def unequal(what: str, value: Tensor, again: Tensor) -> str | None:
-    apart = (value.float() - again.float()).abs().max().item()
+    apart = (value - again).abs().max().item() if value.numel() else 0.0
     return f"{what}: two calls give other values, by {apart:.2g}: dropout, or another random step" if apart else None
 
 
@@ -176,7 +183,7 @@ def refused(run: Callable[[], Any]) -> str | None:
         run()
     except StvgError as error:
         return "; ".join([error.message, *(f"{k} {v}" for k, v in error.facts.items() if k in ("expected", "found"))])
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return f"{type(error).__name__}: {first_line(error)}"
     return None
 
@@ -207,13 +214,18 @@ def check_text(text: TextEncoder, build: Seeded, weights: str | None, seed: int)
     found = Findings(text.name)
     found.facts += [f"weights  {text.source}", f"sha256   {text.sha256[:16]}…"]
     found.facts += [f"width    {text.width}, longest sentence {text.longest or 'any'} tokens"]
-    if fault := refused(lambda: text(SENTENCES)):
+    if fault := refused(lambda: try_text(text, build, weights, seed, found)):
         found.note(fault)
-        return found
+    return found
+
+
+def try_text(text: TextEncoder, build: Seeded, weights: str | None, seed: int, found: Findings) -> None:
     features, padding = text(SENTENCES)
     note_training(text, found)
     found.note("features carry gradients: frozen encoders must not" if features.requires_grad else None)
-    found.note(f"padding says that sentence {SENTENCES[1]!r} has no tokens" if padding.all(1).any() else None)
+    if silent := [s for s, none in zip(SENTENCES, padding.all(1).tolist(), strict=True) if none]:
+        found.note(f"sentence {silent[0]!r} has no tokens, or padding says so")
+        return
     start = time.perf_counter()
     together = [torch.from_numpy(f) for f in text.encode(SENTENCES)]
     found.facts.append(f"time     {1e3 * (time.perf_counter() - start) / len(SENTENCES):.1f} ms a sentence")
@@ -237,7 +249,6 @@ def check_text(text: TextEncoder, build: Seeded, weights: str | None, seed: int)
     check_weights(
         text, lambda: build(*other), lambda e, s: [torch.from_numpy(f) for f in e.encode(s)], SENTENCES, found
     )
-    return found
 
 
 def _pairs(values: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 import torch
@@ -158,9 +159,9 @@ class Backbone(Frozen):
 def facts_of(encoder: Any, name: str) -> tuple[tuple[Level, ...], Colour, Colour, int, int]:
     """Levels, mean, std, multiple and window of a class. Raises EncoderError for facts that cannot be."""
     try:
-        levels = tuple(Level(str(n), int(c), int(s)) for n, c, s in (_triple(level) for level in encoder.levels))
+        levels = tuple(Level(str(n), index(c), index(s)) for n, c, s in (_triple(level) for level in encoder.levels))
         mean, std = _colour(encoder.mean), _colour(encoder.std)
-        multiple, window = (int(getattr(encoder, fact, 1)) for fact in ("multiple", "window"))
+        multiple, window = (index(getattr(encoder, fact, 1)) for fact in ("multiple", "window"))
     except (AttributeError, TypeError, ValueError) as error:
         raise EncoderError(
             f"the facts of encoder {name} cannot be read",
@@ -174,7 +175,7 @@ def facts_of(encoder: Any, name: str) -> tuple[tuple[Level, ...], Colour, Colour
         or not all(re.fullmatch("[A-Za-z][A-Za-z0-9]{0,29}", n) for n in names),
         "channels": any(level.channels < 1 for level in levels),
         "strides": strides != sorted(strides) or min(strides, default=0) < 1,
-        "mean, std": min(std) <= 0 or max(mean) > 1 or max(std) > 1,
+        "mean, std": not all(0 < s <= 1 for s in std) or not all(m <= 1 for m in mean),
         "multiple, window": min(multiple, window) < 1,
     }
     if wrong := some(fact for fact, bad in faults.items() if bad):

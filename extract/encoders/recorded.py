@@ -33,11 +33,30 @@ def read_recorded(file: Path) -> dict[str, Any]:
         said = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(said, dict) or not (said.get("pictures") or said.get("sentences")):
             raise ValueError("no pictures and no sentences")
-    except (OSError, ValueError) as error:
+        require_values(said)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UsageError(
             f"{file} cannot be read as recorded values", expected='{"pictures": […]} or {"sentences": […]}', found=error
         ) from None
     return said
+
+
+def require_values(said: dict[str, Any]) -> None:
+    """Raises one of many errors for values that cannot be compared."""
+    tables = [("sentence " + str(s["sentence"].strip()[:40]), s) for s in said.get("sentences", ())]
+    for picture in said.get("pictures", ()):
+        if not min(picture[side] for side in ("height", "width")) >= 1:
+            raise ValueError("a picture has no size")
+        colours = [picture[fact] for fact in ("mean", "std") if fact in picture]
+        if any(len(colour) != 3 or not np.isfinite(colour).all() for colour in colours):
+            raise ValueError("mean and std of a picture are three numbers")
+        tables += picture["levels"].items()
+    for name, values in tables:
+        numbers = [*(values[fact] for fact in ("mean", "std") if fact in values), *values.get("first", ())]
+        if not np.isfinite(
+            np.array([*numbers, *values.get("shape", ()), said.get("tolerance", 1.0)], np.float64)
+        ).all():
+            raise ValueError(f"{name}: not all values are numbers")
 
 
 def pattern(height: int, width: int, mean: Any, std: Any) -> Tensor:
@@ -84,6 +103,9 @@ def compare(what: str, value: Tensor, recorded: dict[str, Any], said: dict[str, 
     value = value.double()
     own = {"mean": value.mean().item(), "std": value.std().item()}
     first = recorded.get("first", [])
+    if len(first) > value.numel():
+        found.note(f"{what}: {len(first)} first values are recorded, it gives {value.numel()} in all")
+        return
     apart = [abs(own[k] - recorded[k]) for k in own if k in recorded]
     apart += [abs(a - b) for a, b in zip(value.flatten()[: len(first)].tolist(), first, strict=True)]
     unit, tolerance = recorded.get("std", 1.0), said.get("tolerance", TOLERANCE)

@@ -10,9 +10,10 @@ import pytest
 import timm
 import torch
 
+from stvg.errors import UsageError
 from stvg.extract.encoders.backbone import build_backbone
 from stvg.extract.encoders.check import check_backbone, check_text
-from stvg.extract.encoders.recorded import pattern
+from stvg.extract.encoders.recorded import pattern, read_recorded
 from stvg.extract.encoders.text import build_text_encoder
 
 from ..encoders import WORDS
@@ -77,6 +78,18 @@ FAULTS = {
     "an exception": (
         "def forward(s, p): return 1 / 0",
         "pictures of 16 x 24: ZeroDivisionError: division by zero",
+    ),
+    "an exit": (
+        "def forward(s, p): raise SystemExit(3)",
+        "pictures of 16 x 24: SystemExit: 3",
+    ),
+    "an exception later on": (
+        "def forward(s, p): s.calls = getattr(s, 'calls', 0) + 1; return Good.forward(s, p) if s.calls < 6 else 1 / 0",
+        "while it was tried: ZeroDivisionError: division by zero",
+    ),
+    "no memory": (
+        "multiple = 10 ** 9",
+        "while it was tried: RuntimeError",
     ),
     "NaN": (
         "def forward(s, p): return s.changed(p, coarse=lambda m: m.log())",
@@ -164,6 +177,8 @@ def test_weights_of_a_file_that_are_not_read_are_noticed(folder):
 
 
 TEXT_FAULTS = {
+    "def __call__(s, x): return [f[:0] for f in Words.__call__(s, x)]": "has no tokens",
+    "def __call__(s, x): s.n = getattr(s, 'n', 0) + 1; return Words.__call__(s, x) if s.n < 2 else 1 / 0": "ZeroDivision",
     "width = 6": "does not give what it says it gives",
     "def __call__(s, x): return Words.__call__(s, x)[:-1]": "does not give what it says",
     "def __call__(s, x): return [f / 0 for f in Words.__call__(s, x)]": "NaN or infinite",
@@ -208,9 +223,21 @@ def test_the_kinds_are_listed_and_a_file_of_no_values_is_refused(stvg, tmp_path)
     assert all(
         kind in listed for kind in ("resnet101", "timm:NAME", "hf:FOLDER", "torchvision:swin3d_t", "file.py:Class")
     )
-    (tmp_path / "v.json").write_text("[]")
-    refused = stvg("encoder", "check", "tiny", "--values", tmp_path / "v.json")
-    assert refused.code == 1
-    assert "cannot be read as recorded values" in refused.err
+    picture = {"height": 16, "width": 16, "levels": {"c3": {}}}
+    for content in (
+        [],
+        {"pictures": [{}]},
+        {"pictures": [3]},
+        {"pictures": [{**picture, "height": -1}]},
+        {"pictures": [{**picture, "levels": []}]},
+        {"pictures": [{**picture, "mean": [0.5]}]},
+        {"pictures": [{**picture, "levels": {"c3": {"mean": "x"}}}]},
+        {"pictures": [{**picture, "levels": {"c3": {"std": float("nan")}}}]},
+        {"pictures": [picture], "tolerance": "x"},
+        {"sentences": [{"sentence": 3}]},
+    ):
+        (tmp_path / "v.json").write_text(json.dumps(content))
+        with pytest.raises(UsageError, match="cannot be read as recorded values"):
+            read_recorded(tmp_path / "v.json")
     text = stvg("encoder", "check", "tiny", "--text")
     assert (text.code, "nothing wrong was found" in text.out) == (0, True)
