@@ -1,6 +1,62 @@
 """stvg: spatio-temporal video grounding from an offline feature cache.
 
 Given an untrimmed video and a sentence, find the tube: when it happens, and the box of the one meant in every frame.
+
+    cache = stvg.open("cache/vidstg")
+    head = stvg.train(cache, out="runs/fsm", preset="paper")
+    head.evaluate(cache, "test").table()
+
+Everything loads when it is first used: the import itself takes no time.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .cache.batches.dataset import CachedDataset as Dataset
+    from .cache.index import Cache
+    from .errors import StvgError
+    from .evaluate.grounding import Grounding
+    from .evaluate.metrics import Scores
+    from .library import Evaluation, TrainedHead, extract_features, load, train
+    from .library import open_cache as open
+
 __version__ = "0.1.0"
+__all__ = [
+    "Cache",
+    "Dataset",
+    "Evaluation",
+    "Grounding",
+    "Scores",
+    "StvgError",
+    "TrainedHead",
+    "extract_features",
+    "load",
+    "open",
+    "train",
+]
+
+_PLACES = {
+    "Cache": "cache.index:Cache",
+    "Dataset": "cache.batches.dataset:CachedDataset",
+    "Evaluation": "library:Evaluation",
+    "Grounding": "evaluate.grounding:Grounding",
+    "Scores": "evaluate.metrics:Scores",
+    "StvgError": "errors:StvgError",
+    "TrainedHead": "library:TrainedHead",
+    "extract_features": "library:extract_features",
+    "load": "library:load",
+    "open": "library:open_cache",
+    "train": "library:train",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'stvg' has no attribute {name!r}")
+    module, _, attribute = _PLACES[name].partition(":")
+    return getattr(import_module(f".{module}", __name__), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

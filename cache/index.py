@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,18 +24,22 @@ from numpy.typing import NDArray
 from ..errors import CacheError
 from ..objects import HEADER, Location
 from .annotations import AnnotationSet
+from .arrays import array_name
 from .contents import Contents
 from .covering import covered
 from .header import Header
 from .making import make
 from .schema import Recipe
-from .set_files import choose_set, update_set
+from .set_files import choose_set, read_set, set_names, update_set
 from .skipped import SkipList
 from .stores.contract import Store
 from .stores.kinds import open_store
 from .table import SampleTable
 from .texts import Texts
 from .video_unit import MORE, ROOM, VideoUnit, video_key, video_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 READERS = 8
 """Threads that ask for records of units."""
@@ -89,6 +94,9 @@ class Cache:
                 hint="use the --store the cache was made with, or another --out folder",
             )
 
+    def __repr__(self) -> str:
+        return "\n".join(description(self))
+
     @cached_property
     def annotations(self) -> AnnotationSet:
         """The set this cache is seen through. Raises CacheError when there is no such one, or several and none is named."""
@@ -126,6 +134,25 @@ class Cache:
             self._units[video_id] = VideoUnit.of(self.store, keys, self.fingerprint)
         return self._units[video_id]
 
+    def features(
+        self, video_id: str, level: str | None = None, frames: Sequence[int] | None = None, view: int = 0
+    ) -> Tensor:
+        """Maps of a level (n, rows, columns, channels) at some source frames, as they are stored; uint8 ones decoded.
+
+        ``level``: [the last]; ``frames``: [all that are stored, ascending: `unit`'s ``frames``]; ``view``: the stored
+        rendition. Raises CacheError where the cache keeps no maps of the level, or not of one of these frames.
+        """
+        unit, name = self.unit(video_id), level or self.recipe.visual.levels[-1].name
+        if self.recipe.kept.get(name) != "maps":
+            kept = [level for level, how in self.recipe.kept.items() if how == "maps"]
+            raise CacheError(f"{self.path} keeps no maps of level {name!r}", expected=" or ".join(kept))
+        if not 0 <= view < len(unit.views):
+            raise CacheError(
+                f"{self.path} has no view {view} of video {video_id}", expected=f"0 to {len(unit.views) - 1}"
+            )
+        wanted = unit.frames if frames is None else np.asarray(frames, dtype=np.int64).reshape(-1)
+        return unit.read(array_name(name, view), unit.places(wanted))
+
     def unit_keys(self, video_id: str) -> list[str]:
         """The units of a video: the first, then those that were added to it."""
         if self._more is None:
@@ -140,6 +167,11 @@ class Cache:
         """Notice units that were written since videos were last asked for."""
         self._more = None
         self._units.clear()
+
+    @property
+    def videos(self) -> list[str]:
+        """The ids of all videos of which any features are stored, in order."""
+        return sorted(self.complete())
 
     def complete(self) -> set[str]:
         """The videos of which any features are in the cache."""
@@ -196,6 +228,22 @@ class Cache:
     def skip(self, video_id: str, reason: str) -> None:
         """Note a video that could not be read."""
         self.skip_list.add(video_id, reason)
+
+
+def description(cache: Cache) -> list[str]:
+    """A cache in some lines: what made its features, of how many videos, and its annotation sets."""
+    recipe, names = cache.recipe, set_names(cache.path)
+    levels = ", ".join(f"{level} as {recipe.kept[level.name]}" for level in recipe.levels)
+    lines = [
+        f"Cache {cache.path}: {len(cache.complete()):,} videos at {recipe.fps:g} frames a second, {recipe.dtype}",
+        f"  pictures   {recipe.visual.name}: {levels}",
+        f"  sentences  {recipe.text.name}, {recipe.text.width} numbers a token",
+    ]
+    for name in names:
+        splits = read_set(cache.path, name).splits
+        counts = ", ".join(f"{split} {facts.samples:,}" for split, facts in splits.items())
+        lines.append(f"  samples    {name}: {counts}")
+    return lines
 
 
 def read_header(path: Location) -> Header:

@@ -10,7 +10,7 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,9 @@ from numpy.typing import NDArray
 from ..errors import CacheError
 from ..objects import Location, ObjectPath
 from .schema import Sample, Video, has_boxes
+
+if TYPE_CHECKING:
+    import pandas
 
 SCHEMA = pa.schema(
     [
@@ -168,6 +171,22 @@ class SampleTable(Sequence[Sample]):
     def sentences(self) -> list[str]:
         """Every different sentence, in order of first appearance."""
         return self.columns["sentence"].dictionary_encode().dictionary.to_pylist()
+
+    def to_frame(self, split: str | None = None) -> pandas.DataFrame:
+        """A row a sample, of one split or of all: what is annotated, boxes (frames of the moment, 4) included."""
+        import pandas
+
+        rows = [i for i, of in enumerate(self.splits) if split in (None, of)]
+        columns = [name for name in COLUMNS if name not in ("integer_id", "baseline_shift")]
+        offsets, values = self.boxes
+        index = np.array(rows, dtype=np.int64)
+        found: dict[str, Any] = {}
+        for name in columns:
+            column = self.columns[name]
+            found[name] = column.take(_column(index)).to_pylist() if isinstance(column, pa.Array) else column[index]
+        found["sample_id"] = [self.sample_id(i) for i in rows]
+        found["boxes"] = [values[offsets[i] : offsets[i + 1]].reshape(-1, 4) for i in rows]
+        return pandas.DataFrame(found)
 
     @cached_property
     def rows_of_videos(self) -> dict[str, list[int]]:

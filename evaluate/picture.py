@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ..atomic import open_atomic
 from ..cache.batches.dataset import CachedDataset
 from ..cache.sampling import FloatArray, IntArray, interpolate_boxes, slots_in
-from ..cache.schema import Sample, Tube, has_boxes
+from ..cache.schema import Sample, Span, Tube, has_boxes
 from .metrics import score_sample
 
 GREEN, YELLOW, INK, PAPER, GREY = (40, 200, 80), (250, 210, 40), (30, 30, 34), (255, 255, 255), (205, 205, 210)
@@ -29,7 +29,7 @@ def draw_strip(dataset: CachedDataset, tubes: Mapping[int | str, Tube], videos: 
     viou, position = sorted(scored)[len(scored) // 2]
     sample = dataset[position].sample
     tube = tubes[sample.sample_id]
-    frames = chosen_frames(sample)
+    frames = chosen_frames(sample.segment, sample.moment)
     video = sample.video
     pixels = np.concatenate(list(read_frames(videos / video.path, frames, width=video.width, height=video.height)))
     picture = compose(sample, tube, frames, pixels, viou)
@@ -38,15 +38,27 @@ def draw_strip(dataset: CachedDataset, tubes: Mapping[int | str, Tube], videos: 
     return out
 
 
-def chosen_frames(sample: Sample) -> IntArray:
+def answer_strip(file: Path, sample: Sample, tube: Tube) -> Image.Image:
+    """The answer to a question about a video file, without an annotation."""
+    from ..extract.video.decode import read_frames
+
+    frames = chosen_frames(sample.segment, (tube.start, tube.end))
+    pixels = read_frames(file, frames, width=sample.video.width, height=sample.video.height)
+    return compose(sample, tube, frames, np.concatenate(list(pixels)))
+
+
+def chosen_frames(segment: Span, moment: tuple[float, float]) -> IntArray:
     """Six frames: the segment's ends, and four evenly spread over the moment."""
-    start, end = sample.segment
-    inside = np.linspace(sample.moment[0], min(sample.moment[1], end) - 1, COLUMNS - 2)
+    start, end = segment
+    inside = np.linspace(moment[0], min(moment[1], end) - 1, COLUMNS - 2).clip(start, end - 1)
     return np.unique(np.concatenate([[start], np.rint(inside), [end - 1]]).astype(np.int64))
 
 
-def compose(sample: Sample, tube: Tube, frames: IntArray, pixels: np.ndarray, viou: float) -> Image.Image:
-    """The frames with their boxes, the sentence above, and below both moments on the segment's time line."""
+def compose(sample: Sample, tube: Tube, frames: IntArray, pixels: np.ndarray, viou: float | None = None) -> Image.Image:
+    """The frames with their boxes, the sentence above, and below the moments on the segment's time line.
+
+    ``viou``: of the tube, beside its annotation; None where there is none.
+    """
     height = round(FRAME_WIDTH * sample.video.height / sample.video.width)
     width = GAP + len(frames) * (FRAME_WIDTH + GAP)
     picture = Image.new("RGB", (width, height + 150), PAPER)
@@ -64,8 +76,10 @@ def compose(sample: Sample, tube: Tube, frames: IntArray, pixels: np.ndarray, vi
             _box(draw, guess[i] * scale, (left, top), YELLOW)
         draw.text((left, top + height + 4), f"frame {frame}", fill=INK, font=ImageFont.load_default(13))
     top = height + 78
-    _bar(draw, sample.segment, sample.moment, top, width, GREEN, "annotated")
     _bar(draw, sample.segment, (tube.start, tube.end), top + BAR + 8, width, YELLOW, "predicted")
+    if viou is None:
+        return picture
+    _bar(draw, sample.segment, sample.moment, top, width, GREEN, "annotated")
     caption = f"green: ground truth   yellow: prediction   vIoU over every frame {viou:.2f} (the median of this split)"
     draw.text((GAP, top + 2 * BAR + 20), caption, fill=INK, font=ImageFont.load_default(13))
     return picture

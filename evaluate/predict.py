@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -22,7 +22,7 @@ from ..atomic import make_folder, publish, remove, sweep, temporary_name
 from ..cache.annotations import AnnotationSet
 from ..cache.index import Cache
 from ..cache.sampling import video_grid
-from ..cache.schema import Sample, Tube, Video
+from ..cache.schema import Sample, Video
 from ..cache.set_files import read_set, set_names
 from ..errors import CacheError, UsageError, VideoError
 from ..extract.encoders.backbone import Backbone, build_backbone
@@ -35,31 +35,10 @@ from ..extract.video.decode import clock_of, probe
 from ..objects import HEADER, Location
 from ..outputs import naming_write_errors, writable_folder
 from .evaluation import Head, open_split, require_features, tubes_of
-from .predictions import write_predictions
+from .grounding import Grounding
 
 SPLIT = "asked"
 HINT = "without --cache, or with a folder of its own, the video is extracted now"
-
-
-@dataclass(frozen=True)
-class Grounding:
-    """What was asked of a video, and the answers in the same order."""
-
-    video: Video
-    """Its id is the file's name."""
-    samples: list[Sample]
-    tubes: list[Tube]
-    clock: Clock | None
-    """When each frame is shown. None: the file is not there, and its rate is not known either."""
-
-    def seconds(self, tube: Tube) -> tuple[float, float] | None:
-        """When a tube begins and ends, from the start of the video."""
-        return (self.clock.seconds(tube.start), self.clock.seconds(tube.end)) if self.clock else None
-
-    def write(self, out: Path) -> Path:
-        """The tubes as ``out``/predictions.jsonl; the folder is made."""
-        write_predictions(out / "predictions.jsonl", self.tubes, {s.sample_id: s for s in self.samples})
-        return out / "predictions.jsonl"
 
 
 class Predictor:
@@ -125,7 +104,7 @@ class Predictor:
             tubes = tubes_of(self.head.model, data, self.head.batch_size, self.device)
         video = replace(video, video_id=name or file.name)
         named = [replace(sample, video=video) for sample in samples]
-        return Grounding(video, named, [tubes[s.sample_id] for s in samples], clock)
+        return Grounding(video, named, [tubes[s.sample_id] for s in samples], clock, file)
 
     def features_of(self, file: Path) -> tuple[Cache, Video, int]:
         """A cache that holds the features of a video, the video as that cache knows it, and the frame they reach up to.

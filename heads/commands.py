@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,16 +18,10 @@ from ..options import (
     say,
 )
 from ..outputs import naming_write_errors
-from ..wording import counted
 from .training.options import run_options
 
 if TYPE_CHECKING:
-    import torch
-
     from ..objects import Location
-    from .training.ranks import Ranks
-    from .training.record import Record
-    from .training.request import Request
 
 
 @click.group(cls=Commands)
@@ -107,6 +100,7 @@ def train_head(
       stvg train-head --from-record runs/fsm/record.json --out runs/again
     """
     from ..cache.index import Cache
+    from ..evaluate.training import train_requested
     from .training.launched import require_alone_or_torchrun
     from .training.owner import owned
     from .training.ranks import joined
@@ -126,46 +120,4 @@ def train_head(
         request = asked.request(Cache.open(cache_path, asked.annotation_set), str(chosen))
     hint = "make room or mend the disk, then repeat the command: the run goes on from its last checkpoint"
     with joined(chosen) as (ranks, target), owned(out, ranks), naming_write_errors(out, hint=hint):
-        answer(request, recorded, out, ranks, target, tensorboard, profile)
-
-
-def answer(
-    request: Request,
-    recorded: Record | None,
-    out: Path,
-    ranks: Ranks,
-    device: torch.device,
-    tensorboard: bool,
-    profile: int | None,
-) -> None:
-    """Train what is requested, or what is left of it."""
-    from ..cache.index import Cache
-    from ..evaluate.evaluation import validation
-    from ..objects import location
-    from .training.profiling import Profile
-    from .training.progress import TrainingProgress, plan_of
-    from .training.record import Record, go_on
-    from .training.train import train
-
-    if not ranks.first:
-        logging.getLogger("stvg").setLevel(logging.ERROR)
-    tell = say if ranks.first else lambda _: None
-    run = request.run(out, Cache.open(location(request.cache), request.annotation_set), device, ranks)
-    if run.start is not None:
-        tell(str(run.start))
-    validate = None
-    if request.val_split != "none":
-        held_out = run.open_validation(request.val_split)
-        validate = validation(held_out, request.experiment.train.batch_size, device, request.protocol, ranks)
-    go_on(run, Record.of(request, run), recorded, tell)
-    if run.step > run.total_steps:
-        tell(f"nothing is left to train: its weights are those of {run.step:,} steps, more than are asked for now")
-        return
-    if ranks.first:
-        say(plan_of(run, request.val_split, out), err=True)
-    with Progress("train", "steps", run.total_steps, run.step, hidden=not ranks.first) as bar:
-        progress = TrainingProgress(bar)
-        profiler = Profile(run.model, profile, out / "profile.json", bar.say) if profile and ranks.first else None
-        validate = validate and progress.while_scoring(validate, request.val_split)
-        best = train(run, validate, progress, tensorboard, profiler)
-    tell(f"trained {counted(run.step, 'step')} → {best}")
+        train_requested(request, out, target, recorded, ranks, tensorboard, profile)

@@ -27,6 +27,7 @@ DOOR_FILES = (
     *(
         "evaluate/demo.py",
         "evaluate/film.py",
+        "evaluate/grounding.py",
         "evaluate/picture.py",
         "evaluate/predict.py",
         "evaluate/published.py",
@@ -41,8 +42,8 @@ DOOR_FILES = (
     ),
 )
 DOORS = {f: {"extract"} for f in DOOR_FILES}
-# What assembles the command line stands above all rooms.
-ROOF = {"cli.py", "__main__.py", "__init__.py"}
+# What assembles the command line, and the library, stands above all rooms.
+ROOF = {"cli.py", "__main__.py", "__init__.py", "library.py"}
 SOURCES = [
     p.relative_to(ROOT)
     for p in [*sorted(ROOT.glob("*.py")), *(f for r in ROOMS for f in sorted((ROOT / r).rglob("*.py")))]

@@ -36,8 +36,9 @@ SPANS = ("segment_start", "segment_end", "moment_start", "moment_end", "fps")
 class CachedDataset(torch.utils.data.Dataset[Clip]):
     """The samples of a split whose features are in the cache. Works as a plain torch dataset with ``collate``.
 
-    ``level``: whose maps are read.  [the last] ``targets``: None for inference; else the levels whose regions, or maps, are
-    read at the annotated boxes as well. ``reader``: what reads both.
+    ``sampling``: which of the stored frames a clip is made of.  [all, up to 100] ``level``: whose maps are read.  [the
+    last] ``targets``: None for inference; else the levels whose regions, or maps, are read at the annotated boxes as well.
+    ``reader``: what reads both.
 
     ``missing``: sample ids whose features are not all in the cache. ``excluded``: with
     targets, ids without a slot in the moment.
@@ -47,12 +48,13 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         self,
         cache: Cache,
         split: str,
-        sampling: Sampling,
+        sampling: Sampling | None = None,
         targets: Sequence[str] | None = None,
         level: str | None = None,
         reader: type[FeatureReader] = FeatureReader,
     ) -> None:
-        self.cache, self.split, self.sampling, self.targets = cache, split, sampling, targets
+        self.cache, self.split, self.targets = cache, split, targets
+        self.sampling = sampling or Sampling(cache.recipe.fps)
         self._check_request()
         self.reader = reader(cache, level or cache.recipe.visual.levels[-1].name, targets or ())
         self.reader.check()

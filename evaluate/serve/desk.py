@@ -10,7 +10,8 @@ from typing import Any
 
 from ...errors import StvgError, UsageError
 from ..film import write_videos
-from ..predict import Grounding, Predictor, require_words
+from ..grounding import Grounding
+from ..predict import Predictor, require_words
 
 log = logging.getLogger(__name__)
 

@@ -87,7 +87,8 @@ class Asked:
         if experiment.train.mode == "end-to-end" and self.videos is None:
             raise UsageError("training end to end needs --videos, the folder of the videos")
         # Never the test split of itself: the best of many epochs on it would be a score that was selected on it.
-        val_split = self.val_split or ("val" if "val" in cache.annotations.splits and self.split != "val" else "none")
+        held_out = "val" in cache.samples.splits and self.split != "val"
+        val_split = self.val_split or ("val" if held_out else "none")
         given = vars(self)
         return Request(
             cache=str(place(cache.path)),

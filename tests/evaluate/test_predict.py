@@ -24,7 +24,8 @@ from stvg.cache.upkeep.verify import verify
 from stvg.errors import CacheError
 from stvg.evaluate.evaluation import load_head, open_split, tubes_of
 from stvg.evaluate.film import BAR, YELLOW
-from stvg.evaluate.predict import Grounding, Predictor, clock_when_known, find_video, video_of
+from stvg.evaluate.grounding import Grounding
+from stvg.evaluate.predict import Predictor, clock_when_known, find_video, video_of
 from stvg.evaluate.predict import asked as sample_of
 from stvg.evaluate.predictions import read_predictions
 from stvg.extract.video.decode import probe
@@ -284,7 +285,7 @@ def test_an_assumed_rate_is_never_shown_as_seconds(tmp_path, tiny_cache):
     assert clock_when_known(hcstvg, video, tmp_path / "gone.mp4") is None
     assert clock_when_known(others, video, tmp_path / "gone.mp4").end == 20
     tube = Tube(1, 0, 30, np.array([0]), np.zeros((1, 4)))
-    assert Grounding(video, [], [tube], None).seconds(tube) is None
+    assert Grounding(video, [], [tube], None, Path("v.mp4")).seconds(tube) is None
 
 
 def test_a_cache_that_cannot_be_written_and_a_video_that_never_ends_are_said_to_be(stvg, checkpoint, video, tmp_path):

@@ -1,0 +1,59 @@
+"""From a request to a trained head: the run, its record, and the validation beside it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+
+from ..cache.index import Cache
+from ..console import Progress
+from ..heads.training.profiling import Profile
+from ..heads.training.progress import TrainingProgress, plan_of
+from ..heads.training.ranks import ALONE, Ranks
+from ..heads.training.record import Record, go_on
+from ..heads.training.request import Request
+from ..heads.training.train import train
+from ..objects import location
+from ..options import say
+from ..wording import counted
+from .evaluation import validation
+
+
+def train_requested(
+    request: Request,
+    out: Path,
+    device: torch.device,
+    recorded: Record | None = None,
+    ranks: Ranks = ALONE,
+    tensorboard: bool = False,
+    profile: int | None = None,
+) -> None:
+    """Train what is requested in the folder ``out``, or what is left of it, and say how far it is.
+
+    ``recorded``: the record that is asked for again. ``profile``: see `Profile`, of so many steps.
+    """
+
+    if not ranks.first:
+        logging.getLogger("stvg").setLevel(logging.ERROR)
+    tell = say if ranks.first else lambda _: None
+    run = request.run(out, Cache.open(location(request.cache), request.annotation_set), device, ranks)
+    if run.start is not None:
+        tell(str(run.start))
+    validate = None
+    if request.val_split != "none":
+        held_out = run.open_validation(request.val_split)
+        validate = validation(held_out, request.experiment.train.batch_size, device, request.protocol, ranks)
+    go_on(run, Record.of(request, run), recorded, tell)
+    if run.step > run.total_steps:
+        tell(f"nothing is left to train: its weights are those of {run.step:,} steps, more than are asked for now")
+        return
+    if ranks.first:
+        say(plan_of(run, request.val_split, out), err=True)
+    with Progress("train", "steps", run.total_steps, run.step, hidden=not ranks.first) as bar:
+        progress = TrainingProgress(bar)
+        profiler = Profile(run.model, profile, out / "profile.json", bar.say) if profile and ranks.first else None
+        validate = validate and progress.while_scoring(validate, request.val_split)
+        best = train(run, validate, progress, tensorboard, profiler)
+    tell(f"trained {counted(run.step, 'step')} → {best}")

@@ -1,0 +1,217 @@
+"""What ``import stvg`` offers: the commands as functions, for notebooks and programs of one's own.
+
+Every function takes what its command takes, under the options' names with underscores, and says on stderr how far it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from os import PathLike, fspath
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from .cache.index import Cache
+from .config import nearest
+from .console import Progress
+from .errors import UsageError
+from .objects import Location, location
+from .options import choose_device, say
+from .outputs import naming_write_errors
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+    from .evaluate.evaluation import Head
+    from .evaluate.grounding import Grounding
+    from .evaluate.metrics import Scores
+
+Place = str | PathLike[str]
+
+
+def open_cache(place: Place, annotation_set: str | None = None) -> Cache:
+    """A cache of `stvg extract`, in a folder or in object storage (``s3://bucket/folder``). It is called ``stvg.open``.
+
+    ``annotation_set``: the samples it is seen through.  [the only set] Raises CacheError where there is no cache.
+    """
+    return Cache.open(location(fspath(place)), annotation_set)
+
+
+def extract_features(
+    dataset: str, annotations: Place, *, out: Place, device: str | None = None, **options: Any
+) -> Cache:
+    """Run the frozen encoders over a dataset, or over what the cache at ``out`` lacks; see ``stvg extract --help``.
+
+    ``options``: ``videos``, ``splits``, ``backbone``, ``backbone_weights``, ``text_encoder``, ``fps``, ``max_frames``,
+    ``resolution``, ``levels``, ``views``, ``dtype`` and the other fields of `extract.job.ExtractJob`. Videos that cannot be
+    read are left out and named on stderr; with ``strict`` the first one raises its VideoError. Returns the cache.
+    """
+    from .cache.sampling import Sampling
+    from .extract.job import ExtractJob
+    from .extract.launchers.table import launch
+    from .extract.progress import ExtractionProgress, faults_of, summary_of
+
+    sampling = Sampling(options.pop("fps", 5.0), options.pop("max_frames", 100))
+    require_options(options, [field.name for field in fields(ExtractJob)], "extract_features")
+    options |= {name: Path(options[name]) for name in ("videos", "vidor") if options.get(name) is not None}
+    target, where = choose_device(device), location(fspath(out))
+    job = ExtractJob(dataset, Path(annotations), where, sampling, target, **options)
+    with Progress("extract", "videos", doing="reading annotations and weights") as bar:
+        report, dropped = launch(job, "local", [target], 1, ExtractionProgress(bar))
+    for line in (*faults_of(report, dropped, where), *summary_of(report, dropped, where)):
+        say(line, err=True)
+    return Cache.open(where, job.annotation_set or dataset)
+
+
+def train(
+    cache: Cache | Place,
+    out: Place,
+    *,
+    preset: str = "paper",
+    set: Mapping[str, Any] | None = None,
+    device: str | None = None,
+    **options: Any,
+) -> TrainedHead:
+    """Train a head in the folder ``out``, or go on where a run there ended; see ``stvg train-head --help``.
+
+    ``set``: settings, such as ``{"train.lr": 1e-4}``. ``options``: ``mode``, ``videos``, ``init``, ``split``,
+    ``val_split``, ``protocol``, and the encoders' names and weights. Returns the best head.
+    """
+    from .evaluate.training import train_requested
+    from .heads.training.owner import owned
+    from .heads.training.ranks import ALONE
+    from .heads.training.request import Asked
+
+    require_options(options, [field.name for field in fields(Asked)], "train")
+    options |= {name: Path(options[name]) for name in ("videos", "init") if options.get(name) is not None}
+    assignments = tuple(f"{name}={value}" for name, value in (set or {}).items())
+    opened, folder = opened_cache(cache, options.pop("annotation_set", None)), Path(out)
+    asked = Asked(preset, assignments, annotation_set=opened.annotation_set, **options)
+    target = choose_device(device)
+    with owned(folder, ALONE), naming_write_errors(folder):
+        train_requested(asked.request(opened, str(target)), folder, target)
+    encoders = {name: options[name] for name in ENCODERS if options.get(name) is not None}
+    return load(folder / "best.safetensors", device, **encoders)
+
+
+ENCODERS = ("backbone", "backbone_weights", "text_encoder", "text_weights", "tokenizer", "weights_seed")
+
+
+def load(checkpoint: Place, device: str | None = None, **encoders: Any) -> TrainedHead:
+    """A trained head. ``encoders``: where those of its features lie now, for videos of one's own: ``backbone``,
+    ``backbone_weights``, ``text_encoder``, ``text_weights``, ``tokenizer``, ``weights_seed``. Raises CheckpointError.
+    """
+    from .evaluate.evaluation import load_head
+
+    require_options(encoders, ENCODERS, "load")
+    given = {name: encoders.get(name, 0 if name == "weights_seed" else None) for name in ENCODERS}
+    head = load_head(Path(checkpoint), choose_device(device), given)
+    return TrainedHead(head, Path(checkpoint), device, given)
+
+
+@dataclass(frozen=True)
+class TrainedHead:
+    """A head that can be scored on a cache and asked about videos."""
+
+    head: Head
+    checkpoint: Path
+    device: str | None
+    encoders: dict[str, Any]
+
+    def __repr__(self) -> str:
+        config, recipe = self.head.model.head.config, self.head.recipe
+        count = sum(p.numel() for p in self.head.model.parameters())
+        read = f"{recipe.visual.name} ({self.head.model.head.memory_level.name}) and {recipe.text.name}"
+        return f"TrainedHead {config.head}, {count:,} parameters, reads {read}: {self.checkpoint}"
+
+    def evaluate(
+        self,
+        cache: Cache | Place,
+        split: str = "test",
+        protocol: str = "tubedetr",
+        *,
+        batch_size: int | None = None,
+        videos: Place | None = None,
+    ) -> Evaluation:
+        """Its scores on a split of a cache; samples whose features are not there are left out, and counted."""
+        from .evaluate.evaluation import open_split, score_split, tubes_of
+
+        opened = opened_cache(cache)
+        with Progress("evaluate", "sentences", doing="opening the split") as bar:
+            data = open_split(self.head, opened, split, None if videos is None else Path(videos))
+            bar.at(0, len(data))
+            size = batch_size or self.head.batch_size
+            tubes = tubes_of(self.head.model, data, size, choose_device(self.device), bar.step)
+            scores = self.head.mark(score_split(data, tubes, protocol), data)
+        return Evaluation(scores, opened.annotations.dataset, split, self.checkpoint.parent.name)
+
+    def ground(self, video: Place, *sentences: str, cache: Place | None = None) -> Grounding:
+        """When and where in a video file each sentence happens. ``cache``: as ``--cache`` of ``stvg predict``.
+
+        Raises UsageError, VideoError, CacheError as `evaluate.predict.Predictor` does.
+        """
+        from .evaluate.predict import Predictor
+
+        if not sentences:
+            raise UsageError("no sentence", expected='ground("street.mp4", "the man in red turns around")')
+        with TemporaryDirectory(prefix="stvg-") as scratch, Progress("predict", doing="reading the video"):
+            features: Location = Path(scratch, "features") if cache is None else location(fspath(cache))
+            predictor = Predictor(self.head, self.encoders, features, choose_device(self.device))
+            return predictor.ground(Path(video), sentences)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of a split. Prints as a table, beside the published figures where all of that split was scored."""
+
+    scores: Scores
+    dataset: str
+    split: str
+    run: str
+
+    def __repr__(self) -> str:
+        return self.table()
+
+    def table(self, style: str = "terminal") -> str:
+        """As text: ``terminal``, ``markdown``, ``latex`` or ``csv``."""
+        from .evaluate.tables import format_table
+
+        return format_table(self.scores, dataset=self.dataset, split=self.split, run=self.run, style=style)
+
+    def to_frame(self, samples: bool = False) -> pandas.DataFrame:
+        """The means, a row a group; or with ``samples`` a row a sample. Fractions from 0 to 1."""
+        import pandas
+
+        if samples:
+            return pandas.DataFrame([vars(sample) for sample in self.scores.samples])
+        return pandas.DataFrame.from_dict(self.scores.groups, orient="index").rename_axis("group")
+
+    def plot(self) -> Figure:
+        """How many samples have at least how much temporal and spatio-temporal overlap."""
+        import numpy as np
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(5, 3.4), layout="constrained")
+        axis = figure.add_subplot(xlabel="overlap", ylabel="share of samples with at least as much", ylim=(0, 1.02))
+        for name in ("tIoU", "vIoU"):
+            values = np.sort([getattr(sample, name) for sample in self.scores.samples])
+            share = 1 - np.arange(len(values)) / max(1, len(values))
+            axis.step(np.append(0, values), np.append(share, 0), where="pre", label=f"{name}, mean {values.mean():.3f}")
+        axis.legend()
+        return figure
+
+
+def opened_cache(cache: Cache | Place, annotation_set: str | None = None) -> Cache:
+    """A cache that was opened, or is opened now."""
+    if not isinstance(cache, Cache):
+        return open_cache(cache, annotation_set)
+    return cache if annotation_set is None else Cache.open(cache.path, annotation_set)
+
+
+def require_options(given: Iterable[str], known: Sequence[str], function: str) -> None:
+    """UsageError for an option that there is none of, with the nearest name."""
+    for name in given:
+        if name not in known:
+            raise UsageError(f"{function} has no option {name!r}", hint=nearest(name, known))

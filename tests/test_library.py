@@ -1,0 +1,112 @@
+"""What ``import stvg`` offers: exactly the names that are documented, at once, and each doing what its command does."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import stvg
+from stvg import library
+from stvg.cache.index import Cache
+from stvg.errors import UsageError
+
+from .conftest import Ran
+from .notebook import NOTEBOOK, PAGE, notebook_of
+
+
+def test_the_import_loads_nothing_and_offers_what_is_documented() -> None:
+    code = (
+        "import sys, stvg; print([m for m in sys.modules if m.split('.')[0] in ('torch', 'numpy', 'click')], dir(stvg))"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.startswith("[] ")
+    assert all(f"'{name}'" in said for name in stvg.__all__)
+    assert all(getattr(stvg, name).__doc__ for name in stvg.__all__)
+    assert {*re.findall(r"\bstvg\.([A-Za-z_]+)\b", PAGE.read_text())} - {"extract", "errors"} <= {*stvg.__all__}
+    with pytest.raises(AttributeError, match="no attribute 'nonsuch'"):
+        _ = stvg.nonsuch
+
+
+def test_the_notebook_is_the_page() -> None:
+    """So what runs of the one runs of the other. ``uv run python tests/notebook.py`` writes it."""
+    assert NOTEBOOK.read_text(encoding="utf-8") == notebook_of(PAGE.read_text(encoding="utf-8"))
+
+
+def test_the_page_runs_from_top_to_bottom(synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shapes").symlink_to(synthetic)
+    monkeypatch.chdir(tmp_path)
+    known: dict[str, object] = {}
+    for block in re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        exec(compile(block, str(PAGE), "exec"), known)
+    assert known["picture"].size[0] > 600
+    assert list(known["answers"].to_frame()["sentence"]) == ["the red square moves to the left", "a blue circle"]
+    assert known["c5"].shape[0] == 2
+    assert known["head"].head.model.head.config.head == "fsm"
+    again = stvg.train("cache", "runs/tiny", preset="tiny", set={"train.epochs": 1, "train.batch_size": 8})
+    assert repr(again.evaluate("cache")) == repr(known["scores"])
+
+
+def test_an_evaluation_is_the_commands_table_a_frame_and_a_plot(
+    tiny_cache: Path, checkpoint: Path, stvg: Callable[..., Ran], tmp_path: Path
+) -> None:
+    command = ("evaluate", "--checkpoint", checkpoint, "--cache", tiny_cache, "--out", tmp_path / "tubes.jsonl")
+    printed = stvg(*command).out
+    found = library.load(checkpoint).evaluate(tiny_cache)
+    assert [line for line in found.table().splitlines() if line.startswith(("all", "declarative", "interrogative"))]
+    figures = [row.split()[-1] for row in found.table().splitlines() if row and row[0] != " "]
+    assert all(figure in printed for figure in figures)
+    frame = found.to_frame()
+    rows = found.to_frame(samples=True)
+    for group, means in frame.iterrows():
+        assert rows[rows.qtype == group].vIoU.mean() == pytest.approx(means["m_vIoU"])
+    found.plot().savefig(tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 5000
+
+
+def test_features_are_those_of_the_store_at_the_frames_that_are_named(tiny_cache: Path) -> None:
+    cache = stvg.open(str(tiny_cache))
+    video = cache.videos[0]
+    unit = cache.unit(video)
+    whole = cache.features(video)
+    assert torch.equal(whole, unit.read("c5", unit.places(unit.frames)))
+    assert torch.equal(cache.features(video, "c5", unit.frames[[3, 1]].tolist()), whole[[3, 1]])
+    with pytest.raises(stvg.StvgError, match="keeps no maps of level 'c3'"):
+        cache.features(video, "c3")
+    with pytest.raises(stvg.StvgError, match="no features of source frames"):
+        cache.features(video, frames=[int(unit.frames[-1]) + 10_000])
+    with pytest.raises(stvg.StvgError, match="no view 1"):
+        cache.features(video, view=1)
+
+
+def test_a_cache_says_what_it_holds(tiny_cache: Path) -> None:
+    said = repr(stvg.open(tiny_cache))
+    for part in ("8 videos", "tiny", "c5 (", "as maps", "vidstg: train"):
+        assert part in said, said
+
+
+def test_the_table_of_samples_says_what_the_samples_say(tiny_cache: Path) -> None:
+    cache = Cache.open(tiny_cache)
+    frame = cache.samples.to_frame()
+    assert len(frame) == len(cache.samples)
+    for i in (0, len(frame) - 1):
+        sample, row = cache.samples[i], frame.iloc[i]
+        assert row["sample_id"] == sample.sample_id
+        assert (row["moment_start"], row["moment_end"]) == sample.moment
+        np.testing.assert_array_equal(row["boxes"], sample.boxes)
+    assert {*cache.samples.to_frame("test")["split"]} == {"test"}
+
+
+def test_an_option_that_there_is_none_of_is_refused_with_the_nearest_name(tiny_cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="did you mean 'backbone'"):
+        stvg.extract_features("vidstg", tmp_path, out=tmp_path / "out", bakbone="tiny")
+    with pytest.raises(UsageError, match="train has no option 'epochs'"):
+        stvg.train(tiny_cache, tmp_path / "run", epochs=3)
+    with pytest.raises(UsageError, match="load has no option"):
+        stvg.load(tmp_path / "x", tokeniser="here")
