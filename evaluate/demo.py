@@ -30,7 +30,7 @@ from .evaluation import Head, load_head, open_split, overall, readings_of, score
 from .metrics import Scores
 from .picture import draw_strip
 from .predictions import write_predictions
-from .report.findings import Evidence, Findings, head_facts
+from .report.findings import Evidence, ReportContent, head_facts
 from .report.page import write_report
 from .report.training import read_training
 from .tables import format_table
@@ -171,9 +171,9 @@ def demo_job(data: Path, cache_path: Path, seed: int) -> ExtractJob:
 
 def demo_findings(
     run: Path, checkpoint: Path, head: Head, held_out: CachedDataset, readings: list[Reading], scores: Scores
-) -> Findings:
+) -> ReportContent:
     """What the report of a demo is made from. It names no dataset whose published figures could stand beside it."""
-    return Findings(
+    return ReportContent(
         name="demo",
         dataset="synthetic",
         split=held_out.split,

@@ -22,7 +22,7 @@ from ..cache.schema import Sample, Tube
 from ..errors import PredictionError
 from .prediction_formats.content import is_torch_file, lines_of, load_torch, without_repeats
 from .prediction_formats.fields import Fault, fault_at, read_boxes, read_number, shown
-from .prediction_formats.numbering import Split
+from .prediction_formats.numbering import ScoredSplit
 from .prediction_formats.table import Format, recognise, unknown
 
 Prediction = Tube
@@ -57,7 +57,7 @@ def read_prediction_file(
     no box at all, a frame that is not an integer, a sample id given twice, a file that is missing or empty, a format
     that is not known, a number that is no sample's or may be two.
     """
-    split = Split(Path(path), samples, captions_first)
+    split = ScoredSplit(Path(path), samples, captions_first)
     if is_torch_file(path):
         content: Any = load_torch(path)
         found = recognise(content)

@@ -56,7 +56,7 @@ def report(
     """
     from ..errors import UsageError
     from .compare import ScoresFile, compare, read_scores
-    from .report.findings import Findings
+    from .report.findings import ReportContent
     from .report.page import write_report
     from .report.training import read_training
 
@@ -70,7 +70,7 @@ def report(
     needed = videos if checkpoint else None  # by heads that were trained end to end
     scored = score_chosen(**chosen, videos=needed, batch_size=None, shuffle_sentences=None, out=None, explain=True)
     ours = ScoresFile.of(source, scored.scores)
-    findings = Findings(
+    findings = ReportContent(
         name=name or (checkpoint.absolute().parent.name if checkpoint else source.stem),
         dataset=scored.dataset,
         split=chosen["split"],

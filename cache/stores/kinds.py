@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Kind:
+class StoreKind:
     """The classes of a kind, ``package.module:Class``, loaded when they are needed."""
 
     local: str
@@ -24,8 +24,8 @@ class Kind:
 
 
 STORES = {
-    "zarr": Kind("stvg.cache.stores.zarr_store:ZarrStore", "stvg.cache.stores.remote_store:RemoteStore"),
-    "hdf5": Kind("stvg.cache.stores.hdf5_store:Hdf5Store"),
+    "zarr": StoreKind("stvg.cache.stores.zarr_store:ZarrStore", "stvg.cache.stores.remote_store:RemoteStore"),
+    "hdf5": StoreKind("stvg.cache.stores.hdf5_store:Hdf5Store"),
 }
 
 

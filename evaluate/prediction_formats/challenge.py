@@ -12,7 +12,7 @@ from typing import Any
 from ...cache.schema import Sample, Tube
 from ...wording import counted
 from .fields import Fault, read_boxes, read_number, shown
-from .numbering import LINES, Split
+from .numbering import LINES, ScoredSplit
 
 FIRST_FRAME = 1
 
@@ -24,7 +24,7 @@ def recognise(content: Any) -> bool:
     return isinstance(first, dict) and "bbox" in first and bool({"st_frame", "ed_frame"} & first.keys())
 
 
-def read(content: Any, split: Split) -> dict[int | str, Tube]:
+def read(content: Any, split: ScoredSplit) -> dict[int | str, Tube]:
     """Raises PredictionError naming the video and the field, and where a video has several sentences."""
     by_video: dict[str, list[Sample]] = {}
     for sample in split.samples:

@@ -22,7 +22,7 @@ LINES = 'write lines {"sample_id": …, "start": …, "end": …, "boxes": {…}
 
 
 @dataclass(frozen=True)
-class Split:
+class ScoredSplit:
     """What a prediction file is read against."""
 
     path: Path
@@ -61,7 +61,7 @@ def _words(sentence: str) -> list[str]:
     return re.findall(r"\w+", sentence.casefold())
 
 
-def samples_of(said: Mapping[str, Said], split: Split, *, captions_first: bool) -> dict[str, Sample]:
+def samples_of(said: Mapping[str, Said], split: ScoredSplit, *, captions_first: bool) -> dict[str, Sample]:
     """The sample that each number of a file means. ``captions_first``: whether the file may be counted that way.
 
     Raises PredictionError where a number is no sample's, where every way of counting contradicts what the file says,
@@ -94,7 +94,7 @@ def samples_of(said: Mapping[str, Said], split: Split, *, captions_first: bool) 
     return fitting[0]
 
 
-def _own_numbers(split: Split, keys: Mapping[str, Any]) -> dict[str, Sample]:
+def _own_numbers(split: ScoredSplit, keys: Mapping[str, Any]) -> dict[str, Sample]:
     """By sample_id; where these are names and the file has none of them, by place in the annotation file."""
     by_id = {str(s.sample_id): s for s in split.samples}
     if any(isinstance(s.sample_id, int) for s in split.samples) or any(key in by_id for key in keys):
@@ -102,7 +102,7 @@ def _own_numbers(split: Split, keys: Mapping[str, Any]) -> dict[str, Sample]:
     return {str(place): s for place, s in enumerate(split.samples)}
 
 
-def _known(key: str, way: Mapping[str, Sample], split: Split) -> Sample:
+def _known(key: str, way: Mapping[str, Sample], split: ScoredSplit) -> Sample:
     if key not in way:
         raise PredictionError(
             f"{split.path}: this split has no sample {shown(key)}",

@@ -13,7 +13,7 @@ from typing import Any
 from ...cache.schema import Sample, Tube
 from ...errors import PredictionError
 from .fields import read_boxes, read_number, shown
-from .numbering import LINES, Said, Split, samples_of
+from .numbering import LINES, Said, ScoredSplit, samples_of
 
 BOXES, MOMENTS = "predictions", "video_predictions"
 
@@ -34,7 +34,7 @@ def blocks_of(content: Any) -> dict[str, dict[str, Any]]:
 
 
 def tubes_of(
-    content: Any, boxes: Mapping[str, dict[str, Any]], split: Split, *, captions_first: bool
+    content: Any, boxes: Mapping[str, dict[str, Any]], split: ScoredSplit, *, captions_first: bool
 ) -> dict[int | str, Tube]:
     """A tube for every sample of a file. ``boxes``: per number of the file, a box by frame.
 
@@ -79,7 +79,7 @@ def _said(block: Mapping[str, Any], moments: Mapping[str, Any]) -> dict[str, Sai
     return found
 
 
-def _tube(key: str, boxes: dict[str, Any], moment: Any, sample: Sample, split: Split) -> Tube:
+def _tube(key: str, boxes: dict[str, Any], moment: Any, sample: Sample, split: ScoredSplit) -> Tube:
     fault = split.fault(key)
     span = moment.get("sted") if isinstance(moment, dict) else None
     if not (isinstance(span, list) and len(span) == 2):

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...cache.schema import Tube
 from .fields import shown
-from .numbering import Split
+from .numbering import ScoredSplit
 from .results import BOXES, block_of, tubes_of
 
 
@@ -19,7 +19,7 @@ def recognise(content: Any) -> bool:
     return isinstance(first, dict) and "boxes" not in first
 
 
-def read(content: Any, split: Split) -> dict[int | str, Tube]:
+def read(content: Any, split: ScoredSplit) -> dict[int | str, Tube]:
     """Raises PredictionError naming the sample and the field."""
     block = block_of(content)
     assert block is not None

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ...cache.schema import Tube
 from ...errors import PredictionError
 from . import challenge, stcat, tubedetr
-from .numbering import LINES, Split
+from .numbering import LINES, ScoredSplit
 
 
 class Format(NamedTuple):
@@ -16,7 +16,7 @@ class Format(NamedTuple):
 
     name: str
     recognise: Callable[[Any], bool]
-    read: Callable[[Any, Split], dict[int | str, Tube]]
+    read: Callable[[Any, ScoredSplit], dict[int | str, Tube]]
 
 
 FORMATS = (

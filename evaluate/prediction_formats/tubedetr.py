@@ -11,7 +11,7 @@ from typing import Any
 
 from ...cache.schema import Tube
 from .fields import shown
-from .numbering import Split
+from .numbering import ScoredSplit
 from .results import BOXES, block_of, tubes_of
 
 
@@ -21,7 +21,7 @@ def recognise(content: Any) -> bool:
     return first is not None and isinstance(first[1], dict) and "boxes" in first[1]
 
 
-def read(content: Any, split: Split) -> dict[int | str, Tube]:
+def read(content: Any, split: ScoredSplit) -> dict[int | str, Tube]:
     """Raises PredictionError naming the sample and the field."""
     block = block_of(content)
     assert block is not None

@@ -73,7 +73,7 @@ def along_diagonal(blocks: Sequence[FloatArray]) -> FloatArray:
 
 
 @dataclass(frozen=True)
-class Findings:
+class ReportContent:
     """Everything a report shows, before any of it is drawn."""
 
     name: str

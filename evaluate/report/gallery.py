@@ -19,7 +19,7 @@ from ...extract.video.agreement import rate_is_assumed
 from ...extract.video.clock import Clock
 from ..metrics import Id, SampleScore
 from .breakdown import outcome
-from .findings import Evidence, Findings, Shades
+from .findings import Evidence, ReportContent, Shades
 
 BLOCK = 200
 """Samples whose details are read together."""
@@ -30,14 +30,14 @@ ROUNDING = 0.05
 Shown = list[tuple[Sample, Tube, SampleScore]]
 
 
-def shown(findings: Findings) -> Shown:
+def shown(findings: ReportContent) -> Shown:
     """Every sample that has a tube, in the order of the split."""
     scores = {s.sample_id: s for s in findings.scores.samples}
     tubes = findings.tubes
     return [(s, tubes[s.sample_id], scores[s.sample_id]) for s in findings.samples if s.sample_id in tubes]
 
 
-def clip_frames(findings: Findings, sample: Sample) -> IntArray:
+def clip_frames(findings: ReportContent, sample: Sample) -> IntArray:
     """Source frames of a sample's clip, (T,): those the head saw, or those that are scored."""
     if sample.sample_id in findings.evidence:
         return findings.tubes[sample.sample_id].frames
@@ -45,7 +45,7 @@ def clip_frames(findings: Findings, sample: Sample) -> IntArray:
 
 
 def index(
-    findings: Findings, rows: Shown, chosen: Sequence[Id], clocks: Mapping[str, Clock] | None = None
+    findings: ReportContent, rows: Shown, chosen: Sequence[Id], clocks: Mapping[str, Clock] | None = None
 ) -> dict[str, Any]:
     """One list per column.
 
@@ -92,12 +92,12 @@ def times(video: Video, dataset: str | None, clocks: Mapping[str, Clock]) -> tup
     return round(clock.rate, 4), True if even else starts.round(2).tolist()
 
 
-def details(findings: Findings, rows: Shown, chosen: Sequence[Id]) -> list[dict[str, Any]]:
+def details(findings: ReportContent, rows: Shown, chosen: Sequence[Id]) -> list[dict[str, Any]]:
     """Blocks of BLOCK samples: the clips they share, and per sample its boxes and its evidence."""
     return [_block(findings, rows[at : at + BLOCK], set(chosen)) for at in range(0, len(rows), BLOCK)]
 
 
-def _block(findings: Findings, rows: Shown, chosen: set[Id]) -> dict[str, Any]:
+def _block(findings: ReportContent, rows: Shown, chosen: set[Id]) -> dict[str, Any]:
     clips: dict[bytes, int] = {}
     found = []
     for sample, tube, _ in rows:

@@ -1,4 +1,4 @@
-"""Findings and pictures → one HTML file that needs no other: data as JSON, drawn by its own script.
+"""ReportContent and pictures → one HTML file that needs no other: data as JSON, drawn by its own script.
 
 Sentences and names are anyone's text. In the page's own markup they are escaped; in its data they are JSON without a
 character that HTML reads, and the script only ever sets text. A content security policy lets nothing run or load but
@@ -25,7 +25,7 @@ from ..metrics import METRICS
 from ..published import published_beside
 from ..tables import describe, spread
 from . import breakdown, gallery
-from .findings import Findings
+from .findings import ReportContent
 from .frames import Taken, choose, pictured_frames, take_pictures
 from .training import charts_of
 
@@ -49,7 +49,7 @@ class Written:
 
 def write_report(
     out: Path,
-    findings: Findings,
+    findings: ReportContent,
     videos: Path | None = None,
     pictures: int = PICTURES,
     tick: Callable[[], None] | None = None,
@@ -77,7 +77,7 @@ def write_report(
 
 
 def render(
-    findings: Findings,
+    findings: ReportContent,
     rows: gallery.Shown,
     chosen: Sequence[int | str],
     taken: Taken,
@@ -125,7 +125,7 @@ def render(
     )
 
 
-def _outcomes(findings: Findings) -> list[dict[str, Any]]:
+def _outcomes(findings: ReportContent) -> list[dict[str, Any]]:
     counts = [0] * len(breakdown.OUTCOMES)
     for score in findings.scores.samples:
         counts[breakdown.outcome(score)] += 1

@@ -10,7 +10,7 @@ import torch
 from ...errors import UsageError
 from . import huggingface, lite0, resnet, timm_models, tiny, video_swin
 from .contract import CPU, Backbone
-from .kinds import Kind, Request, find
+from .kinds import EncoderKind, EncoderRequest, find
 from .plugins import build_plugin
 from .several import BETWEEN, build_several
 
@@ -18,14 +18,20 @@ __all__ = ("BACKBONES", "Backbone", "build_backbone")
 
 log = logging.getLogger(__name__)
 
-BACKBONES: tuple[Kind[Backbone], ...] = (
-    Kind("resnet101", "ResNet-101 of the field; weights: a file, or torch's local hub cache", resnet.build),
-    Kind("lite0", "EfficientNet-Lite0, small, of ImageNet; weights: stvg[lite], or a file", lite0.build),
-    Kind("tiny", "small and seeded, for synthetic videos; no weights", tiny.build),
-    Kind("timm:", "timm:NAME, a network of timm; weights: a file or folder under timm's names", timm_models.build),
-    Kind("hf:", "hf:FOLDER, a backbone of transformers with its weights", huggingface.build),
-    Kind("torchvision:", "torchvision:swin3d_t, swin3d_s, swin3d_b: Video Swin; weights: a file", video_swin.build),
-    Kind("CLASS", "file.py:Class, package:Class, or an entry point", lambda asked: build_plugin(asked, Backbone)),
+BACKBONES: tuple[EncoderKind[Backbone], ...] = (
+    EncoderKind("resnet101", "ResNet-101 of the field; weights: a file, or torch's local hub cache", resnet.build),
+    EncoderKind("lite0", "EfficientNet-Lite0, small, of ImageNet; weights: stvg[lite], or a file", lite0.build),
+    EncoderKind("tiny", "small and seeded, for synthetic videos; no weights", tiny.build),
+    EncoderKind(
+        "timm:", "timm:NAME, a network of timm; weights: a file or folder under timm's names", timm_models.build
+    ),
+    EncoderKind("hf:", "hf:FOLDER, a backbone of transformers with its weights", huggingface.build),
+    EncoderKind(
+        "torchvision:", "torchvision:swin3d_t, swin3d_s, swin3d_b: Video Swin; weights: a file", video_swin.build
+    ),
+    EncoderKind(
+        "CLASS", "file.py:Class, package:Class, or an entry point", lambda asked: build_plugin(asked, Backbone)
+    ),
 )
 
 
@@ -47,7 +53,7 @@ def build_backbone(name: str, weights: str | Path | None = None, seed: int = 0, 
         return build_several(
             name, None if weights is None else str(weights), lambda n, w: build_backbone(n, w, seed, device)
         )
-    asked = Request(name, str(weights) if weights is not None else None, seed=seed, device=device)
+    asked = EncoderRequest(name, str(weights) if weights is not None else None, seed=seed, device=device)
     kind, asked = find(BACKBONES, "backbone", asked)
     found = kind.build(asked)
     log.info("%s: weights %s", found.name, found.source)

@@ -29,7 +29,7 @@ Seeded = Callable[[str | None, int], Any]
 
 
 @dataclass
-class Findings:
+class EncoderFindings:
     """What was found: what holds, and what is wrong. Prints as lines."""
 
     name: str
@@ -56,9 +56,9 @@ def noise(backbone: Backbone, count: int, height: int, width: int, device: torch
     return torch.randn(*frames, height, width, generator=torch.Generator().manual_seed(0)).to(device)
 
 
-def check_backbone(backbone: Backbone, build: Seeded, weights: str | None, seed: int, resolution: int) -> Findings:
+def check_backbone(backbone: Backbone, build: Seeded, weights: str | None, seed: int, resolution: int) -> EncoderFindings:
     """Try an encoder of pictures. ``build`` makes it again, to see that its weights count."""
-    found = Findings(backbone.name)
+    found = EncoderFindings(backbone.name)
     found.facts += [
         f"weights  {backbone.source}",
         f"sha256   {backbone.sha256[:16]}…",
@@ -71,7 +71,7 @@ def check_backbone(backbone: Backbone, build: Seeded, weights: str | None, seed:
 
 
 def try_backbone(
-    backbone: Backbone, build: Seeded, weights: str | None, seed: int, resolution: int, found: Findings
+    backbone: Backbone, build: Seeded, weights: str | None, seed: int, resolution: int, found: EncoderFindings
 ) -> None:
     device, coarsest = backbone.device, max(backbone.levels[-1].stride, backbone.multiple)
     sizes = [(2 * coarsest, 3 * coarsest), (2 * coarsest + 1, 4 * coarsest - 1), (coarsest - 1, coarsest + 3)]
@@ -93,7 +93,7 @@ def try_backbone(
         measure(backbone, resolution, found)
 
 
-def check_state(encoder: Frozen, pixels: Tensor, found: Findings) -> bool:
+def check_state(encoder: Frozen, pixels: Tensor, found: EncoderFindings) -> bool:
     """Evaluation mode, no gradients, pixels left as they are, type and device of the maps; whether numbers can be read."""
     before = pixels.clone()
     maps = encoder(pixels)
@@ -109,13 +109,13 @@ def check_state(encoder: Frozen, pixels: Tensor, found: Findings) -> bool:
     return all(value.device == pixels.device for value in maps.values())
 
 
-def note_training(encoder: Frozen, found: Findings) -> None:
+def note_training(encoder: Frozen, found: EncoderFindings) -> None:
     training = next((n for n, m in encoder.named_modules() if n and m.training), None)
     fault = f"module {training} is in training mode after a call: dropout and norms would change its values"
     found.note(fault if training else None, "in evaluation mode")
 
 
-def check_values(backbone: Backbone, pixels: Tensor, found: Findings) -> None:
+def check_values(backbone: Backbone, pixels: Tensor, found: EncoderFindings) -> None:
     """Finite, the same bits twice, the same alone as in a batch, in the range of float16, and following the pixels."""
     maps, again = backbone(pixels), backbone(pixels)
     alone = [backbone(pixels[i : i + 1]) for i in (0, len(pixels) - 1)]
@@ -130,7 +130,7 @@ def check_values(backbone: Backbone, pixels: Tensor, found: Findings) -> None:
         found.note(f"{what} does not depend on the pixels" if torch.equal(value[0], value[1]) else None)
 
 
-def note_infinite(what: str, value: Tensor, found: Findings) -> bool:
+def note_infinite(what: str, value: Tensor, found: EncoderFindings) -> bool:
     bad = int((~value.isfinite()).sum())
     found.note(f"{what}: {bad:,} of {value.numel():,} values are NaN or infinite" if bad else None)
     return bad > 0
@@ -157,7 +157,7 @@ def out_of_range(what: str, value: Tensor) -> str | None:
 
 
 def check_weights(
-    encoder: Any, other: Callable[[], Any], run: Callable[[Any, Any], Any], given: Any, found: Findings
+    encoder: Any, other: Callable[[], Any], run: Callable[[Any, Any], Any], given: Any, found: EncoderFindings
 ) -> None:
     """Other weights must give other features. Encoders that take no random weights are not compared, which is said."""
     try:
@@ -188,7 +188,7 @@ def refused(run: Callable[[], Any]) -> str | None:
     return None
 
 
-def measure(backbone: Backbone, resolution: int, found: Findings) -> None:
+def measure(backbone: Backbone, resolution: int, found: EncoderFindings) -> None:
     """Time of a frame in a batch of 8 and what a minute of video takes, at 16:9 and 5 frames a second, in float16."""
     height, width = resolution, resolution * 16 // 9
     pixels, seconds = noise(backbone, 8, height, width, backbone.device), 0.0
@@ -209,9 +209,9 @@ def measure(backbone: Backbone, resolution: int, found: Findings) -> None:
     )
 
 
-def check_text(text: TextEncoder, build: Seeded, weights: str | None, seed: int) -> Findings:
+def check_text(text: TextEncoder, build: Seeded, weights: str | None, seed: int) -> EncoderFindings:
     """Try an encoder of sentences."""
-    found = Findings(text.name)
+    found = EncoderFindings(text.name)
     found.facts += [f"weights  {text.source}", f"sha256   {text.sha256[:16]}…"]
     found.facts += [f"width    {text.width}, longest sentence {text.longest or 'any'} tokens"]
     if fault := refused(lambda: try_text(text, build, weights, seed, found)):
@@ -219,7 +219,7 @@ def check_text(text: TextEncoder, build: Seeded, weights: str | None, seed: int)
     return found
 
 
-def try_text(text: TextEncoder, build: Seeded, weights: str | None, seed: int, found: Findings) -> None:
+def try_text(text: TextEncoder, build: Seeded, weights: str | None, seed: int, found: EncoderFindings) -> None:
     features, padding = text(SENTENCES)
     note_training(text, found)
     found.note("features carry gradients: frozen encoders must not" if features.requires_grad else None)

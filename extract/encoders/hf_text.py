@@ -12,7 +12,7 @@ from ...errors import CheckpointError, UsageError
 from ...weight_files import first_line
 from .contract import Origin
 from .huggingface import config_of, loaded, model_folder, name_of, require_whole, weights_elsewhere
-from .kinds import Request
+from .kinds import EncoderRequest
 from .networks import quietly, randomise
 from .text_contract import TextEncoder
 from .tokenizer import TokenReader
@@ -39,7 +39,7 @@ class HfText(nn.Module):
         return self.network(found["input_ids"], attention_mask=mask).last_hidden_state, mask != 1
 
 
-def build(asked: Request) -> TextEncoder:
+def build(asked: EncoderRequest) -> TextEncoder:
     folder = model_folder(asked.name, "text encoder")
     if asked.weights not in (None, "random"):
         raise weights_elsewhere(asked, "--text-weights")
@@ -61,7 +61,7 @@ def build(asked: Request) -> TextEncoder:
     return TextEncoder(encoder, Origin(f"hf:{name_of(folder)}", f"{source}; tokenizer {place}", extra))
 
 
-def tokens(asked: Request) -> TokenReader:
+def tokens(asked: EncoderRequest) -> TokenReader:
     folder = model_folder(asked.name, "text encoder")
     kind, config = text_model(folder)
     tokenizer = read_tokenizer(asked.tokenizer or str(folder))

@@ -15,7 +15,7 @@ from ...errors import CheckpointError, EncoderError, UsageError
 from ...weight_files import first_line
 from ...weights import some
 from .contract import IMAGENET_MEAN, IMAGENET_STD, Backbone, Origin
-from .kinds import Request
+from .kinds import EncoderRequest
 from .networks import multiple_of, quietly, randomise
 
 FINEST = 8
@@ -39,7 +39,7 @@ class HfFeatures(nn.Module):
         return {name: found for (name, _, _), found in zip(self.levels, maps, strict=True)}
 
 
-def build(asked: Request) -> Backbone:
+def build(asked: EncoderRequest) -> Backbone:
     folder = model_folder(asked.name, "backbone")
     if asked.weights not in (None, "random"):
         raise weights_elsewhere(asked, "--backbone-weights")
@@ -60,7 +60,7 @@ def build(asked: Request) -> Backbone:
     return Backbone(features, Origin(f"hf:{name_of(folder)}", source, extra))
 
 
-def weights_elsewhere(asked: Request, option: str) -> UsageError:
+def weights_elsewhere(asked: EncoderRequest, option: str) -> UsageError:
     return UsageError(f"hf:{asked.name} has its weights in its folder", found=asked.weights, hint=f"leave {option} out")
 
 

@@ -21,7 +21,7 @@ Encoder = TypeVar("Encoder")
 
 
 @dataclass(frozen=True)
-class Request:
+class EncoderRequest:
     """What is asked for. ``name``: without the kind's prefix."""
 
     name: str
@@ -39,18 +39,20 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Kind(Generic[Encoder]):
+class EncoderKind(Generic[Encoder]):
     """One row. ``name`` ends with a colon where a name follows."""
 
     name: str
     what: str
     """For people: what it is and what it needs."""
-    build: Callable[[Request], Encoder]
-    tokens: Callable[[Request], TokenReader | None] = lambda _: None
+    build: Callable[[EncoderRequest], Encoder]
+    tokens: Callable[[EncoderRequest], TokenReader | None] = lambda _: None
     """What it reads of sentences, known without its weights; None: any length, or it is not known."""
 
 
-def find(kinds: Sequence[Kind[Encoder]], what: str, asked: Request) -> tuple[Kind[Encoder], Request]:
+def find(
+    kinds: Sequence[EncoderKind[Encoder]], what: str, asked: EncoderRequest
+) -> tuple[EncoderKind[Encoder], EncoderRequest]:
     """The kind of that name, and what is asked of it. Raises UsageError for a name of no kind."""
     exact = next((k for k in kinds[:-1] if k.name == asked.name and not k.name.endswith(":")), None)
     if exact:

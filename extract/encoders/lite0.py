@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ...weight_files import PackagedWeights
 from ...weights import StateDict, load_exactly, read_weights
 from .contract import Backbone, Origin
-from .kinds import Request
+from .kinds import EncoderRequest
 from .networks import quietly, randomise
 
 PUBLISHED = PackagedWeights(
@@ -78,7 +78,7 @@ class Lite0(nn.Module):
             self.blocks[number] = nn.Identity()
 
 
-def build(asked: Request) -> Backbone:
+def build(asked: EncoderRequest) -> Backbone:
     network = quietly(Lite0)
     if asked.random:
         randomise(network, asked.seed)

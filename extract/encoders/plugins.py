@@ -28,7 +28,7 @@ from ...weight_files import first_line
 from .contract import CPU, Origin
 
 if TYPE_CHECKING:
-    from .kinds import Request
+    from .kinds import EncoderRequest
 
 GROUP = "stvg.encoders"
 """Entry points of this group name classes of encoders."""
@@ -44,7 +44,7 @@ def is_plugin(name: str) -> bool:
     return name in registered() or bool(name.partition(":")[2])
 
 
-def build_plugin(asked: Request, wrapper: Any) -> Any:
+def build_plugin(asked: EncoderRequest, wrapper: Any) -> Any:
     """The class of a name, made and wrapped. ``wrapper``: `Backbone` or `TextEncoder`.
 
     Raises UsageError where there is no such class, EncoderError when it cannot be made.

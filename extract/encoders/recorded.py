@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UsageError
-from .check import Findings
+from .check import EncoderFindings
 from .contract import Backbone
 from .text_contract import TextEncoder
 
@@ -68,7 +68,7 @@ def pattern(height: int, width: int, mean: Any, std: Any) -> Tensor:
 
 
 @torch.inference_mode()
-def compare_pictures(backbone: Backbone, said: dict[str, Any], found: Findings) -> None:
+def compare_pictures(backbone: Backbone, said: dict[str, Any], found: EncoderFindings) -> None:
     """Note for every level of every recorded picture how far it is away."""
     for picture in said.get("pictures", ()):
         height, width = picture["height"], picture["width"]
@@ -88,14 +88,14 @@ def compare_pictures(backbone: Backbone, said: dict[str, Any], found: Findings) 
 
 
 @torch.inference_mode()
-def compare_sentences(text: TextEncoder, said: dict[str, Any], found: Findings) -> None:
+def compare_sentences(text: TextEncoder, said: dict[str, Any], found: EncoderFindings) -> None:
     """Note for every recorded sentence how far it is away."""
     for recorded in said.get("sentences", ()):
         features = torch.from_numpy(text.encode([recorded["sentence"]])[0])
         compare(f"{recorded['sentence']!r}", features, recorded, said, found)
 
 
-def compare(what: str, value: Tensor, recorded: dict[str, Any], said: dict[str, Any], found: Findings) -> None:
+def compare(what: str, value: Tensor, recorded: dict[str, Any], said: dict[str, Any], found: EncoderFindings) -> None:
     shape = list(value.shape)
     if shape != recorded.get("shape", shape):
         found.note(f"{what}: shape {shape}, recorded {recorded['shape']}")

@@ -15,7 +15,7 @@ from ...errors import CheckpointError
 from ...weight_files import NAMES
 from ...weights import load_exactly, random_values, read_weights, some
 from .contract import IMAGENET_MEAN, IMAGENET_STD, Backbone, Origin
-from .kinds import Request
+from .kinds import EncoderRequest
 
 PUBLISHED = "resnet101-63fe2227.pth"
 """torchvision's first weights, from which the field starts. Its second, resnet101-cd907fc2.pth, give other features."""
@@ -98,7 +98,7 @@ class ResNet101(nn.Module):
         return str(found)
 
 
-def build(asked: Request) -> Backbone:
+def build(asked: EncoderRequest) -> Backbone:
     network = ResNet101()
     if asked.random:
         network.randomise(asked.seed)

@@ -12,7 +12,7 @@ from ...errors import CheckpointError
 from ...weight_files import NAMES, find_file
 from ...weights import StateDict, load_exactly, random_values, read_weights
 from .contract import Origin
-from .kinds import Request
+from .kinds import EncoderRequest
 from .text_contract import TextEncoder
 from .tokenizer import LONGEST, VOCABULARY, TokenReader, in_hub_cache, load_tokenizer
 
@@ -43,7 +43,7 @@ class Roberta(nn.Module):
         return self.module(ids, attention_mask=mask).last_hidden_state, mask != 1
 
 
-def build(asked: Request) -> TextEncoder:
+def build(asked: EncoderRequest) -> TextEncoder:
     module = roberta_module()
     source, tokenizer = f"random, seed {asked.seed}", asked.tokenizer
     if asked.random:
@@ -59,7 +59,7 @@ def build(asked: Request) -> TextEncoder:
     return wrap(module.to(asked.device), load_tokenizer(tokenizer), source)
 
 
-def tokens(asked: Request) -> TokenReader:
+def tokens(asked: EncoderRequest) -> TokenReader:
     return TokenReader("roberta-base", load_tokenizer(asked.tokenizer), LONGEST)
 
 

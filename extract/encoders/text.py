@@ -9,7 +9,7 @@ import torch
 
 from . import hf_text, minilm, roberta, tiny_text
 from .contract import CPU
-from .kinds import Kind, Request, find
+from .kinds import EncoderKind, EncoderRequest, find
 from .plugins import build_plugin
 from .text_contract import TextEncoder
 from .tokenizer import TokenReader
@@ -18,22 +18,24 @@ __all__ = ("TEXT_ENCODERS", "TextEncoder", "build_text_encoder", "token_reader")
 
 log = logging.getLogger(__name__)
 
-TEXT_ENCODERS: tuple[Kind[TextEncoder], ...] = (
-    Kind(
+TEXT_ENCODERS: tuple[EncoderKind[TextEncoder], ...] = (
+    EncoderKind(
         "roberta-base",
         "RoBERTa of the field; weights: a folder or file, or the local Hugging Face cache",
         roberta.build,
         roberta.tokens,
     ),
-    Kind("minilm", "MiniLM, small, of sentences; weights: stvg[lite], or a folder", minilm.build, minilm.tokens),
-    Kind("tiny", "words without context, seeded; no weights", tiny_text.build),
-    Kind(
+    EncoderKind("minilm", "MiniLM, small, of sentences; weights: stvg[lite], or a folder", minilm.build, minilm.tokens),
+    EncoderKind("tiny", "words without context, seeded; no weights", tiny_text.build),
+    EncoderKind(
         "hf:",
         "hf:FOLDER, a text model of transformers (BERT, MiniLM, CLIP, T5, …) with its weights",
         hf_text.build,
         hf_text.tokens,
     ),
-    Kind("CLASS", "file.py:Class, package:Class, or an entry point", lambda asked: build_plugin(asked, TextEncoder)),
+    EncoderKind(
+        "CLASS", "file.py:Class, package:Class, or an entry point", lambda asked: build_plugin(asked, TextEncoder)
+    ),
 )
 
 
@@ -49,7 +51,7 @@ def build_text_encoder(
     Raises UsageError for an unknown name, CheckpointError for weights or a tokenizer that are missing or do not fit,
     EncoderError for a class that does not keep the contract.
     """
-    asked = Request(name, str(weights) if weights is not None else None, tokenizer, seed, device)
+    asked = EncoderRequest(name, str(weights) if weights is not None else None, tokenizer, seed, device)
     kind, asked = find(TEXT_ENCODERS, "text encoder", asked)
     found = kind.build(asked)
     log.info("%s: weights %s", found.name, found.source)
@@ -61,5 +63,5 @@ def token_reader(name: str, tokenizer: str | None = None) -> TokenReader | None:
 
     Raises UsageError for an unknown name, CheckpointError for a tokenizer that is missing or does not fit.
     """
-    kind, asked = find(TEXT_ENCODERS, "text encoder", Request(name, tokenizer=tokenizer))
+    kind, asked = find(TEXT_ENCODERS, "text encoder", EncoderRequest(name, tokenizer=tokenizer))
     return kind.tokens(asked)

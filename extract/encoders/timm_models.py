@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ...errors import CheckpointError, UsageError
 from ...weights import StateDict, load_exactly, read_weights
 from .contract import IMAGENET_MEAN, IMAGENET_STD, Backbone, Origin
-from .kinds import Request
+from .kinds import EncoderRequest
 from .networks import multiple_of, quietly, randomise
 
 FINEST = 8
@@ -55,7 +55,7 @@ def stages_of(network: nn.Module) -> list[dict[str, Any]]:
     return list(getattr(info, "info", info))  # type: ignore[arg-type]
 
 
-def build(asked: Request) -> Backbone:
+def build(asked: EncoderRequest) -> Backbone:
     network = quietly(lambda: create(asked.name))
     normalisation: dict[str, Any] = {**network.pretrained_cfg}  # type: ignore[dict-item]
     if asked.random:

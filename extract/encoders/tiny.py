@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ...errors import UsageError
 from ...weights import random_values
 from .contract import Backbone, Origin
-from .kinds import Request
+from .kinds import EncoderRequest
 
 
 class Tiny(nn.Module):
@@ -70,7 +70,7 @@ class Tiny(nn.Module):
         """Nothing: its early stages have next to no weights."""
 
 
-def build(asked: Request) -> Backbone:
+def build(asked: EncoderRequest) -> Backbone:
     if asked.weights not in (None, "random"):
         raise UsageError(
             "backbone tiny has no weights to load", found=asked.weights, hint="leave --backbone-weights out"

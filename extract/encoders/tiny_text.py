@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...errors import UsageError
 from ...weights import random_values
 from .contract import Origin
-from .kinds import Request
+from .kinds import EncoderRequest
 from .text_contract import TextEncoder
 
 
@@ -54,7 +54,7 @@ class TinyText(nn.Module):
         return vectors[ids.clamp(min=0)].masked_fill(padding[..., None], 0), padding
 
 
-def build(asked: Request) -> TextEncoder:
+def build(asked: EncoderRequest) -> TextEncoder:
     if asked.weights not in (None, "random") or asked.tokenizer is not None:
         found = asked.weights if asked.weights not in (None, "random") else asked.tokenizer
         raise UsageError("text encoder tiny has no weights and no tokenizer to load", found=found)

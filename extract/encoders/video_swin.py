@@ -12,7 +12,7 @@ from ...config import nearest
 from ...errors import CheckpointError, UsageError
 from ...weights import load_exactly, read_weights
 from .contract import IMAGENET_MEAN, IMAGENET_STD, Backbone, Origin
-from .kinds import Request
+from .kinds import EncoderRequest
 from .networks import quietly, randomise
 
 NAMES = ("swin3d_t", "swin3d_s", "swin3d_b")
@@ -47,7 +47,7 @@ class VideoSwin(nn.Module):
         return {name: m.permute(0, 3, 1, 2) for (name, _, _), m in zip(self.levels, maps, strict=True)}
 
 
-def build(asked: Request) -> Backbone:
+def build(asked: EncoderRequest) -> Backbone:
     if asked.name not in NAMES:
         raise UsageError(f"torchvision:{asked.name} is not among the encoders", hint=nearest(asked.name, NAMES))
     encoder = VideoSwin(quietly(lambda: create(asked.name)))

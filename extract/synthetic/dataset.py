@@ -26,7 +26,7 @@ from ..datasets.table import find
 from .drawing import draw, write_video
 from .planning import plan_scene
 from .scenes import Event, Scene, SyntheticConfig, Thing
-from .sentences import RECORDS, Record, Sentence, tell
+from .sentences import RECORDS, Sentence, ToldEvent, tell
 
 Progress = Callable[[int, int], None]
 """Called with (videos done, videos in all)."""
@@ -40,7 +40,7 @@ GROUP = 500
 CLIP_SECONDS = 20
 
 
-def make_scene(seed: np.random.SeedSequence, config: SyntheticConfig) -> tuple[Scene, tuple[Record, ...]]:
+def make_scene(seed: np.random.SeedSequence, config: SyntheticConfig) -> tuple[Scene, tuple[ToldEvent, ...]]:
     """Plan one video and what is said about it, without drawing: the same for the same seed and settings."""
     rng = np.random.default_rng(seed)
     while True:
@@ -92,7 +92,7 @@ class _Task:
     split: str
     index: int
 
-    def scene(self) -> tuple[Scene, tuple[Record, ...]]:
+    def scene(self) -> tuple[Scene, tuple[ToldEvent, ...]]:
         return make_scene(scene_seed(self.config, self.split, self.index), self.config)
 
 

@@ -62,7 +62,7 @@ class Sentence:
 
 
 @dataclass(frozen=True)
-class Record:
+class ToldEvent:
     """One event, told by one declarative sentence and up to two questions."""
 
     event: Event
@@ -82,15 +82,15 @@ def denotation(scene: Scene, form: Form) -> set[tuple[int, int, int]]:
     }
 
 
-def tell(rng: np.random.Generator, scene: Scene, paraphrase: bool = True) -> tuple[Record, ...]:
+def tell(rng: np.random.Generator, scene: Scene, paraphrase: bool = True) -> tuple[ToldEvent, ...]:
     """At most ``RECORDS`` events of the scene in random order, leaving out what no sentence tells unambiguously."""
     wordings = WORDINGS if paraphrase else {kind: known[:1] for kind, known in WORDINGS.items()}
-    records: list[Record] = []
+    records: list[ToldEvent] = []
     for index in rng.permutation(len(scene.events)):
         event = scene.events[index]
         if not event.passing and (caption := next(_captions(rng, scene, event, wordings), None)) is not None:
             wanted = int(rng.choice([0, 1, 2], p=[0.15, 0.4, 0.45]))  # with too few unambiguous ones, one on average
-            records.append(Record(event, caption, tuple(_questions(rng, scene, event, wordings))[:wanted]))
+            records.append(ToldEvent(event, caption, tuple(_questions(rng, scene, event, wordings))[:wanted]))
     return tuple(records[:RECORDS])
 
 

@@ -22,7 +22,7 @@ from tables import heading, line
 from stvg.cache.sampling import Sampling
 from stvg.cache.schema import Sample, Tube, Video
 from stvg.evaluate.metrics import score
-from stvg.evaluate.report.findings import Evidence, Findings
+from stvg.evaluate.report.findings import Evidence, ReportContent
 from stvg.evaluate.report.frames import Taken, choose, pictured_frames, shrink
 from stvg.evaluate.report.gallery import clip_frames, shown
 from stvg.evaluate.report.page import PICTURES, render
@@ -60,7 +60,7 @@ MEASURE = """async () => {
 }"""
 
 
-def a_split(count: int, slots: int) -> Findings:
+def a_split(count: int, slots: int) -> ReportContent:
     """``count`` sentences, 15 to a video as in VidSTG, with noise for evidence."""
     rng = np.random.default_rng(0)
     samples, tubes, evidence = [], {}, {}
@@ -80,10 +80,10 @@ def a_split(count: int, slots: int) -> Findings:
         reading = Reading(tube, rng.dirichlet(np.full(T, 0.1)), rng.dirichlet(np.full(T, 0.1)), (attention,))
         samples.append(sample)
         tubes[i], evidence[i] = tube, Evidence.of(reading)
-    return Findings("a run", "benchmark", "test", score(samples, tubes), samples, tubes, evidence)
+    return ReportContent("a run", "benchmark", "test", score(samples, tubes), samples, tubes, evidence)
 
 
-def write(path: Path, findings: Findings) -> None:
+def write(path: Path, findings: ReportContent) -> None:
     """A page with as many pictures as usual, of smooth noise."""
     rng = np.random.default_rng(0)
     rows = shown(findings)

@@ -1,4 +1,4 @@
-"""Findings made up for the report's tests, and the browser that shows them."""
+"""ReportContent made up for the report's tests, and the browser that shows them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Error, Page, Playwright, sync_playwrigh
 from stvg.cache.sampling import Sampling
 from stvg.cache.schema import Sample, Tube, Video
 from stvg.evaluate.metrics import score
-from stvg.evaluate.report.findings import Evidence, Findings
+from stvg.evaluate.report.findings import Evidence, ReportContent
 from stvg.heads.decision import Reading
 
 from ..conftest import left_out
@@ -61,7 +61,7 @@ def a_line(step: int) -> dict[str, Any]:
     return {"step": step, "epoch": step // 10, "validation": {"m_tIoU": step / 80, "m_vIoU": step / 100}}
 
 
-def made_up(count: int = 30, sentences: tuple[str, ...] = (), **changes: Any) -> Findings:
+def made_up(count: int = 30, sentences: tuple[str, ...] = (), **changes: Any) -> ReportContent:
     """``count`` samples, each a little later than the one before it; the first have the given sentences."""
     samples = [
         a_sample(i, sentences[i] if i < len(sentences) else None, sentences[i] if i < len(sentences) else None)
@@ -79,7 +79,7 @@ def made_up(count: int = 30, sentences: tuple[str, ...] = (), **changes: Any) ->
         "evidence": {r.tube.sample_id: Evidence.of(r) for r in readings},
         "training": [*map(a_line, range(1, 51))],
     }
-    return Findings(**{**values, **changes})
+    return ReportContent(**{**values, **changes})
 
 
 # Texts that hardly stand out against what lies behind them: under 4.5 to 1.

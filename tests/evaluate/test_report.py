@@ -21,7 +21,7 @@ from stvg.evaluate.compare import ScoresFile, compare
 from stvg.evaluate.metrics import SampleScore
 from stvg.evaluate.predictions import write_predictions
 from stvg.evaluate.report.breakdown import OUTCOMES, breakdowns, histogram, outcome
-from stvg.evaluate.report.findings import Evidence, Findings, Shades
+from stvg.evaluate.report.findings import Evidence, ReportContent, Shades
 from stvg.evaluate.report.frames import Taken, choose, pictured_frames, shrink, take_pictures
 from stvg.evaluate.report.gallery import _evidence, fractions, shown, times
 from stvg.evaluate.report.page import json_block, render, write_report
@@ -465,7 +465,7 @@ def test_a_run_is_not_set_beside_scores_that_were_counted_in_another_way(stvg, s
 
 
 def test_findings_without_evidence_or_training_make_a_page(opened, tmp_path):
-    findings: Findings = made_up(3, evidence={}, training=[])
+    findings: ReportContent = made_up(3, evidence={}, training=[])
     page = opened(write_report(tmp_path / "report.html", findings).path)
     assert page.locator(".card").count() == 3
     assert page.locator(".chances, #training").count() == 0

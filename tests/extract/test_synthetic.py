@@ -20,10 +20,10 @@ from stvg.evaluate.demo import WORLD
 from stvg.extract.synthetic.dataset import make_dataset, make_scene, scene_seed, write_hcstvg, write_vidstg
 from stvg.extract.synthetic.drawing import draw
 from stvg.extract.synthetic.scenes import COLOURS, DIRECTIONS, NEAR, SHAPES, Event, Scene, SyntheticConfig, gaps
-from stvg.extract.synthetic.sentences import WORDINGS, Record, denotation
+from stvg.extract.synthetic.sentences import WORDINGS, ToldEvent, denotation
 
 CONFIG = SyntheticConfig(seed=5)
-Story = tuple[Scene, tuple[Record, ...]]
+Story = tuple[Scene, tuple[ToldEvent, ...]]
 Tube = tuple[int, int, np.ndarray]
 """First frame, end frame, boxes of the object in every frame of the video."""
 
