@@ -73,9 +73,16 @@ def run(folder: Path, device: torch.device) -> None:
         "samples": len(state.dataset),
         "parameters": sum(p.numel() for p in state.model.head.parameters()),
         "seconds": seconds * state.total_steps / max(1, state.total_steps - first),
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "memory_bytes": peak_bytes(device),
     }
     write_atomic(folder / "result.json", json.dumps(result, indent=1) + "\n")
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most memory this process held on the device at one time."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def require_start(state: Run, job: dict[str, Any]) -> None:

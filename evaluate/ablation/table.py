@@ -1,8 +1,9 @@
-"""What an ablation came to, in the paper's shape: our mean ± deviation over seeds, what it cost, and on the paper's own
-split its figures."""
+"""What an ablation came to, in the paper's shape: our mean ± deviation over seeds, how sure it is over videos, what it
+cost, and on the paper's own split its figures."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...atomic import make_folder, write_atomic
+from ...cache.upkeep.summary import size
 from ...untrusted import in_latex, in_markdown, in_spreadsheet
+from ..bootstrap import Interval, intervals
 from ..published import not_ablated
-from ..tables import render
+from ..tables import render, spread
 from .grid import Row, Table
-from .plan import Caches, Plan, amount, cell_of, open_caches, parameters
+from .plan import Caches, Cell, Plan, amount, cell_of, open_caches, parameters
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -34,6 +37,8 @@ class Line:
     row: Row
     parameters: int
     results: list[dict[str, Any]]
+    interval: Interval = (float("nan"), float("nan"))
+    """95 % of m_vIoU over other draws of test videos, of the mean over seeds; see `bootstrap`."""
     no_paper: str = ""
     """Why the paper's figures are left out."""
 
@@ -54,8 +59,9 @@ def lines_of(table: Table, plan: Plan, opened: Caches | None = None) -> list[Lin
     found: list[Line] = []
     for row in table.rows:
         cells = [] if table.counts else [cell_of(row, seed, plan, opened) for seed in range(plan.seeds)]
-        results = [r for cell in cells if (r := cell.result) is not None]
-        found.append(Line(row, parameters(row, plan, opened), results))
+        done = [cell for cell in cells if cell.result is not None]
+        results = [r for cell in done if (r := cell.result) is not None]
+        found.append(Line(row, parameters(row, plan, opened), results, interval_of(done)))
     results = [result for line in found for result in line.results]
     reasons = [why for o in opened.values() if (why := not_ablated(o.cache, plan.test_split, results))]
     if not reasons:
@@ -63,11 +69,21 @@ def lines_of(table: Table, plan: Plan, opened: Caches | None = None) -> list[Lin
     return [replace(line, row=replace(line.row, paper=None), no_paper=reasons[0]) for line in found]
 
 
+def interval_of(cells: Sequence[Cell]) -> Interval:
+    """See `Line.interval`; NaN where nothing is finished, or there is one video only."""
+    kept = [json.loads((cell.folder / "scores.json").read_text("utf-8"))["samples"] for cell in cells]
+    if not kept or not kept[0]:
+        return float("nan"), float("nan")
+    overlaps = np.mean([[sample["vIoU"] for sample in samples] for samples in kept], axis=0)
+    return intervals(overlaps[:, None], [sample["video_id"] for sample in kept[0]])[0]
+
+
 def grid(lines: Sequence[Line]) -> list[list[str]]:
     """A table as text, its header first: per metric ours, the difference from the full model, and the paper's if shown."""
     full, paper = full_line(lines), any(line.row.paper for line in lines)
     figures = [name for metric in METRICS for name in (metric, "Δ", *(["paper (Δ)"] if paper else []))]
-    return [["", *figures, "parameters", "training", "seeds"], *(cells(line, full, paper) for line in lines)]
+    costs = ["m_vIoU 95 %", "parameters", "training", "memory", "seeds"]
+    return [["", *figures, *costs], *(cells(line, full, paper) for line in lines)]
 
 
 def cells(line: Line, full: Line, paper: bool) -> list[str]:
@@ -81,8 +97,9 @@ def cells(line: Line, full: Line, paper: bool) -> list[str]:
         if line.row.paper and full.row.paper:
             theirs = f"{line.row.paper[i]:.2f} ({line.row.paper[i] - full.row.paper[i]:+.2f})"
         found += [ours, "–" if np.isnan(change) else f"{change:+.2f}", *([theirs] if paper else [])]
-    seconds = line.mean("seconds")
-    return [*found, f"{line.parameters:,}", "–" if np.isnan(seconds) else f"{seconds:.0f} s", str(len(line.results))]
+    sure, seconds, memory = spread(line.interval), line.mean("seconds"), line.mean("memory_bytes")
+    costs = [f"{line.parameters:,}", *(["–"] * 2 if np.isnan(seconds) else [f"{seconds:.0f} s", size(memory)])]
+    return [*found, sure or "–", *costs, str(len(line.results))]
 
 
 def full_line(lines: Sequence[Line]) -> Line:
@@ -175,7 +192,9 @@ def sheet(table: Table, lines: Sequence[Line]) -> DataFrame:
             row[f"{metric} mean"] = 100 * line.mean(metric)
             row[f"{metric} deviation"] = 100 * line.deviation(metric)
             row[f"{metric} paper"] = line.row.paper[i] if line.row.paper else None
-        row |= {"parameters": line.parameters, "seconds": line.mean("seconds"), "seeds": len(line.results)}
+        row |= dict(zip(("m_vIoU low", "m_vIoU high"), (100 * end for end in line.interval), strict=True))
+        row |= {"parameters": line.parameters, "seconds": line.mean("seconds")}
+        row |= {"memory_bytes": line.mean("memory_bytes"), "seeds": len(line.results)}
         found.append(row)
     return pandas.DataFrame(found)
 

@@ -56,7 +56,9 @@ def noise(backbone: Backbone, count: int, height: int, width: int, device: torch
     return torch.randn(*frames, height, width, generator=torch.Generator().manual_seed(0)).to(device)
 
 
-def check_backbone(backbone: Backbone, build: Seeded, weights: str | None, seed: int, resolution: int) -> EncoderFindings:
+def check_backbone(
+    backbone: Backbone, build: Seeded, weights: str | None, seed: int, resolution: int
+) -> EncoderFindings:
     """Try an encoder of pictures. ``build`` makes it again, to see that its weights count."""
     found = EncoderFindings(backbone.name)
     found.facts += [

@@ -34,6 +34,8 @@ from stvg.heads.training.record import Record
 from stvg.heads.training.request import Asked, Request
 from stvg.heads.training.run import feature_facts
 
+from .cells import finish
+
 CPU = torch.device("cpu")
 SMALL = ("model.d=32", "model.heads=4", "model.ffn=32", "model.encoder_layers=1", "model.decoder_layers=1")
 SMALL += ("model.max_frames=40", "train.epochs=2", "train.batch_size=8", "train.lr_drop=1", "train.save_every=1")
@@ -142,7 +144,7 @@ def test_a_killed_ablation_goes_on_and_gives_the_table_of_an_unbroken_one(stvg, 
     tables = []
     for folder in ("broken", "whole"):
         rows = list(csv.DictReader(io.StringIO((tmp_path / folder / "tables.csv").read_text())))
-        tables.append([{k: v for k, v in row.items() if k != "seconds"} for row in rows])
+        tables.append([{k: v for k, v in row.items() if k not in ("seconds", "memory_bytes")} for row in rows])
         assert (tmp_path / folder / "plot.png").stat().st_size > 1000
     assert tables[0] == tables[1]
     assert [row["row"] for row in tables[0]] == ["with", 'w/o | "it"']
@@ -271,10 +273,8 @@ def test_a_cell_starts_from_the_weights_of_the_table_and_says_what_they_lack(tin
 
 def test_what_chose_the_scored_weights_and_which_rows_kept_their_encoders_frozen_is_said(tiny_cache, tmp_path):
     plan, table = a_plan(tiny_cache, tmp_path), Table("g", "g", (Row("a"), Row("b", ("train.mode=text",))))
-    result = dict.fromkeys(("m_tIoU", "m_vIoU", "vIoU@0.3", "vIoU@0.5"), 0.5) | {"seconds": 1, "selected_on": "val"}
     for cell, mode in zip(cells_of([table], plan), ("cached", "text"), strict=True):
-        cell.folder.mkdir(parents=True)
-        (cell.folder / "result.json").write_text(json.dumps({**result, "data": cell.data, "mode": mode}))
+        finish(cell, 0.5, selected_on="val", data=cell.data, mode=mode)
     text = markdown(table, lines_of(table, plan))
     assert "Encoders are frozen in a and trained in the paper" in text
     assert "the weights that score best on val are scored" in text
@@ -299,9 +299,7 @@ def test_means_deviations_and_differences_are_those_of_the_seeds(tiny_cache, tmp
     plan = a_plan(tiny_cache, tmp_path, seeds=2)
     table = TABLES["IV"]
     for cell, value in zip(cells_of([table], plan), (0.5, 0.3, 0.6, 0.2), strict=True):
-        cell.folder.mkdir(parents=True)
-        result = dict.fromkeys(("m_tIoU", "m_vIoU", "vIoU@0.3", "vIoU@0.5"), value) | {"seconds": 10}
-        (cell.folder / "result.json").write_text(json.dumps(result))
+        finish(cell, value)
     lines = lines_of(table, plan)
     assert full_line(lines).row.label == "with gates"
     assert lines[0].mean("m_vIoU") == pytest.approx(0.55)
@@ -309,6 +307,9 @@ def test_means_deviations_and_differences_are_those_of_the_seeds(tiny_cache, tmp
     text = markdown(table, lines)
     assert "| without | 25.00 ± 7.07 | -30.00 |" in text
     assert "frozen here" in text
+    assert lines[0].interval == pytest.approx((0.45, 0.65))  # two videos of 0.65 and 0.45, over both seeds
+    assert "45.0–65.0" in text
+    assert "2.50 GB" in text
     assert r"25.00 ± 7.07 & -30.00" in latex(table, lines)
     rows = list(csv.DictReader(io.StringIO(spreadsheet([(table, lines)]))))
     assert float(rows[1]["m_vIoU mean"]) == pytest.approx(25)

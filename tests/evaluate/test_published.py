@@ -25,6 +25,7 @@ from stvg.evaluate.tables import STYLES, format_table
 from stvg.extract.datasets.table import DATASETS, published_sentences
 from stvg.heads.training.request import Asked
 
+from .cells import finish
 from .pages import made_up
 
 WHOLE = sorted(PUBLISHED)
@@ -176,11 +177,8 @@ def lines_with_results(plan: Plan, name: str, missing: int = 0) -> list[Line]:
     total = Cache.open(plan.caches[None]).samples.splits.count(plan.test_split)
     cells = cells_of([TABLES[name]], plan)
     for cell in cells:
-        cell.folder.mkdir(parents=True)
         left_out = missing if cell is cells[-1] else 0
-        found = dict.fromkeys(("m_tIoU", "m_vIoU", "vIoU@0.3", "vIoU@0.5"), 0.25)
-        found |= {"seconds": 10, "scored": total - left_out, "missing": left_out}
-        (cell.folder / "result.json").write_text(json.dumps(found))
+        finish(cell, 0.25, scored=total - left_out, missing=left_out)
     return lines_of(TABLES[name], plan)
 
 
