@@ -132,7 +132,7 @@ def desk(synthetic: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPathFac
     torch.save({"model": fill(mdetr())}, desk / "pretrained_resnet101_checkpoint.pth")
     (desk / "weights/tiny").mkdir(parents=True)
     for document in DOCUMENTS:
-        for name, code in re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```", document.read_text("utf-8"), re.M | re.S):
+        for name, code in re.findall(r"^```\w+\n# (\w+\.\w+)\n(.*?)^```", document.read_text("utf-8"), re.M | re.S):
             (desk / name).write_text(code, encoding="utf-8")
     hf_folder(desk / "dinov2-small", "dinov2")
     text_folder(desk / "minilm", "bert")
