@@ -96,6 +96,18 @@ def test_a_grid_that_is_none_is_refused(tmp_path, text):
         read_grid(tmp_path / "grid.yaml")
 
 
+def test_the_documented_grid_has_a_cell_of_each_head(tiny_cache, tmp_path):
+    page = (Path(__file__).parents[2] / "docs/training.md").read_text(encoding="utf-8")
+    (tmp_path / "heads.yaml").write_text(page.partition("# heads.yaml\n")[2].partition("```")[0])
+    table = read_grid(tmp_path / "heads.yaml")
+    cells = cells_of([table], a_plan(tiny_cache, tmp_path, settings=(), preset="tiny"))
+    assert [cell.request.experiment.model.head for cell in cells] == ["fsm", "tubedetr", "stcat"]
+    assert (
+        len({line.parameters for line in lines_of(table, a_plan(tiny_cache, tmp_path, settings=(), preset="tiny"))})
+        == 3
+    )
+
+
 def test_a_row_with_a_level_the_cache_lacks_is_refused_before_anything_is_trained(tiny_cache, tmp_path):
     (tmp_path / "grid.yaml").write_text("rows:\n- {label: good}\n- {label: bad, set: ['model.region_levels=[c9]']}\n")
     with pytest.raises(UsageError, match="no level 'c9'"):
