@@ -83,6 +83,6 @@ def test_cells_on_a_ray_cluster_come_to_what_they_come_to_here(mark, stvg, tiny_
     )
     assert bad.result is None
     train_here(here)
-    measured = ("seconds", "peak_mib")
+    measured = ("seconds", "memory_bytes")
     results = [{k: v for k, v in cell.result.items() if k not in measured} for cell in (there, here)]
     assert results[0] == results[1]
