@@ -233,7 +233,7 @@ class Cache:
 def description(cache: Cache) -> list[str]:
     """A cache in some lines: what made its features, of how many videos, and its annotation sets."""
     recipe, names = cache.recipe, set_names(cache.path)
-    levels = ", ".join(f"{level} as {recipe.kept[level.name]}" for level in recipe.levels)
+    levels = ", ".join(f"{level.name} ({recipe.kept[level.name]})" for level in recipe.levels)
     lines = [
         f"Cache {cache.path}: {len(cache.complete()):,} videos at {recipe.fps:g} frames a second, {recipe.dtype}",
         f"  pictures   {recipe.visual.name}: {levels}",

@@ -87,7 +87,7 @@ def test_features_are_those_of_the_store_at_the_frames_that_are_named(tiny_cache
 
 def test_a_cache_says_what_it_holds(tiny_cache: Path) -> None:
     said = repr(stvg.open(tiny_cache))
-    for part in ("8 videos", "tiny", "c5 (", "as maps", "vidstg: train"):
+    for part in ("8 videos", "tiny: c3 (regions)", "c5 (maps)", "vidstg: train"):
         assert part in said, said
 
 

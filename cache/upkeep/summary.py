@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -82,8 +83,25 @@ def summary_lines(found: dict[str, Any]) -> list[str]:
         counts = f"{level['units']:>7,} {level['rows']:>11,} {each:>11,} {size(level['bytes']):>10}"
         lines.append(f"  {name:<18} {level['dtype']:<9} {counts}")
     for part in ("recipe", "versions"):
-        lines += ["", f"  {part}", *(f"    {name:<18} {value}" for name, value in found[part].items())]
+        rows = dict(flattened(found[part]))
+        lines += ["", f"  {part}", *(f"    {name:<{max(18, *map(len, rows))}} {value}" for name, value in rows.items())]
     return lines
+
+
+def flattened(fields: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+    """Fields under the names people know them by: those of an encoder as ``visual.sha256``, a line for each level."""
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}.{inner}", of) for inner, of in flattened(value))
+        elif name == "levels":
+            yield from (
+                (f"levels.{level['name']}", f"{level['channels']} channels, stride {level['stride']}")
+                for level in value
+            )
+        elif isinstance(value, list | tuple):
+            yield name, ", ".join(f"{each:.6g}" if isinstance(each, float) else str(each) for each in value)
+        else:
+            yield name, value
 
 
 def set_lines(found: dict[str, Any]) -> list[str]:
