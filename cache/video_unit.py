@@ -86,11 +86,15 @@ class VideoUnit:
             require_recipe(store, key, found, fingerprint)
         _require_one_video(store, keys, attributes)
         frames = [np.asarray(a["frames"], dtype=np.int64) for a in attributes]
+        views, source = [View.from_json(view) for view in attributes[0]["views"]], attributes[0].get("source", {})
+        if len(frames) == 1:  # most videos: a unit's frames ascend
+            count = len(frames[0])
+            places = Places(np.zeros(count, np.int64), np.arange(count))
+            return cls(store, tuple(keys), views, source, frames[0], places)
         units = np.concatenate([np.full(len(f), i) for i, f in enumerate(frames)])
         rows = np.concatenate([np.arange(len(f)) for f in frames])
         known, first = np.unique(np.concatenate(frames), return_index=True)
-        views = [View.from_json(view) for view in attributes[0]["views"]]
-        return cls(store, tuple(keys), views, attributes[0].get("source", {}), known, Places(units[first], rows[first]))
+        return cls(store, tuple(keys), views, source, known, Places(units[first], rows[first]))
 
     @cached_property
     def regions(self) -> FloatArray:

@@ -122,7 +122,7 @@ def main() -> None:
         table = sum(file.stat().st_size for file in path.glob("annotations/*.parquet"))
         print(
             f"{chosen.videos:,} videos, {chosen.sentences:,} sentences, {chosen.store}; "
-            f"their table {table / 1e6:.0f} MB\n"
+            f"the tables of {len(list(path.glob('annotations/*.json')))} annotation sets {table / 1e6:.0f} MB\n"
         )
         print(heading(["what", "seconds", "MB before", "MB after", "peak MB"]))
         names = {

@@ -1,9 +1,11 @@
 """What a repeated extraction computes when annotations changed: counts of encoded frames and sentences, and unit files.
 
     uv run python tests/benchmarks/topup.py [--videos 100] [--added 10] [--store zarr|hdf5]
+    uv run python tests/benchmarks/topup.py --hcstvg DIR
 
 Extracts some synthetic videos with the tiny encoders, then changes the annotations again and again on the same cache.
-Prints a Markdown table; exits with 1 when a file of a unit changed that was there before.
+With --hcstvg, both versions of HC-STVG's annotations in a folder go into one cache. Prints a Markdown table; exits with 1
+when a file of a unit changed that was there before.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,10 +32,13 @@ from stvg.extract.work import Report
 class Bench:
     """One cache, and the extractions into it."""
 
-    def __init__(self, folder: Path, videos: int, store: str) -> None:
+    def __init__(self, folder: Path, store: str) -> None:
         self.folder, self.store, self.changed = folder, store, 0
-        write_vidstg(folder / "data", SyntheticConfig(train=videos, val=0, test=0, seed=1, frames=(48, 50)))
-        read = read_annotations("vidstg", folder / "data", "train", sampling=Sampling(5.0, 100)).samples
+
+    def draw(self, videos: int) -> None:
+        """Make synthetic videos, and the samples that are changed."""
+        write_vidstg(self.folder / "data", SyntheticConfig(train=videos, val=0, test=0, seed=1, frames=(48, 50)))
+        read = read_annotations("vidstg", self.folder / "data", "train", sampling=Sampling(5.0, 100)).samples
         self.samples = [replace(inside(s), sample_id=f"s{i}") for i, s in enumerate(read)]
 
     def units(self) -> dict[str, str]:
@@ -42,10 +48,14 @@ class Bench:
         return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
     def row(self, what: str, samples: list[Sample], split: str = "train", name: str = "set", **layout: object) -> None:
-        """Extract, and print what was done."""
-        before = self.units()
+        """Extract changed annotations, and print what was done."""
         place = write_json(self.folder / "annotations", samples, split, **layout)
-        report = self.extract(place, split, name)
+        self.count(what, lambda: self.extract(place, split, name))
+
+    def count(self, what: str, work: Callable[[], Report]) -> None:
+        """Print what an extraction did."""
+        before = self.units()
+        report = work()
         after = self.units()
         changed = sum(after.get(path) != digest for path, digest in before.items())
         self.changed += changed
@@ -59,11 +69,23 @@ class Bench:
         return run_job(job)[0]
 
 
+def both_versions(folder: Path, data: Path) -> int:
+    """HC-STVG v1 and v2 of one folder in one cache. Returns how many files of units changed."""
+    bench = Bench(folder, "zarr")
+    for version in ("hcstvg-v1", "hcstvg-v2", "hcstvg-v1"):
+        job = ExtractJob(
+            version, data, folder / "cache", Sampling(3.0, 100), torch.device("cpu"), backbone="tiny", resolution=64
+        )
+        bench.count(version, lambda job=job: run_job(job)[0])
+    return bench.changed
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--videos", type=int, default=100)
     parser.add_argument("--added", type=int, default=10)
     parser.add_argument("--store", choices=["zarr", "hdf5"], default="zarr")
+    parser.add_argument("--hcstvg", type=Path, help="a folder of HC-STVG with the annotations of both versions")
     chosen = parser.parse_args()
     columns = (
         "videos done",
@@ -75,7 +97,11 @@ def main() -> None:
         "files changed",
     )
     with tempfile.TemporaryDirectory() as name:
-        bench = Bench(Path(name), chosen.videos + chosen.added, chosen.store)
+        if chosen.hcstvg:
+            print(heading(["annotations", *columns]))
+            raise SystemExit(1 if both_versions(Path(name), chosen.hcstvg) else 0)
+        bench = Bench(Path(name), chosen.store)
+        bench.draw(chosen.videos + chosen.added)
         ids = sorted({s.video.video_id for s in bench.samples})
         some = [s for s in bench.samples if s.video.video_id in ids[: chosen.videos]]
         every = bench.samples
