@@ -6,6 +6,7 @@ import math
 from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ...errors import CheckpointError
 from ...weight_files import NAMES
-from ...weights import load_exactly, random_values, read_weights, some
+from ...weights import StateDict, load_exactly, random_values, read_weights, some
 from .contract import IMAGENET_MEAN, IMAGENET_STD, Backbone, Origin
 from .kinds import EncoderRequest
 
@@ -21,6 +22,32 @@ PUBLISHED = "resnet101-63fe2227.pth"
 """torchvision's first weights, from which the field starts. Its second, resnet101-cd907fc2.pth, give other features."""
 ANCHOR = "layer4.0.conv1.weight"
 """Where a ResNet stands in a larger model is seen by this tensor."""
+
+
+class FrozenNorm(nn.Module):
+    """torchvision's frozen batch norm, but for half precision, which it leaves as it is: float32 of it would be kept for the
+    backward pass, and cast again by the convolution that follows."""
+
+    eps = 1e-5
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        for name, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
+            self.register_buffer(name, torch.full((channels,), value))
+
+    def _load_from_state_dict(self, state_dict: StateDict, prefix: str, *rest: Any) -> None:
+        state_dict.pop(f"{prefix}num_batches_tracked", None)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        scale, shift = (v.to(x.dtype)[:, None, None] for v in (scale, shift))
+        return x * scale + shift
 
 
 class ResNet101(nn.Module):
@@ -31,10 +58,9 @@ class ResNet101(nn.Module):
 
     def __init__(self) -> None:
         from torchvision.models import resnet101  # takes as long to load as torch itself
-        from torchvision.ops import FrozenBatchNorm2d
 
         super().__init__()
-        self.body = resnet101(weights=None, norm_layer=FrozenBatchNorm2d)
+        self.body = resnet101(weights=None, norm_layer=FrozenNorm)
         del self.body.fc
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
@@ -61,14 +87,12 @@ class ResNet101(nn.Module):
 
     def folded(self) -> ResNet101:
         """A copy whose norms are part of the convolutions before them. Equal but for rounding, and a quarter faster."""
-        from torchvision.ops import FrozenBatchNorm2d
-
         copy = deepcopy(self)
         for block in list(copy.modules()):
             names = list(dict(block.named_children()))
             for before, name in pairwise(names):
                 conv, norm = getattr(block, before), getattr(block, name)
-                if isinstance(conv, nn.Conv2d) and isinstance(norm, FrozenBatchNorm2d):
+                if isinstance(conv, nn.Conv2d) and isinstance(norm, FrozenNorm):
                     statistics = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
                     weight, bias = fuse_conv_bn_weights(conv.weight, None, *statistics)
                     conv.weight, conv.bias = (nn.Parameter(p.detach(), requires_grad=False) for p in (weight, bias))

@@ -6,13 +6,14 @@ level, or all levels. With frozen encoders it gives what the cache gives.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ...cache.batches.batch import Batch, Inputs, LiveFrames, Targets
 from ...cache.index import Cache
@@ -20,7 +21,9 @@ from ...errors import CacheError, UsageError
 from ...extract.encoders.backbone import Backbone, build_backbone
 from ...extract.encoders.several import Several
 from ...extract.encoders.text import TextEncoder, build_text_encoder
-from ..boxes import to_corners
+
+AT_ONCE = 32
+"""Frames that go through the backbone at a time, as in an extraction: more would need more memory, and be no faster."""
 
 
 @dataclass(frozen=True)
@@ -39,23 +42,24 @@ class Sources:
 class LiveEncoders(nn.Module):
     """The encoders of one training mode; what does not train stays in evaluation mode, without gradients."""
 
+    recompute = False
+    """Keep only the frames, and run the backbone on them again in the backward pass: the same bits in less memory."""
+
     def __init__(
         self,
         mode: str,
         backbone: Backbone | None,
         text: TextEncoder | None,
         level: str,
-        targets: Mapping[str, str],
-        roi_size: int,
+        targets: Sequence[str],
         words: Sequence[str] = (),
         seed: int = 0,
     ) -> None:
-        """``level``: the one that is remembered. ``targets``: further levels that are computed for the second stream, and
-        whether as ``regions`` or as ``maps``. ``words``: those that the text encoder learns, where it learns words.
-        ``seed``: of what was drawn for the others."""
+        """``level``: the one that is remembered. ``targets``: further levels whose maps are computed for the second stream.
+        ``words``: those that the text encoder learns, where it learns words. ``seed``: of what was drawn for the others."""
         super().__init__()
         self.words, self.seed = list(words), seed
-        self.mode, self.level, self.targets, self.roi_size = mode, level, dict(targets), roi_size
+        self.mode, self.level, self.targets = mode, level, tuple(targets)
         self.backbone, self.text = backbone, text
         self.trains = {"backbone": backbone is not None, "text": text is not None}
 
@@ -86,7 +90,6 @@ class LiveEncoders(nn.Module):
             "text": self.text and self.text.name,
             "level": self.level,
             "targets": self.targets,
-            "roi_size": self.roi_size,
             "classes": {k: getattr(self, k).class_sha256 for k in self.trains if getattr(self, k) is not None},
             "tokenizer_sha256": getattr(self.text, "tokenizer_sha256", None),
             "words": self.words,
@@ -110,63 +113,49 @@ class LiveEncoders(nn.Module):
             inputs = replace(inputs, tokens=tokens[rows], token_padding=padding[rows])
         if self.backbone is not None:
             levels = [self.encode(group) for group in batch.live]
-            inputs = replace(inputs, maps=scatter(levels, batch.live, self.level, inputs.cell_padding.shape))
+            inputs = replace(inputs, maps=scatter(levels, batch.live, self.level))
             if targets is not None and self.targets:
                 targets = self.further_levels(inputs, targets, batch.live, levels)
         return replace(batch, inputs=inputs, targets=targets)
 
     def encode(self, group: LiveFrames) -> dict[str, Tensor]:
-        """All levels of frames of one size, (n, C, h, w) each; the last alone from cached maps of the one before."""
+        """The levels that the head reads of frames of one size, (n, C, h, w) each; the last alone from cached maps of the
+        one before. `AT_ONCE` frames go through the backbone at a time, and are forgotten on the way where it recomputes."""
+        pieces = [self.forgetting(self.levels_of, part) for part in group.values.split(AT_ONCE)]
+        return {name: torch.cat([piece[name] for piece in pieces]) for name in (self.level, *self.targets)}
+
+    def levels_of(self, values: Tensor) -> dict[str, Tensor]:
+        """Of some of the frames of a `LiveFrames`."""
         assert self.backbone is not None
-        if self.mode == "last-stage":
-            maps = group.values.permute(0, 3, 1, 2).to(next(self.backbone.parameters()).dtype)
-            return {self.level: self.backbone.last_stage(maps)}
-        return self.backbone(group.values)
+        if self.mode != "last-stage":
+            return self.backbone(values)
+        maps = values.permute(0, 3, 1, 2).to(next(self.backbone.parameters()).dtype)
+        return {self.level: self.backbone.last_stage(maps)}
+
+    def forgetting(self, work: Callable[[Tensor], dict[str, Tensor]], values: Tensor) -> dict[str, Tensor]:
+        if self.recompute and self.trains["backbone"] and torch.is_grad_enabled():
+            return checkpoint(work, values, use_reentrant=False)
+        return work(values)
 
     def further_levels(
         self, inputs: Inputs, targets: Targets, live: Sequence[LiveFrames], levels: list[dict[str, Tensor]]
     ) -> Targets:
-        """Further levels at the annotated slots, as regions or as maps, as `FeatureReader` would have read them."""
-        assert self.backbone is not None
+        """Maps of further levels at the annotated slots."""
         sample, slot = targets.slots
         wanted = inputs.frame_index[sample, slot]  # (G,) rows of U
-        corners = to_corners(targets.boxes[sample, slot]) * targets.size[sample].repeat(1, 2)
-        strides = {level.name: level.stride for level in self.backbone.levels}
-        found: dict[str, list[Tensor]] = {name: [] for name in self.targets}
-        order = []
-        for group, maps in zip(live, levels, strict=True):
-            # Which annotated slots are in this group, and where.
-            mine, at = torch.where(wanted[:, None] == group.rows[None])
-            order.append(mine)
-            boxes = torch.cat([at[:, None].to(corners.dtype), corners[mine]], dim=1).float()
-            for name, form in self.targets.items():
-                if form == "maps":
-                    found[name].append(maps[name][at].permute(0, 2, 3, 1))
-                else:
-                    from torchvision.ops import roi_align  # takes as long to load as torch itself
-
-                    crops = roi_align(maps[name].float(), boxes, self.roi_size, 1 / strides[name], 2, aligned=True)
-                    found[name].append(crops.flatten(2).transpose(1, 2))
-        back = torch.cat(order).argsort()
-        regions = {k: torch.cat(v)[back] for k, v in found.items() if self.targets[k] == "regions"}
-        whole = {k: pad_together(v)[back] for k, v in found.items() if self.targets[k] == "maps"}
-        return targets.with_levels(regions, whole)
+        return targets.with_levels({}, {name: scatter(levels, live, name)[wanted] for name in self.targets})
 
 
-def scatter(levels: list[dict[str, Tensor]], live: Sequence[LiveFrames], name: str, shape: torch.Size) -> Tensor:
+def scatter(levels: list[dict[str, Tensor]], live: Sequence[LiveFrames], name: str) -> Tensor:
     """Maps of differently sized groups in one (U, h, w, C) tensor, zero where padding."""
-    first = levels[0][name]
-    out = first.new_zeros(*shape, first.shape[1])
-    for group, maps in zip(live, levels, strict=True):
-        h, w = maps[name].shape[2:]
-        out[group.rows, :h, :w] = maps[name].permute(0, 2, 3, 1)
+    found = [maps[name].permute(0, 2, 3, 1) for maps in levels]
+    if len(found) == 1:
+        return found[0]
+    sides = [max(maps.shape[axis] for maps in found) for axis in (1, 2)]
+    out = found[0].new_zeros(sum(map(len, found)), *sides, found[0].shape[3])
+    for group, maps in zip(live, found, strict=True):
+        out[group.rows, : maps.shape[1], : maps.shape[2]] = maps
     return out
-
-
-def pad_together(maps: list[Tensor]) -> Tensor:
-    """Maps (n_i, h_i, w_i, C) of several sizes as one (Σ n_i, h, w, C), zeros at the bottom and right."""
-    h, w = max(m.shape[1] for m in maps), max(m.shape[2] for m in maps)
-    return torch.cat([nn.functional.pad(m, (0, 0, 0, w - m.shape[2], 0, h - m.shape[1])) for m in maps])
 
 
 def build_encoders(mode: str, cache: Cache, level: str, targets: Sequence[str], sources: Sources) -> LiveEncoders:
@@ -190,9 +179,8 @@ def build_encoders(mode: str, cache: Cache, level: str, targets: Sequence[str], 
             text = text.with_words(words)
     if backbone is not None:
         backbone = part_of(backbone, mode, (level, *targets))
-    forms = {name: "maps" if recipe.kept[name] == "maps" else "regions" for name in targets}
-    forms = forms if mode == "end-to-end" else {}
-    return LiveEncoders(mode, backbone, text, level, forms, recipe.roi_size, words, sources.weights_seed)
+    further = targets if mode == "end-to-end" else ()
+    return LiveEncoders(mode, backbone, text, level, further, words, sources.weights_seed)
 
 
 def part_of(backbone: Backbone, mode: str, levels: Sequence[str]) -> Backbone:

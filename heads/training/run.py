@@ -92,6 +92,8 @@ class Run:
         """What `train` validates on, and so selects the best weights by."""
         head = build_model(experiment.model, features, t.seed, experiment.loss.scores)
         head.recompute(t.recompute)
+        if self.encoders is not None:
+            self.encoders.recompute = t.recompute
         if experiment.model.standardise:
             self.standardise(head)
         self.start = None if init is None else start_from(head, init)

@@ -39,7 +39,7 @@ def encoders_of(facts: dict[str, Any], sources: Sources) -> LiveEncoders:
                 found=f"sha256 {str(found)[:16]}…",
                 hint="--tokenizer DIR",
             )
-    return LiveEncoders(facts["mode"], backbone, text, facts["level"], facts["targets"], facts["roi_size"], words, seed)
+    return LiveEncoders(facts["mode"], backbone, text, facts["level"], tuple(facts["targets"]), words, seed)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 
 from stvg.cache.index import Cache
 from stvg.errors import CacheError, CheckpointError, UsageError
@@ -19,7 +20,7 @@ from stvg.extract.encoders.tiny_text import wrap as wrap_tiny
 from stvg.extract.encoders.tokenizer import load_tokenizer
 from stvg.heads.checkpoint import load_checkpoint
 from stvg.heads.experiment import load_experiment
-from stvg.heads.training import trained_encoders
+from stvg.heads.training import finetune, trained_encoders
 from stvg.heads.training.finetune import LiveEncoders, Sources
 from stvg.heads.training.run import Run
 from stvg.heads.training.train import train
@@ -50,7 +51,7 @@ def losses(run: Run, positions: list[int]) -> dict[str, torch.Tensor]:
     return run.criterion(run.model.eval()(batch), batch.targets, batch.inputs.frame_padding)
 
 
-@pytest.mark.parametrize(("mode", "levels"), [("end-to-end", "roi"), ("end-to-end", "full"), ("last-stage", "full"), ("text", "roi")])  # fmt: skip  # noqa: E501
+@pytest.mark.parametrize(("mode", "levels"), [("end-to-end", "full"), ("last-stage", "full"), ("text", "roi")])
 def test_frozen_live_encoders_give_the_loss_of_the_cache(exact_caches, synthetic, tmp_path, mode, levels):
     cache = exact_caches[levels]
     cached = losses(start(cache, tmp_path / "a", synthetic, "cached", *FROZEN), [0, 9, 14, 20])
@@ -61,10 +62,39 @@ def test_frozen_live_encoders_give_the_loss_of_the_cache(exact_caches, synthetic
     assert cached["mrcl"] > 0
 
 
+def test_end_to_end_reads_whole_maps_of_all_levels_whatever_the_cache_keeps(exact_caches, synthetic, tmp_path):
+    """Group norm over a region is another model than over its map: only the maps are the paper's."""
+    positions = [0, 9, 14, 20]
+    found = [
+        losses(start(exact_caches[k], tmp_path / k, synthetic, "end-to-end", *FROZEN), positions)
+        for k in ("roi", "full")
+    ]
+    assert {k: v.item() for k, v in found[0].items()} == {k: v.item() for k, v in found[1].items()}
+
+
+def test_a_backbone_that_recomputes_has_the_same_gradients_bit_for_bit_and_keeps_no_activations(
+    exact_caches, synthetic, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(finetune, "AT_ONCE", 7)
+    found, kept = [], []
+    for name, recompute in (("kept", "false"), ("again", "true")):
+        settings = ("train.views=false", f"train.recompute={recompute}")
+        run = start(exact_caches["full"], tmp_path / name, synthetic, "end-to-end", *settings)
+        seen = {}
+        with saved_tensors_hooks(lambda t: seen.setdefault(t.data_ptr(), t), lambda t: t):  # noqa: B023
+            batch = run.encoders.train()(run.dataset.collate([run.dataset[p] for p in (0, 9, 14, 20)]))
+        kept.append(sum(t.numel() for t in seen.values()))
+        found.append(gradients(run, [0, 9, 14, 20]))
+        assert batch.inputs.maps.requires_grad
+    assert found[0].keys() == found[1].keys() != set()
+    assert all(torch.equal(found[0][k], found[1][k]) for k in found[0])
+    assert kept[1] < kept[0] / 2
+
+
 def test_a_whole_run_with_frozen_encoders_has_the_losses_of_a_cached_one(exact_caches, synthetic, tmp_path):
     logged = {}
     for mode in ("cached", "end-to-end"):
-        train(start(exact_caches["roi"], tmp_path / mode, synthetic, mode, *FROZEN))
+        train(start(exact_caches["full"], tmp_path / mode, synthetic, mode, *FROZEN))
         lines = (tmp_path / mode / "metrics.jsonl").read_text().splitlines()
         logged[mode] = [json.loads(line)["loss"] for line in lines]
     assert len(logged["cached"]) > 4
@@ -107,7 +137,7 @@ def test_resnet101_from_cached_c4_gives_layer4_the_gradient_of_the_whole_network
 
 def test_resnet101_trains_stages_2_to_4_and_leaves_the_first_222_400_parameters(tmp_path):
     backbone = build_backbone("resnet101", "random")
-    encoders = LiveEncoders("end-to-end", backbone, None, "c5", {}, 4)
+    encoders = LiveEncoders("end-to-end", backbone, None, "c5", ())
     encoders.set_trained(backbone=True, text=False)
     frozen = sum(p.numel() for p in backbone.parameters() if not p.requires_grad)
     assert frozen == 222_400
@@ -189,7 +219,7 @@ def test_roberta_trains_on_cached_vision_and_its_pooler_stays(shared):
 
     config = RobertaConfig(vocab_size=50265, hidden_size=768, num_hidden_layers=1, num_attention_heads=12, intermediate_size=64, max_position_embeddings=514)  # fmt: skip  # noqa: E501
     text = wrap_roberta(RobertaModel(config), load_tokenizer(str(shared / "real/roberta-base-tokenizer"), 50265))
-    encoders = LiveEncoders("text", None, text, "c5", {}, 4)
+    encoders = LiveEncoders("text", None, text, "c5", ())
     encoders.set_trained(backbone=False, text=True)
     features, padding = encoders.train().text(["the man in red", "a dog runs after the white ball"])
     features.masked_fill(padding[..., None], 0).square().sum().backward()
@@ -207,8 +237,7 @@ def test_a_text_encoder_that_trained_is_used_with_its_own_tokenizer_only(monkeyp
         "backbone": None,
         "text": "roberta-base",
         "level": "c5",
-        "targets": {},
-        "roi_size": 4,
+        "targets": [],
     }
     found = torch.nn.Module()
     found.tokenizer_sha256 = "b" * 64
