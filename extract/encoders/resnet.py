@@ -25,8 +25,8 @@ ANCHOR = "layer4.0.conv1.weight"
 
 
 class FrozenNorm(nn.Module):
-    """torchvision's frozen batch norm, but for half precision, which it leaves as it is: float32 of it would be kept for the
-    backward pass, and cast again by the convolution that follows."""
+    """torchvision's frozen batch norm, but for half precision, which it leaves as it is: float32 of it would be kept for
+    the backward pass, and cast again by the convolution that follows."""
 
     eps = 1e-5
     weight: Tensor

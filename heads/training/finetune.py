@@ -109,8 +109,10 @@ class LiveEncoders(nn.Module):
         if self.text is not None:
             distinct = {s: i for i, s in enumerate(dict.fromkeys(batch.sentences))}
             tokens, padding = self.text(list(distinct))
-            rows = torch.tensor([distinct[s] for s in batch.sentences]).to(tokens.device)
-            inputs = replace(inputs, tokens=tokens[rows], token_padding=padding[rows])
+            if len(distinct) < len(batch.sentences):
+                rows = torch.tensor([distinct[s] for s in batch.sentences]).to(tokens.device)
+                tokens, padding = tokens[rows], padding[rows]
+            inputs = replace(inputs, tokens=tokens, token_padding=padding)
         if self.backbone is not None:
             levels = [self.encode(group) for group in batch.live]
             inputs = replace(inputs, maps=scatter(levels, batch.live, self.level))

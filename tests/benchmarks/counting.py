@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -25,7 +25,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.library import Library, fallthrough_kernel
@@ -33,7 +33,7 @@ from torch.utils import _foreach_utils, backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from stvg.cache.batches.batch import Batch
+from stvg.cache.batches.batch import Batch, LiveFrames
 from stvg.heads.checkpoint import EMA
 from stvg.heads.experiment import Experiment
 from stvg.heads.losses import Criterion
@@ -77,22 +77,31 @@ class Counted:
     waits: list[str]
 
 
-def counted(experiment: Experiment, features: FeatureFacts, batch: Batch) -> Counted:
-    """The second step of a run on a batch, when the optimiser has its state."""
+def counted(
+    experiment: Experiment, features: FeatureFacts, batch: Batch, encoders: Callable[[], nn.Module] | None = None
+) -> Counted:
+    """The second step of a run on a batch, when the optimiser has its state. ``encoders``: makes those that train."""
     with counting_gpu() as gpu:
-        run, there = run_of(experiment, features, device()), unfilled(batch)
+        run, there = run_of(experiment, features, device(), encoders), unfilled(batch)
         training.step(run, [there])
         gpu.reset()
-        with gpu.keeping(list(run.model.parameters()), vars(there.inputs), vars(there.targets)):
+        with gpu.keeping(list(run.model.parameters()), vars(there.inputs), vars(there.targets), of_live(there)):
             training.step(run, [there])
         return Counted(gpu.launched, sum(gpu.kept.values()), gpu.waits)
 
 
-def run_of(experiment: Experiment, features: FeatureFacts, where: torch.device) -> Any:
+def run_of(
+    experiment: Experiment,
+    features: FeatureFacts,
+    where: torch.device,
+    encoders: Callable[[], nn.Module] | None = None,
+) -> Any:
     """What a step needs of a run, without a cache or a folder."""
     t = experiment.train
     with where:
-        model = Grounder(build_model(experiment.model, features)).train()
+        head = build_model(experiment.model, features)
+        head.recompute(t.recompute)
+        model = Grounder(head, encoders() if encoders else None).train()
     groups = [{"params": list(model.parameters()), "name": "head", "lr": t.lr}]
     return SimpleNamespace(
         experiment=experiment,
@@ -114,7 +123,12 @@ def unfilled(batch: Batch) -> Batch:
     inputs, targets = copy.copy(batch.inputs), copy.copy(batch.targets)
     for group in (inputs, targets):
         vars(group).update(tree_map(like, vars(group)))
-    return replace(batch, inputs=inputs, targets=targets)
+    live = tuple(LiveFrames(like(group.rows), like(group.values)) for group in batch.live)
+    return replace(batch, inputs=inputs, targets=targets, live=live)
+
+
+def of_live(batch: Batch) -> list[Tensor]:
+    return [tensor for group in batch.live for tensor in (group.rows, group.values)]
 
 
 def like(value: Any) -> Any:

@@ -25,9 +25,9 @@ HEADS = {"FSM": ("paper", 100), "TubeDETR": ("tubedetr", 100), "STCAT": ("stcat"
 """Preset and slots of a clip."""
 
 
-def clips(count: int, frames: int) -> Batch:
+def clips(count: int, frames: int, cells: tuple[int, int] = CELLS) -> Batch:
     """Clips of one size. Only their masks have values."""
-    h, w = CELLS
+    h, w = cells
     inside = torch.zeros(count, frames, dtype=torch.bool)
     inside[:, 3 * frames // 10 : 7 * frames // 10] = True
     meta = torch.device("meta")

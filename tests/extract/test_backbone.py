@@ -15,7 +15,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from stvg.cache.view import View
 from stvg.errors import CheckpointError, UsageError
 from stvg.extract.encoders.backbone import Backbone, build_backbone
-from stvg.extract.encoders.resnet import ResNet101
+from stvg.extract.encoders.resnet import FrozenNorm, ResNet101
 from stvg.extract.transforms import apply_view
 from stvg.extract.video.decode import read_frames
 from stvg.weights import load_exactly, random_values, read_state_dict, state_sha256
@@ -101,6 +101,20 @@ def test_folded_norms_give_the_same_features(plain: dict[str, torch.Tensor]) -> 
     with torch.inference_mode():
         for level, expected in backbone(pixels).items():
             torch.testing.assert_close(folded(pixels)[level], expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+
+
+def test_frozen_norms_are_torchvisions_in_float32_and_leave_half_precision_as_it_is() -> None:
+    """Promoted activations would be kept in float32 for the backward pass, and cast again by every convolution."""
+    ours, theirs = FrozenNorm(8), FrozenBatchNorm2d(8)
+    rng = torch.Generator().manual_seed(0)
+    state = {k: 0.5 + torch.rand(8, generator=rng) for k in ours.state_dict()}
+    for norm in (ours, theirs):
+        norm.load_state_dict(state)
+    x = torch.randn(2, 8, 5, 4, generator=rng)
+    assert torch.equal(ours(x), theirs(x))
+    half = ours(x.bfloat16())
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), theirs(x), rtol=0.02, atol=0.03)
 
 
 @pytest.mark.parametrize("form", ["plain.pth", "plain.safetensors", "mdetr.pth"])
