@@ -38,11 +38,11 @@ class TrainConfig:
     lr_backbone: float = 1e-5
     """0: the backbone stays frozen, whatever the mode."""
     lr_text: float = 5e-5
-    """0: the text encoder stays frozen. Falls linearly to zero after the warm-up, as the baseline's does."""
+    """0: the text encoder stays frozen."""
     lr_drop: int = 12
     """Every this many epochs the learning rate is divided by ten."""
     warmup: float = 0.01
-    """Share of all steps over which the learning rate grows linearly from zero."""
+    """Share of all steps over which the rates of those groups grow linearly from zero that the schedule warms up."""
     schedule: str = "linear-text"
     """Which rates warm up, and which fall in a line instead of steps: ``linear-text``, ``stepped``, ``linear-late``."""
     weight_decay: float = 1e-4

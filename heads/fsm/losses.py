@@ -35,7 +35,9 @@ class LossConfig(TubeLoss):
     mrcl_form: str = "paper"
     """``paper``: eq 10. ``framewise``: the published code's softmax over candidates, frame by frame."""
     label_form: str = "focal"
-    """``focal``: sigmoid focal loss over all candidates. ``softmax``: the published code's joint cross-entropy."""
+    """``focal``: sigmoid focal loss over all candidates, on the moment's slots. ``focal-all``: on all slots, 0 outside the
+    moment, so that what eq 12 averages over the clip is trained everywhere. ``softmax``: the published code's joint
+    cross-entropy."""
 
     @property
     def terms(self) -> dict[str, Term]:
@@ -61,21 +63,28 @@ class LossConfig(TubeLoss):
         return match_tubes(layers.boxes, layers.score, boxes, inside, self.l1, self.giou, self.label)
 
     def __post_init__(self) -> None:
-        for name, allowed in (("mrcl_form", ("paper", "framewise")), ("label_form", ("focal", "softmax"))):
+        for name, allowed in (("mrcl_form", ("paper", "framewise")), ("label_form", ("focal", "focal-all", "softmax"))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
         super().__post_init__()
 
 
-def focal_label_loss(score: Tensor, matched: Tensor, in_moment: Tensor) -> Tensor:
-    """Sigmoid focal loss of (…, B, N, T) logits on the moments' slots: 1 for the matched tube (…, B), 0 for the others."""
+def focal_label_loss(score: Tensor, matched: Tensor, in_moment: Tensor, everywhere: Tensor | None = None) -> Tensor:
+    """Sigmoid focal loss of (…, B, N, T) logits on the moments' slots: 1 for the matched tube (…, B), 0 for the others.
+
+    ``everywhere`` (B, T): all slots that there are, on which it is summed instead; outside the moment every tube has 0.
+    Either way it is divided by the number of slots inside.
+    """
     candidates = torch.arange(score.shape[-2], device=score.device)
     right = (matched[..., None] == candidates)[..., None]  # (…, B, N, 1)
+    if everywhere is not None:
+        right = right & in_moment[:, None]
     logit = torch.where(right, -score.float(), score.float())
     wrong = logit.sigmoid()  # how far from what it should be
     weight = torch.where(right, FOCAL_ALPHA, 1 - FOCAL_ALPHA)
     loss = weight * wrong**FOCAL_GAMMA * F.softplus(logit)
-    return loss.masked_fill(~in_moment[:, None], 0).sum((-1, -2, -3)) / in_moment.sum().clamp(min=1)
+    slots = in_moment if everywhere is None else everywhere
+    return loss.masked_fill(~slots[:, None], 0).sum((-1, -2, -3)) / in_moment.sum().clamp(min=1)
 
 
 def softmax_label_loss(score: Tensor, matched: Tensor, in_moment: Tensor) -> Tensor:
@@ -113,8 +122,10 @@ def mrcl_floor(in_moment: Tensor) -> Tensor:
 def of_label(m: Matched) -> Tensor | None:
     if m.layers.score is None:
         return None
-    loss = focal_label_loss if m.config.label_form == "focal" else softmax_label_loss
-    return loss(m.layers.score, m.indices, m.targets.in_moment)
+    score, inside = m.layers.score, m.targets.in_moment
+    if m.config.label_form == "softmax":
+        return softmax_label_loss(score, m.indices, inside)
+    return focal_label_loss(score, m.indices, inside, ~m.frame_padding if m.config.label_form == "focal-all" else None)
 
 
 def of_anchor(m: Matched) -> Tensor | None:

@@ -232,6 +232,23 @@ def test_focal_label_loss_equals_torchvision():
     torch.testing.assert_close(focal_label_loss(score, matched, inside), expected)
 
 
+def test_focal_label_loss_everywhere_wants_nothing_outside_the_moment_and_leaves_padding_out():
+    """Then a candidate's mean score over the whole clip, which eq 12 chooses by, is one that was trained everywhere."""
+    _, score, _, inside = random_tubes(7)
+    matched, there = torch.tensor([0, 3, 1]), torch.ones_like(inside)
+    there[:, -2:] = inside[:, -2:]  # padding is never inside
+    target = F.one_hot(matched, 4).float()[:, :, None] * inside[:, None]
+    every = sigmoid_focal_loss(score, target, alpha=0.25, gamma=2)
+    expected = (every * there[:, None]).sum() / inside.sum()
+    torch.testing.assert_close(focal_label_loss(score, matched, inside, there), expected)
+    score = score.requires_grad_()
+    (everywhere,) = torch.autograd.grad(focal_label_loss(score, matched, inside, there), score)
+    (within,) = torch.autograd.grad(focal_label_loss(score, matched, inside), score)
+    assert torch.equal(everywhere[inside[:, None].expand_as(score)], within[inside[:, None].expand_as(score)])
+    assert not within[~inside[:, None].expand_as(score)].any()
+    assert (everywhere[(there & ~inside)[:, None].expand_as(score)] > 0).all()
+
+
 def mrcl_by_loops(states, anchor, matched, inside):
     """Eq 10, term by term."""
     total = 0.0

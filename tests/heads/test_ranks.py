@@ -48,7 +48,7 @@ def test_the_shares_of_a_batch_are_disjoint_complete_and_alike_in_size(order, pa
         assert max(sizes) - min(sizes) <= 1
 
 
-@pytest.mark.parametrize("forms", [("paper", "focal"), ("framewise", "softmax")])
+@pytest.mark.parametrize("forms", [("paper", "focal"), ("framewise", "softmax"), ("paper", "focal-all")])
 @pytest.mark.parametrize("cuts", [(1, 2), (1, 1), (0, 2)], ids=["three ranks", "one has none", "the first has none"])
 def test_every_term_and_gradient_of_a_batch_is_the_sum_over_the_ranks_shares_of_it(forms, cuts):
     """Clips of 7, 3 and 1 slots: every rank pads to another length, and moments weigh differently."""

@@ -72,7 +72,7 @@ def test_what_changes_a_step_is_refused(tiny_cache, stopped, setting):
 
 
 def test_a_schedule_that_more_epochs_stretch_is_refused_with_the_reason_and_a_way_to_keep_it():
-    then = TrainConfig(epochs=10, warmup=0.1)
+    then = TrainConfig(epochs=10, warmup=0.1, schedule="stepped")
     stretched = Standing(30, 20, replace(then, epochs=20), ["head"])
     why, hint = stretched.obstacle({"epochs": 10})
     assert "learning rate (head) of step 1 was" in why

@@ -258,6 +258,20 @@ def test_the_learning_rate_warms_up_and_drops():
     assert rates[99] == pytest.approx(1e-4)
 
 
+def test_what_warms_up_and_what_falls_in_a_line_is_the_sources():
+    """FSM and TubeDETR warm up the text encoder alone: every other group begins at its full rate, and falls in steps."""
+    config = load_experiment("paper", ["train.lr_drop=5", "train.epochs=10", "train.warmup=0.1"]).train
+
+    def rates(group):
+        return [learning_rate(config, step, 100, 10, group) for step in range(100)]
+
+    for group, full in (("head", 5e-5), ("backbone", 1e-5)):
+        assert rates(group) == pytest.approx([full] * 50 + [full / 10] * 50)
+    text = rates("text")
+    assert text[:10] == pytest.approx([5e-5 * (step + 1) / 10 for step in range(10)])
+    assert text[10:] == pytest.approx([5e-5 * (100 - step) / 90 for step in range(10, 100)])
+
+
 def data(cache, targets=("c3", "c4")):
     return CachedDataset(Cache.open(cache), "train", Sampling(5.0, 40), targets=targets)
 
