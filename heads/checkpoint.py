@@ -28,6 +28,8 @@ from ..errors import CheckpointError
 from .model import Grounder
 
 FORMAT = "stvg checkpoint 2"
+GROUPS = ("model", "ema", "optimizer")
+"""Of tensors in a checkpoint of `Run.save`."""
 NO_SUM = b"00000000"
 SUM = re.compile(rb'"crc32c":"([0-9a-f]{8})"')
 """Where a header says its checksum. Quotes inside other entries are escaped, so this stands nowhere else."""
@@ -111,7 +113,7 @@ def require_whole(path: Path) -> None:
         raise ValueError(f"its checksum is {found:08x}, written was {said:08x}")
 
 
-def load_checkpoint(path: Path, groups: tuple[str, ...] = ("model", "ema", "optimizer")) -> Checkpoint:
+def load_checkpoint(path: Path, groups: tuple[str, ...] = GROUPS) -> Checkpoint:
     """Read a checkpoint, only the named groups of tensors. Raises CheckpointError for anything but a whole file of ours."""
     try:
         with safe_open(path, framework="pt") as file:

@@ -32,8 +32,9 @@ class TrainConfig:
     epochs: int = 15
     """0 writes the initial weights, for example imported ones, as a checkpoint that can be evaluated."""
     batch_size: int = 16
-    accumulate: int = 1
-    """Batches added up before an optimiser step."""
+    accumulate: int = 0
+    """Batches added up before an optimiser step. 0: one; end to end, where clips are large, a batch is divided into as few
+    as fit the device, by what one clip and two of them need there."""
     lr: float = 5e-5
     lr_backbone: float = 1e-5
     """0: the backbone stays frozen, whatever the mode."""
@@ -76,7 +77,9 @@ class TrainConfig:
             raise ValueError(f"schedule is {self.schedule!r}, expected one of {', '.join(SCHEDULES)}")
         if self.epochs < 0 or self.lr_backbone < 0 or self.lr_text < 0:
             raise ValueError("epochs, lr_backbone and lr_text must not be negative")
-        for name in ("batch_size", "accumulate", "lr_drop", "per_video", "log_every", "save_every"):
+        if self.accumulate < 0:
+            raise ValueError(f"accumulate must not be negative, got {self.accumulate}")
+        for name in ("batch_size", "lr_drop", "per_video", "log_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.amp not in AMP:

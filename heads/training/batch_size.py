@@ -1,16 +1,23 @@
-"""How many clips to run at once: as many as pay on this device, tried on the first clips of the very split."""
+"""How many clips to run at once: at inference as many as pay on this device, in training as many as fit it."""
 
 from __future__ import annotations
 
+import os
 import time
+from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from ...cache.batches.batch import Batch
 from ...cache.batches.dataset import CachedDataset
 from ...cache.batches.order import inference_batches
 from ..infer import read_windows
 from ..model import Grounder
+
+if TYPE_CHECKING:
+    from .run import Run
 
 GAIN = 1.05
 """A doubling that is not this many times as fast does not pay."""
@@ -64,3 +71,54 @@ def memory_is_short(device: torch.device) -> bool:
         return False
     total = torch.cuda.get_device_properties(device).total_memory
     return 2 * torch.cuda.max_memory_allocated(device) > SHARE * total
+
+
+def fitting_share(run: Run) -> int:
+    """How many of a batch's clips this run's device takes at once: the most that divide the batch.
+
+    One of the longest clips and two of them go through a training step's forward and backward pass; what the second adds is
+    what every further one costs. Optimiser states are still to come. One is taken in any case.
+    """
+    size, states = run.experiment.train.batch_size, 2 * sum(p.nbytes for p in run.model.parameters() if p.requires_grad)
+    one, two = (needed_bytes(run, count) for count in (1, 2))
+    each = max(two - one, 1)
+    most = int(SHARE * memory_of(run.device) - states - (one - each)) // each
+    return next(n for n in range(size, 0, -1) if size % n == 0 and (n <= max(most, 1) * run.ranks.count))
+
+
+def longest(dataset: CachedDataset) -> list[int]:
+    """Positions of two of the longest clips, of two videos where there are two: clips of one share their frames."""
+    first, *others = (-dataset.extents[:, 0]).argsort(kind="stable").tolist()
+    videos = dataset.cache.samples.video_ids
+    second = (i for i in others if videos[dataset.rows[i]] != videos[dataset.rows[first]])
+    return [first, next(second, first)]
+
+
+def needed_bytes(run: Run, count: int) -> int:
+    """On a GPU the peak of a forward and backward pass of some clips; elsewhere what is kept between the two."""
+    batch = run.dataset.collate([run.dataset[i] for i in longest(run.dataset)[:count]]).to(run.device)
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    cuda, amp = run.device.type == "cuda", run.experiment.train.amp == "bf16"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(run.device)
+    with torch.random.fork_rng([run.device] if cuda else []), saved_tensors_hooks(keep, lambda tensor: tensor):
+        with torch.autocast(run.device.type, torch.bfloat16, enabled=amp):
+            output = run.model.train()(batch)
+        assert batch.targets is not None
+        losses = run.criterion(output, batch.targets, batch.inputs.frame_padding)
+        if cuda:
+            torch.stack(list(losses.values())).sum().backward()
+    run.optimizer.zero_grad(set_to_none=True)
+    return torch.cuda.max_memory_allocated(run.device) if cuda else sum(kept.values())
+
+
+def memory_of(device: torch.device) -> int:
+    """Bytes of a device, or of the machine."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -55,7 +55,7 @@ class Record:
         started_from = None if run.start is None else run.start.sha256
         of_part = {"training": run.data, "validation": run.held_out}
         return cls(
-            request,
+            replace(request, experiment=run.experiment),
             sys.argv,
             run.recipe.fingerprint,
             started_from,

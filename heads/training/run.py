@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from ...cache.statistics import channel_statistics
 from ...errors import CheckpointError, UsageError
 from ..checkpoint import (
     EMA,
+    GROUPS,
     Checkpoint,
     checksum,
     load_checkpoint,
@@ -101,6 +102,10 @@ class Run:
         self.ema = EMA(self.model, t.ema)
         self.optimizer = torch.optim.AdamW(self.parameter_groups(), weight_decay=t.weight_decay, fused=True)
         self.criterion = Criterion(experiment.loss)
+        if not t.accumulate:
+            size, count = self.divided_batch()
+            t = replace(t, batch_size=size, accumulate=count)
+            self.experiment = replace(experiment, train=t)
         self.recipe = cache.recipe
         batches = math.ceil(len(self.dataset) / t.batch_size)
         self.steps_per_epoch = math.ceil(batches / t.accumulate)
@@ -111,6 +116,20 @@ class Run:
         """The step of the last validation."""
         self.changed = ""
         """Settings that are others than when the run stopped from which this one goes on."""
+
+    def divided_batch(self) -> tuple[int, int]:
+        """``batch_size`` and ``accumulate`` of a run that may choose: those it began with, or what fits the device."""
+        t = self.experiment.train
+        if t.mode != "end-to-end":
+            return t.batch_size, 1
+        if (found := self.newest(())) is not None:
+            before = found[1].facts["experiment"]["train"]
+            if before["batch_size"] * before["accumulate"] == t.batch_size:
+                return before["batch_size"], before["accumulate"]
+        from .batch_size import fitting_share
+
+        share = min(self.ranks.gather(fitting_share(self)))
+        return share, t.batch_size // share
 
     def open_split(self, split: str, targets: Sequence[str] | None = None) -> CachedDataset:
         """A split as this run's mode reads it; without ``targets`` for inference."""
@@ -220,14 +239,14 @@ class Run:
         self.best = saved.facts["best"] if same and saved.facts["best"] is not None else -math.inf
         return True
 
-    def newest(self) -> tuple[Path, Checkpoint] | None:
-        """The newest checkpoint that is whole, and its path."""
+    def newest(self, groups: tuple[str, ...] = GROUPS) -> tuple[Path, Checkpoint] | None:
+        """The newest checkpoint that is whole, and its path. ``groups``: see `load_checkpoint`."""
         damaged: CheckpointError | None = None
         for path in (self.folder / "last.safetensors", self.folder / "previous.safetensors"):
             if not path.exists():
                 continue
             try:
-                saved = load_checkpoint(path)
+                saved = load_checkpoint(path, groups)
             except CheckpointError as error:
                 damaged = damaged or error
                 continue

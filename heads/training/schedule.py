@@ -23,8 +23,8 @@ SCHEDULES = {
     "stepped": Schedule(EVERY, frozenset()),
     "linear-late": Schedule(frozenset({"text", "late"}), frozenset({"text", "late"})),
 }
-"""``linear-text``: FSM's and TubeDETR's, whose head and backbone start at their full rates. ``stepped``: STCAT's for VidSTG.
-``linear-late``: STCAT's for HC-STVG."""
+"""``linear-text``: FSM's and TubeDETR's, whose head and backbone start at their full rates. ``stepped``: STCAT's for
+VidSTG. ``linear-late``: STCAT's for HC-STVG."""
 
 
 def learning_rate(config: TrainConfig, step: int, total_steps: int, steps_per_epoch: int, group: str = "head") -> float:
