@@ -172,7 +172,7 @@ def test_a_window_holds_the_videos_own_grid_frames_whatever_is_annotated(data, t
 @pytest.mark.parametrize("backbone", ["mine.py:Windowed", "mine.py:Mine"])
 def test_a_users_class_trains_end_to_end_and_equals_its_cache_while_frozen(backbone, data, tmp_path):
     name = named(backbone, tmp_path)
-    cache = extracted(data, tmp_path / "cache", name, "tiny", dtype="float32")
+    cache = extracted(data, tmp_path / "cache", name, "tiny", dtype="float32", levels="full")
     settings = ["train.epochs=1", "train.batch_size=1", "model.ffn=16", "model.max_frames=8"]
     sources = {"backbone": name, "backbone_weights": "random", "videos": data / "videos"}
     losses = {}

@@ -182,7 +182,6 @@ def test_a_head_trains_and_answers_on_levels_of_any_number_and_name(
     ("encoder", "levels", "mode"),
     [
         ("One", "roi", "end-to-end"),
-        ("Four", "roi", "end-to-end"),
         ("Four", "full", "end-to-end"),
         ("Four", "full", "last-stage"),
     ],
