@@ -95,8 +95,8 @@ def test_folded_norms_give_the_same_features(plain: dict[str, torch.Tensor]) -> 
     backbone = ResNet101()
     load_exactly(backbone.body, trained, Path("trained"))
     folded = backbone.eval().folded()
-    assert not [m for m in folded.modules() if isinstance(m, FrozenBatchNorm2d)]
-    assert len([m for m in backbone.modules() if isinstance(m, FrozenBatchNorm2d)]) == 104
+    assert not [m for m in folded.modules() if isinstance(m, FrozenNorm)]
+    assert len([m for m in backbone.modules() if isinstance(m, FrozenNorm)]) == 104
     pixels = torch.rand(2, 3, 75, 64, generator=rng)
     with torch.inference_mode():
         for level, expected in backbone(pixels).items():
