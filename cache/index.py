@@ -184,7 +184,7 @@ class Cache:
         """
         there = self.complete()
         videos = [v for v in dict.fromkeys(self.samples.video_ids[row] for row in rows) if v in there]
-        self._read_units(videos)
+        self.read_units(videos)
         return covered(self.samples, rows, {v: self.unit(v) for v in videos if self.means(v)}, self.recipe)
 
     def mistaken(self, rows: Sequence[int]) -> list[str]:
@@ -209,10 +209,10 @@ class Cache:
     def sources(self, rows: Sequence[int]) -> dict[str, str]:
         """By video id, the beginning of the SHA-256 of the file that the features of some samples are of, where known."""
         videos = list(dict.fromkeys(self.samples.video_ids[row] for row in rows))
-        self._read_units(videos)
+        self.read_units(videos)
         return {video: unit.source["sha256"][:16] for video in videos if (unit := self.unit(video)).source}
 
-    def _read_units(self, videos: Iterable[str]) -> None:
+    def read_units(self, videos: Iterable[str]) -> None:
         """Ask for the facts of some videos together: over a network, one by one is slow."""
         wanted = list(videos)
         some = [wanted[at : at + UNITS_AT_ONCE] for at in range(0, len(wanted), UNITS_AT_ONCE)]

@@ -153,10 +153,12 @@ def doubtful(
     known = read_set(cache.path, annotations.name) if annotations.name in set_names(cache.path) else None
     before = {} if known is None else known.samples.rows_of_videos
     there = cache.complete()
+    with suppress(CacheError):  # said where they are worked on
+        cache.read_units([video_id for video_id in files if video_id in there])
     found: dict[str, Mapping[str, Any]] = {}
     for video_id, file in files.items():
         if video_id in there and isinstance(file, Path):
-            with suppress(CacheError, VideoError):  # said where they are worked on
+            with suppress(CacheError, VideoError):
                 recorded, (size, mtime, _) = cache.unit(video_id).source, state_of(file)
                 changed = recorded and (size, mtime) != (recorded["bytes"], recorded["mtime_ns"])
                 if changed and (video_id not in before or size != recorded["bytes"]):
