@@ -20,10 +20,10 @@ from ..extract.job import ExtractJob, run_job
 from ..extract.progress import ExtractionProgress
 from ..extract.synthetic.dataset import SyntheticConfig, write_vidstg
 from ..heads.decision import Reading
-from ..heads.experiment import load_experiment
+from ..heads.settings import load_experiment
+from ..heads.training.loop import train
 from ..heads.training.owner import owned
-from ..heads.training.run import Run
-from ..heads.training.train import train
+from ..heads.training.state import Run
 from ..wording import counted
 from .demo_folder import claim, write_folder
 from .evaluation import Head, load_head, open_split, overall, readings_of, score_split, shuffle_sentences, tubes_of

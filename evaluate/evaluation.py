@@ -19,10 +19,10 @@ from ..config import build
 from ..errors import CacheError
 from ..heads.checkpoint import load_checkpoint, load_into
 from ..heads.decision import Reading
-from ..heads.experiment import experiment_of
 from ..heads.infer import predict, read
 from ..heads.model import Grounder
 from ..heads.model_config import FeatureFacts
+from ..heads.settings import experiment_of
 from ..heads.table import build_model, row_of
 from ..heads.training.ranks import ALONE, Ranks
 from .metrics import Scores, score
@@ -54,14 +54,14 @@ class Head:
 def load_head(path: Path, device: torch.device, encoders: Mapping[str, Any] | None = None) -> Head:
     """The averaged weights of a checkpoint, ready for inference.
 
-    ``encoders``: where those lie now that trained with it; fields of `finetune.Sources`. Raises CheckpointError.
+    ``encoders``: where those lie now that trained with it; fields of `live_encoders.Sources`. Raises CheckpointError.
     """
     saved = load_checkpoint(path, groups=("ema",))
     experiment = experiment_of(saved.facts["experiment"], str(path))
     facts = build(FeatureFacts, saved.facts["features"], str(path))
     live = None
     if saved.facts["encoders"]:  # video decoding and the encoders load only where they are used
-        from ..heads.training.finetune import Sources
+        from ..heads.training.live_encoders import Sources
         from ..heads.training.trained_encoders import encoders_of
 
         live = encoders_of(saved.facts["encoders"], Sources(**(encoders or {})))
@@ -100,7 +100,7 @@ def open_split(head: Head, cache: Cache, split: str, videos: Path | None = None)
     level = head.model.head.memory_level.name
     if head.mode == "cached":
         return CachedDataset(cache, split, sampling, level=level)
-    from ..heads.training.online import open_live_split
+    from ..heads.training.live_batches import open_live_split
 
     return open_live_split(head.mode, cache, split, sampling, None, level, videos)
 

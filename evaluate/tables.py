@@ -16,7 +16,7 @@ from ..untrusted import harmless, in_latex, in_markdown, in_spreadsheet
 from .bootstrap import Interval
 from .compare import Comparison
 from .metrics import METRICS, SELECTED, Scores
-from .published import published_beside
+from .paper_figures import published_beside
 
 MARK = "selected on this split: the checkpoint is the epoch that scored best on it, which flatters these figures"
 COLUMNS = ("group", "source", *METRICS)

@@ -9,12 +9,12 @@ import torch
 
 from ..cache.index import Cache
 from ..console import Progress
+from ..heads.training.loop import train
 from ..heads.training.profiling import Profile
 from ..heads.training.progress import TrainingProgress, plan_of
 from ..heads.training.ranks import ALONE, Ranks
 from ..heads.training.record import Record, go_on
 from ..heads.training.request import Request
-from ..heads.training.train import train
 from ..objects import location
 from ..options import say
 from ..wording import counted

@@ -43,7 +43,7 @@ def weights_import(source: Path, out: Path) -> None:
     \b
     Example: stvg weights import pretrained_resnet101_checkpoint.pth --out weights/mdetr
     """
-    from .published import import_weights
+    from .import_weights import import_weights
 
     with Progress("import", doing="reading and splitting the file"), naming_write_errors(out):
         report = import_weights(source, out)

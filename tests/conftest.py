@@ -14,8 +14,16 @@ import pytest
 
 LONG = (
     *("test_launchers", "test_train", "test_ray", "test_ranks", "test_gpu", "test_ablation", "test_docs"),
-    *("test_finetune", "test_objects", "test_text", "test_dtypes", "test_tokenizer", "test_predict", "test_faults"),
-    *("test_runner", "test_topup", "test_published", "test_weights_of_encoders", "test_browser"),
+    *(
+        "test_live_encoders",
+        "test_objects",
+        "test_text",
+        "test_dtypes",
+        "test_tokenizer",
+        "test_predict",
+        "test_faults",
+    ),
+    *("test_runner", "test_topup", "test_import_weights", "test_weights_of_encoders", "test_browser"),
 )
 """The files that take longest. They are begun first, so that the processes of a run end together."""
 
@@ -147,9 +155,9 @@ def checkpoint(tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     import torch
 
     from stvg.cache.index import Cache
-    from stvg.heads.experiment import load_experiment
-    from stvg.heads.training.run import Run
-    from stvg.heads.training.train import train
+    from stvg.heads.settings import load_experiment
+    from stvg.heads.training.loop import train
+    from stvg.heads.training.state import Run
 
     experiment = load_experiment("tiny", ["train.epochs=1", "train.batch_size=8", "model.ffn=32"])
     run = Run(tmp_path_factory.mktemp("run"), Cache.open(tiny_cache), experiment, "train", torch.device("cpu"))

@@ -30,10 +30,10 @@ from stvg.cli import cli
 from stvg.errors import StvgError
 from stvg.evaluate.demo import Size
 from stvg.evaluate.evaluation import load_head
-from stvg.heads.experiment import load_experiment
+from stvg.heads.settings import load_experiment
 
 from .extract.folders import hf_folder, text_folder
-from .heads.test_published import fill, mdetr
+from .heads.test_import_weights import fill, mdetr
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -20,9 +20,9 @@ from stvg.extract.encoders.backbone import build_backbone
 from stvg.extract.job import ExtractJob, run_job
 from stvg.extract.transforms import apply_view
 from stvg.extract.video.decode import probe, read_frames
-from stvg.heads.experiment import load_experiment
-from stvg.heads.training.run import Run
-from stvg.heads.training.train import train
+from stvg.heads.settings import load_experiment
+from stvg.heads.training.loop import train
+from stvg.heads.training.state import Run
 
 from .encoders import WORDS
 from .extract.folders import hf_folder, text_folder

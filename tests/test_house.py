@@ -30,15 +30,15 @@ DOOR_FILES = (
         "evaluate/grounding.py",
         "evaluate/picture.py",
         "evaluate/predict.py",
-        "evaluate/published.py",
+        "evaluate/paper_figures.py",
         "evaluate/report/frames.py",
         "evaluate/report/gallery.py",
     ),
     *(
-        "heads/training/finetune.py",
+        "heads/training/live_encoders.py",
         "heads/training/trained_encoders.py",
-        "heads/training/online.py",
-        "heads/published.py",
+        "heads/training/live_batches.py",
+        "heads/import_weights.py",
     ),
 )
 DOORS = {f: {"extract"} for f in DOOR_FILES}

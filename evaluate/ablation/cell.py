@@ -22,11 +22,11 @@ import torch
 from ...atomic import write_atomic
 from ...cache.index import Cache
 from ...errors import CacheError, CheckpointError, StvgError, WriteError
+from ...heads.training.loop import train
 from ...heads.training.owner import owned
 from ...heads.training.record import Record, go_on
 from ...heads.training.request import Request
-from ...heads.training.run import Run
-from ...heads.training.train import train
+from ...heads.training.state import Run
 from ...objects import location
 from ...outputs import naming_write_errors
 from ...stop import Interrupted

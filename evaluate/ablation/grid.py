@@ -9,7 +9,7 @@ from typing import Any
 
 from ...config import load_yaml, nearest
 from ...errors import UsageError
-from ..published import ABLATED, PUBLISHED, Figures
+from ..paper_figures import ABLATED, PUBLISHED, Figures
 
 NO_FRAME, NO_VIDEO = "model.fusion.frame_level=false", "model.fusion.video_level=false"
 FULL = PUBLISHED[ABLATED]["all"]["FSM, paper, 224"]

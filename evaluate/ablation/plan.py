@@ -23,7 +23,7 @@ from ...heads.initial import Found, fitting, read_head
 from ...heads.table import build_model
 from ...heads.training.request import Asked, Request
 from ...heads.training.resumption import FREE, flat
-from ...heads.training.run import feature_facts
+from ...heads.training.state import feature_facts
 from ...objects import Location
 from ...wording import counted
 from .grid import Row, Table

@@ -15,7 +15,7 @@ from ...atomic import make_folder, write_atomic
 from ...cache.upkeep.summary import size
 from ...untrusted import in_latex, in_markdown, in_spreadsheet
 from ..bootstrap import Interval, intervals
-from ..published import not_ablated
+from ..paper_figures import not_ablated
 from ..tables import render, spread
 from .grid import Row, Table
 from .plan import Caches, Cell, Plan, amount, cell_of, open_caches, parameters

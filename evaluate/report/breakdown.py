@@ -11,7 +11,7 @@ from ...cache.sampling import FloatArray
 from ...cache.schema import Sample, has_boxes
 from ..bootstrap import Interval, intervals
 from ..metrics import METRICS, SampleScore, Scores, counted
-from ..published import Beside
+from ..paper_figures import Beside
 
 OUTCOMES = (
     ("Found", "vIoU above 0.5"),

@@ -22,7 +22,7 @@ from ... import __version__
 from ...atomic import write_atomic
 from ...errors import VideoError
 from ..metrics import METRICS
-from ..published import published_beside
+from ..paper_figures import published_beside
 from ..tables import describe, spread
 from . import breakdown, gallery
 from .findings import ReportContent

@@ -17,7 +17,7 @@ from ..infer import read_windows
 from ..model import Grounder
 
 if TYPE_CHECKING:
-    from .run import Run
+    from .state import Run
 
 GAIN = 1.05
 """A doubling that is not this many times as fast does not pay."""

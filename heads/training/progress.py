@@ -7,8 +7,8 @@ from typing import Any
 
 from ...console import Progress
 from ..model import Grounder
-from .run import Run
-from .train import Validate
+from .loop import Validate
+from .state import Run
 from .watch import SPEED
 
 

@@ -21,7 +21,7 @@ from ...cache.contents import Contents
 from ...errors import CacheError, UsageError
 from .request import Request
 from .resumption import different, told
-from .run import Run
+from .state import Run
 
 FORMAT = "stvg run record 1"
 NO_SELECTION = "none: best.safetensors is the last epoch"

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...errors import UsageError
-from ..experiment import Experiment, experiment_of, load_experiment
+from ..settings import Experiment, experiment_of, load_experiment
 from .ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     import torch
 
     from ...cache.index import Cache
-    from .run import Run
+    from .state import Run
 
 SOURCES = ("backbone", "backbone_weights", "text_encoder", "text_weights", "tokenizer", "weights_seed", "videos")
 PLACES = ("cache_path", "init", "backbone", "backbone_weights", "text_encoder", "text_weights", "tokenizer", "videos")
@@ -39,7 +39,7 @@ class Request:
     """The name of the annotation set; None: the only one."""
     init: str | None = None
     sources: dict[str, Any] = field(default_factory=dict)
-    """Fields of `finetune.Sources`."""
+    """Fields of `live_encoders.Sources`."""
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any], where: str) -> Request:
@@ -48,7 +48,7 @@ class Request:
 
     def run(self, folder: Path, cache: Cache, device: torch.device, ranks: Ranks = ALONE) -> Run:
         """The run that answers this, not yet resumed. ``cache``: the one that is named here, opened."""
-        from .run import Run
+        from .state import Run
 
         init = None if self.init is None else Path(self.init)
         sources = {**self.sources, "videos": self.sources.get("videos") and Path(self.sources["videos"])}

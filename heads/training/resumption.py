@@ -11,7 +11,7 @@ from typing import Any
 
 from ...cache.contents import Contents
 from ...errors import CheckpointError
-from ..experiment import TrainConfig
+from ..settings import TrainConfig
 from .schedule import learning_rate, warm_up
 
 SAME = ("experiment", "features", "fingerprint", "split", "started_from")

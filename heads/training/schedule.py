@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..experiment import TrainConfig
+from ..settings import TrainConfig
 
 EVERY = frozenset({"head", "late", "backbone", "text"})
 """Groups of parameters. ``late``: the part of the head that its source gives a schedule of its own, if there is one."""

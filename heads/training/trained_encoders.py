@@ -9,7 +9,7 @@ from typing import Any
 from ...errors import CheckpointError, UsageError
 from ...extract.encoders.backbone import Backbone, build_backbone
 from ...extract.encoders.text import TextEncoder, build_text_encoder
-from .finetune import LiveEncoders, Sources, part_of
+from .live_encoders import LiveEncoders, Sources, part_of
 
 
 def encoders_of(facts: dict[str, Any], sources: Sources) -> LiveEncoders:

@@ -30,9 +30,9 @@ from stvg.evaluate.demo import RESOLUTION, SAMPLING, WORLD
 from stvg.evaluate.evaluation import load_head, open_split, overall, score_split, tubes_of
 from stvg.extract.job import ExtractJob, run_job
 from stvg.extract.synthetic.dataset import write_vidstg
-from stvg.heads.experiment import load_experiment
-from stvg.heads.training.run import Run
-from stvg.heads.training.train import train
+from stvg.heads.settings import load_experiment
+from stvg.heads.training.loop import train
+from stvg.heads.training.state import Run
 
 CPU = torch.device("cpu")
 TRAIN_VIDEOS, TEST_VIDEOS = 200, 60

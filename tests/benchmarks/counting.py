@@ -35,12 +35,12 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from stvg.cache.batches.batch import Batch, LiveFrames
 from stvg.heads.checkpoint import EMA
-from stvg.heads.experiment import Experiment
 from stvg.heads.losses import Criterion
 from stvg.heads.model import Grounder
 from stvg.heads.model_config import FeatureFacts
+from stvg.heads.settings import Experiment
 from stvg.heads.table import build_model
-from stvg.heads.training import train as training
+from stvg.heads.training import loop as training
 from stvg.heads.training.ranks import ALONE
 
 NAME = "counting"

@@ -26,9 +26,9 @@ from stvg.cache.sampling import Sampling
 from stvg.extract.job import ExtractJob, run_job
 from stvg.extract.synthetic.dataset import write_vidstg
 from stvg.extract.synthetic.scenes import SyntheticConfig
-from stvg.heads.experiment import load_experiment
-from stvg.heads.training.run import Run
-from stvg.heads.training.train import train
+from stvg.heads.settings import load_experiment
+from stvg.heads.training.loop import train
+from stvg.heads.training.state import Run
 
 CPU = torch.device("cpu")
 WAYS = {

@@ -30,12 +30,12 @@ from stvg.cache.sampling import Sampling
 from stvg.cache.schema import Recipe, Sample, Video
 from stvg.cache.video_unit import video_key
 from stvg.cache.view import View
-from stvg.heads.experiment import load_experiment
 from stvg.heads.infer import predict, read
 from stvg.heads.model import Grounder
+from stvg.heads.settings import load_experiment
 from stvg.heads.table import build_model
 from stvg.heads.training.batch_size import fitting_batch_size
-from stvg.heads.training.run import feature_facts
+from stvg.heads.training.state import feature_facts
 
 SHAPE, TOKENS, WINDOW, FPS = (7, 10, 2048), 14, 100, 5.0
 BLOCK = 100

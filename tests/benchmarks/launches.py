@@ -16,8 +16,8 @@ from facts import LEVELS, TEXT
 from tables import table
 
 from stvg.cache.batches.batch import Batch, Inputs, Targets
-from stvg.heads.experiment import load_experiment
 from stvg.heads.model_config import FeatureFacts
+from stvg.heads.settings import load_experiment
 
 FACTS = FeatureFacts(LEVELS, TEXT.width)
 CELLS, TOKENS = (7, 12), 20

@@ -23,8 +23,8 @@ from stvg.cache.batches.batch import Batch, LiveFrames
 from stvg.extract.encoders.contract import Backbone, Origin
 from stvg.extract.encoders.resnet import ResNet101
 from stvg.extract.encoders.roberta import roberta_module
-from stvg.heads.experiment import load_experiment
-from stvg.heads.training.finetune import LiveEncoders
+from stvg.heads.settings import load_experiment
+from stvg.heads.training.live_encoders import LiveEncoders
 
 TOKENS = 14
 

@@ -34,11 +34,11 @@ from stvg.evaluate.evaluation import validation
 from stvg.extract.job import ExtractJob, run_job
 from stvg.extract.synthetic.dataset import SyntheticConfig, write_vidstg
 from stvg.heads.checkpoint import load_checkpoint
-from stvg.heads.experiment import MODES, load_experiment
-from stvg.heads.training.finetune import Sources  # noqa: F401  (loaded here, once)
-from stvg.heads.training.online import open_live_split  # noqa: F401
-from stvg.heads.training.run import Run
-from stvg.heads.training.train import train
+from stvg.heads.settings import MODES, load_experiment
+from stvg.heads.training.live_batches import open_live_split  # noqa: F401
+from stvg.heads.training.live_encoders import Sources  # noqa: F401  (loaded here, once)
+from stvg.heads.training.loop import train
+from stvg.heads.training.state import Run
 from stvg.heads.training.watch import SPEED
 from stvg.stop import Interrupted
 

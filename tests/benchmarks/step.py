@@ -29,10 +29,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from stvg.cache.batches.batch import Inputs, Targets
 from stvg.heads.checkpoint import EMA
 from stvg.heads.cpu import hold_memory
-from stvg.heads.experiment import load_experiment
 from stvg.heads.losses import Criterion
 from stvg.heads.model import Output
 from stvg.heads.model_config import FeatureFacts
+from stvg.heads.settings import load_experiment
 from stvg.heads.table import build_model
 
 FRAMES, CELLS, TOKENS = 100, (7, 12), 20

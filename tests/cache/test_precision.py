@@ -9,9 +9,9 @@ import torch
 
 from stvg.extract.encoders.text import build_text_encoder
 from stvg.extract.features import encode
-from stvg.heads.experiment import load_experiment
 from stvg.heads.infer import read_windows
-from stvg.heads.training import train as loop
+from stvg.heads.settings import load_experiment
+from stvg.heads.training import loop
 from stvg.precision import computing_in, float32_products
 
 CPU = torch.device("cpu")

@@ -10,9 +10,9 @@ import torch
 from playwright.sync_api import Browser, Page
 
 from stvg.cache.index import Cache
-from stvg.heads.experiment import load_experiment
-from stvg.heads.training.run import Run
-from stvg.heads.training.train import train
+from stvg.heads.settings import load_experiment
+from stvg.heads.training.loop import train
+from stvg.heads.training.state import Run
 
 from .pages import Opened, browser
 

@@ -28,11 +28,11 @@ from stvg.evaluate.ablation.plan import Plan, cells_of
 from stvg.evaluate.ablation.table import full_line, latex, lines_of, markdown, spreadsheet
 from stvg.heads.checkpoint import load_checkpoint
 from stvg.heads.commands import train_head
-from stvg.heads.experiment import load_experiment
+from stvg.heads.settings import load_experiment
 from stvg.heads.table import build_model
 from stvg.heads.training.record import Record
 from stvg.heads.training.request import Asked, Request
-from stvg.heads.training.run import feature_facts
+from stvg.heads.training.state import feature_facts
 
 from .cells import finish
 

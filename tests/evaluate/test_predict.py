@@ -29,9 +29,9 @@ from stvg.evaluate.predict import Predictor, clock_when_known, find_video, video
 from stvg.evaluate.predict import asked as sample_of
 from stvg.evaluate.predictions import read_predictions
 from stvg.extract.video.decode import probe
-from stvg.heads.experiment import load_experiment
-from stvg.heads.training.run import Run
-from stvg.heads.training.train import train
+from stvg.heads.settings import load_experiment
+from stvg.heads.training.loop import train
+from stvg.heads.training.state import Run
 
 from ..conftest import extract_synthetic
 from ..extract.test_clock import PAUSE, browser_recording, irregular

@@ -14,9 +14,9 @@ import torch
 from stvg.cache.index import Cache
 from stvg.evaluate.evaluation import validation
 from stvg.heads.checkpoint import load_checkpoint
-from stvg.heads.experiment import load_experiment
-from stvg.heads.training.run import Run
-from stvg.heads.training.train import train
+from stvg.heads.settings import load_experiment
+from stvg.heads.training.loop import train
+from stvg.heads.training.state import Run
 
 CPU = torch.device("cpu")
 SETTINGS = ("train.epochs=1", "train.batch_size=16", "model.ffn=32")

@@ -16,9 +16,9 @@ from stvg.evaluate.evaluation import load_head
 from stvg.extract.encoders.backbone import build_backbone
 from stvg.extract.encoders.contract import Backbone, Origin
 from stvg.extract.encoders.several import Several
-from stvg.heads.experiment import load_experiment
-from stvg.heads.training.run import Run
-from stvg.heads.training.train import train
+from stvg.heads.settings import load_experiment
+from stvg.heads.training.loop import train
+from stvg.heads.training.state import Run
 
 from ..encoders import text, visual
 from ..test_encoder_contract import CPU, data, extracted, named  # noqa: F401

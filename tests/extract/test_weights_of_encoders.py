@@ -13,7 +13,7 @@ from stvg.errors import CheckpointError
 from stvg.extract.encoders.backbone import build_backbone
 from stvg.extract.encoders.resnet import ResNet101
 from stvg.extract.encoders.roberta import ANCHOR, plain_names
-from stvg.heads.published import encoder_shapes, import_weights, translate
+from stvg.heads.import_weights import encoder_shapes, import_weights, translate
 from stvg.weights import read_weights
 
 Named = dict[str, Tensor]

@@ -17,12 +17,12 @@ import torch
 
 from stvg.cache.index import Cache
 from stvg.errors import CacheError, StvgError, TrainingDiverged
-from stvg.heads.experiment import load_experiment
 from stvg.heads.fsm.losses import TERMS
 from stvg.heads.losses import MeanOver, Term
+from stvg.heads.settings import load_experiment
+from stvg.heads.training.loop import step, train
 from stvg.heads.training.ranks import joined
-from stvg.heads.training.run import Run
-from stvg.heads.training.train import step, train
+from stvg.heads.training.state import Run
 
 WIDTH = Term(lambda m: m.tube(m.layers.boxes)[:, *m.targets.slots, 2].mean(-1), lambda config: 0.1, MeanOver.SLOTS)
 """A term that is not of the product."""

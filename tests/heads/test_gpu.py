@@ -12,11 +12,11 @@ from safetensors.torch import save_file
 
 from stvg.cache.index import Cache
 from stvg.evaluate.evaluation import load_head, tubes_of
-from stvg.heads.experiment import load_experiment
 from stvg.heads.losses import Criterion
+from stvg.heads.settings import load_experiment
 from stvg.heads.table import build_model
-from stvg.heads.training import train as training
-from stvg.heads.training.run import Run
+from stvg.heads.training import loop as training
+from stvg.heads.training.state import Run
 
 from ..gpu import CPU, GPU, OnGpu, pretended_gpu
 from .clips import CLIPS, FACTS, batch

@@ -22,12 +22,12 @@ from stvg.cache.schema import Sample, Video
 from stvg.cache.view import View
 from stvg.evaluate.evaluation import tubes_of
 from stvg.heads.decision import choose_span, join
-from stvg.heads.experiment import load_experiment
 from stvg.heads.infer import predict, read, read_windows
 from stvg.heads.model import Grounder, LayerOutput, Output
+from stvg.heads.settings import load_experiment
 from stvg.heads.table import build_model
 from stvg.heads.training.batch_size import fitting_batch_size
-from stvg.heads.training.run import feature_facts
+from stvg.heads.training.state import feature_facts
 
 CPU = torch.device("cpu")
 

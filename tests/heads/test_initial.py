@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 
 from stvg.errors import CheckpointError
 from stvg.heads.checkpoint import save_checkpoint
-from stvg.heads.experiment import load_experiment
+from stvg.heads.import_weights import import_weights
 from stvg.heads.initial import start_from
 from stvg.heads.model_config import FeatureFacts
-from stvg.heads.published import import_weights
+from stvg.heads.settings import load_experiment
 from stvg.heads.table import build_model
 
 from ..encoders import levels

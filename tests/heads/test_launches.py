@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from stvg.cache.batches.batch import Batch
-from stvg.heads.experiment import load_experiment
+from stvg.heads.settings import load_experiment
 
 from ..benchmarks.counting import Counted, counted, counting_gpu, device
 from .clips import CLIPS, FACTS, batch

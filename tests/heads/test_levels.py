@@ -12,9 +12,9 @@ from stvg.cache.index import Cache
 from stvg.errors import CacheError, UsageError
 from stvg.evaluate.evaluation import load_head, open_split, tubes_of
 from stvg.evaluate.predictions import read_predictions
-from stvg.heads.experiment import load_experiment
-from stvg.heads.training.run import Run
-from stvg.heads.training.train import train
+from stvg.heads.settings import load_experiment
+from stvg.heads.training.loop import train
+from stvg.heads.training.state import Run
 
 from ..conftest import extract_synthetic
 

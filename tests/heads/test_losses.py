@@ -21,11 +21,11 @@ from torchvision.ops import generalized_box_iou, sigmoid_focal_loss
 from stvg.cache.batches.batch import Targets
 from stvg.errors import UsageError
 from stvg.heads.boxes import generalised_iou, to_corners
-from stvg.heads.experiment import load_experiment
 from stvg.heads.fsm.losses import TERMS, LossConfig, focal_label_loss, mrcl_loss, softmax_label_loss
 from stvg.heads.fsm.matching import match_tubes
 from stvg.heads.losses import EPSILON, Criterion, box_losses, guided_attention_loss, span_loss
 from stvg.heads.model import LayerOutput, Output
+from stvg.heads.settings import load_experiment
 
 
 @dataclass
@@ -311,7 +311,7 @@ def test_settings_that_cannot_be_meant_are_refused_with_a_hint(assignment, hint)
 
 
 def test_every_shipped_preset_loads():
-    from stvg.heads.experiment import presets
+    from stvg.heads.settings import presets
 
     assert presets() == ["paper", "paper-hcstvg", "stcat", "stcat-hcstvg", "tiny", "tubedetr"]
     assert all(load_experiment(p).train.epochs > 0 for p in presets())

@@ -10,13 +10,13 @@ import torch
 from stvg.cache.batches.batch import Targets
 from stvg.cache.index import Cache
 from stvg.evaluate.evaluation import load_head, open_split, tubes_of
-from stvg.heads.experiment import load_experiment
 from stvg.heads.fsm.losses import LossConfig
 from stvg.heads.fsm.matching import match_tubes
 from stvg.heads.losses import Criterion
 from stvg.heads.model import LayerOutput, Output
-from stvg.heads.training.run import Run
-from stvg.heads.training.train import train
+from stvg.heads.settings import load_experiment
+from stvg.heads.training.loop import train
+from stvg.heads.training.state import Run
 
 CPU = torch.device("cpu")
 # Of a wide target: the first candidate is nearest in coordinates, the second overlaps best, the third has the best score.

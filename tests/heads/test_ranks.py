@@ -21,13 +21,13 @@ from stvg.cache.batches.order import epoch_order, share_of
 from stvg.cache.index import Cache
 from stvg.errors import UsageError
 from stvg.heads.checkpoint import load_checkpoint
-from stvg.heads.experiment import load_experiment
 from stvg.heads.fsm.losses import TERMS, LossConfig
 from stvg.heads.losses import Criterion
+from stvg.heads.settings import load_experiment
 from stvg.heads.table import build_model
+from stvg.heads.training.loop import train
 from stvg.heads.training.ranks import Ranks, Share
-from stvg.heads.training.run import Run
-from stvg.heads.training.train import train
+from stvg.heads.training.state import Run
 
 from .clips import CLIPS, FACTS, batch, small
 from .rank import WIDTH

@@ -12,10 +12,10 @@ import torch
 from stvg.cache.index import Cache
 from stvg.errors import CheckpointError
 from stvg.heads.checkpoint import load_checkpoint
-from stvg.heads.experiment import TrainConfig, load_experiment
+from stvg.heads.settings import TrainConfig, load_experiment
+from stvg.heads.training.loop import train
 from stvg.heads.training.resumption import Standing
-from stvg.heads.training.run import Run
-from stvg.heads.training.train import train
+from stvg.heads.training.state import Run
 
 CPU = torch.device("cpu")
 SMALL = (

@@ -16,11 +16,11 @@ from stvg.cache.statistics import channel_statistics
 from stvg.cache.video_unit import video_key
 from stvg.errors import CacheError
 from stvg.evaluate.evaluation import load_head, open_split, tubes_of
-from stvg.heads.experiment import load_experiment
 from stvg.heads.layers import Standard, StoredLinear
+from stvg.heads.settings import load_experiment
 from stvg.heads.table import build_model
-from stvg.heads.training.run import Run
-from stvg.heads.training.train import train
+from stvg.heads.training.loop import train
+from stvg.heads.training.state import Run
 
 from ..conftest import extract_synthetic
 from ..encoders import further

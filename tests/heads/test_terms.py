@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from stvg.cache.batches.batch import Targets
 from stvg.errors import UsageError
-from stvg.heads.experiment import load_experiment
 from stvg.heads.fsm.losses import TERMS, LossConfig
 from stvg.heads.losses import Criterion, MeanOver, Term, counts, guided_attention_loss, span_loss
 from stvg.heads.model import Anchor, LayerOutput, Output
+from stvg.heads.settings import load_experiment
 from stvg.heads.training.ranks import Share
 
 NEW = {

@@ -24,9 +24,9 @@ from stvg.cache.index import Cache
 from stvg.cache.sampling import Sampling, moment_slots
 from stvg.errors import CacheError, CheckpointError, TrainingDiverged
 from stvg.heads.checkpoint import load_checkpoint
-from stvg.heads.experiment import load_experiment
-from stvg.heads.training.run import Run
-from stvg.heads.training.train import learning_rate, train
+from stvg.heads.settings import load_experiment
+from stvg.heads.training.loop import learning_rate, train
+from stvg.heads.training.state import Run
 from stvg.heads.training.watch import SPEED
 from stvg.stop import Interrupted
 

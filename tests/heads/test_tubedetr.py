@@ -17,11 +17,11 @@ from stvg.cache.batches.batch import Inputs
 from stvg.cache.schema import Level
 from stvg.heads.attention import split_heads
 from stvg.heads.decoder import CrossAttention, Seen
-from stvg.heads.experiment import load_experiment
+from stvg.heads.import_weights import translate
 from stvg.heads.layers import sine_2d, time_code
 from stvg.heads.model import Output
 from stvg.heads.model_config import FeatureFacts, TubeDETRConfig
-from stvg.heads.published import translate
+from stvg.heads.settings import load_experiment
 from stvg.heads.table import build_model
 from stvg.heads.tubedetr import TubeDETR
 

@@ -10,10 +10,10 @@ import torch
 
 from stvg.cache.index import Cache
 from stvg.errors import UsageError
-from stvg.heads.experiment import load_experiment
+from stvg.heads.settings import load_experiment
+from stvg.heads.training.loop import train
 from stvg.heads.training.profiling import ROWS, Profile
-from stvg.heads.training.run import Run
-from stvg.heads.training.train import train
+from stvg.heads.training.state import Run
 from stvg.heads.training.watch import SPEED, EventFile
 
 SETTINGS = ("model.d=32", "model.ffn=48", "train.epochs=1", "train.batch_size=6", "train.log_every=2")

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from stvg.cache.batches.batch import Inputs, Targets
+from stvg.heads.import_weights import translate
 from stvg.heads.model import Output
 from stvg.heads.model_config import FeatureFacts
-from stvg.heads.published import translate
 from stvg.heads.stcat.config import STCATConfig
 from stvg.heads.stcat.model import STCAT
 

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from stvg.errors import CheckpointError
+from stvg.heads.import_weights import HEAD_FORMAT, import_weights, translate
 from stvg.heads.model_config import FeatureFacts
-from stvg.heads.published import HEAD_FORMAT, import_weights, translate
 from stvg.heads.stcat.config import STCATConfig
 from stvg.heads.stcat.model import STCAT
 from stvg.heads.stcat.names import adopted
@@ -93,7 +93,7 @@ def test_nothing_of_a_published_head_is_imported_twice(shared: Path, tmp_path: P
 
 
 def test_an_MDETR_head_fills_the_parts_that_the_published_code_starts_from_it() -> None:
-    from ..test_published import fill, mdetr
+    from ..test_import_weights import fill, mdetr
 
     mine = adopted(translate(fill(mdetr()), "here")[0]["head"])
     config = STCATConfig(d=64, ffn=96, encoder_layers=2, decoder_layers=2)

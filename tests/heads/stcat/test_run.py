@@ -14,12 +14,12 @@ from stvg.cache.sampling import moment_slots
 from stvg.errors import UsageError
 from stvg.evaluate.evaluation import load_head, open_split, readings_of, score_split, tubes_of
 from stvg.heads.checkpoint import load_checkpoint
-from stvg.heads.experiment import Experiment, load_experiment
 from stvg.heads.initial import start_from
+from stvg.heads.settings import Experiment, load_experiment
 from stvg.heads.stcat.losses import TERMS
 from stvg.heads.table import HEADS, build_model
-from stvg.heads.training.run import Run, feature_facts
-from stvg.heads.training.train import train
+from stvg.heads.training.loop import train
+from stvg.heads.training.state import Run, feature_facts
 
 CPU = torch.device("cpu")
 SMALL = (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stvg.heads.experiment import TrainConfig
+from stvg.heads.settings import TrainConfig
 from stvg.heads.training.schedule import learning_rate, warm_up
 
 from .recorded import described

@@ -28,18 +28,18 @@ from ..checkpoint import (
     optimizer_tensors,
     save_checkpoint,
 )
-from ..experiment import Experiment
 from ..initial import start_from
 from ..losses import Criterion
 from ..model import FeatureHead, Grounder
 from ..model_config import FeatureFacts
+from ..settings import Experiment
 from ..table import build_model, row_of
 from .owner import require_owned
 from .ranks import ALONE, Ranks
 from .resumption import Standing, require_same
 
 if TYPE_CHECKING:
-    from .finetune import LiveEncoders
+    from .live_encoders import LiveEncoders
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Run:
         init: Path | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
-        """``sources``: fields of `finetune.Sources`, for modes that train encoders. ``init``: see `start_from`.
+        """``sources``: fields of `live_encoders.Sources`, for modes that train encoders. ``init``: see `start_from`.
 
         ``ranks``: the processes this run is divided between; batch sizes are those of all of them together.
         """
@@ -81,7 +81,7 @@ class Run:
         self.encoders: LiveEncoders | None = None
         self.videos: Path | None = None
         if t.mode != "cached":  # the encoders, and what reads video, load only where they are used
-            from .finetune import Sources, build_encoders
+            from .live_encoders import Sources, build_encoders
 
             chosen = Sources(**(sources or {}))
             self.videos = chosen.videos
@@ -136,7 +136,7 @@ class Run:
         sampling = self.experiment.model.sampling(self.cache.recipe.fps, training=targets is not None)
         if self.encoders is None:
             return CachedDataset(self.cache, split, sampling, targets, self.level)
-        from .online import open_live_split
+        from .live_batches import open_live_split
 
         return open_live_split(self.encoders.mode, self.cache, split, sampling, targets, self.level, self.videos)
 

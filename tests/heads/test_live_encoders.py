@@ -19,11 +19,11 @@ from stvg.extract.encoders.tiny_text import TinyText
 from stvg.extract.encoders.tiny_text import wrap as wrap_tiny
 from stvg.extract.encoders.tokenizer import load_tokenizer
 from stvg.heads.checkpoint import load_checkpoint
-from stvg.heads.experiment import load_experiment
-from stvg.heads.training import batch_size, finetune, trained_encoders
-from stvg.heads.training.finetune import LiveEncoders, Sources
-from stvg.heads.training.run import Run
-from stvg.heads.training.train import train
+from stvg.heads.settings import load_experiment
+from stvg.heads.training import batch_size, live_encoders, trained_encoders
+from stvg.heads.training.live_encoders import LiveEncoders, Sources
+from stvg.heads.training.loop import train
+from stvg.heads.training.state import Run
 
 from ..conftest import extract_synthetic
 
@@ -75,7 +75,7 @@ def test_end_to_end_reads_whole_maps_of_all_levels_whatever_the_cache_keeps(exac
 def test_a_backbone_that_recomputes_has_the_same_gradients_bit_for_bit_and_keeps_no_activations(
     exact_caches, synthetic, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(finetune, "AT_ONCE", 7)
+    monkeypatch.setattr(live_encoders, "AT_ONCE", 7)
     found, kept = [], []
     for name, recompute in (("kept", "false"), ("again", "true")):
         settings = ("train.views=false", f"train.recompute={recompute}")

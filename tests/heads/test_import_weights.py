@@ -18,10 +18,10 @@ from stvg.cache.index import Cache
 from stvg.errors import CheckpointError, UsageError
 from stvg.extract.encoders.backbone import build_backbone
 from stvg.heads.checkpoint import load_checkpoint
-from stvg.heads.experiment import load_experiment
+from stvg.heads.import_weights import HEAD_FORMAT, encoder_shapes, import_weights, translate
 from stvg.heads.initial import fit_queries, start_from
 from stvg.heads.model_config import FeatureFacts
-from stvg.heads.published import HEAD_FORMAT, encoder_shapes, import_weights, translate
+from stvg.heads.settings import load_experiment
 from stvg.heads.table import build_model
 
 from ..encoders import RESNET

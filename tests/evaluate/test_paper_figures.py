@@ -18,7 +18,7 @@ from stvg.evaluate.ablation.grid import FULL, TABLES
 from stvg.evaluate.ablation.plan import Plan, cells_of
 from stvg.evaluate.ablation.table import Line, latex, lines_of, markdown, plot, spreadsheet, terminal
 from stvg.evaluate.metrics import METRICS, PROTOCOLS, SampleScore, Scores
-from stvg.evaluate.published import ABLATED, PUBLISHED, published_beside
+from stvg.evaluate.paper_figures import ABLATED, PUBLISHED, published_beside
 from stvg.evaluate.report.frames import Taken
 from stvg.evaluate.report.page import render
 from stvg.evaluate.tables import STYLES, format_table
@@ -200,7 +200,7 @@ def test_an_ablation_of_the_papers_split_stands_beside_the_paper(
 ) -> None:
     """The split that this cache holds is declared to be the paper's: no cache of 1,160 videos is made for a test."""
     monkeypatch.setitem(DATASETS["vidstg"].sentences, "test", Cache.open(tiny_cache).samples.splits.count("test"))
-    monkeypatch.setattr("stvg.evaluate.published.ABLATED", ("vidstg", "test"))
+    monkeypatch.setattr("stvg.evaluate.paper_figures.ABLATED", ("vidstg", "test"))
     lines = lines_with_results(Plan(out=tmp_path, caches={None: tiny_cache}, asked=PAPER), "IV")
     text = markdown(TABLES["IV"], lines)
     assert "| without | 25.00 | +0.00 | 44.59 (-2.56) |" in text

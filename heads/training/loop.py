@@ -29,8 +29,8 @@ from ..fsm.losses import TERMS, LossConfig, mrcl_floor
 from ..model import Grounder
 from .profiling import Profile
 from .ranks import Share
-from .run import Run
 from .schedule import learning_rate
+from .state import Run
 from .watch import SELECTED, EventFile, Meter, MetricsFile, Watch, Write
 
 FILL = "fill_uninitialized_memory"
