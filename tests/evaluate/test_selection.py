@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +15,7 @@ from stvg.evaluate.evaluation import validation
 from stvg.heads.checkpoint import load_checkpoint
 from stvg.heads.settings import load_experiment
 from stvg.heads.training.loop import train
+from stvg.heads.training.request import Asked
 from stvg.heads.training.state import Run
 
 CPU = torch.device("cpu")
@@ -52,17 +52,12 @@ def test_a_cache_without_a_validation_split_validates_on_nothing_and_the_best_is
     assert load_checkpoint(tmp_path / "best.safetensors").facts["selected"]
 
 
-def test_a_cache_with_a_validation_split_is_validated_on_it(tiny_cache, monkeypatch):
-    from stvg.heads.training import request
-
-    given = dict.fromkeys((*request.PLACES, "annotation_set", "val_split", "mode"), None)
-    given |= {"cache_path": tiny_cache, "preset": "tiny", "assignments": (), "split": "train", "protocol": "dense"}
-    given |= {"weights_seed": 0}
-    assert request.requested(given, CPU).val_split == "none"
-    annotations = Cache.open(tiny_cache).annotations
-    with_val = replace(annotations, splits={**annotations.splits, "val": annotations.splits["test"]})
-    monkeypatch.setattr("stvg.cache.index.Cache.open", lambda *_: SimpleNamespace(annotations=with_val))
-    assert request.requested(given, CPU).val_split == "val"
+def test_a_cache_with_a_validation_split_is_validated_on_it(tiny_cache):
+    cache, asked = Cache.open(tiny_cache), Asked("tiny", ())
+    assert asked.request(cache, "cpu").val_split == "none"
+    samples = SimpleNamespace(splits={*cache.samples.splits, "val"})
+    with_val = SimpleNamespace(path=cache.path, annotations=cache.annotations, samples=samples)
+    assert asked.request(with_val, "cpu").val_split == "val"
 
 
 def test_scores_of_the_split_that_chose_the_epoch_are_marked_wherever_they_stand(stvg, selected, tiny_cache, tmp_path):
