@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from .conftest import LONG
+
 ROOT = Path(__file__).parents[1]
 ROOMS = ("cache", "extract", "heads", "evaluate")
 GROUND = "ground"  # the files beside cli.py that every room may use
@@ -146,3 +148,7 @@ def test_a_folder_is_seen_at_a_glance():
     folders = {p.parent for p in SOURCES}
     counts = {str(f): sum(p.parent == f and p.name != "__init__.py" for p in SOURCES) for f in folders}
     assert {f: n for f, n in counts.items() if n > FILES_A_FOLDER} == {}
+
+
+def test_the_test_files_that_begin_first_exist():
+    assert set(LONG) <= {p.stem for p in (ROOT / "tests").rglob("test_*.py")}
