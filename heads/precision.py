@@ -20,6 +20,13 @@ def product_type(weight: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
 
 
+def half_precision(amp: str, device: torch.device) -> torch.autocast:
+    """Around a forward pass: bfloat16 where settings ask for it, or where they leave it to the device and it is a GPU."""
+    return torch.autocast(
+        device.type, torch.bfloat16, enabled=amp == "bf16" or (amp == "auto" and device.type != "cpu")
+    )
+
+
 def call(module: nn.Module, *inputs: Any) -> Any:
     """``module(*inputs)``. In autocast the weights of its products are rounded together, in one operation, instead of one
     by one where each is used; so are their gradients on the way back."""

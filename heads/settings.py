@@ -51,9 +51,10 @@ class TrainConfig:
     """Largest gradient norm."""
     ema: float = 0.9998
     """Decay of the averaged weights, which are the ones evaluated; updated after every optimiser step."""
-    amp: str = "none"
+    amp: str = "auto"
     """``none``: float32. ``tf32``: a GPU may round the factors of products to 10 bits. ``bf16``: autocast of the forward
-    pass; losses stay in float32. Scores are always computed in float32."""
+    pass; norms, boxes, logits, losses and weights stay in float32. ``auto``: ``bf16`` on a GPU, ``none`` on a CPU. Scores
+    are always computed in float32."""
     recompute: bool = False
     """Forget what happens inside the transformer layers and compute it again in the backward pass: less memory, more time,
     the same weights bit for bit."""
@@ -82,8 +83,8 @@ class TrainConfig:
         for name in ("batch_size", "lr_drop", "per_video", "log_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.amp not in AMP:
-            raise ValueError(f"amp is {self.amp!r}, expected one of {', '.join(AMP)}")
+        if self.amp not in ("auto", *AMP):
+            raise ValueError(f"amp is {self.amp!r}, expected one of auto, {', '.join(AMP)}")
         if not (self.lr > 0 and 0 <= self.warmup <= 1 and 0 <= self.ema < 1 and self.clip > 0 and self.eval_every >= 0):
             raise ValueError("lr and clip must be positive, warmup in [0, 1], ema in [0, 1), eval_every not negative")
 

@@ -27,6 +27,9 @@ from ...stop import Interrupted, Stop
 from ..cpu import hold_memory
 from ..fsm.losses import TERMS, LossConfig, mrcl_floor
 from ..model import Grounder
+from ..precision import half_precision
+from .ahead import copied_ahead
+from .gradients import SharedGradients
 from .profiling import Profile
 from .ranks import Share
 from .schedule import learning_rate
@@ -151,7 +154,8 @@ def train_epoch(run: Run, watch: Watch, stop: Stop) -> None:
         order = epoch_order(run.dataset, t.batch_size, t.per_video, t.seed, epoch, t.temporal_crop)
         order = order[done * t.accumulate :]
         share = share_of(order, ranks.index, ranks.count)
-        batches = training_batches(run.dataset, share, t.seed, epoch, 0, t.temporal_crop, t.views, run.device)
+        read = training_batches(run.dataset, share, t.seed, epoch, 0, t.temporal_crop, t.views, run.device)
+        batches = copied_ahead(read, run.device)
     while group := watch.wait_for(batches, t.accumulate):
         terms = step(run, group)
         samples, order = sum(map(len, order[: len(group)])), order[len(group) :]
@@ -177,57 +181,50 @@ def line(run: Run, terms: Terms) -> dict[str, Any]:
 def step(run: Run, group: Sequence[Batch | None]) -> Terms:
     """One optimiser step over a group of accumulated batches; the mean of their weighted loss terms, detached.
 
-    A batch is None where this rank has no share of it.
+    A batch is None where this rank has no share of it. A GPU is told all that is to be done, and waited for once: for
+    whether the loss is a number.
     """
-    prepare(run)
-    seen: list[tuple[Terms, Batch]] = []
+    t, seen = run.experiment.train, []
+    for rates in run.optimizer.param_groups:
+        rates["lr"] = learning_rate(t, run.step, run.total_steps, run.steps_per_epoch, rates["name"])
+    seed = np.random.SeedSequence([t.seed, run.step, run.ranks.index])
+    torch.manual_seed(int(seed.generate_state(1, np.uint64)[0]))  # random numbers of this step and this rank alone
+    run.optimizer.zero_grad(set_to_none=True)
+    gradients = SharedGradients(run.ranks, [p for p in run.model.parameters() if p.requires_grad])
     loss = torch.zeros((), device=run.device)
-    for batch, share in zip(group, run.ranks.shares(group), strict=True):
-        if batch is not None:
-            terms, total = losses_of(run, batch, share)
-            with record_function("backward"):
-                (total / len(group)).backward()
-            loss += total.detach() / len(group)
-            seen.append((terms, batch))
+    mine = [(batch, share) for batch, share in zip(group, run.ranks.shares(group), strict=True) if batch is not None]
+    for number, (given, share) in enumerate(mine, 1):
+        batch = given.to(run.device)
+        with record_function("forward"), half_precision(t.amp, run.device):
+            output = run.model(batch)
+        with record_function("losses"):
+            assert batch.targets is not None
+            terms = share.criterion(run.criterion)(output, batch.targets, batch.inputs.frame_padding)
+            total = torch.stack(list(terms.values())).sum() / len(group)
+        with record_function("backward"), gradients.added() if number == len(mine) else nullcontext():
+            total.backward()
+        loss += total.detach()
+        seen.append((logged(run, terms, batch, share), batch))
     with record_function("optimiser"):
-        loss = run.ranks.add_gradients(run.model.parameters(), loss)
-        norm = nn.utils.clip_grad_norm_(run.model.parameters(), run.experiment.train.clip)
+        loss = gradients.sum(loss)
+        norm = nn.utils.clip_grad_norm_(run.model.parameters(), t.clip)
         guard(run, loss, norm, seen)
         run.optimizer.step()
-        run.step += 1
         run.ema.update(run.model)
+        run.step += 1
     names = dict.fromkeys(name for terms, _ in seen for name in terms)
     return {k: torch.stack([terms[k] for terms, _ in seen if k in terms]).sum() / len(group) for k in names}
 
 
-def prepare(run: Run) -> None:
-    """No gradients, the step's learning rates, and random numbers that are this step's and this rank's alone."""
-    run.optimizer.zero_grad(set_to_none=True)
-    for group in run.optimizer.param_groups:
-        group["lr"] = learning_rate(run.experiment.train, run.step, run.total_steps, run.steps_per_epoch, group["name"])
-    seed = np.random.SeedSequence([run.experiment.train.seed, run.step, run.ranks.index])
-    torch.manual_seed(int(seed.generate_state(1, np.uint64)[0]))
-
-
-def losses_of(run: Run, batch: Batch, share: Share) -> tuple[Terms, Tensor]:
-    """A batch's weighted terms, detached, and their sum. ``mrcl_floor`` is no part of the sum."""
-    moved = batch.to(run.device)
-    assert moved.targets is not None
-    with (
-        record_function("forward"),
-        torch.autocast(run.device.type, torch.bfloat16, enabled=run.experiment.train.amp == "bf16"),
-    ):
-        output = run.model(moved)
-    with record_function("losses"):
-        losses = share.criterion(run.criterion)(output, moved.targets, moved.inputs.frame_padding)
-        total = torch.stack(list(losses.values())).sum()
-        terms = {k: v.detach() for k, v in losses.items()}
-        config = run.criterion.config
-        contrasted = "mrcl" in losses and losses["mrcl"].requires_grad
-        if contrasted and isinstance(config, LossConfig) and config.mrcl_form == "paper":
-            floor = config.mrcl * mrcl_floor(moved.targets.in_moment)
-            terms["mrcl_floor"] = share.part(floor, TERMS["mrcl"].mean_over)
-    return terms, total
+def logged(run: Run, terms: Terms, batch: Batch, share: Share) -> Terms:
+    """A batch's terms, detached. ``mrcl_floor`` is no part of the objective."""
+    found, config = {k: v.detach() for k, v in terms.items()}, run.criterion.config
+    contrasted = "mrcl" in terms and terms["mrcl"].requires_grad
+    if contrasted and isinstance(config, LossConfig) and config.mrcl_form == "paper":
+        assert batch.targets is not None
+        floor = config.mrcl * mrcl_floor(batch.targets.in_moment)
+        found["mrcl_floor"] = share.part(floor, TERMS["mrcl"].mean_over)
+    return found
 
 
 def guard(run: Run, loss: Tensor, norm: Tensor, seen: Sequence[tuple[Terms, Batch]]) -> None:

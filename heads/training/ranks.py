@@ -1,15 +1,13 @@
 """One run on several processes, started by torchrun: who has which samples, and how what they compute is added up.
 
 Every global batch is divided between the ranks, and a rank's loss counts by its share of what each term is a mean over: the
-sum of the ranks' gradients is the gradient of one process with the whole batch. Gradients travel in one bucket, after the
-backward pass. DistributedDataParallel would overlap the two, but knows neither a rank without a sample in the last, short
-batch nor parameters that only some samples reach; and it would stand in a single process's way, which has none of this.
+sum of the ranks' gradients is the gradient of one process with the whole batch; see `gradients` for how they travel.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...cache.batches.batch import Batch
 from ...errors import StvgError, UsageError
@@ -68,24 +66,6 @@ class Ranks:
         with together():
             dist.all_gather(everyone, mine)
         return [Share(of) for of in mine / torch.stack(everyone).sum(0)]
-
-    def add_gradients(self, parameters: Iterable[nn.Parameter], loss: Tensor) -> Tensor:
-        """Replace every gradient by its sum over the ranks, and return that of the loss.
-
-        A parameter keeps having no gradient where no rank has one, as in a single process.
-        """
-        if self.count == 1:
-            return loss
-        trained = [p for p in parameters if p.requires_grad]
-        given = torch.tensor([p.grad is not None for p in trained], dtype=torch.float32, device=loss.device)
-        parts = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in trained]
-        bucket = torch.cat([*parts, given, loss.detach().reshape(1)])
-        with together():
-            dist.all_reduce(bucket)
-        *parts, given, loss = bucket.split([*(p.numel() for p in trained), len(trained), 1])
-        for parameter, gradient, exists in zip(trained, parts, given.tolist(), strict=True):
-            parameter.grad = gradient.view_as(parameter) if exists else None
-        return loss[0]
 
     def any(self, here: bool) -> bool:
         """Whether something is so on at least one rank."""

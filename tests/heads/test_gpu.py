@@ -22,6 +22,7 @@ from ..gpu import CPU, GPU, OnGpu, pretended_gpu
 from .clips import CLIPS, FACTS, batch
 
 SMALL = ("model.d=32", "model.ffn=48", "model.encoder_layers=2", "model.decoder_layers=2", "model.max_frames=12")
+SMALL += ("train.amp=none",)
 STILL = ("model.dropout=0", "model.span_dropout=0")
 """A GPU draws other random numbers."""
 VARIANTS = {
