@@ -15,6 +15,7 @@ from ...cache.batches.dataset import CachedDataset
 from ...cache.batches.order import inference_batches
 from ..infer import read_windows
 from ..model import Grounder
+from ..precision import half_precision
 
 if TYPE_CHECKING:
     from .state import Run
@@ -103,11 +104,11 @@ def needed_bytes(run: Run, count: int) -> int:
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    cuda, amp = run.device.type == "cuda", run.experiment.train.amp == "bf16"
+    cuda = run.device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats(run.device)
     with torch.random.fork_rng([run.device] if cuda else []), saved_tensors_hooks(keep, lambda tensor: tensor):
-        with torch.autocast(run.device.type, torch.bfloat16, enabled=amp):
+        with half_precision(run.experiment.train.amp, run.device):
             output = run.model.train()(batch)
         assert batch.targets is not None
         losses = run.criterion(output, batch.targets, batch.inputs.frame_padding)

@@ -9,11 +9,13 @@ counts as an operation: see counting.py. ``--names`` also prints the most freque
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 import torch
 from counting import counted
 from facts import LEVELS, TEXT
 from tables import table
+from torch import Tensor
 
 from stvg.cache.batches.batch import Batch, Inputs, Targets
 from stvg.heads.model_config import FeatureFacts
@@ -25,28 +27,32 @@ HEADS = {"FSM": ("paper", 100), "TubeDETR": ("tubedetr", 100), "STCAT": ("stcat"
 """Preset and slots of a clip."""
 
 
-def clips(count: int, frames: int, cells: tuple[int, int] = CELLS) -> Batch:
-    """Clips of one size. Only their masks have values."""
+def unfilled(*shape: int) -> Tensor:
+    """Features that have no values."""
+    return torch.empty(shape, dtype=torch.half, device="meta")
+
+
+def clips(
+    count: int, frames: int, cells: tuple[int, int] = CELLS, features: Callable[..., Tensor] = unfilled
+) -> Batch:
+    """Clips of one size, and ``features`` of any shape."""
     h, w = cells
     inside = torch.zeros(count, frames, dtype=torch.bool)
     inside[:, 3 * frames // 10 : 7 * frames // 10] = True
-    meta = torch.device("meta")
-    regions = {
-        k.name: torch.empty(int(inside.sum()), 16, k.channels, dtype=torch.half, device=meta) for k in LEVELS[:-1]
-    }
+    regions = {k.name: features(int(inside.sum()), 16, k.channels) for k in LEVELS[:-1]}
     targets = Targets(
-        boxes=torch.zeros(count, frames, 4),
+        boxes=torch.full((count, frames, 4), 0.4),
         in_moment=inside,
         span=torch.tensor([[3 * frames // 10, 7 * frames // 10 - 1]] * count),
         size=torch.tensor([[w * 32, h * 32]] * count),
         regions=regions,
     )
     inputs = Inputs(
-        maps=torch.empty(count * frames, h, w, LEVELS[-1].channels, dtype=torch.half, device=meta),
+        maps=features(count * frames, h, w, LEVELS[-1].channels),
         cell_padding=torch.zeros(count * frames, h, w, dtype=torch.bool),
         frame_index=torch.arange(count * frames).view(count, frames),
         frame_padding=torch.zeros(count, frames, dtype=torch.bool),
-        tokens=torch.empty(count, TOKENS, FACTS.text_width, dtype=torch.half, device=meta),
+        tokens=features(count, TOKENS, FACTS.text_width),
         token_padding=torch.zeros(count, TOKENS, dtype=torch.bool),
     )
     return Batch([], [""] * count, [], [], inputs, targets)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +165,21 @@ def test_a_training_step_waits_for_the_gpu_once(tiny_cache, tmp_path, monkeypatc
         training.train(Run(tmp_path, cache, load_experiment("tiny", settings), "train", GPU))
     assert len(waits) > 2
     assert waits == [["aten::_local_scalar_dense"]] * len(waits)
+
+
+def test_the_script_for_a_gpu_writes_what_every_part_found_and_why_one_failed(tmp_path, monkeypatch):
+    folder = Path(__file__).parents[1] / "benchmarks"
+    monkeypatch.syspath_prepend(folder)
+    words = ["--golden", str(tmp_path / "nowhere"), "--out", str(tmp_path), "--only", "ranks", "parity"]
+    monkeypatch.setattr("sys.argv", ["gpu.py", *words])
+    runpy.run_path(str(folder / "gpu.py"), run_name="__main__")
+    rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    assert [(row["part"], row["what"]) for row in rows if row["what"] != "all"] == [
+        ("ranks", "two ranks"),
+        ("parity", "parity"),
+    ]
+    assert "FileNotFoundError" in rows[2]["failed"]
+    assert "| parity | parity | failed FileNotFoundError" in (tmp_path / "gpu.md").read_text()
 
 
 @pytest.fixture(scope="module")
