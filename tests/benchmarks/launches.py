@@ -32,9 +32,7 @@ def unfilled(*shape: int) -> Tensor:
     return torch.empty(shape, dtype=torch.half, device="meta")
 
 
-def clips(
-    count: int, frames: int, cells: tuple[int, int] = CELLS, features: Callable[..., Tensor] = unfilled
-) -> Batch:
+def clips(count: int, frames: int, cells: tuple[int, int] = CELLS, features: Callable[..., Tensor] = unfilled) -> Batch:
     """Clips of one size, and ``features`` of any shape."""
     h, w = cells
     inside = torch.zeros(count, frames, dtype=torch.bool)
