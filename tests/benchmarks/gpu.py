@@ -41,12 +41,12 @@ from stvg.cache.sampling import Sampling
 from stvg.extract.job import ExtractJob, run_job
 from stvg.extract.synthetic.dataset import write_vidstg
 from stvg.extract.synthetic.scenes import SyntheticConfig
-from stvg.heads.experiment import load_experiment
 from stvg.heads.losses import Criterion
 from stvg.heads.model_config import FeatureFacts
+from stvg.heads.settings import load_experiment
 from stvg.heads.table import build_model
-from stvg.heads.training import train as training
-from stvg.heads.training.run import Run
+from stvg.heads.training import loop as training
+from stvg.heads.training.state import Run
 from stvg.precision import float32_products
 from tests.gpu import GPU, pretended_gpu
 from tests.heads import clips as small
