@@ -1,6 +1,6 @@
 """Training runs killed at random moments, in every mode: what is left, and what a repetition makes of it.
 
-    uv run python tests/benchmarks/resume.py [--kills 50] [--modes cached text …] [--seed 0]
+    uv run python tests/benchmarks/resume.py [--kills 50] [--head fsm] [--modes cached text …] [--seed 0]
 
 A run is killed (SIGKILL) at a random moment, again and again until it ends, now and then asked to end (SIGTERM) instead.
 Its last and best checkpoints must then equal those of an undisturbed run, tensor for tensor and bit for bit, and so must
@@ -43,7 +43,7 @@ from stvg.heads.training.watch import SPEED
 from stvg.stop import Interrupted
 
 CPU = torch.device("cpu")
-SETTINGS = ("model.d=32", "model.ffn=48", "model.encoder_layers=1", "model.decoder_layers=2", "model.num_queries=2")
+SETTINGS = ("model.d=32", "model.ffn=48", "model.encoder_layers=1", "model.decoder_layers=2")
 SETTINGS += ("model.dropout=0.1", "train.epochs=3", "train.batch_size=4", "train.accumulate=2")
 SETTINGS += (
     "train.lr_backbone=0.001",
@@ -52,6 +52,14 @@ SETTINGS += (
     "train.log_every=1",
     "train.eval_every=1",
 )
+HEADS = {
+    "fsm": ["model.num_queries=2"],
+    "tubedetr": ["model.head=tubedetr"],
+    "stcat": ["model.head=stcat", "model.max_frames=20"],
+}
+"""Settings of each head beside the common ones."""
+of_head: list[str] = []
+"""Those of the head that was chosen, set before any process is forked."""
 GENTLE = 0.2
 """Share of SIGTERM among the signals."""
 
@@ -98,7 +106,7 @@ def extract(data: Path, out: Path) -> None:
 
 def train_once(scratch: Path, folder: Path, mode: str) -> None:
     """A run, or what is left of it."""
-    experiment = load_experiment("tiny", [*SETTINGS, f"train.mode={mode}"])
+    experiment = load_experiment("tiny", [*SETTINGS, *of_head, f"train.mode={mode}"])
     sources = {"videos": scratch / "data/vidor/video"}
     run = Run(folder, Cache.open(scratch / "cache"), experiment, "train", CPU, sources)
     run.resume()
@@ -168,9 +176,11 @@ def standing(folder: Path) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--head", choices=list(HEADS), default="fsm")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
+    of_head.extend(HEADS[chosen.head])
     rng = random.Random(chosen.seed)
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)

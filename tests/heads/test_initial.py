@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from stvg.errors import CheckpointError
 from stvg.heads.checkpoint import save_checkpoint
 from stvg.heads.import_weights import import_weights
-from stvg.heads.initial import start_from
+from stvg.heads.initial import Found, fitting, start_from
 from stvg.heads.model_config import FeatureFacts
 from stvg.heads.settings import load_experiment
 from stvg.heads.table import build_model
@@ -128,6 +128,40 @@ def test_a_published_checkpoint_is_sent_to_weights_import_and_ours_away_from_it(
         import_weights(path, tmp_path / "out")
     assert "--init" in refused.value.facts["hint"]
     assert not (tmp_path / "out").exists()
+
+
+SHARED = ("input_proj", "resizer", "encoder", "decoder", "bbox_embed", "query_embed")
+SIZES = FeatureFacts(levels((512, 1024, 2048), (8, 16, 32)), 768)
+
+
+@pytest.mark.parametrize(
+    ("weights", "preset", "taken", "fresh", "unused"),
+    [
+        *[("mdetr", "paper", 195, 64, 0), ("mdetr", "tubedetr", 195, 8, 0), ("mdetr", "stcat", 170, 367, 1)],
+        *[("tubedetr", "paper", 199, 60, 4), ("tubedetr", "tubedetr", 203, 0, 0), ("tubedetr", "stcat", 170, 367, 9)],
+        *[("paper", "paper", 259, 0, 0), ("paper", "tubedetr", 199, 4, 60), ("paper", "stcat", 170, 367, 65)],
+        *[("stcat", "stcat", 537, 0, 0), ("stcat", "paper", 0, 0, 0), ("stcat", "tubedetr", 0, 0, 0)],
+    ],
+)
+def test_every_head_takes_over_what_the_others_have_in_common_with_it(weights, preset, taken, fresh, unused):
+    """At the published sizes. What is not taken is named; a head of STCAT has nothing whole for the other two."""
+    with torch.device("meta"):
+        model, source = (
+            build_model(load_experiment(name).model, SIZES)
+            for name in (preset, {"mdetr": "tubedetr"}.get(weights, weights))
+        )
+    tensors = {k: torch.zeros(v.shape) for k, v in source.state_dict().items()}
+    if weights == "mdetr":
+        tensors = {k: v for k, v in tensors.items() if k.partition(".")[0] in SHARED}
+        tensors["query_embed.weight"] = torch.zeros(100, 256)
+    if not taken:
+        with pytest.raises(CheckpointError, match="does not fit this head"):
+            fitting(model, Found(tensors, "a file"))
+        return
+    found, start = fitting(model, Found(tensors, "a file"))
+    assert (len(found), len(start.fresh), len(start.unused)) == (taken, fresh, unused)
+    assert len(found) + len(start.fresh) == len(model.state_dict())
+    assert all(name.split(".")[0] in str(start) for name in (*start.fresh, *start.unused))
 
 
 def test_a_folder_without_a_head_says_which_files_it_was_searched_for(tmp_path):
