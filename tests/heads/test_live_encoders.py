@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,16 @@ def test_what_clips_need_is_measured_on_two_videos_and_leaves_the_run_as_it_was(
     assert 1.5 * one < two < 2.5 * one
     assert run.digest() == before
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_end_to_end_needs_nothing_of_a_cache_but_its_recipe_and_annotation_set(exact_caches, synthetic, tmp_path):
+    bare = shutil.copytree(exact_caches["roi"], tmp_path / "cache", ignore=shutil.ignore_patterns("videos", "text"))
+    positions = [0, 9, 14, 20]
+    ours, theirs = (
+        losses(start(cache, tmp_path / cache.name, synthetic, "end-to-end", *FROZEN), positions)
+        for cache in (bare, exact_caches["roi"])
+    )
+    assert {k: v.item() for k, v in ours.items()} == {k: v.item() for k, v in theirs.items()}
 
 
 def test_a_whole_run_with_frozen_encoders_has_the_losses_of_a_cached_one(exact_caches, synthetic, tmp_path):
