@@ -32,9 +32,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas  # noqa: F401  (what an extraction loads on its way, loaded here once)
+import pyarrow.compute  # noqa: F401
 import torch
-import torchvision.ops  # noqa: F401  (what an extraction loads on its way, loaded here once)
-import zarr  # noqa: F401
+import torchvision.ops  # noqa: F401
 from annotation_files import inside, moved, write_json
 from tables import heading, line
 
