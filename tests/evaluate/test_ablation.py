@@ -270,7 +270,9 @@ def test_a_cell_starts_from_the_weights_of_the_table_and_says_what_they_lack(tin
         train_here(cell)
         record = Record.read(cell.folder / "run/record.json")
         assert record.started_from == cell.started_from
-        assert record.request == replace(cell.request, device="cpu")
+        asked = cell.request.experiment
+        chosen = replace(asked, train=replace(asked.train, accumulate=1))
+        assert record.request == replace(cell.request, device="cpu", experiment=chosen)
     saved = load_checkpoint(cells_of([table], plan)[0].folder / "run/best.safetensors").group("ema.head")
     given = load_file(weights / "1.safetensors")
     assert all(torch.equal(saved[k], v) for k, v in given.items() if not k.startswith("standards."))
