@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -128,6 +129,8 @@ def pretended_gpu() -> Iterator[PretendedGpu]:
         warnings.filterwarnings("ignore", "for .*: copying from a non-meta parameter")  # which is done all the same
         patch.setattr(torch.cuda, "_lazy_init", lambda: None)
         patch.setattr(torch.cuda, "max_memory_allocated", lambda device=None: 0)
+        patch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device=None: None)
+        patch.setattr(torch.cuda, "get_device_properties", lambda device=None: SimpleNamespace(total_memory=80 * 2**30))
         patch.setattr(torch.cuda, "get_device_name", lambda device=None: "a pretended GPU")
         patch.setattr(order, "memory_for", lambda device: buffers.fresh)  # there is no driver to pin pages for
         torch.__future__.set_overwrite_module_params_on_conversion(True)

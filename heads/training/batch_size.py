@@ -78,12 +78,17 @@ def fitting_share(run: Run) -> int:
     """How many of a batch's clips this run's device takes at once: the most that divide the batch.
 
     One of the longest clips and two of them go through a training step's forward and backward pass; what the second adds is
-    what every further one costs. Optimiser states are still to come. One is taken in any case.
+    what every further one costs. Optimiser states are still to come. One is taken in any case, also where two do not fit.
     """
     size, states = run.experiment.train.batch_size, 2 * sum(p.nbytes for p in run.model.parameters() if p.requires_grad)
-    one, two = (needed_bytes(run, count) for count in (1, 2))
-    each = max(two - one, 1)
-    most = int(SHARE * memory_of(run.device) - states - (one - each)) // each
+    one = needed_bytes(run, 1)
+    try:
+        each = max(needed_bytes(run, 2) - one, 1)
+        most = int(SHARE * memory_of(run.device) - states - (one - each)) // each
+    except torch.OutOfMemoryError:
+        most = 1
+        run.optimizer.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
     return next(n for n in range(size, 0, -1) if size % n == 0 and (n <= max(most, 1) * run.ranks.count))
 
 
@@ -107,7 +112,8 @@ def needed_bytes(run: Run, count: int) -> int:
     cuda = run.device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats(run.device)
-    with torch.random.fork_rng([run.device] if cuda else []), saved_tensors_hooks(keep, lambda tensor: tensor):
+    drawing = [run.device] if cuda and torch.cuda.is_available() else []
+    with torch.random.fork_rng(drawing), saved_tensors_hooks(keep, lambda tensor: tensor):
         with half_precision(run.experiment.train.amp, run.device):
             output = run.model.train()(batch)
         assert batch.targets is not None

@@ -116,6 +116,17 @@ def test_a_batch_end_to_end_is_divided_into_as_few_as_fit_and_a_run_goes_on_as_i
     assert (cached.experiment.train.batch_size, cached.experiment.train.accumulate) == (6, 1)
 
 
+def test_where_two_clips_do_not_fit_a_batch_is_divided_into_single_ones(exact_caches, synthetic, tmp_path, monkeypatch):
+    def needed(run: Run, count: int) -> int:
+        if count > 1:
+            raise torch.OutOfMemoryError("out of memory")
+        return 10
+
+    monkeypatch.setattr(batch_size, "needed_bytes", needed)
+    run = start(exact_caches["roi"], tmp_path, synthetic, "end-to-end")
+    assert (run.experiment.train.batch_size, run.experiment.train.accumulate) == (1, 6)
+
+
 def test_what_clips_need_is_measured_on_two_videos_and_leaves_the_run_as_it_was(exact_caches, synthetic, tmp_path):
     run = start(exact_caches["roi"], tmp_path, synthetic, "end-to-end", "train.accumulate=1")
     videos = [run.dataset[i].sample.video.video_id for i in batch_size.longest(run.dataset)]
