@@ -323,7 +323,7 @@ def test_every_setting_the_documents_name_exists():
         setting
         for page in ("README.md", "docs/disagreements.md", "docs/benchmarks.md")
         for setting in re.findall(
-            r"\b(?:model|loss|train)\.[a-z][a-z0-9_.]*[a-z0-9](?:=[\w.]+)?", (root / page).read_text()
+            r"\b(?:model|loss|train)\.[a-z][a-z0-9_.]*[a-z0-9](?:=[\w.-]*\w)?", (root / page).read_text()
         )
     }
     assert len(named) > 15
