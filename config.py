@@ -93,7 +93,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 
 def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
-    """``values`` with ``group.setting=value`` assignments applied; the right side is read as YAML."""
+    """``values`` with ``group.setting=value`` assignments applied; the right side is read as YAML, a group's merged."""
     result = _copy(values)
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
@@ -105,7 +105,9 @@ def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str,
             level = level.setdefault(group, {})
             if not isinstance(level, dict):
                 raise UsageError(f"--set {assignment!r}: {group} is a setting, not a group")
-        level[key] = yaml.safe_load(text)
+        value = yaml.safe_load(text)
+        both = isinstance(value, Mapping) and isinstance(level.get(key), dict)
+        level[key] = merge(level[key], value) if both else value
     return result
 
 

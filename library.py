@@ -5,7 +5,7 @@ Every function takes what its command takes, under the options' names with under
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from os import PathLike, fspath
 from pathlib import Path
@@ -53,7 +53,10 @@ def extract_features(
     from .extract.launchers.table import launch
     from .extract.progress import ExtractionProgress, faults_of, summary_of
 
-    sampling = Sampling(options.pop("fps", 5.0), options.pop("max_frames", 100))
+    try:
+        sampling = Sampling(options.pop("fps", 5.0), options.pop("max_frames", 100))
+    except (TypeError, ValueError) as error:
+        raise UsageError("fps and max_frames cannot be so", found=error) from None
     require_options(options, [field.name for field in fields(ExtractJob)], "extract_features")
     options |= {name: Path(options[name]) for name in ("videos", "vidor") if options.get(name) is not None}
     target, where = choose_device(device), location(fspath(out))
@@ -84,9 +87,9 @@ def train(
     from .heads.training.ranks import ALONE
     from .heads.training.request import Asked
 
-    require_options(options, [field.name for field in fields(Asked)], "train")
+    require_options(options, [field.name for field in fields(Asked) if field.name != "assignments"], "train")
     options |= {name: Path(options[name]) for name in ("videos", "init") if options.get(name) is not None}
-    assignments = tuple(f"{name}={value}" for name, value in (set or {}).items())
+    assignments = tuple(f"{name}={value}" for name, value in leaves(set or {}))
     opened, folder = opened_cache(cache, options.pop("annotation_set", None)), Path(out)
     asked = Asked(preset, assignments, annotation_set=opened.annotation_set, **options)
     target = choose_device(device)
@@ -154,8 +157,10 @@ class TrainedHead:
         """
         from .evaluate.predict import Predictor
 
-        if not sentences:
-            raise UsageError("no sentence", expected='ground("street.mp4", "the man in red turns around")')
+        if not sentences or not all(isinstance(sentence, str) for sentence in sentences):
+            raise UsageError(
+                "sentences are texts, one or more", expected='ground("street.mp4", "the man in red turns around")'
+            )
         with TemporaryDirectory(prefix="stvg-") as scratch, Progress("predict", doing="reading the video"):
             features: Location = Path(scratch, "features") if cache is None else location(fspath(cache))
             predictor = Predictor(self.head, self.encoders, features, choose_device(self.device))
@@ -208,6 +213,14 @@ def opened_cache(cache: Cache | Place, annotation_set: str | None = None) -> Cac
     if not isinstance(cache, Cache):
         return open_cache(cache, annotation_set)
     return cache if annotation_set is None else Cache.open(cache.path, annotation_set)
+
+
+def leaves(settings: object, above: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings under dotted names, whether they are given so or in groups. Raises UsageError for what is no mapping."""
+    if not isinstance(settings, Mapping):
+        raise UsageError("set is no mapping", expected='{"train.lr": 1e-4, "model.d": 64}', found=repr(settings))
+    for name, value in settings.items():
+        yield from leaves(value, f"{above}{name}.") if isinstance(value, Mapping) else [(f"{above}{name}", value)]
 
 
 def require_options(given: Iterable[str], known: Sequence[str], function: str) -> None:

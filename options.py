@@ -182,7 +182,8 @@ weight_options = options(
     click.option(
         "--backbone-weights",
         metavar="PATH",
-        help="A file of weights, an index of shards, or 'random'.  [local torch hub cache]",
+        help="A file of weights, an index of shards, or 'random'; of several encoders, one for each, divided by commas.  "
+        "[local torch hub cache]",
     ),
     click.option(
         "--text-weights",

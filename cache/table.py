@@ -176,6 +176,8 @@ class SampleTable(Sequence[Sample]):
         """A row a sample, of one split or of all: what is annotated, boxes (frames of the moment, 4) included."""
         import pandas
 
+        if split is not None and split not in {*self.splits}:
+            raise CacheError(f"{self.place} has no split {split!r}", found=", ".join(sorted({*self.splits})))
         rows = [i for i, of in enumerate(self.splits) if split in (None, of)]
         columns = [name for name in COLUMNS if name not in ("integer_id", "baseline_shift")]
         offsets, values = self.boxes

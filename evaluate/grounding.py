@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,9 +21,9 @@ class Grounding:
 
     video: Video
     """Its id is the file's name."""
-    samples: list[Sample]
-    tubes: list[Tube]
-    clock: Clock | None
+    samples: list[Sample] = field(repr=False)
+    tubes: list[Tube] = field(repr=False)
+    clock: Clock | None = field(repr=False)
     """When each frame is shown. None: the file is not there, and its rate is not known either."""
     file: Path
 

@@ -14,13 +14,15 @@ import torch
 from ..cache.annotations import AnnotationSet
 from ..cache.index import Cache
 from ..cache.sampling import Sampling
-from ..cache.schema import Recipe
+from ..cache.schema import KEPT, Recipe
 from ..cache.set_files import with_splits
 from ..cache.skipped import was_absent
+from ..cache.stores.quantise import STORED
 from ..cache.table import SampleTable
 from ..cache.view import MAX_SIDE
 from ..errors import AnnotationError, UsageError
 from ..objects import HEADER, Location
+from ..options import AMP
 from ..stop import Interrupted, Stop
 from .datasets.folders import default_video_folder, find_splits
 from .datasets.readers import read_annotations
@@ -143,6 +145,9 @@ def prepare(job: ExtractJob) -> Prepared:
     """Read the annotations, find the videos, build the encoders. Nothing is written."""
     if job.resolution not in MAX_SIDE:
         raise UsageError(f"no geometry for resolution {job.resolution}", expected=f"one of {sorted(MAX_SIDE)}")
+    for name, value, known in (("levels", job.levels, KEPT), ("dtype", job.dtype, STORED), ("amp", job.amp, AMP)):
+        if value not in known:
+            raise UsageError(f"there is no {name} {value!r}", expected=", ".join(known))
     annotations, dropped = read_set(job)
     backbone = build_backbone(job.backbone, job.backbone_weights, job.weights_seed, job.device)
     name = job.text_encoder or ("tiny" if job.backbone == "tiny" else "roberta-base")

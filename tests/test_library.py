@@ -16,6 +16,7 @@ import stvg
 from stvg import library
 from stvg.cache.index import Cache
 from stvg.errors import UsageError
+from stvg.heads.training.request import placed
 
 from .conftest import Ran
 from .notebook import NOTEBOOK, PAGE, notebook_of
@@ -110,3 +111,33 @@ def test_an_option_that_there_is_none_of_is_refused_with_the_nearest_name(tiny_c
         stvg.train(tiny_cache, tmp_path / "run", epochs=3)
     with pytest.raises(UsageError, match="load has no option"):
         stvg.load(tmp_path / "x", tokeniser="here")
+
+
+def test_what_cannot_be_meant_is_refused_before_anything_is_written(
+    synthetic: Path, tiny_cache: Path, tmp_path: Path
+) -> None:
+    for wrong in ({"levels": "x"}, {"dtype": "int4"}, {"amp": "fp8"}, {"fps": 0}):
+        with pytest.raises(UsageError):
+            stvg.extract_features("vidstg", synthetic, out=tmp_path / "out", backbone="tiny", resolution=96, **wrong)
+        assert not (tmp_path / "out").exists()
+    with pytest.raises(stvg.StvgError, match="no split 'nosplit'"):
+        stvg.open(tiny_cache).samples.to_frame("nosplit")
+    with pytest.raises(UsageError, match="set is no mapping"):
+        stvg.train(tiny_cache, tmp_path / "run", set=["train.epochs=1"])
+    with pytest.raises(UsageError, match="no split 'nosplit' to validate on"):
+        stvg.train(tiny_cache, tmp_path / "run", preset="tiny", val_split="nosplit")
+    with pytest.raises(UsageError, match="not a folder of videos"):
+        stvg.train(tiny_cache, tmp_path / "run", preset="tiny", mode="end-to-end", videos=tmp_path / "nosuch")
+
+
+def test_settings_in_groups_are_the_settings_under_dotted_names() -> None:
+    grouped = {"train": {"epochs": 1, "lr": 0.1}, "model.d": 64}
+    assert dict(library.leaves(grouped)) == {"train.epochs": 1, "train.lr": 0.1, "model.d": 64}
+
+
+def test_places_of_several_encoders_are_found_from_any_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert placed("backbone_weights", ",random,w.pth") == f",random,{tmp_path}/w.pth"
+    assert placed("backbone", "tiny,hf:dino,my.py:Mine") == f"tiny,hf:{tmp_path}/dino,{tmp_path}/my.py:Mine"
+    (tmp_path / "a,b.pth").touch()
+    assert placed("backbone_weights", "a,b.pth") == f"{tmp_path}/a,b.pth"

@@ -53,6 +53,7 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         level: str | None = None,
         reader: type[FeatureReader] = FeatureReader,
     ) -> None:
+        targets = [targets] if isinstance(targets, str) else targets
         self.cache, self.split, self.targets = cache, split, targets
         self.sampling = sampling or Sampling(cache.recipe.fps)
         self._check_request()

@@ -84,8 +84,14 @@ class Asked:
     def request(self, cache: Cache, device: str) -> Request:
         """What is asked for of a cache. Raises UsageError for settings that are none, and for videos that are not named."""
         experiment = self.experiment
-        if experiment.train.mode == "end-to-end" and self.videos is None:
-            raise UsageError("training end to end needs --videos, the folder of the videos")
+        if experiment.train.mode == "end-to-end":
+            if self.videos is None:
+                raise UsageError("training end to end needs --videos, the folder of the videos")
+            if not self.videos.is_dir():
+                raise UsageError(f"{self.videos} is not a folder of videos", hint="--videos DIR")
+        known = cache.annotations.splits
+        if self.val_split not in (None, "none", *known):
+            raise UsageError(f"{cache.path} has no split {self.val_split!r} to validate on", found=", ".join(known))
         # Never the test split of itself: the best of many epochs on it would be a score that was selected on it.
         held_out = "val" in cache.samples.splits and self.split != "val"
         val_split = self.val_split or ("val" if held_out else "none")
@@ -115,7 +121,11 @@ def repeated(ctx: click.Context, request: Request, given: dict[str, Any]) -> Req
 
 
 def placed(name: str, given: Any) -> str | None:
-    return encoder_place(given) if name in ("backbone", "text_encoder") else place(given)
+    """A place as `place` says it; of several encoders side by side, the names or the weights of each."""
+    one = encoder_place if name in ("backbone", "text_encoder") else place
+    if name in ("backbone", "backbone_weights") and "," in str(given) and not Path(given).exists():
+        return ",".join((one(part.strip()) or "") if part.strip() else "" for part in given.split(","))
+    return one(given)
 
 
 def place(given: Any) -> str | None:

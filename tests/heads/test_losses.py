@@ -310,6 +310,12 @@ def test_settings_that_cannot_be_meant_are_refused_with_a_hint(assignment, hint)
         load_experiment("paper", [assignment])
 
 
+def test_a_group_of_settings_is_merged_into_the_presets_not_put_in_its_place():
+    whole, part = load_experiment("tiny"), load_experiment("tiny", ["train={epochs: 2}"])
+    assert part.train.epochs == 2
+    assert part.train.lr == whole.train.lr
+
+
 def test_every_shipped_preset_loads():
     from stvg.heads.settings import presets
 
