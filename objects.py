@@ -7,6 +7,7 @@ reads the usual settings (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, …) from the env
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import time
@@ -21,6 +22,8 @@ from urllib.parse import unquote
 from .errors import CacheError, UsageError
 
 Result = TypeVar("Result")
+
+log = logging.getLogger(__name__)
 Tag = dict[str, str]
 """Names one version of an object."""
 
@@ -122,7 +125,7 @@ class ObjectPath:
     def write_unless_changed(self, data: bytes, tag: Tag | None) -> bool:
         """Replace the version of this tag, or with None make an object that is not there. False where another one is there.
 
-        A storage that knows no conditions replaces whatever there is.
+        A storage that knows no conditions replaces whatever there is, and that is said.
         """
         from obstore.exceptions import AlreadyExistsError, NotSupportedError, PreconditionError
 
@@ -130,6 +133,9 @@ class ObjectPath:
             try:
                 self._module.put(self._client, self.key, data, mode="create" if tag is None else tag or "overwrite")
             except (NotSupportedError, NotImplementedError):
+                log.warning(
+                    "%s: this storage knows no conditions; let one process at a time write annotations there", self
+                )
                 self._module.put(self._client, self.key, data)
             except (AlreadyExistsError, PreconditionError, FileNotFoundError):
                 return False

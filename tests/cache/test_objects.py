@@ -13,6 +13,8 @@ from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
+import obstore
+import obstore.exceptions
 import obstore.store
 import pytest
 from safetensors.torch import load_file
@@ -290,3 +292,18 @@ def test_videos_are_extracted_to_storage_and_trained_from_it_while_it_fails(stvg
     assert one.keys() == other.keys()
     assert all(one[name].equal(other[name]) for name in one)
     assert stvg("cache", "verify", place).code == 0
+
+
+def test_a_storage_without_conditions_is_written_and_named(monkeypatch, caplog):
+    """Its writers cannot see each other, so the user is told to let one at a time write."""
+    where, put = location("memory://plain/header"), obstore.put
+
+    def put_plainly(store, path, data, *, mode="overwrite", **options):
+        if mode != "overwrite":
+            raise obstore.exceptions.NotSupportedError("conditional put")
+        return put(store, path, data, **options)
+
+    monkeypatch.setattr(obstore, "put", put_plainly)
+    assert where.write_unless_changed(b"one", None)
+    assert where.read_bytes() == b"one"
+    assert "knows no conditions; let one process at a time write annotations there" in caplog.text
