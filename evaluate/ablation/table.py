@@ -239,7 +239,8 @@ def plot(tables: Mapping[str, tuple[Table, Sequence[Line]]], out: Path) -> None:
         axis.set_title(f"{table.name}: {table.title}", loc="left", fontsize=9)
     paper = any(line.row.paper for _, lines in shown for line in lines)
     marks = "dots: ours, mean ± deviation" + ("; diamonds: paper" if paper else "")
-    axes[-1, 0].set_xlabel(f"m_vIoU against the full model, points ({marks})")
+    against = full_line(shown[0][1]).row.label if len(shown) == 1 else "the full model"
+    axes[-1, 0].set_xlabel(f"m_vIoU against {against}, points ({marks})")
     figure.savefig(out, dpi=130)
     pyplot.close(figure)
 
