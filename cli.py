@@ -15,7 +15,8 @@ from .evaluate.ablation.commands import ablate
 from .evaluate.commands import demo, evaluate
 from .evaluate.predict_commands import predict
 from .evaluate.report_commands import report
-from .extract.commands import dataset, extract
+from .extract.commands import extract
+from .extract.datasets.commands import dataset
 from .extract.encoders.commands import encoder
 from .extract.import_commands import cache_import
 from .heads.commands import train_head, weights
