@@ -37,7 +37,7 @@ def test_help_is_quick_to_load_and_lists_the_commands_in_working_order():
 @pytest.mark.parametrize(
     "words",
     [
-        *[[], ["demo"], ["dataset"], ["dataset", "check"], ["dataset", "make"], ["extract"]],
+        *[[], ["demo"], ["dataset"], ["dataset", "check"], ["dataset", "make"], ["dataset", "import"], ["extract"]],
         *[
             ["cache", *command]
             for command in ([], ["info"], ["verify"], ["convert"], ["merge"], ["remove-annotations"])

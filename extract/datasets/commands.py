@@ -18,6 +18,7 @@ from ...options import (
     vidor_option,
 )
 from ...outputs import naming_write_errors
+from .formats.table import FORMATS
 from .table import DATASETS
 
 dataset_option = click.option("--dataset", type=RowOf(DATASETS), required=True, help="Annotation format.")
@@ -94,3 +95,60 @@ def dataset_make(out: Path, kind: str, videos: int, seed: int, jobs: int) -> Non
     with Progress("draw", "videos") as bar, naming_write_errors(out):
         make_dataset(out, kind, videos, seed, jobs, bar.at)
     say(f"wrote {out}")
+
+
+@dataset.command("import")
+@click.argument("path", type=FOLDER)
+@click.option("--format", "kind", type=RowOf(FORMATS), required=True, help="What wrote the annotations.")
+@click.option("--videos", type=FOLDER, required=True, metavar="DIR", help="Folder of the video files.")
+@click.option(
+    "--sentences",
+    type=FOLDER,
+    metavar="FILE",
+    help="CSV table: video, track, sentence; if wanted start, end, split.  [those of the annotations; else an empty "
+    "table is written]",
+)
+@click.option("--out", type=OUT_FOLDER, required=True, metavar="DIR", help="Folder for SPLIT.json.")
+@click.option("--split", default="train", show_default=True, help="Of sentences whose row names none.")
+@click.option(
+    "--step",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="The annotation's frame k is the video's frame k * N.",
+)
+@click.option(
+    "--bridge",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Put boxes on straight lines in gaps of at most N annotated frames.",
+)
+def dataset_import(
+    path: Path,
+    kind: str,
+    videos: Path,
+    sentences: Path | None,
+    out: Path,
+    split: str,
+    step: int,
+    bridge: int,
+) -> None:
+    """Turn annotations of another tool and a table of sentences into files for --dataset json.
+
+    What is left out is counted and named; with exit status 3 where that is most likely a mistake.
+
+    \b
+    Example: stvg dataset import gt --format mot --videos videos --sentences sentences.csv --out mine
+    """
+    from .formats.importing import import_dataset
+
+    with Progress("import", "videos", doing="reading annotations") as bar, naming_write_errors(out):
+        report = import_dataset(
+            kind, path, videos, out, sentences=sentences, split=split, step=step, bridge=bridge, progress=bar.at
+        )
+    say("\n".join(report.lines()))
+    if report.faults:
+        raise SystemExit(3)

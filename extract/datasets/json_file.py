@@ -21,9 +21,9 @@ def read_json(file: Path, *, repeated_keys: bool = False) -> tuple[Any, str]:
     A key that occurs twice in one object is an error unless ``repeated_keys`` says not to look (large files read
     faster). Raises AnnotationError with line and column for anything but JSON.
     """
-    content = _unpacked(file)
+    content = unpacked(file)
     try:
-        value = json.loads(_text(file, content), object_pairs_hook=None if repeated_keys else _distinct)
+        value = json.loads(text_of(file, content), object_pairs_hook=None if repeated_keys else _distinct)
     except _RepeatedKey as error:
         raise AnnotationError(file, None, "", f"the key {error.args[0]!r} occurs twice in one object") from None
     except json.JSONDecodeError as error:
@@ -42,7 +42,8 @@ def read_json(file: Path, *, repeated_keys: bool = False) -> tuple[Any, str]:
     return value, hashlib.sha256(content).hexdigest()
 
 
-def _unpacked(file: Path) -> bytes:
+def unpacked(file: Path, kind: str = "JSON") -> bytes:
+    """The bytes of a file, gzipped or not. ``kind``: what it is meant to be. Raises AnnotationError."""
     try:
         raw = file.read_bytes()
         content = gzip.decompress(raw) if raw[:2] == GZIP else raw
@@ -50,11 +51,13 @@ def _unpacked(file: Path) -> bytes:
         raise AnnotationError(file, None, "", "cannot be read", found=error, hint="fetch the file again") from None
     for mark, name in OTHER_ARCHIVES.items():
         if content.startswith(mark):
-            raise AnnotationError(file, None, "", f"{name}, not JSON", expected="JSON or .json.gz", hint="unpack it")
+            raise AnnotationError(
+                file, None, "", f"{name}, not {kind}", expected=f"{kind}, or gzipped", hint="unpack it"
+            )
     return content
 
 
-def _text(file: Path, content: bytes) -> str:
+def text_of(file: Path, content: bytes, kind: str = "JSON") -> str:
     """Halves of surrogate pairs pass: the field that holds one is named later."""
     encoding = json.detect_encoding(content)
     try:
@@ -65,7 +68,7 @@ def _text(file: Path, content: bytes) -> str:
             file,
             None,
             f"line {line}",
-            "not JSON: not even text that can be read",
+            f"not {kind}: not even text that can be read",
             expected="UTF-8, UTF-16 or UTF-32",
             found=f"{content[error.start : error.start + 8]!r} in {encoding.upper()}",
             hint="save the file as UTF-8",

@@ -1,0 +1,54 @@
+"""A table of boxes of one's own (``--format csv``): a line for a key frame of an object. docs/datasets.md describes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .model import Clip, Rows, Source, Track
+from .text_table import read_table
+
+REQUIRED = ("video", "track", "frame", "x1", "y1", "x2", "y2")
+OPTIONAL = ("label", "outside")
+
+
+def read(path: Path) -> Source:
+    """Frames count from 0, boxes are xyxy in pixels; between two lines of an object boxes lie on a straight line, unless
+    ``outside`` is 1 in the former: from that frame on the object is gone, until its next line. Raises AnnotationError."""
+    source = Source()
+    found: dict[tuple[str, str], Rows] = {}
+    gone: dict[tuple[str, str], set[int]] = {}
+    for row in read_table(path, REQUIRED, OPTIONAL):
+        key = row.required("video"), row.required("track")
+        rows = found.setdefault(key, Rows(row.text("label")))
+        if row.text("label") and rows.label and row.text("label") != rows.label:
+            raise row.fault("label", "another one than before for this track", expected=rows.label)
+        if (outside := row.text("outside")) not in ("", "0", "1"):
+            raise row.fault("outside", "neither 0 nor 1", found=outside)
+        frame = row.whole("frame")
+        if outside == "1":
+            gone.setdefault(key, set()).add(frame)
+            continue
+        rows.add(frame, [row.number(name) for name in ("x1", "y1", "x2", "y2")])
+    for (clip, name), rows in found.items():
+        if clip not in source.clips:
+            source.add_clip(path, Clip(clip))
+        if not rows.frames:
+            source.left_out["tracks without a box"] += 1
+            continue
+        held = ended(rows, gone.get((clip, name), set()))
+        source.tracks.append(Track(clip, name, rows.label, *held.arrays(path, f"{clip}, track {name}")))
+    return source
+
+
+def ended(rows: Rows, gone: set[int]) -> Rows:
+    """Rows of key frames whose object is gone from some frames on: its last box stays until the frame before."""
+    order = sorted(range(len(rows.frames)), key=rows.frames.__getitem__)
+    held, ends = Rows(rows.label), sorted(gone)
+    for place, i in enumerate(order):
+        frame, following = rows.frames[i], rows.frames[order[place + 1]] if place + 1 < len(order) else None
+        end = next((g for g in ends if g > frame and (following is None or g <= following)), None)
+        last = frame if end is None else end - 1
+        if end is not None and last > frame:
+            held.add(frame, rows.boxes[i], True)
+        held.add(last, rows.boxes[i], end is None and rows.joined[i])
+    return held

@@ -1,0 +1,185 @@
+"""`stvg dataset import`: annotations of another tool, the videos, and a table of sentences → files in the `json` format."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ....cache.schema import Video
+from ....errors import StvgError, UsageError
+from ....wording import counted
+from ..validate import some
+from .matching import Objects, explain
+from .model import Source
+from .presence import is_renumbered, presence_of
+from .sentences import SPLIT, Wish, own_sentences, read_sentences, write_blank
+from .table import FORMATS
+from .videos import VideoFolder, require_agreement
+from .written import Drafts, require_ours
+
+BLANK = "sentences.csv"
+
+
+@dataclass
+class ImportReport:
+    """What an import read and wrote, and what it left out and why."""
+
+    counts: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    """What need not be a mistake: objects that nothing is said about, boxes that the format marks as ignored."""
+    faults: list[str] = field(default_factory=list)
+    """What most likely is one: a video that is not there, a sentence without a track."""
+    wrote: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        lines = [*self.counts, *(f"note: {note}" for note in self.notes)]
+        lines += [f"left out: {what}" for what in self.left_out]
+        lines += [f"left out, look at this: {what}" for what in self.faults]
+        return lines + self.wrote
+
+
+def import_dataset(
+    kind: str,
+    path: Path,
+    videos: Path,
+    out: Path,
+    *,
+    sentences: Path | None = None,
+    split: str = "train",
+    step: int = 1,
+    bridge: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> ImportReport:
+    """Write ``out``/SPLIT.json for every split of the table of ``sentences``; without sentences, an empty table of them.
+
+    ``kind``: a row of `FORMATS`. ``split``: of sentences whose row names none. ``step``: the annotation's frame k is frame
+    k * ``step`` of the video file. ``bridge``: gaps of at most so many annotated frames in a track are straight lines.
+    ``progress``: called with (videos looked at, videos in all).
+    Raises AnnotationError for files that cannot be read, UsageError for places that are not there or hold something else.
+    """
+    if not path.exists():
+        raise UsageError(f"{path} does not exist", expected=FORMATS[kind].holds)
+    if not SPLIT.fullmatch(split):
+        expected = "a file name: letters, digits, hyphens and underscores"
+        raise UsageError(f"{split!r} cannot be the name of a split", expected=expected)
+    report = ImportReport()
+    source = FORMATS[kind].read(path)
+    report.counts.append(
+        f"{kind} at {path}: {counted(len(source.clips), 'video')}, {counted(len(source.tracks), 'track')}, "
+        f"{counted(sum(len(t.frames) for t in source.tracks), 'box', 'boxes')}"
+    )
+    wishes = read_sentences(sentences) if sentences else own_sentences(source.tracks)
+    described = _videos(report, source, VideoFolder.of(videos), step, progress)
+    objects = _objects(report, source, described, step, bridge)
+    report.notes += source.notes
+    report.left_out += [f"{count:,} {what}" for what, count in source.left_out.items()]
+    if not wishes and not sentences:
+        return _blank(report, objects, out / BLANK, split)
+    drafts = _drafts(report, wishes, objects, split)
+    if not drafts.samples:
+        hint = "each line of the table names a video and a track of it; what is wrong is said above"
+        raise UsageError("no sentence can be used", found="\n" + "\n".join(report.faults), effect="nothing was written", hint=hint)  # fmt: skip  # noqa: E501
+    files = {out / f"{name}.json": content for name, content in drafts.files().items()}
+    require_ours(out, files)
+    report.wrote += drafts.write(out, files)
+    report.wrote.append(f"then: stvg dataset check --dataset json --annotations {out} --videos {videos}")
+    return report
+
+
+def _videos(
+    report: ImportReport, source: Source, folder: VideoFolder, step: int, progress: Callable[[int, int], None]
+) -> dict[str, Video]:
+    """The videos that are there and are as annotated, by what the annotation calls them."""
+    found: dict[str, Video] = {}
+    taken: dict[str, str] = {}
+    for number, clip in enumerate(source.clips.values(), start=1):
+        try:
+            video = folder.describe(folder.find(clip))
+            require_agreement(clip, video, step)
+            if (other := taken.setdefault(video.video_id, clip.name)) != clip.name:
+                raise UsageError(f"{video.path} is the file of two videos", found=f"{other}, {clip.name}")
+            found[clip.name] = video
+            if is_renumbered(clip, video):
+                report.notes.append(
+                    f"{video.path}: {clip.frames} frames are numbered, the file has {video.frame_count}; "
+                    "they are converted by their time"
+                )
+        except UsageError:
+            raise
+        except StvgError as error:
+            report.faults.append(str(error))
+        progress(number, len(source.clips))
+    return found
+
+
+def _objects(report: ImportReport, source: Source, videos: dict[str, Video], step: int, bridge: int) -> Objects:
+    objects = Objects(source.clips, videos)
+    lost: dict[str, str] = {}
+    outside, beyond = Counter[str](), Counter[str]()
+    for track in source.tracks:
+        if (video := videos.get(track.clip)) is None or track.clip in lost:
+            continue
+        try:
+            there = presence_of(track, source.clips[track.clip], video, step, bridge)
+        except StvgError as error:
+            lost[track.clip] = str(error)
+            continue
+        name = f"{video.video_id}/{track.name}"
+        outside[name] += there.outside
+        beyond[name] += there.beyond
+        if there.runs:
+            objects.add(track.clip, there)
+        else:
+            report.left_out.append(f"track {name}: none of its boxes is inside the picture")
+    for clip in lost:
+        objects.drop(clip)
+    report.faults += lost.values()
+    if outside.total():
+        report.left_out.append(f"{counted(outside.total(), 'box', 'boxes')} outside the picture, {explain(outside)}")
+    if beyond.total():
+        report.notes.append(
+            f"{counted(beyond.total(), 'box', 'boxes')} beyond the picture's edge, kept: {explain(beyond)}"
+        )
+    return objects
+
+
+def _blank(report: ImportReport, objects: Objects, file: Path, split: str) -> ImportReport:
+    if file.exists():
+        hint = f"--sentences {file}, or move it away"
+        raise UsageError(f"{file} is there already", effect="it is left as it is", hint=hint)
+    rows = write_blank(file, objects.named(), split)
+    report.wrote.append(
+        f"wrote {file} with {counted(rows, 'row')}: fill in the column 'sentence', then repeat the command with "
+        f"--sentences {file}"
+    )
+    return report
+
+
+def _drafts(report: ImportReport, wishes: Iterable[Wish], objects: Objects, split: str) -> Drafts:
+    drafts = Drafts(split)
+    blank, told = [], set()
+    for wish in wishes:
+        if not wish.sentence:
+            blank.append(wish.where)
+            continue
+        try:
+            there, run = objects.wanted(wish)
+        except UsageError as error:
+            report.faults.append(f"the sentence of {wish.where}: {error}")
+            continue
+        told.add(id(there))
+        video = objects.videos[there.track.clip]
+        try:
+            drafts.add(wish, video, there.track.name, run)
+        except ValueError as error:
+            assert wish.row
+            raise wish.row.fault("id", str(error), found=wish.sample_id) from None
+    if blank:
+        report.left_out.append(f"{counted(len(blank), 'row')} without a sentence: {some(blank, 5)}")
+    silent = [f"{video}/{there.track.name}" for video, there in objects.named() if id(there) not in told]
+    if silent:
+        report.left_out.append(f"{counted(len(silent), 'track')} without a sentence: {some(silent, 5)}")
+    return drafts
