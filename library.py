@@ -19,6 +19,7 @@ from .errors import UsageError
 from .objects import Location, location
 from .options import choose_device, say
 from .outputs import naming_write_errors
+from .requested import require_fields
 
 if TYPE_CHECKING:
     import pandas
@@ -129,26 +130,22 @@ class TrainedHead:
         read = f"{recipe.visual.name} ({self.head.model.head.memory_level.name}) and {recipe.text.name}"
         return f"TrainedHead {config.head}, {count:,} parameters, reads {read}: {self.checkpoint}"
 
-    def evaluate(
-        self,
-        cache: Cache | Place,
-        split: str = "test",
-        protocol: str = "tubedetr",
-        *,
-        batch_size: int | None = None,
-        videos: Place | None = None,
-    ) -> Evaluation:
-        """Its scores on a split of a cache; samples whose features are not there are left out, and counted."""
-        from .evaluate.evaluation import open_split, score_split, tubes_of
+    def evaluate(self, cache: Cache | Place, split: str = "test", **options: Any) -> Evaluation:
+        """Its scores on a split of a cache; samples whose features are not there are left out, and counted.
 
+        ``options``: ``protocol``, ``max_frames``, ``batch_size``, ``shuffle_sentences`` and the other fields of
+        `evaluate.scoring.HeadScoring`.
+        """
+        from .evaluate.scoring import HeadScoring
+
+        require_fields(HeadScoring, options, "evaluate")
+        if options.get("videos") is not None:
+            options["videos"] = Path(options["videos"])
         opened = opened_cache(cache)
         with Progress("evaluate", "sentences", doing="opening the split") as bar:
-            data = open_split(self.head, opened, split, None if videos is None else Path(videos))
-            bar.at(0, len(data))
-            size = batch_size or self.head.batch_size
-            tubes = tubes_of(self.head.model, data, size, choose_device(self.device), bar.step)
-            scores = self.head.mark(score_split(data, tubes, protocol), data)
-        return Evaluation(scores, opened.annotations.dataset, split, self.checkpoint.parent.name)
+            asked = HeadScoring(split=split, **options)
+            scored = asked.score(self.head, opened, choose_device(self.device), bar)
+        return Evaluation(scored.scores, scored.dataset, split, self.checkpoint.parent.name)
 
     def ground(self, video: Place, *sentences: str, cache: Place | None = None) -> Grounding:
         """When and where in a video file each sentence happens. ``cache``: as ``--cache`` of ``stvg predict``.

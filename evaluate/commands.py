@@ -11,7 +11,9 @@ import click
 
 from ..options import FOLDER, OUT_FILE, OUT_FOLDER, device_option, say
 from ..outputs import naming_write_errors
-from .scoring_commands import Scored, score_chosen, scoring_options
+from ..requested import option
+from .scoring import CheckpointScoring, Scored
+from .scoring_commands import scoring_of, scoring_options
 
 
 @click.command(short_help="Do it all on synthetic videos, from pixels to scores.")
@@ -52,8 +54,12 @@ class BatchSize(click.ParamType):
     type=BatchSize(),
     help="Clips run at once; auto: as many as pay on this device. May move the last bits of tubes.  [the head's]",
 )
-@click.option(
-    "--shuffle-sentences", type=int, metavar="SEED", help="Control: give every sample another one's sentence."
+@option(
+    CheckpointScoring,
+    "shuffle_sentences",
+    type=int,
+    metavar="SEED",
+    help="Control: give every sample another one's sentence.",
 )
 @click.option("--out", type=OUT_FILE, metavar="FILE", help="Write the head's predictions here (.jsonl).")
 @click.option("--json", "json_path", type=OUT_FILE, metavar="FILE", help="Write scores here, per group and per sample.")
@@ -95,12 +101,7 @@ def evaluate(
     from .tables import format_comparison, format_table
 
     if compare:
-        if (
-            json_path
-            or exports
-            or out
-            or any(chosen[k] for k in ("checkpoint", "predictions", "cache_path", "dataset"))
-        ):
+        if json_path or exports or out or any(chosen[k] for k in ("checkpoint", "predictions", "cache", "dataset")):
             raise click.UsageError("--compare takes two files of scores and nothing else")
         from .compare import compare as compare_runs
         from .compare import read_scores
@@ -112,7 +113,9 @@ def evaluate(
         return
     outputs = [p for p in (out, json_path, *(path for _, path in exports)) if p and not is_stream(p)]
     require_places_of_their_own(outputs, [chosen["checkpoint"], chosen["predictions"], chosen["annotations"]])
-    scored = score_chosen(**chosen, out=out)
+    if chosen["predictions"] and out:
+        raise click.UsageError("--predictions does not go with --out: they are in a file already")
+    scored = scoring_of(chosen).run()
     say(format_table(scored.scores, dataset=scored.dataset, split=chosen["split"], style=style), nl=False)
     write_results(scored, out, json_path, exports)
 

@@ -24,10 +24,10 @@ import numpy as np
 from ..cache.sampling import FloatArray, IntArray, Sampling, interpolate_boxes, slots_in
 from ..cache.schema import Sample, has_boxes
 from ..errors import AnnotationError, PredictionError, UsageError
+from ..requested import PROTOCOLS
 from .bootstrap import intervals
 from .predictions import Prediction
 
-PROTOCOLS = ("tubedetr", "dense", "hcstvg_official")
 METRICS = ("m_tIoU", "m_vIoU", "vIoU@0.3", "vIoU@0.5", "gt_vIoU")
 THRESHOLDS = (0.3, 0.5)
 

@@ -11,7 +11,7 @@ from ..console import Progress
 from ..options import FOLDER, OUT_FILE, device_option, say
 from ..outputs import naming_write_errors
 from ..wording import counted
-from .scoring_commands import score_chosen, scoring_options
+from .scoring_commands import scoring_of, scoring_options
 
 NAMED = 5
 """Videos that could not be read and are printed; the others are counted."""
@@ -68,7 +68,7 @@ def report(
     training = read_training(metrics) if metrics else []
     other = read_scores(against) if against else None
     needed = videos if checkpoint else None  # by heads that were trained end to end
-    scored = score_chosen(**chosen, videos=needed, batch_size=None, shuffle_sentences=None, out=None, explain=True)
+    scored = scoring_of({**chosen, "videos": needed, **({"explain": True} if checkpoint else {})}).run()
     ours = ScoresFile.of(source, scored.scores)
     findings = ReportContent(
         name=name or (checkpoint.absolute().parent.name if checkpoint else source.stem),

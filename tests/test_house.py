@@ -23,8 +23,8 @@ ALLOWED = {
     "evaluate": {"cache", "heads"},
 }
 # The only doors from a room to the pixels: drawing a demo means making and reading videos, a published split is known by
-# the size that its dataset's row says, training an encoder means having it, and a published checkpoint holds encoders and
-# head together.
+# the size that its dataset's row says, predictions of others are scored against annotation files, training an encoder
+# means having it, and a published checkpoint holds encoders and head together.
 DOOR_FILES = (
     *(
         "evaluate/demo.py",
@@ -35,6 +35,7 @@ DOOR_FILES = (
         "evaluate/paper_figures.py",
         "evaluate/report/frames.py",
         "evaluate/report/gallery.py",
+        "evaluate/scoring.py",
     ),
     *(
         "heads/training/live_encoders.py",

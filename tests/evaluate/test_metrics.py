@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from stvg.cache.sampling import Sampling
 from stvg.cache.schema import Sample, Tube, Video
 from stvg.errors import AnnotationError, PredictionError, UsageError
-from stvg.evaluate.metrics import METRICS, PROTOCOLS, SampleScore, box_iou, score, score_sample, span_iou
+from stvg.evaluate.metrics import METRICS, SampleScore, box_iou, score, score_sample, span_iou
+from stvg.requested import PROTOCOLS
 
 BOX = [0.0, 0.0, 10.0, 10.0]
 LEFT_HALF = [0.0, 0.0, 5.0, 10.0]

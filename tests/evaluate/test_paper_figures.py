@@ -17,13 +17,14 @@ from stvg.cache.sampling import Sampling
 from stvg.evaluate.ablation.grid import FULL, TABLES
 from stvg.evaluate.ablation.plan import Plan, cells_of
 from stvg.evaluate.ablation.table import Line, latex, lines_of, markdown, plot, spreadsheet, terminal
-from stvg.evaluate.metrics import METRICS, PROTOCOLS, SampleScore, Scores
+from stvg.evaluate.metrics import METRICS, SampleScore, Scores
 from stvg.evaluate.paper_figures import ABLATED, PUBLISHED, published_beside
 from stvg.evaluate.report.frames import Taken
 from stvg.evaluate.report.page import render
 from stvg.evaluate.tables import STYLES, format_table
 from stvg.extract.datasets.table import DATASETS, published_sentences
 from stvg.heads.training.request import Asked
+from stvg.requested import PROTOCOLS
 
 from .cells import finish
 from .pages import made_up

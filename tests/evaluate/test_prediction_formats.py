@@ -16,9 +16,10 @@ import torch
 from stvg.cache.schema import Sample, Tube, Video
 from stvg.errors import PredictionError
 from stvg.evaluate.exports import write_challenge
-from stvg.evaluate.metrics import PROTOCOLS, SampleScore, score
+from stvg.evaluate.metrics import SampleScore, score
 from stvg.evaluate.prediction_formats.table import FORMATS
 from stvg.evaluate.predictions import LINES, read_prediction_file, read_predictions, write_predictions
+from stvg.requested import PROTOCOLS
 
 Id = int | str
 KINDS = ("interrogative", "interrogative", "declarative", "declarative", "declarative", "interrogative", "declarative")
