@@ -5,21 +5,21 @@ Every function takes what its command takes, under the options' names with under
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from .cache.index import Cache
-from .config import nearest
 from .console import Progress
 from .errors import UsageError
 from .objects import Location, location
 from .options import choose_device, say
 from .outputs import naming_write_errors
-from .requested import require_fields
+from .requested import names_of, require_known
 
 if TYPE_CHECKING:
     import pandas
@@ -46,27 +46,24 @@ def extract_features(
     """Run the frozen encoders over a dataset, or over what the cache at ``out`` lacks; see ``stvg extract --help``.
 
     ``options``: ``videos``, ``splits``, ``backbone``, ``backbone_weights``, ``text_encoder``, ``fps``, ``max_frames``,
-    ``resolution``, ``levels``, ``views``, ``dtype`` and the other fields of `extract.job.ExtractJob`. Videos that cannot be
-    read are left out and named on stderr; with ``strict`` the first one raises its VideoError. Returns the cache.
+    ``resolution``, ``levels``, ``views``, ``dtype`` and the other fields of
+    `extract.request.ExtractRequest`. Videos that cannot be read are left out and named on stderr; with ``strict`` the
+    first one raises its VideoError. Returns the cache.
     """
-    from .cache.sampling import Sampling
-    from .extract.job import ExtractJob
-    from .extract.launchers.table import launch
+    from .extract.launchers.parts import assigned_part
+    from .extract.launchers.requested import extract_requested
     from .extract.progress import ExtractionProgress, faults_of, summary_of
+    from .extract.request import ExtractRequest
 
-    try:
-        sampling = Sampling(options.pop("fps", 5.0), options.pop("max_frames", 100))
-    except (TypeError, ValueError) as error:
-        raise UsageError("fps and max_frames cannot be so", found=error) from None
-    require_options(options, [field.name for field in fields(ExtractJob)], "extract_features")
+    require_known(options, names_of(ExtractRequest), "extract_features")
     options |= {name: Path(options[name]) for name in ("videos", "vidor") if options.get(name) is not None}
-    target, where = choose_device(device), location(fspath(out))
-    job = ExtractJob(dataset, Path(annotations), where, sampling, target, **options)
+    where = location(fspath(out))
+    request = ExtractRequest(dataset=dataset, annotations=Path(annotations), out=where, devices=device, **options)
     with Progress("extract", "videos", doing="reading annotations and weights") as bar:
-        report, dropped = launch(job, "local", [target], 1, ExtractionProgress(bar))
+        report, dropped = extract_requested(request, assigned_part(request.shard, os.environ), ExtractionProgress(bar))
     for line in (*faults_of(report, dropped, where), *summary_of(report, dropped, where)):
         say(line, err=True)
-    return Cache.open(where, job.annotation_set or dataset)
+    return Cache.open(where, request.annotation_set or dataset)
 
 
 def train(
@@ -84,15 +81,15 @@ def train(
     ``val_split``, ``protocol``, and the encoders' names and weights. Returns the best head.
     """
     from .evaluate.training import train_requested
+    from .heads.training.options import TrainRequest
     from .heads.training.owner import owned
     from .heads.training.ranks import ALONE
-    from .heads.training.request import Asked
 
-    require_options(options, [field.name for field in fields(Asked) if field.name != "assignments"], "train")
+    require_known(options, names_of(TrainRequest, but="assignments"), "train")
     options |= {name: Path(options[name]) for name in ("videos", "init") if options.get(name) is not None}
     assignments = tuple(f"{name}={value}" for name, value in leaves(set or {}))
     opened, folder = opened_cache(cache, options.pop("annotation_set", None)), Path(out)
-    asked = Asked(preset, assignments, annotation_set=opened.annotation_set, **options)
+    asked = TrainRequest(preset, assignments, annotation_set=opened.annotation_set, **options)
     target = choose_device(device)
     with owned(folder, ALONE), naming_write_errors(folder):
         train_requested(asked.request(opened, str(target)), folder, target)
@@ -109,7 +106,7 @@ def load(checkpoint: Place, device: str | None = None, **encoders: Any) -> Train
     """
     from .evaluate.evaluation import load_head
 
-    require_options(encoders, ENCODERS, "load")
+    require_known(encoders, ENCODERS, "load")
     given = {name: encoders.get(name, 0 if name == "weights_seed" else None) for name in ENCODERS}
     head = load_head(Path(checkpoint), choose_device(device), given)
     return TrainedHead(head, Path(checkpoint), device, given)
@@ -138,7 +135,7 @@ class TrainedHead:
         """
         from .evaluate.scoring import HeadScoring
 
-        require_fields(HeadScoring, options, "evaluate")
+        require_known(options, names_of(HeadScoring, but="explain"), "evaluate")
         if options.get("videos") is not None:
             options["videos"] = Path(options["videos"])
         opened = opened_cache(cache)
@@ -218,10 +215,3 @@ def leaves(settings: object, above: str = "") -> Iterator[tuple[str, Any]]:
         raise UsageError("set is no mapping", expected='{"train.lr": 1e-4, "model.d": 64}', found=repr(settings))
     for name, value in settings.items():
         yield from leaves(value, f"{above}{name}.") if isinstance(value, Mapping) else [(f"{above}{name}", value)]
-
-
-def require_options(given: Iterable[str], known: Sequence[str], function: str) -> None:
-    """UsageError for an option that there is none of, with the nearest name."""
-    for name in given:
-        if name not in known:
-            raise UsageError(f"{function} has no option {name!r}", hint=nearest(name, known))

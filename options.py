@@ -145,18 +145,6 @@ annotation_set_option = click.option(
 vidor_option = click.option(
     "--vidor", type=FOLDER, metavar="DIR", help="VidOR folder, if not inside the dataset folder."
 )
-sampling_options = options(
-    click.option(
-        "--fps", type=Finite(above=0), default=5.0, show_default=True, help="Frames looked at per second of video."
-    ),
-    click.option(
-        "--max-frames",
-        type=click.IntRange(min=1),
-        default=100,
-        show_default=True,
-        help="Longer clips are thinned to this many.",
-    ),
-)
 device_option = click.option(
     "--device", default=None, metavar="NAME", help="cpu, cuda, cuda:1 …  [cuda if there is one]"
 )
@@ -195,13 +183,6 @@ encoder_options = options(
     weight_options,
     tokenizer_option,
     click.option("--weights-seed", type=int, default=0, show_default=True, help="Seed of random weights."),
-)
-protocol_option = click.option(
-    "--protocol",
-    type=click.Choice(["tubedetr", "dense", "hcstvg_official"]),
-    default="tubedetr",
-    show_default=True,
-    help="How the field's metrics are counted: on sampled frames as published numbers are, or on every frame.",
 )
 
 

@@ -6,7 +6,7 @@ nowhere else; the options of the command line are made of them, see `option`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, Field, field, fields
 from typing import Any, ClassVar
 
@@ -18,6 +18,9 @@ from .options import Decorator, RowOf
 
 PROTOCOLS = ("tubedetr", "dense", "hcstvg_official")
 """How the field's metrics are counted; see `evaluate.metrics`."""
+PROTOCOL_HELP = "How the field's metrics are counted: on sampled frames as published numbers are, or on every frame."
+MODES = ("cached", "text", "last-stage", "end-to-end")
+"""What trains besides the head; see `TrainConfig.mode`."""
 
 
 def one_of(known: Collection[str], default: Any = MISSING) -> Any:
@@ -40,12 +43,16 @@ class Request:
                 )
 
 
-def require_fields(request: type[Request], given: Collection[str], what: str, besides: Collection[str] = ()) -> None:
-    """UsageError for a name that is neither a field nor one of ``besides``, with the nearest one. ``what`` takes them."""
-    known = [*besides, *(each.name for each in fields(request))]
+def names_of(request: type[Request], but: str = "") -> list[str]:
+    """The names of a request's fields, ``but`` one."""
+    return [each.name for each in fields(request) if each.name != but]
+
+
+def require_known(given: Iterable[str], known: Collection[str], function: str) -> None:
+    """UsageError for an option that ``function`` has none of, with the nearest name."""
     for name in given:
         if name not in known:
-            raise UsageError(f"{what} has no option {name!r}", hint=nearest(name, known))
+            raise UsageError(f"{function} has no option {name!r}", hint=nearest(name, known))
 
 
 def option(request: type[Request], name: str, *declarations: str, **attributes: Any) -> Decorator:

@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 
 from ..config import build
 from ..errors import CacheError, UsageError
+from .kept import KEPT
 from .sampling import FloatArray, IntArray, Sampling, sample_frames, slots_in
 from .view import View
 
 FORMAT_VERSION = 4
-KEPT = {"roi": "regions", "full": "maps", "last": "none"}
-"""What is kept of the levels before the last, by `Recipe.keep`."""
 LEVEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 """Level names become parts of the names of arrays, which put underscores between them."""
 

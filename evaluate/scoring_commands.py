@@ -17,7 +17,7 @@ from ..options import (
     vidor_option,
     weight_options,
 )
-from ..requested import option
+from ..requested import PROTOCOL_HELP, option
 from .scoring import CheckpointScoring, PredictionScoring
 
 scoring_options = options(
@@ -37,11 +37,7 @@ scoring_options = options(
     ),
     vidor_option,
     option(CheckpointScoring, "split"),
-    option(
-        CheckpointScoring,
-        "protocol",
-        help="How the field's metrics are counted: on sampled frames as published numbers are, or on every frame.",
-    ),
+    option(CheckpointScoring, "protocol", help=PROTOCOL_HELP),
     option(PredictionScoring, "fps", type=float, help="Sampling rate scored at.  [5, or the cache's]"),
     option(CheckpointScoring, "max_frames", type=int, help="Slots of a clip.  [100, or the head's]"),
     option(PredictionScoring, "allow_missing", help="Score what is there; missing samples are counted, not fatal."),

@@ -14,7 +14,7 @@ from ..heads.training.profiling import Profile
 from ..heads.training.progress import TrainingProgress, plan_of
 from ..heads.training.ranks import ALONE, Ranks
 from ..heads.training.record import Record, go_on
-from ..heads.training.request import Request
+from ..heads.training.request import RunRequest
 from ..objects import location
 from ..options import say
 from ..wording import counted
@@ -22,7 +22,7 @@ from .evaluation import validation
 
 
 def train_requested(
-    request: Request,
+    request: RunRequest,
     out: Path,
     device: torch.device,
     recorded: Record | None = None,

@@ -7,21 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..cache.stores.kinds import STORES
 from ..console import Progress
 from ..options import (
     FOLDER,
     OUT_CACHE,
     Finite,
-    RowOf,
     annotations_option,
     choose_device,
-    sampling_options,
     say,
     tokenizer_option,
     vidor_option,
 )
-from .commands import dataset_option
+from ..requested import option
+from .request import Extraction, dataset_option, sampling_options
 
 if TYPE_CHECKING:
     from ..objects import Location
@@ -44,13 +42,11 @@ if TYPE_CHECKING:
 @click.option("--text-weights", metavar="PATH", help="A folder or file of weights, or 'random'.")
 @tokenizer_option
 @sampling_options
-@click.option(
-    "--dtype", type=click.Choice(["float16", "float32", "bfloat16", "uint8"]), default="float16", show_default=True
-)
-@click.option("--store", type=RowOf(STORES), default="zarr", show_default=True)
-@click.option("--on-bad-record", type=click.Choice(["raise", "skip"]), default="raise", show_default=True)
+@option(Extraction, "dtype")
+@option(Extraction, "store")
+@option(Extraction, "on_bad_record")
 @click.option("--annotation-set", metavar="NAME", help="What the cache calls these annotations.  [the dataset's name]")
-@click.option("--strict", is_flag=True, help="Stop at the first video without features.")
+@option(Extraction, "strict", help="Stop at the first video without features.")
 @click.option("--device", default=None, metavar="NAME", help="For the sentences.  [cuda if there is one]")
 def cache_import(
     folder: Path,

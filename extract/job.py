@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Protocol
 
@@ -14,20 +14,19 @@ import torch
 from ..cache.annotations import AnnotationSet
 from ..cache.index import Cache
 from ..cache.sampling import Sampling
-from ..cache.schema import KEPT, Recipe
+from ..cache.schema import Recipe
 from ..cache.set_files import with_splits
 from ..cache.skipped import was_absent
-from ..cache.stores.quantise import STORED
 from ..cache.table import SampleTable
 from ..cache.view import MAX_SIDE
 from ..errors import AnnotationError, UsageError
-from ..objects import HEADER, Location
-from ..options import AMP
+from ..objects import HEADER
 from ..stop import Interrupted, Stop
 from .datasets.folders import default_video_folder, find_splits
 from .datasets.readers import read_annotations
 from .encoders.backbone import Backbone, build_backbone
 from .encoders.text import TextEncoder, build_text_encoder
+from .request import Extraction, ExtractRequest
 from .runner import extract, make_recipe
 from .video.decoders import Settings
 from .video.video_files import VideoFiles, find_video_files, require_some
@@ -45,40 +44,30 @@ class Bar(Progress, Protocol):
     def total(self, count: int) -> None: ...
 
 
-@dataclass(frozen=True)
-class ExtractJob:
-    """The options of one extraction; see `stvg extract --help`."""
+@dataclass(frozen=True, kw_only=True)
+class ExtractJob(Extraction):
+    """The work of one process."""
 
-    dataset: str
-    annotations: Path
-    out: Location
     sampling: Sampling
     device: torch.device
-    vidor: Path | None = None
-    videos: Path | None = None
-    splits: list[str] | None = None
-    annotation_set: str | None = None
-    """The name of these annotations in the cache; None: the dataset's."""
-    backbone: str = "resnet101"
-    backbone_weights: str | None = None
-    text_encoder: str | None = None
-    text_weights: str | None = None
-    tokenizer: str | None = None
-    weights_seed: int = 0
-    resolution: int = 224
-    levels: str = "roi"
-    dtype: str = "float16"
-    amp: str = "none"
-    views: int = 1
-    views_seed: int = 0
-    store: str = "zarr"
-    batch_frames: int = 32
-    on_bad_record: str = "raise"
-    strict: bool = False
-    retry_skipped: bool = False
     part: Part = field(default_factory=Part)
     """The share of the videos that is extracted."""
     decoding: Settings = field(default_factory=Settings)
+
+    @classmethod
+    def of(cls, request: ExtractRequest, part: Part, device: torch.device) -> ExtractJob:
+        """What a request asks of one device. Raises UsageError for rates and counts that cannot be."""
+        try:
+            sampling = Sampling(request.fps, request.max_frames)
+        except (TypeError, ValueError) as error:
+            raise UsageError("fps and max_frames cannot be so", found=error) from None
+        decoding = Settings(
+            processes=request.decoders or (1 if device.type == "cpu" else 4),
+            timeout=request.decode_timeout,
+            memory=int(request.decoder_memory * 2**30),
+        )
+        shared = {each.name: getattr(request, each.name) for each in fields(Extraction)}
+        return cls(**shared, sampling=sampling, device=device, part=part, decoding=decoding)
 
     def options(self) -> Options:
         """What the runner is told of it."""
@@ -145,9 +134,6 @@ def prepare(job: ExtractJob) -> Prepared:
     """Read the annotations, find the videos, build the encoders. Nothing is written."""
     if job.resolution not in MAX_SIDE:
         raise UsageError(f"no geometry for resolution {job.resolution}", expected=f"one of {sorted(MAX_SIDE)}")
-    for name, value, known in (("levels", job.levels, KEPT), ("dtype", job.dtype, STORED), ("amp", job.amp, AMP)):
-        if value not in known:
-            raise UsageError(f"there is no {name} {value!r}", expected=", ".join(known))
     annotations, dropped = read_set(job)
     backbone = build_backbone(job.backbone, job.backbone_weights, job.weights_seed, job.device)
     name = job.text_encoder or ("tiny" if job.backbone == "tiny" else "roberta-base")

@@ -102,10 +102,11 @@ def train_head(
     from ..cache.index import Cache
     from ..evaluate.training import train_requested
     from .training.launched import require_alone_or_torchrun
+    from .training.options import TrainRequest
     from .training.owner import owned
     from .training.ranks import joined
     from .training.record import Record
-    from .training.request import Asked, repeated
+    from .training.request import repeated
 
     require_alone_or_torchrun()
     recorded = Record.read(from_record) if from_record else None
@@ -115,7 +116,7 @@ def train_head(
     elif cache_path is None:
         raise click.UsageError("--cache is needed: the cache to train from")
     else:
-        asked = Asked(**given)
+        asked = TrainRequest(**given)
         _ = asked.experiment  # what is wrong with it is said before what may be wrong with the cache
         request = asked.request(Cache.open(cache_path, asked.annotation_set), str(chosen))
     hint = "make room or mend the disk, then repeat the command: the run goes on from its last checkpoint"

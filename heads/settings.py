@@ -11,13 +11,13 @@ from typing import Any
 from ..config import build, load_yaml, merge, nearest, override
 from ..errors import UsageError
 from ..options import AMP
+from ..requested import MODES
 from .fsm.losses import LossConfig
 from .losses import TubeLoss
 from .model_config import HeadConfig, ModelConfig
 from .presets import presets
 from .table import row_of
 
-MODES = ("cached", "text", "last-stage", "end-to-end")
 SCHEDULES = ("linear-text", "stepped", "linear-late")
 """See `training.schedule`."""
 

@@ -125,7 +125,7 @@ def encoders(backbone: str, text: str) -> dict[str, str | None]:
 
 def extracted(data: Path, out: Path, backbone: str, text: str, **changes: object) -> Cache:
     chosen = {**encoders(backbone, text), "resolution": 64, "batch_frames": 8, **changes}
-    job = ExtractJob("json", data, out, Sampling(5.0, 8), CPU, **chosen)
+    job = ExtractJob(dataset="json", annotations=data, out=out, sampling=Sampling(5.0, 8), device=CPU, **chosen)
     report, _ = run_job(job)
     assert (report.videos, report.skipped) == (1, {})
     return Cache.open(out)

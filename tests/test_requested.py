@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from stvg.cli import cli
 from stvg.errors import UsageError
 from stvg.evaluate.scoring import CheckpointScoring, HeadScoring, PredictionScoring
-from stvg.requested import PROTOCOLS, Request, one_of, option, require_fields
+from stvg.requested import PROTOCOLS, Request, names_of, one_of, option, require_known
 
 KINDS = {"a": 1, "b": 2}
 
@@ -68,7 +68,7 @@ def test_a_value_that_is_no_choice_is_refused_with_the_choices_and_the_nearest()
 
 def test_an_option_there_is_none_of_is_refused_with_the_nearest():
     with pytest.raises(UsageError, match="evaluate has no option 'protocoll'") as error:
-        require_fields(HeadScoring, ["protocoll"], "evaluate")
+        require_known(["protocoll"], names_of(HeadScoring), "evaluate")
     assert "protocol" in str(error.value)
 
 

@@ -33,7 +33,6 @@ SMALLEST = np.finfo(np.float32).smallest_normal
 STORED = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16, "uint8": np.uint8}
 READ = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "uint8": torch.float16}
 """What a tensor of features has for its type, by the dtype of the cache."""
-DTYPES = tuple(STORED)
 LARGEST = {
     "float32": float(np.finfo(np.float32).max),
     "float16": float(np.finfo(np.float16).max),

@@ -25,7 +25,7 @@ from ...errors import CacheError, CheckpointError, StvgError, WriteError
 from ...heads.training.loop import train
 from ...heads.training.owner import owned
 from ...heads.training.record import Record, go_on
-from ...heads.training.request import Request
+from ...heads.training.request import RunRequest
 from ...heads.training.state import Run
 from ...objects import location
 from ...outputs import naming_write_errors
@@ -41,7 +41,7 @@ def run(folder: Path, device: torch.device) -> None:
     UsageError when another process has the folder.
     """
     job = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
-    request = replace(Request.from_json(job["request"], str(folder / "cell.json")), device=str(device))
+    request = replace(RunRequest.from_json(job["request"], str(folder / "cell.json")), device=str(device))
     cache = Cache.open(location(request.cache), request.annotation_set)
     state = request.run(folder / "run", cache, device)
     if state.start is not None:

@@ -78,8 +78,8 @@ def ablate(
     """
     from ...config import nearest
     from ...heads.training.launched import require_alone
+    from ...heads.training.options import TrainRequest
     from ...heads.training.owner import owned
-    from ...heads.training.request import Asked
     from .grid import TABLES, read_grid
     from .plan import Plan, open_caches
 
@@ -90,7 +90,7 @@ def ablate(
             f"no table {unknown[0]!r}; {nearest(unknown[0], TABLES)}" if unknown else "--grid or --table"
         )
     tables = [read_grid(grid)] if grid else [TABLES[n] for n in names or (n for n in TABLES if n != "X")]
-    plan = Plan(out, {None: cache_path, **dict(others)}, Asked(**given), seeds, test_split)
+    plan = Plan(out, {None: cache_path, **dict(others)}, TrainRequest(**given), seeds, test_split)
     on = [str(choose_device(name)) for name in ([None] if devices is None else devices.split(","))]
     opened = open_caches(plan)  # before anything is written
     with owned(out):

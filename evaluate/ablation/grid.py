@@ -27,7 +27,7 @@ class Row:
     resolution: int | None = None
     """Of the cache this row needs; None: the one of --cache."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Of `Asked`, what this row has otherwise than the command line says."""
+    """Of `TrainRequest`, what this row has otherwise than the command line says."""
 
 
 @dataclass(frozen=True)

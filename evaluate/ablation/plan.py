@@ -21,7 +21,8 @@ from ...cache.index import Cache
 from ...errors import UsageError
 from ...heads.initial import Found, fitting, read_head
 from ...heads.table import build_model
-from ...heads.training.request import Asked, Request
+from ...heads.training.options import TrainRequest
+from ...heads.training.request import RunRequest
 from ...heads.training.resumption import FREE, flat
 from ...heads.training.state import feature_facts
 from ...objects import Location
@@ -36,12 +37,12 @@ class Plan:
     out: Path
     caches: Mapping[int | None, Location]
     """By resolution; None is the one of --cache."""
-    asked: Asked
+    asked: TrainRequest
     """Of the run of every cell; its row may ask for more, and its seed is its own."""
     seeds: int = 1
     test_split: str = "test"
 
-    def of(self, row: Row, seed: int) -> Asked:
+    def of(self, row: Row, seed: int) -> TrainRequest:
         """What is asked of the run of one row and seed."""
         settings = (*self.asked.assignments, *row.settings, f"train.seed={seed}")
         return replace(self.asked, assignments=settings, **row.options)
@@ -90,7 +91,7 @@ class Cell:
     row: Row
     seed: int
     folder: Path
-    request: Request
+    request: RunRequest
     """What its run is asked for, but for the device."""
     test_split: str
     started_from: str | None
@@ -167,7 +168,7 @@ def cell_of(row: Row, seed: int, plan: Plan, opened: Caches) -> Cell:
     return Cell(row, seed, folder, request, plan.test_split, start, cache.annotations.to_json(), data)
 
 
-def require_fit(request: Request, cache: Cache) -> str | None:
+def require_fit(request: RunRequest, cache: Cache) -> str | None:
     """The SHA-256 of the weights that a head is to start from, if any.
 
     Raises UsageError where it wants levels that the cache does not keep, CheckpointError where the weights do not fit it.

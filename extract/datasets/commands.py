@@ -13,15 +13,14 @@ from ...options import (
     Commands,
     RowOf,
     annotations_option,
-    sampling_options,
     say,
     vidor_option,
 )
 from ...outputs import naming_write_errors
+from ..request import dataset_option, sampling_options
 from .formats.table import FORMATS
 from .table import DATASETS
 
-dataset_option = click.option("--dataset", type=RowOf(DATASETS), required=True, help="Annotation format.")
 DRAWN = {name: row for name, row in DATASETS.items() if row.synthetic}
 
 

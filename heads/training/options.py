@@ -1,19 +1,81 @@
-"""What a run can be told on the command line, the same for every command that trains: `Asked` has a field for each."""
+"""What a run can be told, and the options of every command that trains, which are made of it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 
-from ...options import (
-    FOLDER,
-    Decorator,
-    annotation_set_option,
-    encoder_names,
-    encoder_options,
-    options,
-    protocol_option,
-)
+from ...errors import UsageError
+from ...options import FOLDER, Decorator, annotation_set_option, encoder_names, encoder_options, options
+from ...requested import MODES, PROTOCOL_HELP, PROTOCOLS, Request, one_of, option
 from ..presets import presets
+
+if TYPE_CHECKING:
+    from ...cache.index import Cache
+    from ..settings import Experiment
+    from .request import RunRequest
+
+
+@dataclass(frozen=True)
+class TrainRequest(Request):
+    """What is said of a run before a cache is known."""
+
+    preset: str
+    assignments: tuple[str, ...] = ()
+    mode: str | None = one_of(MODES, None)
+    videos: Path | None = None
+    backbone: str | None = None
+    backbone_weights: str | None = None
+    text_encoder: str | None = None
+    text_weights: str | None = None
+    tokenizer: str | None = None
+    weights_seed: int = 0
+    init: Path | None = None
+    annotation_set: str | None = None
+    split: str = "train"
+    val_split: str | None = None
+    protocol: str = one_of(PROTOCOLS, "tubedetr")
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        """All settings; ``assignments`` override ``mode``. Raises UsageError for what is none."""
+        from ..settings import load_experiment
+
+        mode = [f"train.mode={self.mode}"] if self.mode else []
+        return load_experiment(self.preset, [*mode, *self.assignments])
+
+    def request(self, cache: Cache, device: str) -> RunRequest:
+        """What is asked for of a cache. Raises UsageError for settings that are none, and for videos that are not named."""
+        from .request import PLACES, SOURCES, RunRequest, place, placed
+
+        experiment = self.experiment
+        if experiment.train.mode == "end-to-end":
+            if self.videos is None:
+                raise UsageError("training end to end needs --videos, the folder of the videos")
+            if not self.videos.is_dir():
+                raise UsageError(f"{self.videos} is not a folder of videos", hint="--videos DIR")
+        known = cache.annotations.splits
+        if self.val_split not in (None, "none", *known):
+            raise UsageError(f"{cache.path} has no split {self.val_split!r} to validate on", found=", ".join(known))
+        # Never the test split of itself: the best of many epochs on it would be a score that was selected on it.
+        held_out = "val" in cache.samples.splits and self.split != "val"
+        val_split = self.val_split or ("val" if held_out else "none")
+        given = vars(self)
+        return RunRequest(
+            cache=str(place(cache.path)),
+            experiment=experiment,
+            split=self.split,
+            val_split=val_split,
+            protocol=self.protocol,
+            device=device,
+            annotation_set=cache.annotations.name,
+            init=place(self.init),
+            sources={name: placed(name, given[name]) if name in PLACES else given[name] for name in SOURCES},
+        )
 
 
 def run_options(preset: str, preset_help: str = "") -> Decorator:
@@ -32,29 +94,30 @@ def run_options(preset: str, preset_help: str = "") -> Decorator:
             metavar="A.B=C",
             help="Override a setting, e.g. --set train.lr=1e-4. May be repeated.",
         ),
-        click.option(
-            "--mode",
-            type=click.Choice(["cached", "text", "last-stage", "end-to-end"]),
+        option(
+            TrainRequest,
+            "mode",
             help="What trains besides the head: nothing, the text encoder, the backbone's last stage, or both encoders "
             "from pixels.  [the preset's: cached]",
         ),
-        click.option("--videos", type=FOLDER, metavar="DIR", help="Folder of the videos; for --mode end-to-end."),
+        option(TrainRequest, "videos", type=FOLDER, metavar="DIR", help="Folder of the videos; for --mode end-to-end."),
         encoder_names,
         encoder_options,
-        click.option(
-            "--init",
+        option(
+            TrainRequest,
+            "init",
             type=FOLDER,
             metavar="FILE",
             help="Start the head from these weights: a checkpoint of stvg train-head, whose averaged head is taken, or "
             "head.safetensors of stvg weights import.",
         ),
         annotation_set_option,
-        click.option("--split", default="train", show_default=True, help="Split to train on."),
-        click.option(
-            "--val-split",
-            default=None,
+        option(TrainRequest, "split", help="Split to train on."),
+        option(
+            TrainRequest,
+            "val_split",
             help="Split to validate on: best.safetensors is the epoch that scores best there, and its scores on this split "
             "say so. 'none': it is the last epoch.  [val, if the cache has it]",
         ),
-        protocol_option,
+        option(TrainRequest, "protocol", help=PROTOCOL_HELP),
     )

@@ -19,7 +19,7 @@ from ... import __version__
 from ...atomic import write_atomic
 from ...cache.contents import Contents
 from ...errors import CacheError, UsageError
-from .request import Request
+from .request import RunRequest
 from .resumption import different, told
 from .state import Run
 
@@ -32,7 +32,7 @@ SELECTION = "best.safetensors is the epoch with the best m_vIoU on {split}; its 
 class Record:
     """A request, and under which circumstances a run answered it."""
 
-    request: Request
+    request: RunRequest
     command: list[str]
     fingerprint: str
     """Of the cache."""
@@ -50,7 +50,7 @@ class Record:
     """What of the cache it read, by ``training`` and ``validation``: counts, and `Contents` as JSON."""
 
     @classmethod
-    def of(cls, request: Request, run: Run) -> Record:
+    def of(cls, request: RunRequest, run: Run) -> Record:
         """The record of a run that answers a request in this process."""
         started_from = None if run.start is None else run.start.sha256
         of_part = {"training": run.data, "validation": run.held_out}
@@ -72,7 +72,7 @@ class Record:
             found = json.loads(path.read_text(encoding="utf-8"))
             if found.pop("format") != FORMAT:
                 raise ValueError("it is of another format")
-            record = cls(Request.from_json(found.pop("request"), str(path)), **found)
+            record = cls(RunRequest.from_json(found.pop("request"), str(path)), **found)
             for part in record.data.values():
                 Contents.from_json(part["contents"])
             return record

@@ -1,17 +1,15 @@
-"""From options to a request, and from a request to the run that answers it."""
+"""What a run was asked for, as its record keeps it, and the run that answers it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...errors import UsageError
-from ..settings import Experiment, experiment_of, load_experiment
+from ..settings import Experiment, experiment_of
 from .ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
@@ -26,7 +24,7 @@ PLACES = ("cache_path", "init", "backbone", "backbone_weights", "text_encoder", 
 
 
 @dataclass(frozen=True)
-class Request:
+class RunRequest:
     """What was asked for: places are absolute, and may be others when a run is repeated; all else may not."""
 
     cache: str
@@ -42,7 +40,7 @@ class Request:
     """Fields of `live_encoders.Sources`."""
 
     @classmethod
-    def from_json(cls, stored: Mapping[str, Any], where: str) -> Request:
+    def from_json(cls, stored: Mapping[str, Any], where: str) -> RunRequest:
         """Of what `dataclasses.asdict` gave. Raises UsageError for settings that are none, TypeError for other fields."""
         return cls(**{**stored, "experiment": experiment_of(stored["experiment"], where)})
 
@@ -55,61 +53,7 @@ class Request:
         return Run(folder, cache, self.experiment, self.split, device, sources, init, ranks)
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What the options of `run_options` say of a run, before a cache is known; of the same names."""
-
-    preset: str
-    assignments: tuple[str, ...] = ()
-    mode: str | None = None
-    videos: Path | None = None
-    backbone: str | None = None
-    backbone_weights: str | None = None
-    text_encoder: str | None = None
-    text_weights: str | None = None
-    tokenizer: str | None = None
-    weights_seed: int = 0
-    init: Path | None = None
-    annotation_set: str | None = None
-    split: str = "train"
-    val_split: str | None = None
-    protocol: str = "tubedetr"
-
-    @cached_property
-    def experiment(self) -> Experiment:
-        """All settings; ``assignments`` override ``mode``. Raises UsageError for what is none."""
-        mode = [f"train.mode={self.mode}"] if self.mode else []
-        return load_experiment(self.preset, [*mode, *self.assignments])
-
-    def request(self, cache: Cache, device: str) -> Request:
-        """What is asked for of a cache. Raises UsageError for settings that are none, and for videos that are not named."""
-        experiment = self.experiment
-        if experiment.train.mode == "end-to-end":
-            if self.videos is None:
-                raise UsageError("training end to end needs --videos, the folder of the videos")
-            if not self.videos.is_dir():
-                raise UsageError(f"{self.videos} is not a folder of videos", hint="--videos DIR")
-        known = cache.annotations.splits
-        if self.val_split not in (None, "none", *known):
-            raise UsageError(f"{cache.path} has no split {self.val_split!r} to validate on", found=", ".join(known))
-        # Never the test split of itself: the best of many epochs on it would be a score that was selected on it.
-        held_out = "val" in cache.samples.splits and self.split != "val"
-        val_split = self.val_split or ("val" if held_out else "none")
-        given = vars(self)
-        return Request(
-            cache=str(place(cache.path)),
-            experiment=experiment,
-            split=self.split,
-            val_split=val_split,
-            protocol=self.protocol,
-            device=device,
-            annotation_set=cache.annotations.name,
-            init=place(self.init),
-            sources={name: placed(name, given[name]) if name in PLACES else given[name] for name in SOURCES},
-        )
-
-
-def repeated(ctx: click.Context, request: Request, given: dict[str, Any]) -> Request:
+def repeated(ctx: click.Context, request: RunRequest, given: dict[str, Any]) -> RunRequest:
     """A recorded request, at other places if they are given. Raises UsageError for any other option."""
     typed = {n for n in given if ctx.get_parameter_source(n) is click.core.ParameterSource.COMMANDLINE}
     if wrong := sorted(typed - set(PLACES)):

@@ -92,7 +92,13 @@ def main() -> None:
         start = time.perf_counter()
         report, _ = run_job(
             ExtractJob(
-                "vidstg", folder / "data", folder / "cache", Sampling(5.0, 100), CPU, splits=["train"], **encoders
+                dataset="vidstg",
+                annotations=folder / "data",
+                out=folder / "cache",
+                sampling=Sampling(5.0, 100),
+                device=CPU,
+                splits=["train"],
+                **encoders,
             )
         )
         extraction = time.perf_counter() - start

@@ -56,7 +56,15 @@ ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS)
 def job(data: Path, out: Path, store: str, annotations: str = "all") -> ExtractJob:
     options: dict[str, Any] = {"backbone": "tiny", "resolution": 64, "store": store, "videos": data / "vidor" / "video"}
     sampling = Sampling(5.0, 40)
-    return ExtractJob("json", data / annotations, out, sampling, torch.device("cpu"), batch_frames=8, **options)
+    return ExtractJob(
+        dataset="json",
+        annotations=data / annotations,
+        out=out,
+        sampling=sampling,
+        device=torch.device("cpu"),
+        batch_frames=8,
+        **options,
+    )
 
 
 def begin(begun: Path, out: Path, number: int) -> None:

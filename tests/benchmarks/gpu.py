@@ -176,7 +176,9 @@ def synthetic_cache(place: Place, backbone: str, videos: int) -> Path:
     if not cache.exists():
         options = {"splits": ["train"], "backbone": backbone, "text_encoder": "tiny", "backbone_weights": None}
         options |= {"backbone_weights": "random"} if backbone != "tiny" else {"resolution": 96}
-        run_job(ExtractJob("vidstg", data, cache, Sampling(5.0, 40), CPU, **options))  # type: ignore[arg-type]
+        run_job(
+            ExtractJob(dataset="vidstg", annotations=data, out=cache, sampling=Sampling(5.0, 40), device=CPU, **options)
+        )  # type: ignore[arg-type]
     return cache
 
 
@@ -190,7 +192,13 @@ def extraction(place: Place) -> Iterator[dict[str, Any]]:
     if not data.exists():
         write_vidstg(data, SyntheticConfig(train=videos, val=0, test=0, jobs=os.cpu_count() or 1))
     for amp in ("none", "bf16") if place.real else ("none",):
-        job = ExtractJob("vidstg", data, place.scratch / f"extracted-{amp}", Sampling(5.0, 100), place.device)
+        job = ExtractJob(
+            dataset="vidstg",
+            annotations=data,
+            out=place.scratch / f"extracted-{amp}",
+            sampling=Sampling(5.0, 100),
+            device=place.device,
+        )
         job = replace(job, splits=["train"], backbone=backbone, text_encoder="tiny", amp=amp)
         job = replace(job, backbone_weights="random") if place.real else replace(job, resolution=96, levels="last")
         report, _ = run_job(job)

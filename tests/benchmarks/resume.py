@@ -34,12 +34,13 @@ from stvg.evaluate.evaluation import validation
 from stvg.extract.job import ExtractJob, run_job
 from stvg.extract.synthetic.dataset import SyntheticConfig, write_vidstg
 from stvg.heads.checkpoint import load_checkpoint
-from stvg.heads.settings import MODES, load_experiment
+from stvg.heads.settings import load_experiment
 from stvg.heads.training.live_batches import open_live_split  # noqa: F401
 from stvg.heads.training.live_encoders import Sources  # noqa: F401  (loaded here, once)
 from stvg.heads.training.loop import train
 from stvg.heads.training.state import Run
 from stvg.heads.training.watch import SPEED
+from stvg.requested import MODES
 from stvg.stop import Interrupted
 
 CPU = torch.device("cpu")
@@ -101,7 +102,7 @@ def exit_status(pid: int) -> int:
 
 def extract(data: Path, out: Path) -> None:
     options = {"backbone": "tiny", "resolution": 64, "splits": ["train", "test"], "levels": "full", "views": 3}
-    run_job(ExtractJob("vidstg", data, out, Sampling(5.0, 40), CPU, **options))
+    run_job(ExtractJob(dataset="vidstg", annotations=data, out=out, sampling=Sampling(5.0, 40), device=CPU, **options))
 
 
 def train_once(scratch: Path, folder: Path, mode: str) -> None:

@@ -65,7 +65,15 @@ class Bench:
     def extract(self, annotations: Path, split: str, name: str) -> Report:
         chosen = {"backbone": "tiny", "resolution": 64, "store": self.store, "splits": [split], "annotation_set": name}
         videos, cpu = self.folder / "data" / "vidor" / "video", torch.device("cpu")
-        job = ExtractJob("json", annotations, self.folder / "cache", Sampling(5.0, 100), cpu, videos=videos, **chosen)
+        job = ExtractJob(
+            dataset="json",
+            annotations=annotations,
+            out=self.folder / "cache",
+            sampling=Sampling(5.0, 100),
+            device=cpu,
+            videos=videos,
+            **chosen,
+        )
         return run_job(job)[0]
 
 
@@ -74,7 +82,13 @@ def both_versions(folder: Path, data: Path) -> int:
     bench = Bench(folder, "zarr")
     for version in ("hcstvg-v1", "hcstvg-v2", "hcstvg-v1"):
         job = ExtractJob(
-            version, data, folder / "cache", Sampling(3.0, 100), torch.device("cpu"), backbone="tiny", resolution=64
+            dataset=version,
+            annotations=data,
+            out=folder / "cache",
+            sampling=Sampling(3.0, 100),
+            device=torch.device("cpu"),
+            backbone="tiny",
+            resolution=64,
         )
         bench.count(version, lambda job=job: run_job(job)[0])
     return bench.changed

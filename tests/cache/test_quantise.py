@@ -13,13 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
+from stvg.cache.kept import DTYPES
 from stvg.cache.stores import quantise as module
 from stvg.cache.stores.contract import Store
 from stvg.cache.stores.kinds import open_store
 from stvg.cache.stores.quantise import (
     AFFINE,
-    DTYPES,
     READ,
+    STORED,
     FeatureWriter,
     block_rows,
     dequantise,
@@ -257,3 +258,7 @@ def test_zarr_and_h5py_decode_a_unit_as_the_docs_say(tmp_path, backend, dtype):
     found = torch.from_numpy(plain_decode(stored, attributes, affine)).to(READ[dtype])
     assert torch.equal(found.float(), read_features(store, KEY, "c5").float())
     assert attributes == store.arrays(KEY)["c5"].attributes
+
+
+def test_every_type_that_can_be_asked_for_can_be_stored_and_read():
+    assert set(DTYPES) == set(STORED) == set(READ)

@@ -30,8 +30,9 @@ from stvg.heads.checkpoint import load_checkpoint
 from stvg.heads.commands import train_head
 from stvg.heads.settings import load_experiment
 from stvg.heads.table import build_model
+from stvg.heads.training.options import TrainRequest
 from stvg.heads.training.record import Record
-from stvg.heads.training.request import Asked, Request
+from stvg.heads.training.request import RunRequest
 from stvg.heads.training.state import feature_facts
 
 from .cells import finish
@@ -42,7 +43,7 @@ SMALL += ("model.max_frames=40", "train.epochs=2", "train.batch_size=8", "train.
 
 
 def a_plan(cache, out, preset="tiny", settings=SMALL, seeds=1, caches=None, **asked):
-    return Plan(out, caches or {None: cache}, Asked(preset, settings, **asked), seeds)
+    return Plan(out, caches or {None: cache}, TrainRequest(preset, settings, **asked), seeds)
 
 
 def train_here(cell):
@@ -196,7 +197,7 @@ def weights(tiny_cache, tmp_path):
 
 def test_every_option_of_a_run_is_one_of_a_table_and_reaches_its_cells(tiny_cache, tmp_path):
     """`train-head` and `ablate` take the same; what is asked of the one is asked of every cell of the other."""
-    shared = {f.name for f in fields(Asked)}
+    shared = {f.name for f in fields(TrainRequest)}
     for command in (train_head, ablate):
         assert shared <= {p.name for p in command.params}
     asked = {
@@ -210,7 +211,7 @@ def test_every_option_of_a_run_is_one_of_a_table_and_reaches_its_cells(tiny_cach
         "protocol": "dense",
     }
     for cell in cells_of([TABLES["III"]], a_plan(tiny_cache, tmp_path, **asked)):
-        request = Request.from_json(json.loads(json.dumps(cell.job()["request"])), "cell.json")
+        request = RunRequest.from_json(json.loads(json.dumps(cell.job()["request"])), "cell.json")
         assert request == cell.request
         assert request.experiment.train.mode == "text"
         sources = {"videos": str(tmp_path), "backbone_weights": asked["backbone_weights"], "weights_seed": 7}

@@ -23,7 +23,7 @@ from stvg.evaluate.report.frames import Taken
 from stvg.evaluate.report.page import render
 from stvg.evaluate.tables import STYLES, format_table
 from stvg.extract.datasets.table import DATASETS, published_sentences
-from stvg.heads.training.request import Asked
+from stvg.heads.training.options import TrainRequest
 from stvg.requested import PROTOCOLS
 
 from .cells import finish
@@ -170,7 +170,7 @@ def test_a_command_never_sets_published_figures_beside_synthetic_videos(
     assert f"these {len(samples)} are not that split" in found.out
 
 
-PAPER = Asked("paper-hcstvg")
+PAPER = TrainRequest("paper-hcstvg")
 
 
 def lines_with_results(plan: Plan, name: str, missing: int = 0) -> list[Line]:

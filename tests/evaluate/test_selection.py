@@ -15,7 +15,7 @@ from stvg.evaluate.evaluation import validation
 from stvg.heads.checkpoint import load_checkpoint
 from stvg.heads.settings import load_experiment
 from stvg.heads.training.loop import train
-from stvg.heads.training.request import Asked
+from stvg.heads.training.options import TrainRequest
 from stvg.heads.training.state import Run
 
 CPU = torch.device("cpu")
@@ -53,7 +53,7 @@ def test_a_cache_without_a_validation_split_validates_on_nothing_and_the_best_is
 
 
 def test_a_cache_with_a_validation_split_is_validated_on_it(tiny_cache):
-    cache, asked = Cache.open(tiny_cache), Asked("tiny", ())
+    cache, asked = Cache.open(tiny_cache), TrainRequest("tiny", ())
     assert asked.request(cache, "cpu").val_split == "none"
     samples = SimpleNamespace(splits={*cache.samples.splits, "val"})
     with_val = SimpleNamespace(path=cache.path, annotations=cache.annotations, samples=samples)

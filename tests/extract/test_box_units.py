@@ -119,7 +119,15 @@ def test_dataset_check_and_extract_both_say_it(tmp_path: Path, caplog) -> None:
     (tmp_path / "train.json").write_text(json.dumps({"videos": {"a": video}, "samples": [sample]}))
     (tmp_path / "videos").mkdir()
     assert any("fractions" in warning for warning in check_dataset("json", tmp_path).warnings)
-    job = ExtractJob("json", tmp_path, tmp_path / "c", Sampling(), torch.device("cpu"), backbone="tiny", resolution=96)
+    job = ExtractJob(
+        dataset="json",
+        annotations=tmp_path,
+        out=tmp_path / "c",
+        sampling=Sampling(),
+        device=torch.device("cpu"),
+        backbone="tiny",
+        resolution=96,
+    )
     with caplog.at_level(logging.WARNING):
         prepare(job)
     assert "train: all boxes (40) lie within 0 and 1" in caplog.text

@@ -10,8 +10,9 @@ import torch
 
 from stvg.cache.batches.dataset import CachedDataset
 from stvg.cache.index import Cache
+from stvg.cache.kept import DTYPES
 from stvg.cache.sampling import Sampling
-from stvg.cache.stores.quantise import DTYPES, READ, read_features
+from stvg.cache.stores.quantise import READ, read_features
 
 from ..conftest import extract_synthetic
 from ..encoders import further

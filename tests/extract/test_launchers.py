@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from stvg.cache.sampling import Sampling
 from stvg.errors import StvgError, UsageError
 from stvg.extract import job as job_module
-from stvg.extract.commands import ENDED, own_device
+from stvg.extract.commands import ENDED
 from stvg.extract.job import ExtractJob
 from stvg.extract.launchers.local import run as run_processes
 from stvg.extract.launchers.parts import Assigned, Part, assigned_part
 from stvg.extract.launchers.table import divide, launch
+from stvg.extract.request import own_device
 
 from .test_runner import digests
 
@@ -33,7 +34,14 @@ STVG = str(Path(sys.executable).parent / "stvg")
 def job_of(data: Path, out: Path) -> ExtractJob:
     """What ``tiny_cache`` was made with."""
     return ExtractJob(
-        "vidstg", data, out, Sampling(5.0, 40), CPU, splits=["train", "test"], backbone="tiny", resolution=96
+        dataset="vidstg",
+        annotations=data,
+        out=out,
+        sampling=Sampling(5.0, 40),
+        device=CPU,
+        splits=["train", "test"],
+        backbone="tiny",
+        resolution=96,
     )
 
 
