@@ -28,6 +28,8 @@ EXPORTS: dict[str, tuple[str, int, Callable[[Path, list[tools.Drawn]], Path]]] =
     "coco-vid counted from 1": ("coco-vid", 0, lambda path, drawn: tools.write_coco(path, drawn, 1)),
     "youtube-vis": ("coco-vid", 0, tools.write_youtube_vis),
     "csv": ("csv", 0, tools.write_box_table),
+    "cvat": ("cvat", 0, tools.write_cvat),
+    "label-studio": ("label-studio", 0, tools.write_label_studio),
 }
 """Name → format, number of the first object, writer."""
 

@@ -125,3 +125,50 @@ def write_box_table(file: Path, drawn: Iterable[Drawn]) -> Path:
             for t, thing in enumerate(d.scene.things):
                 rows.writerows([d.name, t, frame, *box] for frame, box in enumerate(thing.boxes.tolist()))
     return file
+
+
+def write_cvat(folder: Path, drawn: Iterable[Drawn]) -> Path:
+    """CVAT for video 1.1: a file for each task, a box for every frame, the task's video as its source."""
+    for d in drawn:
+        tracks = ""
+        for t, thing in enumerate(d.scene.things):
+            boxes = ""
+            for frame, (x1, y1, x2, y2) in enumerate(thing.boxes.tolist()):
+                sides = f'xtl="{x1:.2f}" ytl="{y1:.2f}" xbr="{x2:.2f}" ybr="{y2:.2f}"'
+                key = int(frame % 5 == 0)
+                boxes += f'<box frame="{frame}" keyframe="{key}" outside="0" occluded="0" {sides} z_order="0"></box>\n'
+            tracks += f'<track id="{t}" label="{thing.shape}" source="manual">\n{boxes}</track>\n'
+        size = f"<original_size><width>{d.scene.width}</width><height>{d.scene.height}</height></original_size>"
+        last, label = d.scene.frame_count - 1, "<labels><label><name>circle</name></label></labels>"
+        frames = f"<size>{last + 1}</size><start_frame>0</start_frame><stop_frame>{last}</stop_frame>"
+        task = f"<task><id>7</id><name>a task</name>{frames}{label}{size}<source>{d.name}.mp4</source></task>"
+        (folder / d.name).mkdir(parents=True)
+        text = (
+            f'<?xml version="1.0" encoding="utf-8"?>\n<annotations><version>1.1</version><meta>{task}</meta>\n{tracks}'
+        )
+        (folder / d.name / "annotations.xml").write_text(f"{text}</annotations>\n", encoding="utf-8")
+    return folder
+
+
+def write_label_studio(file: Path, drawn: Iterable[Drawn]) -> Path:
+    """Label Studio's JSON: a key frame for every frame, counted from 1, in percent."""
+    tasks = []
+    for number, d in enumerate(drawn, 1):
+        scale = np.array([d.scene.width, d.scene.height] * 2) / 100
+        regions = []
+        for t, thing in enumerate(d.scene.things):
+            sequence = [
+                {
+                    "frame": f,
+                    "enabled": True,
+                    "rotation": 0,
+                    **dict(zip(("x", "y", "width", "height"), sides, strict=True)),
+                }
+                for f, sides in enumerate((np.array([*map(_sized, thing.boxes.tolist())]) / scale).tolist(), 1)
+            ]
+            value = {"framesCount": d.scene.frame_count, "duration": d.scene.frame_count / FPS, "sequence": sequence}
+            regions.append({"id": str(t), "type": "videorectangle", "value": {**value, "labels": [thing.shape]}})
+        data = {"video": f"/data/upload/1/0a1b2c3d-{d.name}.mp4"}
+        tasks.append({"id": number, "data": data, "annotations": [{"id": number, "result": regions}]})
+    file.write_text(json.dumps(tasks))
+    return file

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from pathlib import Path
 
+from ..validate import LARGEST
 from .model import Clip, Rows, Source, Track
 from .text_table import read_table
 
@@ -42,13 +44,12 @@ def read(path: Path) -> Source:
 
 def ended(rows: Rows, gone: set[int]) -> Rows:
     """Rows of key frames whose object is gone from some frames on: its last box stays until the frame before."""
-    order = sorted(range(len(rows.frames)), key=rows.frames.__getitem__)
-    held, ends = Rows(rows.label), sorted(gone)
-    for place, i in enumerate(order):
-        frame, following = rows.frames[i], rows.frames[order[place + 1]] if place + 1 < len(order) else None
-        end = next((g for g in ends if g > frame and (following is None or g <= following)), None)
-        last = frame if end is None else end - 1
-        if end is not None and last > frame:
+    order, ends = sorted(range(len(rows.frames)), key=rows.frames.__getitem__), sorted(gone)
+    held, followers = Rows(rows.label), [rows.frames[i] for i in order[1:]] + [LARGEST + 1]
+    for i, following in zip(order, followers, strict=True):
+        frame, place = rows.frames[i], bisect_right(ends, rows.frames[i])
+        end = ends[place] if place < len(ends) and ends[place] <= following else None
+        if end is not None and end - 1 > frame:
             held.add(frame, rows.boxes[i], True)
-        held.add(last, rows.boxes[i], end is None and rows.joined[i])
+        held.add(frame if end is None else end - 1, rows.boxes[i], end is None)
     return held

@@ -28,6 +28,8 @@ class Format:
 
 
 ROWS = (
+    Format("cvat", "CVAT's annotations.xml, or a folder of them", "stvg.extract.datasets.formats.cvat:read"),
+    Format("label-studio", "Label Studio's JSON export", "stvg.extract.datasets.formats.label_studio:read"),
     Format("mot", "a sequence's folder, a folder of them, or a gt.txt", "stvg.extract.datasets.formats.mot:read"),
     Format("coco-vid", "a JSON file", "stvg.extract.datasets.formats.coco_vid:read"),
     Format("csv", "a table of boxes", "stvg.extract.datasets.formats.box_table:read"),
