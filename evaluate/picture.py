@@ -15,7 +15,7 @@ from ..cache.schema import Sample, Span, Tube, has_boxes
 from .metrics import score_sample
 
 GREEN, YELLOW, INK, PAPER, GREY = (40, 200, 80), (250, 210, 40), (30, 30, 34), (255, 255, 255), (205, 205, 210)
-COLUMNS, FRAME_WIDTH, GAP, BAR = 6, 240, 8, 14
+COLUMNS, LEAST, FRAME_WIDTH, GAP, BAR = 6, 3, 240, 8, 14
 
 
 def draw_strip(dataset: CachedDataset, tubes: Mapping[int | str, Tube], videos: Path, out: Path) -> Path:
@@ -54,18 +54,21 @@ def chosen_frames(segment: Span, moment: tuple[float, float]) -> IntArray:
     return np.unique(np.concatenate([[start], np.rint(inside), [end - 1]]).astype(np.int64))
 
 
-def compose(sample: Sample, tube: Tube, frames: IntArray, pixels: np.ndarray, viou: float | None = None) -> Image.Image:
+def compose(
+    sample: Sample, tube: Tube | None, frames: IntArray, pixels: np.ndarray, viou: float | None = None
+) -> Image.Image:
     """The frames with their boxes, the sentence above, and below the moments on the segment's time line.
 
-    ``viou``: of the tube, beside its annotation; None where there is none.
+    ``tube``: None shows the annotation alone. ``viou``: of the tube, beside its annotation; None where there is none.
     """
     height = round(FRAME_WIDTH * sample.video.height / sample.video.width)
-    width = GAP + len(frames) * (FRAME_WIDTH + GAP)
+    width = GAP + max(LEAST, len(frames)) * (FRAME_WIDTH + GAP)
     picture = Image.new("RGB", (width, height + 150), PAPER)
     draw = ImageDraw.Draw(picture)
     draw.text((GAP, 10), f"“{sample.sentence}”", fill=INK, font=ImageFont.load_default(20))
-    truth, guess = sample.boxes_at(frames), interpolate_boxes(tube.frames, tube.boxes, frames)
-    shown = slots_in(frames, (tube.start, tube.end))
+    truth = sample.boxes_at(frames)
+    guess = interpolate_boxes(tube.frames, tube.boxes, frames) if tube else truth
+    shown = slots_in(frames, (tube.start, tube.end) if tube else (0, 0))
     for i, frame in enumerate(frames.tolist()):
         left, top = GAP + i * (FRAME_WIDTH + GAP), 44
         picture.paste(Image.fromarray(pixels[i]).resize((FRAME_WIDTH, height)), (left, top))
@@ -76,11 +79,16 @@ def compose(sample: Sample, tube: Tube, frames: IntArray, pixels: np.ndarray, vi
             _box(draw, guess[i] * scale, (left, top), YELLOW)
         draw.text((left, top + height + 4), f"frame {frame}", fill=INK, font=ImageFont.load_default(13))
     top = height + 78
-    _bar(draw, sample.segment, (tube.start, tube.end), top + BAR + 8, width, YELLOW, "predicted")
-    if viou is None:
+    if tube:
+        _bar(draw, sample.segment, (tube.start, tube.end), top + BAR + 8, width, YELLOW, "predicted")
+    if tube and viou is None:
         return picture
     _bar(draw, sample.segment, sample.moment, top, width, GREEN, "annotated")
-    caption = f"green: ground truth   yellow: prediction   vIoU over every frame {viou:.2f} (the median of this split)"
+    caption = f"sample {sample.sample_id}, moment [{sample.moment[0]}, {sample.moment[1]}) of {sample.video.path}"
+    if tube:
+        caption = (
+            f"green: ground truth   yellow: prediction   vIoU over every frame {viou:.2f} (the median of this split)"
+        )
     draw.text((GAP, top + 2 * BAR + 20), caption, fill=INK, font=ImageFont.load_default(13))
     return picture
 

@@ -37,7 +37,17 @@ def test_help_is_quick_to_load_and_lists_the_commands_in_working_order():
 @pytest.mark.parametrize(
     "words",
     [
-        *[[], ["demo"], ["dataset"], ["dataset", "check"], ["dataset", "make"], ["dataset", "import"], ["extract"]],
+        *[
+            [],
+            ["demo"],
+            ["dataset"],
+            ["dataset", "check"],
+            ["dataset", "make"],
+            ["dataset", "import"],
+            ["dataset", "new"],
+            ["dataset", "show"],
+            ["extract"],
+        ],
         *[
             ["cache", *command]
             for command in ([], ["info"], ["verify"], ["convert"], ["merge"], ["remove-annotations"])

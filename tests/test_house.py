@@ -27,6 +27,7 @@ ALLOWED = {
 # means having it, and a published checkpoint holds encoders and head together.
 DOOR_FILES = (
     *(
+        "evaluate/annotation_sheet.py",
         "evaluate/demo.py",
         "evaluate/film.py",
         "evaluate/grounding.py",

@@ -9,6 +9,7 @@ import click
 from ...console import Progress
 from ...options import (
     FOLDER,
+    OUT_FILE,
     OUT_FOLDER,
     Commands,
     RowOf,
@@ -17,6 +18,7 @@ from ...options import (
     vidor_option,
 )
 from ...outputs import naming_write_errors
+from ...wording import counted
 from ..request import dataset_option, sampling_options
 from .formats.table import FORMATS
 from .table import DATASETS
@@ -151,3 +153,66 @@ def dataset_import(
     say("\n".join(report.lines()))
     if report.faults:
         raise SystemExit(3)
+
+
+@dataset.command("new")
+@click.argument("videos", type=FOLDER)
+@click.option("--out", type=OUT_FOLDER, required=True, metavar="DIR", help="Folder for SPLIT.json.")
+@click.option("--split", default="train", show_default=True)
+def dataset_new(videos: Path, out: Path, split: str) -> None:
+    """Write a file for --dataset json to fill in: every video of a folder, with its size, rate and number of frames.
+
+    A sample for each video waits for its sentence, moment and boxes; stvg dataset check says what is missing.
+
+    \b
+    Example: stvg dataset new videos --out mine
+    """
+    from .formats.skeleton import write_skeleton
+
+    with Progress("new", "videos", doing="looking for videos") as bar, naming_write_errors(out):
+        lines, faults = write_skeleton(videos, out, split, bar.at)
+    say("\n".join([*faults, *lines]))
+    if faults:
+        raise SystemExit(3)
+
+
+@dataset.command("show")
+@dataset_option
+@annotations_option
+@vidor_option
+@click.option("--videos", type=FOLDER, required=True, metavar="DIR", help="Folder of the video files.")
+@click.option("--split", metavar="NAME", help="[the first one found]")
+@click.option(
+    "--sample", "ids", multiple=True, metavar="ID", help="May be repeated.  [some that are spread over the split]"
+)
+@click.option(
+    "--count", type=click.IntRange(min=1), default=6, show_default=True, help="How many, where none is named."
+)
+@click.option("--out", type=OUT_FILE, required=True, metavar="FILE", help="The picture, a PNG.")
+def dataset_show(
+    dataset: str,
+    annotations: Path,
+    vidor: Path | None,
+    videos: Path,
+    split: str | None,
+    ids: tuple[str, ...],
+    count: int,
+    out: Path,
+) -> None:
+    """Draw annotated boxes into frames of their moments, to see whether annotations and videos belong together.
+
+    \b
+    Example: stvg dataset show --dataset json --annotations mine --videos videos --out sheet.png
+    """
+    from ...evaluate.annotation_sheet import draw_sheet, spread_over
+    from .folders import find_splits
+    from .readers import read_annotations
+
+    split = split or find_splits(dataset, annotations)[0]
+    read = read_annotations(dataset, annotations, split, on_bad_record="skip", vidor=vidor)
+    samples = spread_over(read.samples, ids, count)
+    with naming_write_errors(out):
+        draw_sheet(samples, videos, dataset, out)
+    say(f"wrote {out}: {counted(len(samples), 'sample')} of {len(read.samples):,} in split {split}")
+    if read.dropped:
+        say(f"{counted(len(read.dropped), 'faulty record')} left out: stvg dataset check says why", err=True)

@@ -120,12 +120,12 @@ def _boxes(where: Fields, moment: Span, reading: SplitReading) -> FloatArray:
 
 
 def _absent_hint(where: Fields, sample: Sample) -> str | None:
-    """What to try where frames have no box: they may lie between listed ones, or before the first or after the last."""
+    """What to try where frames have no box: they lie between listed ones, before the first or after the last."""
     listed = sorted(int(name) for name in where.values["boxes"])
-    if len(listed) < 2:
-        return None
     first, last = sample.moment[0], sample.moment[1] - 1
-    ends = None if listed[0] <= first and listed[-1] >= last else f"list a box at {first} and {last}, the moment's ends"
+    ends = None
+    if not listed or listed[0] > first or listed[-1] < last:
+        ends = f"list a box at {first} and {last}, the moment's ends, or make the moment shorter"
     if where.values.get("interpolate", False):
         return ends
     lines = '"interpolate": true puts boxes on straight lines between the listed ones'

@@ -144,7 +144,9 @@ def test_a_box_file_that_stands_in_two_groups_is_refused_and_the_others_go_on(sy
         ({"boxes": {"20": [0, 0, 9, 9], "39": [0, 0, 9, 9]}}, '"interpolate": true puts boxes'),
         ({"boxes": {"22": [0, 0, 9, 9], "39": [0, 0, 9, 9]}}, "list a box at 20 and 39"),
         ({"boxes": {"22": [0, 0, 9, 9], "39": [0, 0, 9, 9]}, "interpolate": True}, "list a box at 20 and 39"),
-        ({"boxes": {"20": [0, 0, 9, 9]}}, "leave the record out"),
+        ({"boxes": {"20": [0, 0, 9, 9]}}, '"interpolate": true puts boxes'),
+        ({"boxes": {"20": [0, 0, 9, 9]}, "interpolate": True}, "list a box at 20 and 39"),
+        ({"boxes": {}, "interpolate": True}, "or make the moment shorter"),
     ],
 )
 def test_gaps_between_boxes_are_answered_with_interpolate(tmp_path: Path, fields: dict[str, Any], hint: str) -> None:

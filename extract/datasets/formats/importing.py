@@ -14,7 +14,7 @@ from ..validate import some
 from .matching import Objects, explain
 from .model import Source
 from .presence import is_renumbered, presence_of
-from .sentences import SPLIT, Wish, own_sentences, read_sentences, write_blank
+from .sentences import Wish, own_sentences, read_sentences, require_split_name, write_blank
 from .table import FORMATS
 from .videos import VideoFolder, require_agreement
 from .written import Drafts, require_ours
@@ -62,9 +62,7 @@ def import_dataset(
     """
     if not path.exists():
         raise UsageError(f"{path} does not exist", expected=FORMATS[kind].holds)
-    if not SPLIT.fullmatch(split):
-        expected = "a file name: letters, digits, hyphens and underscores"
-        raise UsageError(f"{split!r} cannot be the name of a split", expected=expected)
+    require_split_name(split)
     report = ImportReport()
     source = FORMATS[kind].read(path)
     report.counts.append(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ....cache.schema import Span
+from ....errors import UsageError
 from .model import Track
 from .presence import Presence
 from .text_table import Row, read_table, write_table
@@ -16,6 +17,7 @@ from .text_table import Row, read_table, write_table
 REQUIRED = ("video", "track", "sentence")
 OPTIONAL = ("start", "end", "split", "type", "id", "label", "clip_start", "clip_end")
 SPLIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+SPLIT_EXPECTED = "letters, digits, hyphens and underscores, as it becomes the name of a file"
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,16 @@ def read_sentences(file: Path) -> list[Wish]:
     return [_wish(row) for row in read_table(file, REQUIRED, OPTIONAL)]
 
 
+def require_split_name(name: str) -> None:
+    """Raises UsageError for what cannot be the name of a file."""
+    if not SPLIT.fullmatch(name):
+        raise UsageError(f"{name!r} cannot be the name of a split", expected=SPLIT_EXPECTED)
+
+
 def _wish(row: Row) -> Wish:
     split = row.text("split")
     if split and not SPLIT.fullmatch(split):
-        expected = "a file name: letters, digits, hyphens and underscores"
-        raise row.fault("split", "cannot be the name of a split", expected=expected, found=split)
+        raise row.fault("split", "cannot be the name of a split", expected=SPLIT_EXPECTED, found=split)
     return Wish(
         f"line {row.line}",
         row.required("video"),
