@@ -8,7 +8,7 @@ import signal
 
 import click
 
-from . import __version__
+from . import __version__, log_file
 from .cache.commands import cache
 from .errors import StvgError
 from .evaluate.ablation.commands import ablate
@@ -47,6 +47,8 @@ def main() -> None:
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
         effect = "the command ended; what it had finished before stays"
         raise SystemExit(_fail(f"{where}{reason(error)}\n  effect     {effect}", 1)) from None
+    finally:
+        log_file.stop()
 
 
 def _fail(message: str, code: int) -> int:

@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from .errors import UsageError
+from .wording import install
 
 
 def connect() -> Any:
@@ -15,7 +16,7 @@ def connect() -> Any:
     try:
         import ray
     except ImportError:
-        raise UsageError("--launcher ray needs Ray", hint="pip install 'stvg[ray]'") from None
+        raise UsageError("--launcher ray needs Ray", hint=install("ray")) from None
     # A cluster of this machine alone has no business with the network.
     alone: dict[str, Any] = (
         {} if "RAY_ADDRESS" in os.environ else {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}

@@ -9,6 +9,8 @@ from contextlib import nullcontext
 from threading import Event, Thread
 from typing import Self
 
+from . import log_file
+from .errors import WriteError
 from .options import say
 
 REDRAW = 0.5
@@ -22,8 +24,8 @@ class Progress:
     """Progress of one command on stderr. The line is written although nothing moves: its clock shows that work goes on.
 
     ``total``: steps in all, None where unknown yet; ``done``: steps that an earlier run did; ``doing``: what happens now
-    that is not counted; it ends when the total is told. ``look``: asked for ``terms`` before every
-    line. ``hidden``: write nothing, as every rank but the first.
+    that is not counted; it ends when the total is told. ``look``: asked for ``terms`` before every line.
+    ``hidden``: write nothing, as every rank but the first.
     """
 
     def __init__(
@@ -41,9 +43,12 @@ class Progress:
         self.done = self.first = done
         self.terms: Sequence[str] = ()
         """What else there is to know, the most important first."""
+        self.limit = ""
+        """The stage that the others wait for."""
         self.doing, self.look = doing, look
-        self.hidden, self.terminal, self.logged = hidden, sys.stderr.isatty(), ""
+        self.hidden, self.terminal = hidden, sys.stderr.isatty()
         self.start, self.shown, self.ended = time.monotonic(), 0.0, Event()
+        self.logged, self.log_due, self.log_pause = "", 0.0, FIRST
         self.thread = Thread(target=self._beat, name="progress", daemon=True)
 
     def __enter__(self) -> Self:
@@ -86,27 +91,40 @@ class Progress:
         self.shown = time.monotonic()
         if self.look:
             self.terms = self.look()
-        if not self.terminal:
-            line = self.line()
-            if line != self.logged or not self.ended.is_set():  # at the end, only what is new
-                say(line, err=True)
-            self.logged = line
-        else:
+        if self.terminal:
             columns = self.bar.format_dict["ncols"] or 80
             self.bar.set_description_str(self.line(columns - 1))
+        if not self.terminal or self.shown >= self.log_due or self.ended.is_set():
+            self._log()
+
+    def _log(self) -> None:
+        """Write the line into the log: stderr where that is no terminal, and the log file. At the end, only what is new."""
+        line = self.line()
+        if line != self.logged or not self.ended.is_set():
+            log_file.copy(line) if self.terminal else say(line, err=True)
+        if self.logged:
+            self.log_pause = min(2 * self.log_pause, PERIOD)
+        self.logged, self.log_due = line, self.shown + self.log_pause
 
     def line(self, columns: int | None = None) -> str:
         """What is known: within ``columns`` as much of it as fits, the most important first."""
         percent = f"{100 * self.done // self.total}%" if self.total else ""
-        facts, terms = [f for f in (*self._count(), *self._pace(), self.doing) if f], [t for t in self.terms if t]
+        terms, limit = [t for t in self.terms if t], [f"limit: {self.limit}"] if self.limit else []
+        count, rate, left = self._count(), *self._pace()
+        doing = [self.doing] if self.doing else []
         if columns is None:
-            return f"{self.name}: " + (", ".join([*([percent] if percent else []), *facts, *terms]) or "started")
-        drawn = []
-        if self.total:
-            length = BAR * self.done // self.total
-            drawn = ["█" * length + "░" * (BAR - length)]
-        text = f"{self.name} {percent}".rstrip()
-        for more in (*facts, *terms[:1], *drawn, *terms[1:]):
+            facts = [*([percent] if percent else []), *count, *rate, *left, *doing, *terms[:1], *limit, *terms[1:]]
+            return f"{self.name}: " + (", ".join(facts) or "started")
+        needed = [*left, *doing, *terms[:1], *limit]
+        bare = [count[0].partition(" ")[0]] if count else []
+        for head in ([*count, *rate], count, bare, []):
+            text = "  ".join([f"{self.name} {percent}".rstrip(), *head, *needed])
+            if len(text) <= columns:
+                break
+        while len(text) > columns and needed:
+            text = "  ".join([f"{self.name} {percent}".rstrip(), *(needed := needed[:-1])])
+        length = BAR * self.done // self.total if self.total else 0
+        for more in [*(["█" * length + "░" * (BAR - length)] if self.total else []), *terms[1:]]:
             if len(text) + 2 + len(more) > columns:
                 break
             text += f"  {more}"
@@ -117,8 +135,8 @@ class Progress:
             return [f"{self.done:,}/{self.total:,} {self.unit}"]
         return [f"{self.done:,} {self.unit}"] if self.done else []
 
-    def _pace(self) -> list[str]:
-        """Steps per second, and the time left, or taken until now."""
+    def _pace(self) -> tuple[list[str], list[str]]:
+        """Steps per second; and the time left, or taken until now."""
         seconds, rate = time.monotonic() - self.start, []
         left = f"{clock(seconds)} so far"
         if self.done > self.first and seconds:
@@ -129,16 +147,14 @@ class Progress:
                 left = f"{clock(each * (self.total - self.done))} left"
         if self.ended.is_set():
             left = f"in {clock(seconds)}"
-        return [*rate, left] if seconds >= 1 else rate
+        return rate, [left] if seconds >= 1 else []
 
     def _beat(self) -> None:
-        pause = REDRAW if self.terminal else FIRST
-        while not self.ended.wait(pause):
+        while not self.ended.wait(REDRAW if self.terminal else self.log_pause):
             try:
                 self.show()
-            except (OSError, ValueError):  # nobody reads it any more
+            except (OSError, ValueError, WriteError):  # nobody reads it any more
                 return
-            pause = REDRAW if self.terminal else min(2 * pause, PERIOD)
 
 
 def clock(seconds: float) -> str:

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from .errors import CacheError, UsageError
+from .wording import install
 
 Result = TypeVar("Result")
 
@@ -244,7 +245,7 @@ def _library() -> Any:
         import obstore
         import obstore.store
     except ImportError:
-        raise UsageError("a cache in object storage needs the obstore library", hint="pip install 'stvg[s3]'") from None
+        raise UsageError("a cache in object storage needs the obstore library", hint=install("s3")) from None
     return obstore
 
 

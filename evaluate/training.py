@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -27,33 +28,35 @@ def train_requested(
     device: torch.device,
     recorded: Record | None = None,
     ranks: Ranks = ALONE,
-    tensorboard: bool = False,
+    track: Sequence[str] = (),
     profile: int | None = None,
 ) -> None:
     """Train what is requested in the folder ``out``, or what is left of it, and say how far it is.
 
-    ``recorded``: the record that is asked for again. ``profile``: see `Profile`, of so many steps.
+    ``recorded``: the record that is asked for again. ``track``: names of `TRACKERS`. ``profile``: see `Profile`, of so
+    many steps.
     """
 
     if not ranks.first:
         logging.getLogger("stvg").setLevel(logging.ERROR)
-    tell = say if ranks.first else lambda _: None
-    run = request.run(out, Cache.open(location(request.cache), request.annotation_set), device, ranks)
-    if run.start is not None:
-        tell(str(run.start))
-    validate = None
-    if request.val_split != "none":
-        held_out = run.open_validation(request.val_split)
-        validate = validation(held_out, request.experiment.train.batch_size, device, request.protocol, ranks)
-    go_on(run, Record.of(request, run), recorded, tell)
-    if run.step > run.total_steps:
-        tell(f"nothing is left to train: its weights are those of {run.step:,} steps, more than are asked for now")
-        return
-    if ranks.first:
-        say(plan_of(run, request.val_split, out), err=True)
-    with Progress("train", "steps", run.total_steps, run.step, hidden=not ranks.first) as bar:
-        progress = TrainingProgress(bar)
+    with Progress("train", "steps", doing="opening the cache, building the head", hidden=not ranks.first) as bar:
+        tell = bar.say if ranks.first else lambda _: None
+        run = request.run(out, Cache.open(location(request.cache), request.annotation_set), device, ranks)
+        if run.start is not None:
+            tell(str(run.start))
+        validate = None
+        if request.val_split != "none":
+            held_out = run.open_validation(request.val_split)
+            validate = validation(held_out, request.experiment.train.batch_size, device, request.protocol, ranks)
+        go_on(run, Record.of(request, run), recorded, tell)
+        if run.step > run.total_steps:
+            tell(f"nothing is left to train: its weights are those of {run.step:,} steps, more than are asked for now")
+            return
+        if ranks.first:
+            bar.say(plan_of(run, request.val_split, out), err=True)
+        progress = TrainingProgress(bar, run)
         profiler = Profile(run.model, profile, out / "profile.json", bar.say) if profile and ranks.first else None
         validate = validate and progress.while_scoring(validate, request.val_split)
-        best = train(run, validate, progress, tensorboard, profiler)
-    tell(f"trained {counted(run.step, 'step')} → {best}")
+        best = train(run, validate, progress, track, profiler)
+    if ranks.first:
+        say(f"trained {counted(run.step, 'step')} → {best}")

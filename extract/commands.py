@@ -13,6 +13,7 @@ from ..options import (
     OUT_CACHE,
     annotations_option,
     encoder_options,
+    log_option,
     say,
     vidor_option,
 )
@@ -130,6 +131,7 @@ ENDED = 75
     type=click.FloatRange(min=0, min_open=True),
     help="GiB of address space a decoding process may take.",
 )
+@log_option
 def extract(splits: tuple[str, ...], dry_run: bool, **chosen: Any) -> None:
     """Run the frozen encoders once and fill a cache. Interrupt it freely: finished videos are kept.
 

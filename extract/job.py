@@ -22,6 +22,7 @@ from ..cache.view import MAX_SIDE
 from ..errors import AnnotationError, UsageError
 from ..objects import HEADER
 from ..stop import Interrupted, Stop
+from ..wording import counted
 from .datasets.folders import default_video_folder, find_splits
 from .datasets.readers import read_annotations
 from .encoders.backbone import Backbone, build_backbone
@@ -39,7 +40,9 @@ ASKED = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Bar(Progress, Protocol):
-    """A progress display that is told the number of videos once it is known."""
+    """A progress display that is told what will be done, and the number of videos, once they are known."""
+
+    def plan(self, text: str) -> None: ...
 
     def total(self, count: int) -> None: ...
 
@@ -112,6 +115,8 @@ def run_job(job: ExtractJob, progress: Bar | None = None) -> tuple[Report, list[
             with stop.at_once():
                 ready = prepare(job)
             if progress:
+                if not job.part.index:  # said once for all processes
+                    progress.plan(plan_of(job, ready))
                 progress.total(len(job.part.of(list(ready.files))))
             report = extract(
                 ready.annotations,
@@ -165,6 +170,15 @@ def prepare(job: ExtractJob) -> Prepared:
     if not cache or not (no_file_is_there(files) and settled(cache, files)):
         require_some(files, folder)
     return Prepared(annotations, dropped, recipe, cache, files, backbone, text)
+
+
+def plan_of(job: ExtractJob, ready: Prepared) -> str:
+    """What is about to be done: videos, sentences, encoders, device, folder."""
+    part = job.part
+    share = f"{len(part.of(list(ready.files))):,} of " if part.count > 1 else ""
+    data = f"{share}{counted(len(ready.files), 'video')} ({counted(len(ready.annotations.samples), 'sentence')}"
+    splits = f"{', '.join(ready.annotations.splits)}), {job.sampling.fps:g} frames a second, {job.resolution} px"
+    return f"extracting {data} of {splits}; {ready.backbone.name} and {ready.text.name}; on {job.device} → {job.out}"
 
 
 def read_set(job: ExtractJob) -> tuple[AnnotationSet, list[AnnotationError]]:

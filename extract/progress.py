@@ -25,6 +25,10 @@ class ExtractionProgress:
         self.stages: dict[str, float] = {}
         self.start: float | None = None
 
+    def plan(self, text: str) -> None:
+        """Say what is about to be done."""
+        self.bar.say(text, err=True)
+
     def total(self, count: int) -> None:
         self.bar.at(self.bar.done, count)
 
@@ -45,11 +49,11 @@ class ExtractionProgress:
 
     def _terms(self) -> list[str]:
         seconds = max(time.monotonic() - self.start, 1e-9) if self.start else 1.0
-        speed = f" ({self.encoded / seconds:.0f}/s)" if seconds > 1 else ""
-        busy = sorted(self.stages.items(), key=lambda stage: -stage[1])
-        shares = [f"{stage} {share:.0%}" for stage, share in busy]
-        limit = [f"limit: {shares[0]}", *shares[1:]] if self.encoded and shares else []
-        return [f"{self.encoded:,} frames{speed}", f"{self.skipped:,} skipped" if self.skipped else "", *limit]
+        speed = f"{self.encoded / seconds:.3g} frames/s" if seconds > 1 else ""
+        busy = sorted(self.stages.items(), key=lambda stage: -stage[1]) if self.encoded else []
+        self.bar.limit = busy[0][0] if busy else ""
+        skipped = f"{self.skipped:,} skipped" if self.skipped else ""
+        return [f"{self.encoded:,} frames", speed, skipped, *(f"{stage} {share:.0%}" for stage, share in busy)]
 
 
 def faults_of(report: Report, dropped: Sequence[AnnotationError], out: Location) -> list[str]:

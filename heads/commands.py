@@ -13,12 +13,15 @@ from ..options import (
     FOLDER,
     OUT_FOLDER,
     Commands,
+    RowOf,
     choose_device,
     device_option,
+    log_option,
     say,
 )
 from ..outputs import naming_write_errors
 from .training.options import run_options
+from .training.trackers.table import TRACKERS
 
 if TYPE_CHECKING:
     from ..objects import Location
@@ -68,7 +71,14 @@ def weights_import(source: Path, out: Path) -> None:
     help="Repeat the run whose record.json this is. Places may be others (--cache, --videos, --init, weights); all else is "
     "as recorded.",
 )
-@click.option("--tensorboard", is_flag=True, help="Write TensorBoard's event files into the run folder, too.")
+@click.option(
+    "--track",
+    type=RowOf(TRACKERS),
+    multiple=True,
+    help="Give the numbers of metrics.jsonl to this tracker, too; files on this machine, unless its own variables name a "
+    "server. May be repeated.",
+)
+@log_option
 @click.option(
     "--profile",
     type=click.IntRange(min=1),
@@ -80,7 +90,7 @@ def train_head(
     ctx: click.Context,
     out: Path,
     from_record: Path | None,
-    tensorboard: bool,
+    track: tuple[str, ...],
     profile: int | None,
     device: str | None,
     cache_path: Location | None,
@@ -121,4 +131,4 @@ def train_head(
         request = asked.request(Cache.open(cache_path, asked.annotation_set), str(chosen))
     hint = "make room or mend the disk, then repeat the command: the run goes on from its last checkpoint"
     with joined(chosen) as (ranks, target), owned(out, ranks), naming_write_errors(out, hint=hint):
-        train_requested(request, out, target, recorded, ranks, tensorboard, profile)
+        train_requested(request, out, target, recorded, ranks, track, profile)

@@ -70,8 +70,17 @@ def test_a_mistyped_command_is_answered_with_the_nearest(stvg):
 
 def test_train_evaluate_and_score_the_written_predictions_agree(stvg, synthetic, tiny_cache, tmp_path):
     run = tmp_path / "run"
-    ran = stvg("train-head", "--cache", tiny_cache, "--out", run, "--preset", "tiny", *SMALL)
+    log = run / "train.log"
+    ran = stvg("train-head", "--cache", tiny_cache, "--out", run, "--preset", "tiny", *SMALL, "--log", log)
     assert ran.code == 0, ran.err
+    plan = next(line for line in ran.err.splitlines() if line.startswith("training "))
+    assert re.fullmatch(
+        r"training \d+ steps \(\d+ epochs of \d+ samples in batches of \d+\); fsm, [\d,]+ parameters that train; "
+        rf"no validation, so the best is the last; on (cpu|cuda) → {re.escape(str(run))}",
+        plan,
+    )
+    logged = [line[20:] for line in log.read_text().splitlines()]
+    assert logged == [*ran.err.splitlines(), *ran.out.splitlines()]
     best = run / "best.safetensors"
     assert best.exists()
     tubes, ours, theirs = tmp_path / "tubes.jsonl", tmp_path / "a.json", tmp_path / "b.json"
@@ -137,6 +146,11 @@ def test_a_cache_trains_and_scores_with_videos_and_annotations_deleted(stvg, syn
     cache = tmp_path / "cache"
     words = ["--dataset", "vidstg", "--annotations", data, "--split", "train", "--split", "test", "--out", cache]
     ran = stvg("extract", *words, "--backbone", "tiny", "--resolution", "64", "--store", "hdf5", "--device", "cpu")
+    assert re.search(
+        r"^extracting 8 videos \(\d+ sentences of train, test\), 5 frames a second, 64 px; tiny and tiny; on cpu → ",
+        ran.err,
+        re.MULTILINE,
+    )
     assert ran.code == 0, ran.err
     assert "8 videos done" in ran.out
     shutil.rmtree(data)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import pty
+import re
 import struct
 import sys
 import termios
 import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
-from stvg import console
+from stvg import console, log_file, options
 from stvg.console import Progress, clock
 
 TERMS = ["loss 9.87", "12.3 samples/s", "waiting 3%", "lr 1.0e-04", "l1 1.23", "giou 0.98", "4.5 GB"]
@@ -30,9 +35,34 @@ def under_way(seconds: float = 100.0, **facts: object) -> Progress:
 def test_a_line_fits_its_terminal_and_says_the_most_important_first(columns):
     line = under_way().line(columns)
     assert len(line) <= columns
-    assert line.startswith("train 50%  450/900 steps")
-    whole = [word for word in line.split("  ")[1:] if "█" not in word]
-    assert whole == ["450/900 steps", "4.5/s", "1:40 left", *TERMS][: len(whole)]
+    assert line.startswith("train 50%  450/900")
+    shown = [word for word in line.split("  ")[1:] if "█" not in word]
+    assert shown[shown.index("1:40 left") :] == ["1:40 left", *TERMS][: len(shown) - shown.index("1:40 left")]
+    assert shown[: shown.index("1:40 left")] in (["450/900 steps", "4.5/s"], ["450/900 steps"], ["450/900"])
+
+
+def limited(**facts: object) -> Progress:
+    bar = under_way(**facts)
+    bar.limit = "compute"
+    return bar
+
+
+def test_sixty_columns_name_the_limiting_stage():
+    assert limited().line(60) == "train 50%  450/900  1:40 left  loss 9.87  limit: compute"
+    assert limited().line(72) == "train 50%  450/900 steps  4.5/s  1:40 left  loss 9.87  limit: compute"
+    assert (
+        limited().line().startswith("train: 50%, 450/900 steps, 4.5/s, 1:40 left, loss 9.87, limit: compute, 12.3 samp")
+    )
+
+
+def test_where_little_fits_the_time_left_comes_first():
+    long = Progress("train", "steps", 90_000)
+    long.start = time.monotonic() - 40_000
+    long.at(45_000)
+    long.terms, long.limit = TERMS, "compute"
+    assert long.line(60) == "train 50%  11:06:40 left  loss 9.87  limit: compute"
+    assert long.line(40) == "train 50%  11:06:40 left  loss 9.87"
+    assert long.line(30) == "train 50%  11:06:40 left"
 
 
 def test_sixty_columns_show_rate_time_and_loss_and_eighty_a_bar():
@@ -60,6 +90,53 @@ def test_all_is_done_only_when_all_is_done():
     bar = Progress("verify", "units", 1000)
     bar.at(999)
     assert bar.line().startswith("verify: 99%")
+
+
+def test_a_log_file_gets_what_is_said_and_the_progress_a_terminal_redraws(tmp_path, monkeypatch, capsys):
+    log_file.start(tmp_path / "new/a.log")
+    try:
+        monkeypatch.setattr(console, "FIRST", 0.01)
+        with Progress("train", "steps", 10) as bar:
+            bar.terminal, bar.bar = True, Screen()  # type: ignore[assignment]
+            bar.at(5)
+            time.sleep(0.05)
+            bar.say("epoch 1: m_vIoU 47.71")
+        logging.getLogger("stvg").warning("an \x1b[31modd thing")
+    finally:
+        log_file.stop()
+    lines = (tmp_path / "new/a.log").read_text().splitlines()
+    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", line) for line in lines)
+    said = [line[20:] for line in lines]
+    assert said[0] == "train: 0%, 0/10 steps"
+    assert said.count("epoch 1: m_vIoU 47.71") == 1
+    assert said[-2].startswith("train: 50%, 5/10 steps")
+    assert said[-1].startswith("WARNING an ")
+    assert "\x1b" not in said[-1]
+    assert capsys.readouterr().out == "epoch 1: m_vIoU 47.71\n"
+
+
+def test_a_log_that_cannot_be_written_ends_with_a_warning_and_the_command_goes_on(capsys):
+    log_file.start(Path("/dev/full"))
+    for text in ("one", "two"):
+        options.say(text)
+    said = capsys.readouterr()
+    assert said.out == "one\ntwo\n"
+    assert said.err == "stvg: WARNING the log /dev/full cannot be written, and ends here: No space left on device\n"
+
+
+class Screen:
+    """Stands for tqdm's line on a terminal."""
+
+    format_dict: ClassVar = {"ncols": 80}
+
+    def external_write_mode(self):
+        return nullcontext()
+
+    def set_description_str(self, text):
+        pass
+
+    def close(self):
+        pass
 
 
 def test_times_are_read_as_clocks():
@@ -97,6 +174,7 @@ def test_the_pauses_of_a_log_grow_to_half_a_minute():
 
     bar = Progress("verify", "units", 10)
     bar.terminal, bar.ended = False, Never()  # type: ignore[assignment]
+    bar.show()
     bar._beat()
     assert waits == [5, 10, 20, 30, 30, 30, 30]
 
@@ -111,9 +189,9 @@ def test_a_log_that_nobody_reads_any_more_does_not_end_the_work(monkeypatch):
     def gone(*_: object, **__: object) -> None:
         raise BrokenPipeError
 
+    monkeypatch.setattr(console, "FIRST", 0)
     bar = Progress("train", "steps", 2)
     bar.terminal = False
-    monkeypatch.setattr(console, "FIRST", 0)
     monkeypatch.setattr(console, "say", gone)
     bar._beat()
 
@@ -142,6 +220,20 @@ def test_a_terminal_of_sixty_columns_is_redrawn_in_place(monkeypatch):
     assert all(len(line) < 60 for line in lines)
     assert any("450/900 steps  4.5/s  1:40 left  loss 9.87" in line for line in lines)
     assert lines[-1].startswith("train 100%  900/900 steps")
+
+
+def test_an_extraction_names_its_limiting_stage_in_sixty_columns():
+    from stvg.extract.progress import ExtractionProgress
+
+    bar = Progress("extract", "videos", 6770)
+    told = ExtractionProgress(bar)
+    bar.start = told.start = time.monotonic() - 9000
+    told.encoded = 585_000
+    bar.done = 3249
+    told("v", 180, None, {"decode": 0.97, "encode": 0.4, "write": 0.02})
+    assert bar.line(60).startswith("extract 48%  2:42:")
+    assert bar.line(60).endswith("585,000 frames  limit: decode")
+    assert bar.line().endswith("585,000 frames, limit: decode, 65 frames/s, decode 97%, encode 40%, write 2%")
 
 
 def test_videos_that_were_in_the_cache_count_as_done_and_not_in_the_pace():

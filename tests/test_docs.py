@@ -218,8 +218,17 @@ def options_in(text: str) -> set[str]:
 
 
 SPANS = [shown for document in DOCUMENTS for shown in spans(document)]
-OF_OTHERS = {"--nproc-per-node", "--group", "--array"}
-"""torchrun's, uv's and Slurm's."""
+OF_OTHERS = {
+    "--nproc-per-node",
+    "--array",
+    "--group",
+    "--no-dev",
+    "--inexact",
+    "--extra",
+    "--logdir",
+    "--backend-store-uri",
+}
+"""torchrun's, Slurm's, uv's, TensorBoard's and MLflow's."""
 NO_COMMAND = {"stvg crc32c"}
 """What a user block of HDF5 begins with."""
 

@@ -29,6 +29,8 @@ FILES = {
     "evaluate --export coco": ("evaluate", *HEAD, "--cache", "gone", "--export", "coco"),
     "evaluate --export csv": ("evaluate", *HEAD, "--cache", "gone", "--export", "csv"),
     "report --out": ("report", *HEAD, "--cache", "gone", "--out"),
+    "extract --log": ("extract", *DATA, "--backbone", "tiny", "--out", "gone", "--log"),
+    "train-head --log": ("train-head", "--cache", "gone", "--log"),
 }
 FOLDERS = {
     "demo --out": ("demo", "--quick", "--out"),

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 BACKBONES: tuple[EncoderKind[Backbone], ...] = (
     EncoderKind("resnet101", "ResNet-101 of the field; weights: a file, or torch's local hub cache", resnet.build),
-    EncoderKind("lite0", "EfficientNet-Lite0, small, of ImageNet; weights: stvg[lite], or a file", lite0.build),
+    EncoderKind("lite0", "EfficientNet-Lite0, small, of ImageNet; weights: extra lite, or a file", lite0.build),
     EncoderKind("tiny", "small and seeded, for synthetic videos; no weights", tiny.build),
     EncoderKind(
         "timm:", "timm:NAME, a network of timm; weights: a file or folder under timm's names", timm_models.build

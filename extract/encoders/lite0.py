@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, small and trained on ImageNet; its weights come as a Python package (``stvg[lite]``)."""
+"""EfficientNet-Lite0, small and trained on ImageNet; its weights come as a Python package (extra ``lite``)."""
 
 from __future__ import annotations
 

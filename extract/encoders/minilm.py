@@ -1,4 +1,4 @@
-"""all-MiniLM-L6-v2, a small text encoder; its weights and tokenizer come as a Python package (``stvg[lite]``)."""
+"""all-MiniLM-L6-v2, a small text encoder; its weights and tokenizer come as a Python package (extra ``lite``)."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ TEXT_ENCODERS: tuple[EncoderKind[TextEncoder], ...] = (
         roberta.build,
         roberta.tokens,
     ),
-    EncoderKind("minilm", "MiniLM, small, of sentences; weights: stvg[lite], or a folder", minilm.build, minilm.tokens),
+    EncoderKind("minilm", "MiniLM, small, of sentences; weights: extra lite, or a folder", minilm.build, minilm.tokens),
     EncoderKind("tiny", "words without context, seeded; no weights", tiny_text.build),
     EncoderKind(
         "hf:",

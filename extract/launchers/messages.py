@@ -18,6 +18,9 @@ class Relay:
     def __init__(self, send: Callable[[tuple[str, tuple[Any, ...]]], None]) -> None:
         self.send = send
 
+    def plan(self, text: str) -> None:
+        self.send(("plan", (text,)))
+
     def total(self, count: int) -> None:
         self.send(("total", (count,)))
 
@@ -52,6 +55,9 @@ def gather(messages: Iterator[Any], progress: Bar | None) -> Outcome:
         match message:
             case StvgError():
                 errors.append(message)
+            case ("plan", (text,)):
+                if progress:
+                    progress.plan(text)
             case ("total", (count,)):
                 total += count
                 if progress:

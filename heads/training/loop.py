@@ -34,7 +34,8 @@ from .profiling import Profile
 from .ranks import Share
 from .schedule import learning_rate
 from .state import Run
-from .watch import SELECTED, EventFile, Meter, MetricsFile, Watch, Write
+from .trackers.table import tracked
+from .watch import SELECTED, Meter, MetricsFile, Watch, Write
 
 FILL = "fill_uninitialized_memory"
 """Torch adds this switch to its module at run time, so type checkers do not know it."""
@@ -48,13 +49,13 @@ def train(
     run: Run,
     validate: Validate | None = None,
     report: Write | None = None,
-    tensorboard: bool = False,
+    track: Sequence[str] = (),
     profile: Profile | None = None,
 ) -> Path:
     """Train until the configured epochs are done; returns the checkpoint to evaluate, ``best.safetensors``: the weights
     with the best validation, or the last ones where nothing validates.
 
-    ``report`` gets every line that goes to metrics.jsonl, and to TensorBoard's event files if wanted. Raises
+    ``report``, and the trackers that ``track`` names (see `TRACKERS`), get every line that goes to metrics.jsonl. Raises
     TrainingDiverged when a loss or a gradient is no longer a number, and Interrupted after SIGINT or SIGTERM; both leave
     a checkpoint to go on from.
     """
@@ -71,8 +72,10 @@ def train(
         repeatable(run.device),
         float32_products(tf32),
         profile.running() if profile else nullcontext(),
+        tracked(run, track if run.ranks.first else ()) as trackers,
     ):
-        train_epochs(run, Watch(Meter(run.device), writers(run, report, tensorboard), profile), stop, validate)
+        lines: list[Write] = [*writers(run), *trackers, *([report] if report and run.ranks.first else [])]
+        train_epochs(run, Watch(Meter(run.device), lines, profile), stop, validate)
     if not run.total_steps:
         run.save()
     if validate is None or not best.exists():
@@ -81,15 +84,12 @@ def train(
     return best
 
 
-def writers(run: Run, report: Write | None, tensorboard: bool) -> list[Write]:
-    """Where this rank's lines go."""
+def writers(run: Run) -> list[Write]:
+    """Where this rank's lines go: metrics.jsonl, whose lines past the run's step are dropped."""
     if not run.ranks.first:
         return []
     sweep(run.folder)
-    files: list[Write] = [MetricsFile(run.folder / "metrics.jsonl", run.step)]
-    if tensorboard:
-        files.append(EventFile(run.folder, run.step))
-    return files + ([report] if report else [])
+    return [MetricsFile(run.folder / "metrics.jsonl", run.step)]
 
 
 @contextmanager

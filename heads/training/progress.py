@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,20 @@ from .watch import SPEED
 class TrainingProgress:
     """Steps, loss and its terms, speed; validation scores get a line of their own."""
 
-    def __init__(self, bar: Progress) -> None:
-        self.bar = bar
+    def __init__(self, bar: Progress, run: Run) -> None:
+        self.bar, self.run = bar, run
+        bar.total, bar.done, bar.first, bar.doing = run.total_steps, run.step, run.step, ""
+        bar.look = self.look
+
+    def look(self) -> Sequence[str]:
+        """Count the steps up to now: those between two lines of metrics.jsonl, too."""
+        self.bar.done = self.run.step
+        return self.bar.terms
 
     def __call__(self, line: dict[str, Any]) -> None:
         if "loss" in line:
             shown = [k for k in line if k not in ("step", "loss", "lr", *SPEED) and not k.startswith("lr_")]
+            self.bar.limit = "read" if line["wait"] > 0.5 else "compute"
             self.bar.terms = [
                 f"loss {line['loss']:.2f}",
                 f"{line['samples_per_second']:.3g} samples/s",
@@ -49,9 +58,11 @@ class TrainingProgress:
 
 
 def plan_of(run: Run, val_split: str, out: Path) -> str:
-    """What is about to be done."""
+    """What is about to be done: steps, samples, parameters, validation, device, folder."""
     t = run.experiment.train
     left = f"steps {run.step + 1:,} to {run.total_steps:,}" if run.step else f"{run.total_steps:,} steps"
     samples = f"{t.epochs} epochs of {len(run.dataset):,} samples in batches of {t.batch_size * t.accumulate}"
+    count = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
     scored = f"validation on {val_split}" if val_split != "none" else "no validation, so the best is the last"
-    return f"training {left} ({samples}), {scored}, on {run.device} → {out}"
+    head = f"{run.experiment.model.head}, {count:,} parameters that train"
+    return f"training {left} ({samples}); {head}; {scored}; on {run.device} → {out}"

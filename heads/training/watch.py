@@ -1,4 +1,4 @@
-"""What is seen of a run while it trains: metrics.jsonl, TensorBoard's event files, its speed and what it waits for."""
+"""What is seen of a run while it trains: metrics.jsonl, its speed and what it waits for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ import torch
 from torch.profiler import record_function
 
 from ...atomic import write_atomic
-from ...errors import UsageError
 from .profiling import Profile
 
 Item = TypeVar("Item")
@@ -113,27 +112,3 @@ class MetricsFile:
     def __call__(self, line: Line) -> None:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-
-
-class EventFile:
-    """The same numbers for TensorBoard, beside metrics.jsonl; steps that a resumed run repeats are replaced.
-
-    Raises UsageError where TensorBoard is not installed.
-    """
-
-    def __init__(self, folder: Path, step: int) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise UsageError("--tensorboard needs TensorBoard", hint="pip install 'stvg[tensorboard]'") from None
-        self.writer = SummaryWriter(str(folder), purge_step=step + 1)
-
-    def __call__(self, line: Line) -> None:
-        for name, value in line.items():
-            if name == "validation":
-                for metric, score in value.items():
-                    self.writer.add_scalar(f"validation/{metric}", score, line["step"])
-            elif name not in ("step", "epoch", "split", SELECTED):
-                group = "speed" if name in SPEED else "rate" if name.startswith("lr") else "loss"
-                self.writer.add_scalar(f"{group}/{name}", value, line["step"])
-        self.writer.flush()

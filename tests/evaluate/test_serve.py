@@ -329,4 +329,4 @@ def test_a_port_that_is_taken_and_a_library_that_is_missing_are_said_to_be(stvg,
     monkeypatch.setitem(sys.modules, "stvg.evaluate.serve.site", None)
     ran = stvg("predict", "--serve", "--checkpoint", checkpoint)
     assert ran.code == 1
-    assert "pip install 'stvg[serve]'" in ran.err
+    assert "pip install '.[serve]'" in ran.err

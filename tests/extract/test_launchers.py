@@ -226,6 +226,9 @@ class AskedAfter:
     def __init__(self, number: int, after: int) -> None:
         self.number, self.after = number, after
 
+    def plan(self, text: str) -> None:
+        pass
+
     def total(self, count: int) -> None:
         pass
 

