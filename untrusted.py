@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 BIDI = frozenset(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
-FORMULA = "=+-@\t\r"
+FORMULA = "=+-@\t\r\n"
 """What a cell of a spreadsheet begins with when it is more than text."""
 
 
@@ -16,12 +16,15 @@ def harmless(text: str) -> str:
 
 
 def in_spreadsheet(text: str) -> str:
-    """A cell that is shown as the text it is: a formula gets an apostrophe in front, as people type it there."""
+    """A cell that is shown as the text it is: a formula gets an apostrophe in front, as people type it there, and lines end
+    in ``\\n``, which writers quote."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     return f"'{text}" if text.startswith(tuple(FORMULA)) else text
 
 
 def in_markdown(text: str) -> str:
     """A cell of a Markdown table: no column, element, link or emphasis comes of it."""
+    text = harmless(text)
     for mark in "\\|`*[":
         text = text.replace(mark, "\\" + mark)
     return text.replace("&", "&amp;").replace("<", "&lt;").replace("\n", " ")
@@ -30,5 +33,6 @@ def in_markdown(text: str) -> str:
 def in_latex(text: str) -> str:
     """Text between LaTeX commands, of which it adds none."""
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--"}
+    special |= {"−": "$-$", "±": r"$\pm$", "Δ": r"$\Delta$", "≤": r"$\leq$", "×": r"$\times$"}
     special |= {mark: "\\" + mark for mark in "&%$#_{}"}
-    return "".join(special.get(mark, mark) for mark in text)
+    return "".join(special.get(mark, mark) for mark in harmless(text))

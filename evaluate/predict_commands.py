@@ -92,7 +92,7 @@ def predict(
 def answer(predictor: Predictor, video: Path, sentences: tuple[str, ...], out: Path, no_video: bool) -> None:
     """Ground, write, and print a table."""
     from .film import write_videos
-    from .tables import render
+    from .styles import render
 
     with Progress("predict", doing="reading the video") as bar, naming_write_errors(out):
         found = predictor.ground(video, sentences)

@@ -6,17 +6,17 @@ how many samples.
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-from ..errors import UsageError
-from ..untrusted import harmless, in_latex, in_markdown, in_spreadsheet
 from .bootstrap import Interval
 from .compare import Comparison
 from .metrics import METRICS, SELECTED, Scores
 from .paper_figures import published_beside
+from .styles import Written, render, write_table
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 MARK = "selected on this split: the checkpoint is the epoch that scored best on it, which flatters these figures"
 COLUMNS = ("group", "source", *METRICS)
@@ -32,11 +32,11 @@ class Row(NamedTuple):
     intervals: tuple[Interval, ...] | None = None
     """95 %, in the order of figures; None where there are none."""
 
-    def cells(self, absent: str = "–", join: str = " ") -> list[str]:
-        """Figures as text, each with its interval behind it."""
-        texts = [absent if x is None else f"{x:.2f}" for x in self.figures]
+    def cells(self) -> list[str]:
+        """Figures as text, each above its interval."""
+        texts = ["–" if x is None else f"{x:.2f}" for x in self.figures]
         if self.intervals:
-            texts = [f"{t}{join}{spread(i)}" if spread(i) else t for t, i in zip(texts, self.intervals, strict=True)]
+            texts = [f"{t}\n{spread(i)}".rstrip() for t, i in zip(texts, self.intervals, strict=True)]
         return [self.group, self.source, *texts]
 
 
@@ -58,11 +58,11 @@ def format_table(
 
     Naming ``dataset`` and ``split`` adds the published rows of exactly these, where all of that split was scored.
     ``run`` names the scored rows. ``style``: terminal, markdown, csv or latex. CSV puts the statement of how it was
-    scored into columns and leaves the footnote out, so that every line is data.
+    scored into columns and leaves the footnote out, so that every line is data; LaTeX has means only, as papers do.
     Raises UsageError for another style.
     """
-    if style not in STYLES:
-        raise UsageError(f"there is no table style {style!r}", expected=", ".join(STYLES))
+    from pandas import DataFrame
+
     beside = published_beside(scores, dataset, split)
     rows, sure = [], scores.intervals()
     for group, means in scores.groups.items():
@@ -70,7 +70,27 @@ def format_table(
         rows.append(Row(group, run, figures, intervals=tuple(sure[group][metric] for metric in METRICS)))
         rows += [Row(group, source, (*figures, None), True) for source, figures in beside.rows.get(group, {}).items()]
     notes = [describe(scores, dataset, split), *([beside.note] if beside.note else [])]
-    return STYLES[style](scores, rows, notes)
+    cells = DataFrame([row.cells() for row in rows], columns=COLUMNS)
+    title = " ".join(name for name in (dataset, split) if name) if style == "latex" else ""
+    table = Written(cells, "ll" + "r" * len(METRICS), title, notes, sheet_of(scores, rows) if style == "csv" else None)
+    return write_table(table, style)
+
+
+def sheet_of(scores: Scores, rows: Sequence[Row]) -> DataFrame:
+    """A line a row: figures and their limits in percent, two decimals, and how they were scored."""
+    from pandas import DataFrame
+
+    sampling = [f"{scores.sampling.fps:g}", scores.sampling.max_frames] if scores.protocol == "tubedetr" else ["", ""]
+    mark = {SELECTED: "yes"} if scores.selected_on_this_split else {}
+    how = [scores.protocol, *sampling, scores.scored, scores.scored + len(scores.missing), *mark.values()]
+    ends = [f"{metric} {end}" for metric in METRICS for end in ("low", "high")]
+    lines = []
+    for row in rows:
+        figures = ["" if x is None else f"{x:.2f}" for x in row.figures]
+        pairs = row.intervals or ((float("nan"),) * 2,) * len(METRICS)
+        limits = ["" if x != x else f"{100 * x:.2f}" for pair in pairs for x in pair]
+        lines.append([row.group, row.source, *figures, *limits, *([""] * len(how) if row.published else how)])
+    return DataFrame(lines, columns=[*COLUMNS, *ends, "protocol", "fps", "max_frames", "scored", "total", *mark])
 
 
 def describe(scores: Scores, dataset: str | None = None, split: str | None = None) -> str:
@@ -86,32 +106,6 @@ def describe(scores: Scores, dataset: str | None = None, split: str | None = Non
         coverage += f" ({len(scores.missing):,} without a prediction {fate})"
     chosen = [MARK] if scores.selected_on_this_split else []
     return "; ".join([*([what] if what else []), f"protocol {scores.protocol}", frames, coverage, *chosen]) + "."
-
-
-def _terminal(scores: Scores, rows: list[Row], notes: list[str]) -> str:
-    table = [row.cells(join="\n") for row in rows]
-    return render(COLUMNS, table, "ll" + "r" * len(METRICS)) + "".join(f"{note}\n" for note in notes)
-
-
-def render(columns: Sequence[str], rows: Sequence[Sequence[str]], align: str, widest: int | None = None) -> str:
-    """A table for the terminal; ``align`` a letter a column, l or r. Cells are text, whatever marks are in them.
-
-    ``widest``: more characters of a cell are cut off, with an ellipsis.
-    """
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for name, side in zip(columns, align, strict=True):
-        table.add_column(name, justify="left" if side == "l" else "right", no_wrap=True)
-    for cells in rows:
-        shown = map(harmless, cells)
-        table.add_row(*(Text(c if widest is None or len(c) <= widest else c[: widest - 1] + "…") for c in shown))
-    text = io.StringIO()
-    Console(file=text, width=400, color_system=None).print(table)
-    return "".join(line.rstrip() + "\n" for line in text.getvalue().splitlines()) + "\n"
 
 
 def format_comparison(comparison: Comparison, a: str, b: str, most: int = 10) -> str:
@@ -131,51 +125,3 @@ def format_comparison(comparison: Comparison, a: str, b: str, most: int = 10) ->
         figures = [f"{100 * x.vIoU:.1f}", f"{100 * y.vIoU:.1f}", f"{100 * (y.vIoU - x.vIoU):+.1f}"]
         changed.append([str(x.sample_id), x.video_id, *figures, x.sentence])
     return text + "\n" + render(("sample", "video", a, b, "vIoU", "sentence"), changed, "llrrrl", widest=72)
-
-
-def _markdown(scores: Scores, rows: list[Row], notes: list[str]) -> str:
-    table = [list(COLUMNS), ["---", "---", *["---:"] * len(METRICS)], *(row.cells() for row in rows)]
-    lines = ["| " + " | ".join(map(in_markdown, cells)) + " |" for cells in table]
-    return "\n".join([*lines, *(f"\n{note}" for note in notes)]) + "\n"
-
-
-def _csv(scores: Scores, rows: list[Row], notes: list[str]) -> str:
-    sampling = [f"{scores.sampling.fps:g}", scores.sampling.max_frames] if scores.protocol == "tubedetr" else ["", ""]
-    mark = {SELECTED: "yes"} if scores.selected_on_this_split else {}
-    how = [scores.protocol, *sampling, scores.scored, scores.scored + len(scores.missing), *mark.values()]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    ends = [f"{metric} {end}" for metric in METRICS for end in ("low", "high")]
-    writer.writerow([*COLUMNS, *ends, "protocol", "fps", "max_frames", "scored", "total", *mark])
-    for row in rows:
-        pairs = row.intervals or ((float("nan"),) * 2,) * len(METRICS)
-        limits = ["" if x != x else f"{100 * x:.2f}" for pair in pairs for x in pair]
-        group, source, *figures = row._replace(intervals=None).cells("")
-        named = map(in_spreadsheet, (group, source))
-        writer.writerow([*named, *figures, *limits, *([""] * len(how) if row.published else how)])
-    return text.getvalue()
-
-
-def _latex(scores: Scores, rows: list[Row], notes: list[str]) -> str:
-    header, *body = ["    " + " & ".join(map(in_latex, c)) + r" \\" for c in (COLUMNS, *(r.cells() for r in rows))]
-    lines = [
-        r"\begin{table}",
-        rf"  \caption{{{in_latex(' '.join(notes))}}}",
-        rf"  \begin{{tabular}}{{ll{'r' * len(METRICS)}}}",
-        r"    \hline",
-        header,
-        r"    \hline",
-        *body,
-        r"    \hline",
-        r"  \end{tabular}",
-        r"\end{table}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-STYLES: dict[str, Callable[[Scores, list[Row], list[str]], str]] = {
-    "terminal": _terminal,
-    "markdown": _markdown,
-    "csv": _csv,
-    "latex": _latex,
-}

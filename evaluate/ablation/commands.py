@@ -101,9 +101,10 @@ def ablate(
 
 def run_tables(tables: list[Table], plan: Plan, opened: Caches, on: list[str], launcher: str) -> int:
     """Run what is not finished, and write and print the tables; how many cells failed."""
+    from ..styles import write_table
     from .launch import run_cells, run_on_ray
     from .plan import cells_of
-    from .table import lines_of, terminal, write_all
+    from .table import lines_of, write_all, written
 
     cells = cells_of(tables, plan, opened)
     for cell in cells:
@@ -128,7 +129,7 @@ def run_tables(tables: list[Table], plan: Plan, opened: Caches, on: list[str], l
     with naming_write_errors(plan.out, effect="the cells are complete; their tables are not written"):
         write_all(plan.out, found)
     for table, lines in found.values():
-        say(terminal(table, lines))
+        say(write_table(written(table, lines)))
     counts = f"{len(cells)} cells, {finished} finished before, {len(failed)} failed"
     say(f"{counts} → {plan.out}/tables.md, tables.csv, tables.tex, plot.png")
     return len(failed)

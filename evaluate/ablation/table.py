@@ -4,7 +4,7 @@ cost, and on the paper's own split its figures."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +13,10 @@ import numpy as np
 
 from ...atomic import make_folder, write_atomic
 from ...cache.upkeep.summary import size
-from ...untrusted import in_latex, in_markdown, in_spreadsheet
 from ..bootstrap import Interval, intervals
 from ..paper_figures import not_ablated
-from ..tables import render, spread
+from ..styles import Written, write_table
+from ..tables import spread
 from .grid import Row, Table
 from .plan import Caches, Cell, Plan, amount, cell_of, open_caches, parameters
 
@@ -78,12 +78,20 @@ def interval_of(cells: Sequence[Cell]) -> Interval:
     return intervals(overlaps[:, None], [sample["video_id"] for sample in kept[0]])[0]
 
 
-def grid(lines: Sequence[Line]) -> list[list[str]]:
-    """A table as text, its header first: per metric ours, the difference from the full model, and the paper's if shown."""
+def written(table: Table, lines: Sequence[Line]) -> Written:
+    """A table: per metric ours, the difference from the full model, and the paper's if shown; then what each row cost."""
+    import pandas
+
+    title = f"Table {table.name}: {table.title}"
+    if table.counts:
+        counts = [[line.row.label, f"{line.parameters:,}"] for line in lines]
+        columns = ["", "parameters"]
+        return Written(pandas.DataFrame(counts, columns=columns), "lr", title, notes(table, lines), sheet(table, lines))
     full, paper = full_line(lines), any(line.row.paper for line in lines)
     figures = [name for metric in METRICS for name in (metric, "Δ", *(["paper (Δ)"] if paper else []))]
-    costs = ["m_vIoU 95 %", "parameters", "training", "memory", "seeds"]
-    return [["", *figures, *costs], *(cells(line, full, paper) for line in lines)]
+    columns = ["", *figures, "m_vIoU 95 %", "parameters", "training", "memory", "seeds"]
+    found = pandas.DataFrame([cells(line, full, paper) for line in lines], columns=columns)
+    return Written(found, "l" + "r" * (len(columns) - 1), title, notes(table, lines), sheet(table, lines))
 
 
 def cells(line: Line, full: Line, paper: bool) -> list[str]:
@@ -110,10 +118,11 @@ def full_line(lines: Sequence[Line]) -> Line:
     )
 
 
-def notes(table: Table, lines: Sequence[Line]) -> str:
+def notes(table: Table, lines: Sequence[Line]) -> list[str]:
     """What must be said below a table."""
     left_out = lines[0].no_paper if any(row.paper for row in table.rows) else ""
-    return ("" if table.counts else frozen(lines) + data_of(lines) + starts_of(lines)) + left_out + table.note
+    said = ("" if table.counts else frozen(lines) + data_of(lines) + starts_of(lines)) + left_out + table.note
+    return [said] if said else []
 
 
 def frozen(lines: Sequence[Line]) -> str:
@@ -144,50 +153,13 @@ def starts_of(lines: Sequence[Line]) -> str:
     return "".join(f"{', '.join(rows)}: {start}. " for start, rows in found.items())
 
 
-def terminal(table: Table, lines: Sequence[Line]) -> str:
-    if table.counts:
-        body = render(("", "parameters"), [[line.row.label, f"{line.parameters:,}"] for line in lines], "lr")
-    else:
-        header, *rows = grid(lines)
-        body = render(header, rows, "l" + "r" * (len(header) - 1))
-    return f"Table {table.name}: {table.title}\n{body}{notes(table, lines)}\n"
-
-
-def markdown(table: Table, lines: Sequence[Line]) -> str:
-    header, *body = grid(lines)
-    rows = [header, ["---", *["---:"] * (len(header) - 1)], *body]
-    text = "\n".join("| " + " | ".join(map(in_markdown, row)) + " |" for row in rows)
-    return f"**Table {table.name}: {table.title}**\n\n{text}\n\n{notes(table, lines)}\n"
-
-
-def latex(table: Table, lines: Sequence[Line]) -> str:
-    rows = grid(lines)
-    body = [" & ".join(map(in_latex, row)) + r" \\" for row in rows]
-    caption = in_latex(f"Table {table.name}: {table.title}. {notes(table, lines)}")
-    return "\n".join(
-        [
-            r"\begin{table}",
-            rf"  \caption{{{caption}}}",
-            rf"  \begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}",
-            r"    \hline",
-            f"    {body[0]}",
-            r"    \hline",
-            *(f"    {line}" for line in body[1:]),
-            r"    \hline",
-            r"  \end{tabular}",
-            r"\end{table}",
-            "",
-        ]
-    )
-
-
 def sheet(table: Table, lines: Sequence[Line]) -> DataFrame:
     """A line a row, figures in percent and unrounded; empty where nothing was measured or published."""
     import pandas
 
     found = []
     for line in lines:
-        row: dict[str, object] = {"table": table.name, "row": in_spreadsheet(line.row.label)}
+        row: dict[str, object] = {"table": table.name, "row": line.row.label}
         for i, metric in enumerate(METRICS):
             row[f"{metric} mean"] = 100 * line.mean(metric)
             row[f"{metric} deviation"] = 100 * line.deviation(metric)
@@ -199,11 +171,17 @@ def sheet(table: Table, lines: Sequence[Line]) -> DataFrame:
     return pandas.DataFrame(found)
 
 
-def spreadsheet(found: Iterable[tuple[Table, Sequence[Line]]]) -> str:
-    """Some tables as one CSV; see `sheet`."""
+def write_all(out: Path, found: Mapping[str, tuple[Table, Sequence[Line]]]) -> None:
+    """tables.md, tables.csv, tables.tex and plot.png of what is finished."""
     import pandas
 
-    return pandas.concat([sheet(*each) for each in found]).to_csv(index=False, lineterminator="\n")
+    tables = [written(*each) for each in found.values()]
+    make_folder(out)
+    for name, style in (("tables.md", "markdown"), ("tables.tex", "latex")):
+        write_atomic(out / name, "\n".join(write_table(table, style) for table in tables))
+    sheets = pandas.concat([table.sheet for table in tables if table.sheet is not None])
+    write_atomic(out / "tables.csv", write_table(Written(sheets, ""), "csv"))
+    plot(found, out / "plot.png")
 
 
 def plot(tables: Mapping[str, tuple[Table, Sequence[Line]]], out: Path) -> None:
@@ -243,12 +221,3 @@ def plot(tables: Mapping[str, tuple[Table, Sequence[Line]]], out: Path) -> None:
     axes[-1, 0].set_xlabel(f"m_vIoU against {against}, points ({marks})")
     figure.savefig(out, dpi=130)
     pyplot.close(figure)
-
-
-def write_all(out: Path, found: Mapping[str, tuple[Table, Sequence[Line]]]) -> None:
-    """tables.md, tables.csv, tables.tex and plot.png of what is finished."""
-    make_folder(out)
-    write_atomic(out / "tables.md", "\n".join(markdown(t, lines) for t, lines in found.values()))
-    write_atomic(out / "tables.tex", "\n".join(latex(t, lines) for t, lines in found.values()))
-    write_atomic(out / "tables.csv", spreadsheet(found.values()))
-    plot(found, out / "plot.png")

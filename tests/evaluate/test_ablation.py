@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -25,7 +26,8 @@ from stvg.evaluate.ablation.commands import ablate
 from stvg.evaluate.ablation.grid import TABLES, Row, Table, read_grid
 from stvg.evaluate.ablation.launch import run_cells
 from stvg.evaluate.ablation.plan import Plan, cells_of
-from stvg.evaluate.ablation.table import full_line, latex, lines_of, markdown, spreadsheet
+from stvg.evaluate.ablation.table import full_line, lines_of, write_all, written
+from stvg.evaluate.styles import write_table
 from stvg.heads.checkpoint import load_checkpoint
 from stvg.heads.commands import train_head
 from stvg.heads.settings import load_experiment
@@ -127,7 +129,7 @@ def test_a_failing_cell_is_reported_and_the_rest_completed(tiny_cache, tmp_path)
     assert "keeps no maps of level c4" in dict(said)["bad"]
     lines = lines_of(table, plan)
     assert [len(line.results) for line in lines] == [1, 0]
-    assert "–" in markdown(table, lines)
+    assert "–" in write_table(written(table, lines), "markdown")
 
 
 def test_a_killed_ablation_goes_on_and_gives_the_table_of_an_unbroken_one(stvg, tiny_cache, tmp_path):
@@ -277,7 +279,7 @@ def test_a_cell_starts_from_the_weights_of_the_table_and_says_what_they_lack(tin
     saved = load_checkpoint(cells_of([table], plan)[0].folder / "run/best.safetensors").group("ema.head")
     given = load_file(weights / "1.safetensors")
     assert all(torch.equal(saved[k], v) for k, v in given.items() if not k.startswith("standards."))
-    text = markdown(table, lines_of(table, plan))
+    text = write_table(written(table, lines_of(table, plan)), "markdown")
     assert "one: the head starts from" in text
     assert "encoder.temporal_layers" in text
     (cell,) = cells_of([Table("g", "g", (Row("third", ("train.lr=1",)),))], plan)
@@ -290,7 +292,7 @@ def test_what_chose_the_scored_weights_and_which_rows_kept_their_encoders_frozen
     plan, table = a_plan(tiny_cache, tmp_path), Table("g", "g", (Row("a"), Row("b", ("train.mode=text",))))
     for cell, mode in zip(cells_of([table], plan), ("cached", "text"), strict=True):
         finish(cell, 0.5, selected_on="val", data=cell.data, mode=mode)
-    text = markdown(table, lines_of(table, plan))
+    text = write_table(written(table, lines_of(table, plan)), "markdown")
     assert "Encoders are frozen in a and trained in the paper" in text
     assert "the weights that score best on val are scored" in text
 
@@ -319,12 +321,13 @@ def test_means_deviations_and_differences_are_those_of_the_seeds(tiny_cache, tmp
     assert full_line(lines).row.label == "with gates"
     assert lines[0].mean("m_vIoU") == pytest.approx(0.55)
     assert lines[1].deviation("m_vIoU") == pytest.approx(0.0707, abs=1e-4)
-    text = markdown(table, lines)
-    assert "| without | 25.00 ± 7.07 | -30.00 |" in text
+    text = write_table(written(table, lines), "markdown")
+    assert "| without | 25.00 ± 7.07 | -30.00 |" in re.sub(" +", " ", text)
     assert "frozen here" in text
     assert lines[0].interval == pytest.approx((0.45, 0.65))  # two videos of 0.65 and 0.45, over both seeds
     assert "45.0–65.0" in text
     assert "2.50 GB" in text
-    assert r"25.00 ± 7.07 & -30.00" in latex(table, lines)
-    rows = list(csv.DictReader(io.StringIO(spreadsheet([(table, lines)]))))
+    write_all(tmp_path, {"IV": (table, lines)})
+    assert r"25.00 $\pm$ 7.07 & $-$30.00" in (tmp_path / "tables.tex").read_text(encoding="utf-8")
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "tables.csv").read_text(encoding="utf-8"))))
     assert float(rows[1]["m_vIoU mean"]) == pytest.approx(25)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +17,13 @@ from stvg.cache.index import Cache
 from stvg.cache.sampling import Sampling
 from stvg.evaluate.ablation.grid import FULL, TABLES
 from stvg.evaluate.ablation.plan import Plan, cells_of
-from stvg.evaluate.ablation.table import Line, latex, lines_of, markdown, plot, spreadsheet, terminal
+from stvg.evaluate.ablation.table import Line, lines_of, plot, written
 from stvg.evaluate.metrics import METRICS, SampleScore, Scores
 from stvg.evaluate.paper_figures import ABLATED, PUBLISHED, published_beside
 from stvg.evaluate.report.frames import Taken
 from stvg.evaluate.report.page import render
-from stvg.evaluate.tables import STYLES, format_table
+from stvg.evaluate.styles import STYLES, write_table
+from stvg.evaluate.tables import format_table
 from stvg.extract.datasets.table import DATASETS, published_sentences
 from stvg.heads.training.options import TrainRequest
 from stvg.requested import PROTOCOLS
@@ -187,12 +189,15 @@ def test_an_ablation_of_another_split_shows_its_own_figures_alone_and_says_why(
     tiny_cache: Path, tmp_path: Path
 ) -> None:
     lines = lines_with_results(Plan(out=tmp_path, caches={None: tiny_cache}, asked=PAPER), "IV")
-    for text in (f(TABLES["IV"], lines) for f in (terminal, markdown, latex)):
+    for text in (write_table(written(TABLES["IV"], lines), style) for style in ("terminal", "markdown", "latex")):
         assert "25.00" in text
         assert "paper (" not in text
         assert "44.59" not in text
         assert "HC-STVG v1's test split, and this cache holds another" in text
-    assert all(row["m_vIoU paper"] == "" for row in csv.DictReader(io.StringIO(spreadsheet([(TABLES["IV"], lines)]))))
+    assert all(
+        row["m_vIoU paper"] == ""
+        for row in csv.DictReader(io.StringIO(write_table(written(TABLES["IV"], lines), "csv")))
+    )
     plot({"IV": (TABLES["IV"], lines)}, tmp_path / "plot.png")
 
 
@@ -203,15 +208,18 @@ def test_an_ablation_of_the_papers_split_stands_beside_the_paper(
     monkeypatch.setitem(DATASETS["vidstg"].sentences, "test", Cache.open(tiny_cache).samples.splits.count("test"))
     monkeypatch.setattr("stvg.evaluate.paper_figures.ABLATED", ("vidstg", "test"))
     lines = lines_with_results(Plan(out=tmp_path, caches={None: tiny_cache}, asked=PAPER), "IV")
-    text = markdown(TABLES["IV"], lines)
+    text = re.sub(" +", " ", write_table(written(TABLES["IV"], lines), "markdown"))
     assert "| without | 25.00 | +0.00 | 44.59 (-2.56) |" in text
     assert "left out" not in text
-    rows = list(csv.DictReader(io.StringIO(spreadsheet([(TABLES["IV"], lines)]))))
+    rows = list(csv.DictReader(io.StringIO(write_table(written(TABLES["IV"], lines), "csv"))))
     assert float(rows[1]["m_vIoU paper"]) == 31.14
     train = Plan(out=tmp_path / "train", caches={None: tiny_cache}, asked=PAPER, test_split="train")
-    assert "left out" in markdown(TABLES["IV"], lines_with_results(train, "IV"))
+    assert "left out" in write_table(written(TABLES["IV"], lines_with_results(train, "IV")), "markdown")
     part = lines_with_results(Plan(out=tmp_path / "part", caches={None: tiny_cache}, asked=PAPER), "IV", missing=1)
-    for text in (f(TABLES["IV"], part) for f in (terminal, markdown, latex)):
+    for text in (write_table(written(TABLES["IV"], part), style) for style in ("terminal", "markdown", "latex")):
         assert "paper (" not in text
         assert "sentences of the split, and a cell scored" in text
-    assert all(row["m_vIoU paper"] == "" for row in csv.DictReader(io.StringIO(spreadsheet([(TABLES["IV"], part)]))))
+    assert all(
+        row["m_vIoU paper"] == ""
+        for row in csv.DictReader(io.StringIO(write_table(written(TABLES["IV"], part), "csv")))
+    )

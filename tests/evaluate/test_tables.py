@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pandas import DataFrame
 
 from stvg.cache.sampling import Sampling
 from stvg.errors import UsageError
 from stvg.evaluate.metrics import METRICS, SampleScore, Scores
-from stvg.evaluate.tables import COLUMNS, format_table, render
+from stvg.evaluate.styles import STYLES, Written, render, write_table
+from stvg.evaluate.tables import COLUMNS, format_table
 
 LIMITS = ("50.00", "25.00", "0.00", "0.00", "12.50")
 MEANS = dict(zip(METRICS, (0.47156, 0.34, 1.0, 0.0, 0.123449), strict=True))
@@ -39,13 +44,13 @@ def test_the_terminal_table_is_this() -> None:
 
 
 def test_the_markdown_table_is_this() -> None:
-    assert format_table(some_scores(missing=()), style="markdown", run="a|b") == (
-        "| group | source | m_tIoU | m_vIoU | vIoU@0.3 | vIoU@0.5 | gt_vIoU |\n"
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: |\n"
-        "| all | a\\|b | 47.16 50.0–50.0 | 34.00 25.0–25.0 | 100.00 0.0–0.0 | 0.00 0.0–0.0 | 12.34 12.5–12.5 |\n"
-        "\n"
-        "protocol tubedetr; frames sampled at 5 fps, at most 100; 1,158 of 1,158 samples scored.\n"
-    )
+    assert format_table(some_scores(missing=()), style="markdown", run="a|b").splitlines() == [
+        "| group   | source   |          m_tIoU |          m_vIoU |       vIoU@0.3 |     vIoU@0.5 |         gt_vIoU |",
+        "|:--------|:---------|----------------:|----------------:|---------------:|-------------:|----------------:|",
+        "| all     | a\\|b     | 47.16 50.0–50.0 | 34.00 25.0–25.0 | 100.00 0.0–0.0 | 0.00 0.0–0.0 | 12.34 12.5–12.5 |",
+        "",
+        "protocol tubedetr; frames sampled at 5 fps, at most 100; 1,158 of 1,158 samples scored.",
+    ]
 
 
 def test_every_csv_line_is_data() -> None:
@@ -66,15 +71,30 @@ def test_every_csv_line_is_data() -> None:
     assert rows[1]["gt_vIoU"] == rows[1]["protocol"] == rows[1]["scored"] == ""
 
 
-def test_the_latex_table_escapes_what_latex_would_read() -> None:
+def test_the_latex_table_holds_what_a_paper_prints_and_escapes_what_latex_would_read() -> None:
     whole = some_scores(scored=1160, missing=())
     text = format_table(whole, dataset="hcstvg-v1", split="test", style="latex", run=r"50%_of\all")
-    assert r"    group & source & m\_tIoU & m\_vIoU & vIoU@0.3 & vIoU@0.5 & gt\_vIoU \\" in text
-    figures = "47.16 50.0--50.0 & 34.00 25.0--25.0 & 100.00 0.0--0.0 & 0.00 0.0--0.0 & 12.34 12.5--12.5"
-    assert rf"    all & 50\%\_of\textbackslash{{}}all & {figures} \\" in text
-    assert r"    all & TubeDETR@352 & 43.70 & 32.40 & 49.80 & 23.50 & -- \\" in text
+    assert r"group & source & m\_tIoU & m\_vIoU & vIoU@0.3 & vIoU@0.5 & gt\_vIoU \\" in text
+    assert r"all & 50\%\_of\textbackslash{}all & 47.16 & 34.00 & 100.00 & 0.00 & 12.34 \\" in text
+    assert r"all & TubeDETR@352 & 43.70 & 32.40 & 49.80 & 23.50 & -- \\" in text
     assert text.count("{") == text.count("}")
-    assert r"\caption{hcstvg-v1 test; protocol tubedetr;" in text
+    assert r"\caption{hcstvg-v1 test}" in text
+    assert text.startswith("% hcstvg-v1 test; protocol tubedetr;")
+
+
+WORDS = st.text(st.characters(codec="ascii"), max_size=12) | st.sampled_from(["é ±", "−3 × 2", "Δ ≤ –", "a & b \\\\ c"])
+
+
+@given(st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=4), WORDS, st.lists(WORDS, max_size=2))
+def test_every_style_keeps_its_columns_whatever_the_texts(rows, title, notes) -> None:
+    table = Written(DataFrame(rows, columns=["name", "x_y"]), "lr", title, notes)
+    written = {style: write_table(table, style) for style in STYLES}
+    body = [line for line in written["latex"].splitlines() if not line.startswith("%") and line.endswith(r"\\")]
+    assert len(body) == len(rows) + 1
+    assert {re.sub(r"\\.", "", line[:-2]).count("&") for line in body} == {1}
+    assert [len(row) for row in csv.reader(io.StringIO(written["csv"], newline=""))] == [2] * (len(rows) + 1)
+    cells = [line for line in written["markdown"].splitlines() if line.startswith("| ")]
+    assert {re.sub(r"\\.", "", line).count("|") for line in cells[: len(rows) + 1]} == {3}
 
 
 def test_protocols_that_score_every_frame_say_so_and_name_no_sampling() -> None:
