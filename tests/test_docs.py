@@ -32,6 +32,7 @@ from stvg.evaluate.demo import Size
 from stvg.evaluate.evaluation import load_head
 from stvg.heads.settings import load_experiment
 
+from .extract import tool_exports
 from .extract.folders import hf_folder, text_folder
 from .heads.test_import_weights import fill, mdetr
 
@@ -109,8 +110,20 @@ COMMANDS = shown_commands()
 MADE_BY = (
     f"train-head --cache cache/vidstg --out runs/fsm {SMALL}",
     "evaluate --checkpoint runs/fsm/best.safetensors --cache cache/vidstg --out tubes.jsonl --json fsm.json",
+    "dataset import cvat --format cvat --videos videos --sentences sentences.csv --out own",
+    f"extract --dataset json --annotations own --videos videos --out cache/own {TINY}",
+    f"train-head --cache cache/own --out runs/own {SMALL}",
 )
-"""What makes the run, the predictions and the scores that commands read."""
+"""What makes the runs, the predictions, the scores and the annotations that commands read."""
+
+OWN_DATA = (
+    (tool_exports.write_cvat, "cvat"),
+    (tool_exports.write_mot, "mot"),
+    (tool_exports.write_label_studio, "export.json"),
+    (tool_exports.write_coco, "tracks.json"),
+    (tool_exports.write_box_table, "boxes.csv"),
+)
+"""How other tools export annotations of the videos in ``videos``."""
 
 
 def stood_in(command: str) -> list[str]:
@@ -135,6 +148,11 @@ def desk(synthetic: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPathFac
     for document in DOCUMENTS:
         for name, code in re.findall(r"^```\w+\n# (\w+\.\w+)\n(.*?)^```", document.read_text("utf-8"), re.M | re.S):
             (desk / name).write_text(code, encoding="utf-8")
+    (desk / "videos").mkdir()
+    drawn = tool_exports.drawn_videos(desk / "videos")
+    tool_exports.write_sentences(desk / "sentences.csv", drawn)
+    for write, name in OWN_DATA:
+        write(desk / name, drawn)
     hf_folder(desk / "dinov2-small", "dinov2")
     text_folder(desk / "minilm", "bert")
     with pytest.MonkeyPatch.context() as patch:

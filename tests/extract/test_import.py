@@ -22,16 +22,16 @@ from stvg.extract.datasets.readers import read_annotations
 
 from . import tool_exports as tools
 
-EXPORTS: dict[str, tuple[str, int, Callable[[Path, list[tools.Drawn]], Path]]] = {
-    "mot": ("mot", 1, tools.write_mot),
-    "coco-vid": ("coco-vid", 0, tools.write_coco),
-    "coco-vid counted from 1": ("coco-vid", 0, lambda path, drawn: tools.write_coco(path, drawn, 1)),
-    "youtube-vis": ("coco-vid", 0, tools.write_youtube_vis),
-    "csv": ("csv", 0, tools.write_box_table),
-    "cvat": ("cvat", 0, tools.write_cvat),
-    "label-studio": ("label-studio", 0, tools.write_label_studio),
+EXPORTS: dict[str, tuple[str, Callable[[Path, list[tools.Drawn]], Path]]] = {
+    "mot": ("mot", tools.write_mot),
+    "coco-vid": ("coco-vid", tools.write_coco),
+    "coco-vid counted from 1": ("coco-vid", lambda path, drawn: tools.write_coco(path, drawn, 1)),
+    "youtube-vis": ("coco-vid", tools.write_youtube_vis),
+    "csv": ("csv", tools.write_box_table),
+    "cvat": ("cvat", tools.write_cvat),
+    "label-studio": ("label-studio", tools.write_label_studio),
 }
-"""Name → format, number of the first object, writer."""
+"""Name → format and writer."""
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +76,9 @@ def samples(folder: Path, split: str = "train") -> list[Any]:
 def test_every_box_and_moment_is_where_the_tool_had_it(
     export: str, drawn: list[tools.Drawn], videos: Path, tmp_path: Path
 ) -> None:
-    kind, first, write = EXPORTS[export]
+    kind, write = EXPORTS[export]
     path = write(tmp_path / "export", drawn)
-    sentences = tools.write_sentences(tmp_path / "sentences.csv", drawn, first)
+    sentences = tools.write_sentences(tmp_path / "sentences.csv", drawn)
     report = import_dataset(kind, path, videos, tmp_path / "out", sentences=sentences)
     assert report.faults == []
     told = {(d.name, s, b, e): d.scene.things[t].boxes[b:e] for d in drawn for t, s, b, e in d.told}

@@ -1,4 +1,4 @@
-"""Small drawn videos with exact boxes, and their annotations as other tools export them."""
+"""Small drawn videos with exact boxes, and their annotations as other tools export them; objects count from 1."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ def drawn_videos(folder: Path, count: int = 3) -> list[Drawn]:
     return found
 
 
-def write_sentences(file: Path, drawn: Iterable[Drawn], first: int = 0) -> Path:
-    """The table of sentences, objects counted from ``first``; the last video is of split test."""
+def write_sentences(file: Path, drawn: Iterable[Drawn]) -> Path:
+    """The table of sentences; the last video is of split test."""
     drawn = list(drawn)
     with file.open("w", newline="", encoding="utf-8") as out:
         rows = csv.writer(out)
         rows.writerow(COLUMNS)
         for d in drawn:
             split = "test" if d is drawn[-1] else "train"
-            rows.writerows([d.name, t + first, s, b, e, split] for t, s, b, e in d.told)
+            rows.writerows([d.name, t + 1, s, b, e, split] for t, s, b, e in d.told)
     return file
 
 
@@ -93,7 +93,7 @@ def write_coco(file: Path, drawn: Iterable[Drawn], first: int = 0) -> Path:
                 {
                     "id": len(annotations) + t,
                     "image_id": len(images) - 1,
-                    "instance_id": t,
+                    "instance_id": t + 1,
                     "category_id": 1,
                     "bbox": _sized(thing.boxes[frame].tolist()),
                 }
@@ -109,7 +109,7 @@ def write_youtube_vis(file: Path, drawn: Iterable[Drawn]) -> Path:
     """YouTube-VIS: an annotation an object."""
     drawn = list(drawn)
     annotations = [
-        {"id": 100 * i + t, "track_id": t, "video_id": i, "bboxes": [_sized(b) for b in thing.boxes.tolist()]}
+        {"id": 100 * i + t, "track_id": t + 1, "video_id": i, "bboxes": [_sized(b) for b in thing.boxes.tolist()]}
         for i, d in enumerate(drawn, 1)
         for t, thing in enumerate(d.scene.things)
     ]
@@ -123,7 +123,7 @@ def write_box_table(file: Path, drawn: Iterable[Drawn]) -> Path:
         rows.writerow(("video", "track", "frame", "x1", "y1", "x2", "y2"))
         for d in drawn:
             for t, thing in enumerate(d.scene.things):
-                rows.writerows([d.name, t, frame, *box] for frame, box in enumerate(thing.boxes.tolist()))
+                rows.writerows([d.name, t + 1, frame, *box] for frame, box in enumerate(thing.boxes.tolist()))
     return file
 
 
@@ -137,7 +137,7 @@ def write_cvat(folder: Path, drawn: Iterable[Drawn]) -> Path:
                 sides = f'xtl="{x1:.2f}" ytl="{y1:.2f}" xbr="{x2:.2f}" ybr="{y2:.2f}"'
                 key = int(frame % 5 == 0)
                 boxes += f'<box frame="{frame}" keyframe="{key}" outside="0" occluded="0" {sides} z_order="0"></box>\n'
-            tracks += f'<track id="{t}" label="{thing.shape}" source="manual">\n{boxes}</track>\n'
+            tracks += f'<track id="{t + 1}" label="{thing.shape}" source="manual">\n{boxes}</track>\n'
         size = f"<original_size><width>{d.scene.width}</width><height>{d.scene.height}</height></original_size>"
         last, label = d.scene.frame_count - 1, "<labels><label><name>circle</name></label></labels>"
         frames = f"<size>{last + 1}</size><start_frame>0</start_frame><stop_frame>{last}</stop_frame>"
@@ -167,7 +167,7 @@ def write_label_studio(file: Path, drawn: Iterable[Drawn]) -> Path:
                 for f, sides in enumerate((np.array([*map(_sized, thing.boxes.tolist())]) / scale).tolist(), 1)
             ]
             value = {"framesCount": d.scene.frame_count, "duration": d.scene.frame_count / FPS, "sequence": sequence}
-            regions.append({"id": str(t), "type": "videorectangle", "value": {**value, "labels": [thing.shape]}})
+            regions.append({"id": str(t + 1), "type": "videorectangle", "value": {**value, "labels": [thing.shape]}})
         data = {"video": f"/data/upload/1/0a1b2c3d-{d.name}.mp4"}
         tasks.append({"id": number, "data": data, "annotations": [{"id": number, "result": regions}]})
     file.write_text(json.dumps(tasks))
