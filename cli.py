@@ -12,7 +12,7 @@ from . import __version__, log_file
 from .cache.commands import cache
 from .errors import StvgError
 from .evaluate.ablation.commands import ablate
-from .evaluate.commands import demo, evaluate
+from .evaluate.commands import demo, evaluate, runs
 from .evaluate.predict_commands import predict
 from .evaluate.report_commands import report
 from .extract.commands import extract
@@ -74,6 +74,7 @@ for command in (
     cache,
     weights,
     train_head,
+    runs,
     evaluate,
     report,
     ablate,

@@ -1,4 +1,4 @@
-"""``stvg demo`` and ``stvg evaluate``."""
+"""``stvg demo``, ``stvg evaluate`` and ``stvg runs``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ from ..outputs import naming_write_errors
 from ..requested import option
 from .scoring import CheckpointScoring, Scored
 from .scoring_commands import scoring_of, scoring_options
+
+style_option = click.option(
+    "--style", type=click.Choice(["terminal", "markdown", "csv", "latex"]), default="terminal", show_default=True
+)
 
 
 @click.command(short_help="Do it all on synthetic videos, from pixels to scores.")
@@ -77,9 +81,7 @@ class BatchSize(click.ParamType):
     metavar="A B",
     help="Compare two files of --json instead: paired differences, and the samples that changed most.",
 )
-@click.option(
-    "--style", type=click.Choice(["terminal", "markdown", "csv", "latex"]), default="terminal", show_default=True
-)
+@style_option
 @device_option
 def evaluate(
     out: Path | None,
@@ -118,6 +120,23 @@ def evaluate(
     scored = scoring_of(chosen).run()
     say(format_table(scored.scores, dataset=scored.dataset, split=chosen["split"], style=style), nl=False)
     write_results(scored, out, json_path, exports)
+
+
+@click.command(short_help="List the runs of a folder with their scores.")
+@click.argument("folder", type=FOLDER, default=Path("runs"))
+@click.option("--sort", metavar="COLUMN", help="Order by this column; scores from the highest on.  [run]")
+@style_option
+def runs(folder: Path, sort: str | None, style: str) -> None:
+    """List the runs of a folder: preset, head, cache, how far each is, and scores in percent over all sentences.
+
+    Scores are those of the best validation, and of every file of stvg evaluate --json in a run's folder.
+
+    \b
+    Example: stvg runs runs --sort m_vIoU
+    """
+    from .runs import format_runs, list_runs, ordered
+
+    say(format_runs(ordered(list_runs(folder), sort), style), nl=False)
 
 
 def write_results(

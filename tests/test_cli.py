@@ -27,6 +27,7 @@ def test_help_is_quick_to_load_and_lists_the_commands_in_working_order():
         "cache",
         "weights",
         "train-head",
+        "runs",
         "evaluate",
         "report",
         "ablate",

@@ -73,6 +73,7 @@ class TrainRequest(Request):
             protocol=self.protocol,
             device=device,
             annotation_set=cache.annotations.name,
+            preset=self.preset,
             init=place(self.init),
             sources={name: placed(name, given[name]) if name in PLACES else given[name] for name in SOURCES},
         )

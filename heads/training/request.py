@@ -35,6 +35,8 @@ class RunRequest:
     device: str
     annotation_set: str | None = None
     """The name of the annotation set; None: the only one."""
+    preset: str | None = None
+    """What ``experiment`` began as; None: that was not kept."""
     init: str | None = None
     sources: dict[str, Any] = field(default_factory=dict)
     """Fields of `live_encoders.Sources`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ..settings import TrainConfig
@@ -25,6 +26,13 @@ SCHEDULES = {
 }
 """``linear-text``: FSM's and TubeDETR's, whose head and backbone start at their full rates. ``stepped``: STCAT's for
 VidSTG. ``linear-late``: STCAT's for HC-STVG."""
+
+
+def steps_of(samples: int, config: TrainConfig) -> tuple[int, int]:
+    """Optimiser steps of an epoch over so many samples, and of the whole run."""
+    batches = math.ceil(samples / config.batch_size)
+    of_epoch = math.ceil(batches / max(1, config.accumulate))
+    return of_epoch, of_epoch * config.epochs
 
 
 def learning_rate(config: TrainConfig, step: int, total_steps: int, steps_per_epoch: int, group: str = "head") -> float:

@@ -37,6 +37,7 @@ from ..table import build_model, row_of
 from .owner import require_owned
 from .ranks import ALONE, Ranks
 from .resumption import Standing, require_same
+from .schedule import steps_of
 
 if TYPE_CHECKING:
     from .live_encoders import LiveEncoders
@@ -107,9 +108,7 @@ class Run:
             t = replace(t, batch_size=size, accumulate=count)
             self.experiment = replace(experiment, train=t)
         self.recipe = cache.recipe
-        batches = math.ceil(len(self.dataset) / t.batch_size)
-        self.steps_per_epoch = math.ceil(batches / t.accumulate)
-        self.total_steps = self.steps_per_epoch * t.epochs
+        self.steps_per_epoch, self.total_steps = steps_of(len(self.dataset), t)
         self.step = 0
         self.best = -math.inf
         self.validated = 0

@@ -1,0 +1,171 @@
+"""The runs of a folder: what each was asked for, how far it is, and what it scored."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..config import nearest
+from ..errors import StvgError, UsageError
+from ..heads.training.owner import OWNER, SILENCE, last_sign, read_owner
+from ..heads.training.record import Record
+from ..heads.training.schedule import steps_of
+from ..untrusted import in_latex, in_markdown, in_spreadsheet
+from .compare import read_scores
+from .metrics import METRICS, counted
+from .tables import render
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+RECORD, METRICS_FILE = "record.json", "metrics.jsonl"
+APART = frozenset({"wandb", "mlruns"})
+"""Folders of trackers, in which no run lies."""
+SCORES = b'{\n "protocol"'
+"""What a file of `stvg evaluate --json` begins with."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Scores of a run, means over all sentences from 0 to 1, and what they are of."""
+
+    of: str
+    means: dict[str, float]
+
+
+def list_runs(folder: Path) -> DataFrame:
+    """A row for every scoring of every run below ``folder``; one for a run without any. Scores in percent.
+
+    Raises UsageError where no run lies there.
+    """
+    import pandas
+
+    columns = ["run", "preset", "head", "cache", "state", "steps", "scored on", *METRICS[:-1]]
+    rows = [row for run in runs_in(folder) for row in rows_of(run, folder)]
+    if not rows:
+        raise UsageError(f"{folder} holds no run", expected=f"folders of stvg train-head, with a {RECORD}")
+    return pandas.DataFrame(rows, columns=columns)
+
+
+def runs_in(folder: Path) -> Iterator[Path]:
+    """Folders of runs, in the order of their names."""
+    for where, folders, files in os.walk(folder):
+        folders[:] = sorted(set(folders) - APART)
+        if RECORD in files:
+            yield Path(where)
+
+
+def rows_of(run: Path, folder: Path) -> Iterator[dict[str, Any]]:
+    """The rows of one run. A record that cannot be read is said to be so, and the others are listed."""
+    name = str(run.relative_to(folder)) if run != folder else run.resolve().name
+    try:
+        record = Record.read(run / RECORD)
+    except UsageError:
+        yield {"run": name, "state": f"{RECORD} cannot be read"}
+        return
+    request, step = record.request, step_of(run)
+    total = steps_of(record.data["training"]["samples"], request.experiment.train)[1] if record.data else None
+    facts = {
+        "run": name,
+        "preset": request.preset,
+        "head": request.experiment.model.head,
+        "cache": Path(request.cache).name if "://" not in request.cache else request.cache,
+        "state": "running" if is_running(run) else "finished" if step == total else "stopped",
+        "steps": f"{step:,}" + ("" if total is None else f"/{total:,}"),
+    }
+    for scoring in [*scorings_of(run)] or [Scoring("", {})]:
+        yield {**facts, "scored on": scoring.of, **{k: 100 * v for k, v in scoring.means.items()}}
+
+
+def step_of(run: Path) -> int:
+    """The step of the newest checkpoint, read from its header; 0 where there is none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(run / "last.safetensors", "np") as file:
+            return int(json.loads(file.metadata()["facts"])["step"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return 0
+
+
+def is_running(run: Path) -> bool:
+    """Whether a living process owns the folder; one of another machine, whether it gave a sign of life lately."""
+    try:
+        owner, sign = read_owner(run / OWNER), last_sign(run / OWNER)
+    except (OSError, UsageError):
+        return False
+    if owner is None or sign is None:
+        return False
+    return owner.lives() if owner.on_this_machine() else time.time() - sign < SILENCE
+
+
+def scorings_of(run: Path) -> Iterator[Scoring]:
+    """The best validation, files of ``stvg evaluate --json`` in the folder, and of an ablation's cell its test split."""
+    best = max(validations(run / METRICS_FILE), key=lambda line: line["validation"]["m_vIoU"], default=None)
+    if best is not None:
+        yield Scoring(f"{best.get('split', 'validation')}, best epoch", best["validation"])
+    cell = run.parent / "cell.json"
+    files = [(path.stem, path) for path in sorted(run.glob("*.json"))]
+    if cell.exists():
+        files.append((json.loads(cell.read_text("utf-8"))["test_split"], run.parent / "scores.json"))
+    for name, path in files:
+        try:
+            with path.open("rb") as file:
+                if file.read(len(SCORES)) != SCORES:
+                    continue
+            samples = [*read_scores(path).samples.values()]
+        except (OSError, StvgError):
+            continue
+        if samples:
+            yield Scoring(name, dict(zip(METRICS, counted(samples).mean(axis=0).tolist(), strict=True)))
+
+
+def validations(path: Path) -> Iterator[dict[str, Any]]:
+    """Lines of a metrics.jsonl with validation scores; a line that a kill cut short is left out."""
+    for text in path.read_text("utf-8").splitlines() if path.exists() else ():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if "validation" in line:
+            yield line
+
+
+def ordered(runs: DataFrame, column: str | None) -> DataFrame:
+    """The rows by a column: scores from the highest on, anything else in the order of names. UsageError for no column."""
+    if column is None:
+        return runs
+    if column not in runs.columns:
+        raise UsageError(f"there is no column {column!r}", hint=nearest(column, list(runs.columns)))
+    return runs.sort_values(column, ascending=column not in METRICS, kind="stable", na_position="last")
+
+
+def format_runs(runs: DataFrame, style: str = "terminal") -> str:
+    """The runs as text: ``terminal``, ``markdown``, ``csv`` or ``latex``."""
+    import pandas
+
+    names = [str(name) for name in runs.columns]
+    absent = "" if style == "csv" else "–"
+    cells = [[text_of(x, absent) for x in row] for row in runs.itertuples(index=False)]
+    align = "".join("r" if name in ("steps", *METRICS) else "l" for name in names)
+    if style == "terminal":
+        return render(names, cells, align)
+    if style == "csv":
+        return pandas.DataFrame([[*map(in_spreadsheet, row)] for row in cells], columns=names).to_csv(index=False)
+    if style == "latex":
+        table = pandas.DataFrame([[*map(in_latex, row)] for row in cells], columns=[*map(in_latex, names)])
+        return table.to_latex(index=False, column_format=align)
+    lines = [names, ["---:" if side == "r" else "---" for side in align], *cells]
+    return "".join("| " + " | ".join(map(in_markdown, line)) + " |\n" for line in lines)
+
+
+def text_of(value: Any, absent: str) -> str:
+    """A cell: scores with two digits, ``absent`` for what is not there."""
+    if value is None or value != value or value == "":
+        return absent
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
