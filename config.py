@@ -6,11 +6,12 @@ A key that does not exist, or a value of another type than the default's, is ref
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, fields, is_dataclass
+import math
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -24,6 +25,60 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(known)}"
+
+
+@dataclass(frozen=True)
+class Range:
+    """Finite numbers from ``low`` to ``high``; an end that is ``open`` is not among them."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    low_open: bool = False
+    high_open: bool = False
+
+    def __contains__(self, value: object) -> bool:
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            return False
+        above = value > self.low if self.low_open else value >= self.low
+        return above and (value < self.high if self.high_open else value <= self.high)
+
+    def __str__(self) -> str:
+        low = f"{'more than' if self.low_open else 'at least'} {self.low:g}"
+        return low if self.high == math.inf else f"{low}, {'less than' if self.high_open else 'at most'} {self.high:g}"
+
+
+AT_LEAST_0, AT_LEAST_1, POSITIVE = Range(0), Range(1), Range(0, low_open=True)
+SHARE = Range(0, 1, high_open=True)
+
+
+def setting(default: Any = MISSING, within: Container[Any] | None = None, source: str = "") -> Any:
+    """A field whose value is one of ``within``: a `Range`, or names. ``source``: where the default comes from."""
+    return field(default=default, metadata={"within": within, "source": source})
+
+
+def outside(settings: Any) -> Iterable[tuple[str, Any, Container[Any]]]:
+    """Fields of a dataclass whose value is none of those it may have: (name, value, those)."""
+    for each in fields(settings):
+        within, value = each.metadata.get("within"), getattr(settings, each.name)
+        if within is not None and value is not None and value not in within:
+            yield each.name, value, within
+
+
+def told(within: Container[Any]) -> str:
+    """What a value may be, for people."""
+    return str(within) if isinstance(within, Range) else ", ".join(within)  # type: ignore[arg-type]
+
+
+class Settings:
+    """The base of settings. Raises ValueError for a value outside of its range."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    def __post_init__(self) -> None:
+        for name, value, within in outside(self):
+            raise ValueError(
+                f"{name} is {value!r}, expected {'' if isinstance(within, Range) else 'one of '}{told(within)}"
+            )
 
 
 def build(kind: type[Config], values: Mapping[str, Any], where: str, kinds: Mapping[str, type] | None = None) -> Config:

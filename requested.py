@@ -7,12 +7,12 @@ nowhere else; the options of the command line are made of them, see `option`.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import MISSING, Field, field, fields
+from dataclasses import MISSING, Field, fields
 from typing import Any, ClassVar
 
 import click
 
-from .config import nearest
+from .config import nearest, outside, setting, told
 from .errors import UsageError
 from .options import Decorator, RowOf
 
@@ -25,7 +25,7 @@ MODES = ("cached", "text", "last-stage", "end-to-end")
 
 def one_of(known: Collection[str], default: Any = MISSING) -> Any:
     """A field whose value is a row of a table or a name of a list; its first default is ``default``."""
-    return field(default=default, metadata={"known": known})
+    return setting(default, known)
 
 
 class Request:
@@ -34,13 +34,10 @@ class Request:
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            known, value = each.metadata.get("known"), getattr(self, each.name)
-            if known is not None and value is not None and value not in known:
-                name = each.name.replace("_", " ")
-                raise UsageError(
-                    f"there is no {name} {value!r}", expected=", ".join(known), hint=nearest(str(value), known)
-                )
+        for name, value, known in outside(self):
+            assert isinstance(known, Collection)
+            what, hint = name.replace("_", " "), nearest(str(value), known)
+            raise UsageError(f"there is no {what} {value!r}", expected=told(known), hint=hint)
 
 
 def names_of(request: type[Request], but: str = "") -> list[str]:
@@ -61,7 +58,7 @@ def option(request: type[Request], name: str, *declarations: str, **attributes: 
     ``declarations``: as `click.option` takes them, ``--name`` where there are none. ``attributes``: its other arguments.
     """
     found = next(each for each in fields(request) if each.name == name)
-    known = found.metadata.get("known")
+    known = found.metadata.get("within")
     if known is not None and "type" not in attributes:
         attributes["type"] = RowOf(known) if isinstance(known, Mapping) else click.Choice(list(known))
     if found.default is MISSING:

@@ -6,9 +6,8 @@ its decoder layers, all of which go through a term at once. All terms are comput
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..cache.batches.batch import Targets
+from ..config import AT_LEAST_0, POSITIVE, Settings, setting
 from .boxes import generalised_iou
 
 if TYPE_CHECKING:
@@ -29,16 +29,20 @@ LEAST = 1e-7
 
 
 @dataclass(frozen=True)
-class TubeLoss:
+class TubeLoss(Settings):
     """Weights of the terms that every head has (0: not computed). Defaults are the baseline's."""
 
-    l1: float = 5.0
-    giou: float = 2.0
-    span: float = 10.0
-    attention: float = 1.0
-    aux: bool = True
+    l1: float = setting(5.0, AT_LEAST_0, "TubeDETR")
+    """Of the boxes' L1 distance, slots inside the moment."""
+    giou: float = setting(2.0, AT_LEAST_0, "TubeDETR")
+    """Of the boxes' generalised IoU, slots inside the moment."""
+    span: float = setting(10.0, AT_LEAST_0, "TubeDETR")
+    """Of the start and the end (Kullback-Leibler)."""
+    attention: float = setting(1.0, AT_LEAST_0, "TubeDETR")
+    """Of guided attention: the moment's slots look at each other."""
+    aux: bool = setting(True, source="TubeDETR")
     """Box, span and attention terms, and what a head adds to them of every layer, at every earlier decoder layer, too."""
-    span_sigma: float = 1.0
+    span_sigma: float = setting(1.0, POSITIVE, "TubeDETR")
     """Width of the start and end targets, in slots."""
 
     @property
@@ -58,14 +62,6 @@ class TubeLoss:
     def match(self, layers: LayerOutput, targets: Targets) -> Tensor | None:
         """Which tube (L, B) of every layer answers for the annotated one. None: there is one only."""
         return None
-
-    def __post_init__(self) -> None:
-        weights = [f.name for f in fields(self) if f.type == "float" and f.name != "span_sigma"]
-        for name in weights:
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected a weight of 0 or more")
-        if not 0 < self.span_sigma < math.inf:
-            raise ValueError(f"span_sigma is {self.span_sigma}, expected a positive number of slots")
 
 
 def box_losses(pred: Tensor, target: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ..cache.sampling import Sampling
 from ..cache.schema import Level
-from ..config import nearest
+from ..config import AT_LEAST_0, AT_LEAST_1, SHARE, Settings, nearest, setting
 from ..errors import UsageError
 from .fsm.fusion import FusionConfig
 
@@ -16,23 +16,30 @@ GROUPS = 32
 
 
 @dataclass(frozen=True)
-class HeadConfig:
+class HeadConfig(Settings):
     """What every head has: its name in the table of heads, its size, and the frames it is made for."""
 
-    head: str = "fsm"
+    head: str = setting("fsm", source="this project")
     """``fsm``, ``tubedetr`` or ``stcat``: what the other settings of the model and of the losses are of."""
-    d: int = 256
-    heads: int = 8
-    ffn: int = 2048
-    encoder_layers: int = 6
-    decoder_layers: int = 6
-    dropout: float = 0.1
-    span_dropout: float = 0.5
+    d: int = setting(256, AT_LEAST_1, "MDETR")
+    """Channels of the head: a multiple of ``heads`` and of 4; for FSM with group norm, of 32."""
+    heads: int = setting(8, AT_LEAST_1, "MDETR")
+    """Of attention."""
+    ffn: int = setting(2048, AT_LEAST_1, "MDETR")
+    """Channels inside the feed-forward layers."""
+    encoder_layers: int = setting(6, AT_LEAST_0, "MDETR")
+    """Of the encoder that words and pictures go through together."""
+    decoder_layers: int = setting(6, AT_LEAST_1, "MDETR")
+    """Of the decoder; every one of them answers, and the last one counts."""
+    dropout: float = setting(0.1, SHARE, "MDETR")
+    """In encoder, decoder and fusion."""
+    span_dropout: float = setting(0.5, SHARE, "TubeDETR")
     """After every layer of the start and end head, its logits included."""
-    max_frames: int = 100
-    memory_level: str | None = None
+    max_frames: int = setting(100, AT_LEAST_1, "FSM's paper")
+    """Slots of a clip; a longer one is thinned, or read in windows of this many."""
+    memory_level: str | None = setting(None, source="FSM's code")
     """The level the head remembers and decodes from.  [the last]"""
-    standardise: bool = False
+    standardise: bool = setting(False, source="this project, measured")
     """Take each channel's mean off the features and divide by its spread, both of the training videos as the cache recorded
     them. Levels and encoders differ in scale. The papers' heads read features as they are."""
 
@@ -42,14 +49,7 @@ class HeadConfig:
         return 1
 
     def __post_init__(self) -> None:
-        for name in ("d", "heads", "ffn", "decoder_layers", "max_frames"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
-        if self.encoder_layers < 0:
-            raise ValueError(f"encoder_layers is {self.encoder_layers}, expected at least 0")
-        for name in ("dropout", "span_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected a share of at least 0 and less than 1")
+        super().__post_init__()
         if self.d % self.heads:
             raise ValueError(f"d = {self.d} must be a multiple of heads = {self.heads}")
         if self.d % 4:
@@ -79,24 +79,21 @@ def named(name: str, levels: Sequence[Level]) -> Level:
 class ModelConfig(HeadConfig):
     """FSM: size of the head and the paper's ablations. Defaults are the paper's."""
 
-    num_queries: int = 5
-    qmm: bool = True
+    num_queries: int = setting(5, AT_LEAST_1, "FSM's paper, table VI")
+    """Candidate tubes."""
+    qmm: bool = setting(True, source="FSM's paper, table V")
     """Query matching: several candidate tubes, scored and matched. Off: one query, no second stream (table V)."""
-    shared_decoder: bool = True
+    shared_decoder: bool = setting(True, source="FSM's paper, table VIII")
     """Both streams use the same decoder layers (table VIII)."""
-    region_levels: tuple[str, ...] | None = None
+    region_levels: tuple[str, ...] | None = setting(None, source="FSM's code: C3 and C4")
     """The levels that the second stream also cuts regions of the target from.  [all others of that encoder that the cache
     keeps]"""
-    proj_norm: str = "groupnorm"
-    """After the projections of these levels: ``groupnorm`` or ``none``."""
+    proj_norm: str = setting("groupnorm", ("groupnorm", "none"), "FSM's code")
+    """What stands after the projections of these levels."""
     fusion: FusionConfig = field(default_factory=FusionConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.proj_norm not in ("groupnorm", "none"):
-            raise ValueError(f"proj_norm is {self.proj_norm!r}, expected groupnorm or none")
-        if self.num_queries < 1:
-            raise ValueError(f"num_queries is {self.num_queries}, expected at least 1")
         normed = self.qmm and self.region_levels != () and self.proj_norm == "groupnorm"
         if normed and self.d % GROUPS:
             raise ValueError(
@@ -119,16 +116,15 @@ class TubeDETRConfig(HeadConfig):
     """TubeDETR, the baseline: one candidate, no fusion. Defaults are those of its runs on VidSTG at 224."""
 
     head: str = "tubedetr"
-    max_frames: int = 200
-    stride: int = 2
+    max_frames: int = setting(200, AT_LEAST_1, "TubeDETR")
+    """Slots of a clip; a longer one is thinned, or read in windows of this many."""
+    stride: int = setting(2, AT_LEAST_1, "TubeDETR at 224; 4 at 352, else 5")
     """Every stride-th slot goes through the space-text encoder; the slots up to the next one repeat its memory."""
-    fast: bool = True
+    fast: bool = setting(True, source="TubeDETR")
     """Repeated memory is corrected by what every frame shows itself. Only with a stride."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.stride < 1:
-            raise ValueError(f"stride is {self.stride}, expected at least 1")
         if self.fast and self.stride == 1:
             raise ValueError("fast corrects memory that is repeated between frames; with stride 1 none is")
 

@@ -8,7 +8,20 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ..config import build, load_yaml, merge, nearest, override
+from ..config import (
+    AT_LEAST_0,
+    AT_LEAST_1,
+    POSITIVE,
+    SHARE,
+    Range,
+    Settings,
+    build,
+    load_yaml,
+    merge,
+    nearest,
+    override,
+    setting,
+)
 from ..errors import UsageError
 from ..options import AMP
 from ..requested import MODES
@@ -23,70 +36,61 @@ SCHEDULES = ("linear-text", "stepped", "linear-late")
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Settings):
     """The training recipe. Defaults are the paper's for VidSTG; epochs are counted over the training split."""
 
-    mode: str = "cached"
+    mode: str = setting("cached", MODES, "this project")
     """What trains besides the head: ``cached`` nothing; ``text`` the text encoder; ``last-stage`` the backbone's last
     stage, on cached maps of the level before; ``end-to-end`` both encoders, from pixels."""
-    epochs: int = 15
-    """0 writes the initial weights, for example imported ones, as a checkpoint that can be evaluated."""
-    batch_size: int = 16
-    accumulate: int = 0
+    epochs: int = setting(15, AT_LEAST_0, "FSM's code, VidSTG")
+    """How often the training split is gone through. 0 writes the initial weights, for example imported ones, as a
+    checkpoint that can be evaluated."""
+    batch_size: int = setting(16, AT_LEAST_1, "TubeDETR: one sample on each of 16 GPUs")
+    """Samples of one optimiser step, all ranks together."""
+    accumulate: int = setting(0, AT_LEAST_0, "this project")
     """Batches added up before an optimiser step. 0: one; end to end, where clips are large, a batch is divided into as few
     as fit the device, by what one clip and two of them need there."""
-    lr: float = 5e-5
-    lr_backbone: float = 1e-5
-    """0: the backbone stays frozen, whatever the mode."""
-    lr_text: float = 5e-5
-    """0: the text encoder stays frozen."""
-    lr_drop: int = 12
+    lr: float = setting(5e-5, POSITIVE, "FSM's paper")
+    """Learning rate of the head."""
+    lr_backbone: float = setting(1e-5, AT_LEAST_0, "FSM's paper")
+    """Learning rate of the backbone, where it trains. 0: it stays frozen, whatever the mode."""
+    lr_text: float = setting(5e-5, AT_LEAST_0, "FSM's paper")
+    """Learning rate of the text encoder, where it trains. 0: it stays frozen."""
+    lr_drop: int = setting(12, AT_LEAST_1, "FSM's code, VidSTG")
     """Every this many epochs the learning rate is divided by ten."""
-    warmup: float = 0.01
+    warmup: float = setting(0.01, Range(0, 1), "TubeDETR")
     """Share of all steps over which the rates of those groups grow linearly from zero that the schedule warms up."""
-    schedule: str = "linear-text"
-    """Which rates warm up, and which fall in a line instead of steps: ``linear-text``, ``stepped``, ``linear-late``."""
-    weight_decay: float = 1e-4
-    clip: float = 0.1
+    schedule: str = setting("linear-text", SCHEDULES, "TubeDETR")
+    """Which rates warm up, and which fall in a line instead of steps: ``linear-text`` warms up the text encoder and lets it
+    fall in a line; ``stepped`` warms all up; ``linear-late`` is STCAT's on HC-STVG."""
+    weight_decay: float = setting(1e-4, AT_LEAST_0, "FSM's paper")
+    """AdamW's decay of all weights."""
+    clip: float = setting(0.1, POSITIVE, "FSM's code")
     """Largest gradient norm."""
-    ema: float = 0.9998
+    ema: float = setting(0.9998, SHARE, "FSM's code")
     """Decay of the averaged weights, which are the ones evaluated; updated after every optimiser step."""
-    amp: str = "auto"
+    amp: str = setting("auto", ("auto", *AMP), "this project")
     """``none``: float32. ``tf32``: a GPU may round the factors of products to 10 bits. ``bf16``: autocast of the forward
     pass; norms, boxes, logits, losses and weights stay in float32. ``auto``: ``bf16`` on a GPU, ``none`` on a CPU. Scores
     are always computed in float32."""
-    recompute: bool = False
+    recompute: bool = setting(False, source="this project")
     """Forget what happens inside the transformer layers and compute it again in the backward pass: less memory, more time,
     the same weights bit for bit."""
-    temporal_crop: bool = True
-    views: bool = True
+    temporal_crop: bool = setting(True, source="TubeDETR")
+    """Train on a random part of every clip, which keeps a part of the moment."""
+    views: bool = setting(True, source="this project")
     """Train on every stored view of a video; end to end, on a freshly drawn one for every sample."""
-    per_video: int = 1
+    per_video: int = setting(1, AT_LEAST_1, "this project, measured")
     """At most this many sentences of one video stand together in an epoch's order. More share one read and one projection
     of its features, and make batches more alike, which costs accuracy (docs/benchmarks.md)."""
-    seed: int = 42
-    log_every: int = 10
-    save_every: int = 500
+    seed: int = setting(42, source="FSM's code")
+    """Of the initial weights, the order of samples, and all that is drawn in training."""
+    log_every: int = setting(10, AT_LEAST_1, "this project")
+    """Steps between lines of metrics.jsonl."""
+    save_every: int = setting(500, AT_LEAST_1, "this project")
     """Steps between checkpoints; there is one after every epoch in any case."""
-    eval_every: int = 1
+    eval_every: int = setting(1, AT_LEAST_0, "FSM's code")
     """Epochs between validations; 0: only at the end."""
-
-    def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ValueError(f"mode is {self.mode!r}, expected one of {', '.join(MODES)}")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule is {self.schedule!r}, expected one of {', '.join(SCHEDULES)}")
-        if self.epochs < 0 or self.lr_backbone < 0 or self.lr_text < 0:
-            raise ValueError("epochs, lr_backbone and lr_text must not be negative")
-        if self.accumulate < 0:
-            raise ValueError(f"accumulate must not be negative, got {self.accumulate}")
-        for name in ("batch_size", "lr_drop", "per_video", "log_every", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.amp not in ("auto", *AMP):
-            raise ValueError(f"amp is {self.amp!r}, expected one of auto, {', '.join(AMP)}")
-        if not (self.lr > 0 and 0 <= self.warmup <= 1 and 0 <= self.ema < 1 and self.clip > 0 and self.eval_every >= 0):
-            raise ValueError("lr and clip must be positive, warmup in [0, 1], ema in [0, 1), eval_every not negative")
 
 
 @dataclass(frozen=True)

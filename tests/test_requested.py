@@ -74,7 +74,7 @@ def test_an_option_there_is_none_of_is_refused_with_the_nearest():
 
 @pytest.mark.parametrize("kind", [CheckpointScoring, PredictionScoring])
 def test_both_ways_of_scoring_know_every_protocol(kind):
-    assert kind.__dataclass_fields__["protocol"].metadata["known"] == PROTOCOLS
+    assert kind.__dataclass_fields__["protocol"].metadata["within"] == PROTOCOLS
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...config import setting
 from ..attention import attend, hidden, merge_heads, split_heads
 from ..dropout import dropout
 from ..layers import beside
@@ -20,13 +21,13 @@ FUSION_HEADS = 2
 class FusionConfig:
     """The paper's fusion ablations (tables III, IV, IX)."""
 
-    frame_level: bool = True
+    frame_level: bool = setting(True, source="FSM's paper, table III")
     """Match tokens of every frame with the words (eqs 1–3)."""
-    video_level: bool = True
+    video_level: bool = setting(True, source="FSM's paper, table III")
     """Weigh frames by how well they fit the sentence (eqs 4, 5)."""
-    gate: bool = True
+    gate: bool = setting(True, source="FSM's paper, table IV")
     """Gate self- and cross-attended features by each other (eq 2) and the result (eq 3)."""
-    scale: bool = True
+    scale: bool = setting(True, source="FSM's paper, table IX")
     """Learned weight of every frame position, tanh(γ) + 1 (eq 5)."""
 
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...cache.batches.batch import Targets
+from ...config import AT_LEAST_0, setting
 from ..losses import TUBE_TERMS, Matched, MeanOver, Term, TubeLoss, box_losses, chosen
 from .matching import FOCAL_ALPHA, FOCAL_GAMMA, match_tubes
 
@@ -27,14 +28,15 @@ MRCL_TEMPERATURE = 0.1
 class LossConfig(TubeLoss):
     """Weights of FSM's terms, and the two disputed forms."""
 
-    label: float = 0.2
-    mrcl: float = 2.0
-    """2 for VidSTG, 1 for HC-STVG."""
-    anchor: float = 1.0
+    label: float = setting(0.2, AT_LEAST_0, "FSM's paper")
+    """Of the candidates' scores (eq 12)."""
+    mrcl: float = setting(2.0, AT_LEAST_0, "FSM's paper: 2 for VidSTG, 1 for HC-STVG")
+    """Of the mismatching rectify contrastive loss (eq 10)."""
+    anchor: float = setting(1.0, AT_LEAST_0, "FSM's code")
     """Boxes decoded from the annotated regions: this times the L1 and GIoU weights."""
-    mrcl_form: str = "paper"
+    mrcl_form: str = setting("paper", ("paper", "framewise"), "FSM's paper")
     """``paper``: eq 10. ``framewise``: the published code's softmax over candidates, frame by frame."""
-    label_form: str = "focal"
+    label_form: str = setting("focal", ("focal", "focal-all", "softmax"), "FSM's paper")
     """``focal``: sigmoid focal loss over all candidates, on the moment's slots. ``focal-all``: on all slots, 0 outside the
     moment, so that what eq 12 averages over the clip is trained everywhere. ``softmax``: the published code's joint
     cross-entropy."""
@@ -61,12 +63,6 @@ class LossConfig(TubeLoss):
             return None
         boxes, inside = targets.boxes, targets.in_moment
         return match_tubes(layers.boxes, layers.score, boxes, inside, self.l1, self.giou, self.label)
-
-    def __post_init__(self) -> None:
-        for name, allowed in (("mrcl_form", ("paper", "framewise")), ("label_form", ("focal", "focal-all", "softmax"))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
-        super().__post_init__()
 
 
 def focal_label_loss(score: Tensor, matched: Tensor, in_moment: Tensor, everywhere: Tensor | None = None) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...config import AT_LEAST_0, POSITIVE, setting
 from ..losses import TUBE_TERMS, Matched, MeanOver, Term, TubeLoss
 
 
@@ -14,12 +15,14 @@ from ..losses import TUBE_TERMS, Matched, MeanOver, Term, TubeLoss
 class STCATLoss(TubeLoss):
     """Weights of the terms. Defaults are the published ones for VidSTG; HC-STVG has ``giou`` 4."""
 
-    giou: float = 3.0
-    action: float = 2.0
-    """Actionness: does the moment contain a slot."""
-    outside: float = 0.3
+    giou: float = setting(3.0, AT_LEAST_0, "STCAT, VidSTG; 4 for HC-STVG")
+    """Of the boxes' generalised IoU, slots inside the moment."""
+    action: float = setting(2.0, AT_LEAST_0, "STCAT")
+    """Of actionness: does the moment contain a slot."""
+    outside: float = setting(0.3, AT_LEAST_0, "STCAT")
     """Of actionness, how much a slot outside the moment weighs against one inside."""
-    span_sigma: float = 2.0
+    span_sigma: float = setting(2.0, POSITIVE, "STCAT")
+    """Width of the start and end targets, in slots."""
 
     @property
     def terms(self) -> dict[str, Term]:

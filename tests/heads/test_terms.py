@@ -174,10 +174,10 @@ NOTHING = [f"loss.{name}=0" for name in ("l1", "giou", "span", "attention")]
 @pytest.mark.parametrize(
     ("assignments", "reason"),
     [
-        (["loss.label=-1"], "a weight of 0 or more"),
-        (["loss.l1=.nan"], "a weight of 0 or more"),
-        (["loss.giou=.inf"], "a weight of 0 or more"),
-        (["loss.span_sigma=0"], "positive number of slots"),
+        (["loss.label=-1"], "expected at least 0"),
+        (["loss.l1=.nan"], "expected at least 0"),
+        (["loss.giou=.inf"], "expected at least 0"),
+        (["loss.span_sigma=0"], "expected more than 0"),
         ([*NOTHING, "loss.label=0", "loss.mrcl=0"], "nothing would train"),
         ([*NOTHING, "loss.label=0", "model.num_queries=1"], "nothing would train"),
         ([*NOTHING, "model.qmm=false"], "nothing would train"),
