@@ -29,7 +29,7 @@ style_option = click.option(
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of videos, encoders and head.")
 def demo(out: Path, quick: bool, report: bool, seed: int) -> None:
     """Do it all on synthetic videos: make them, extract, train, evaluate, and draw one grounding."""
-    from .demo import run_demo
+    from .demo.run import run_demo
 
     with naming_write_errors(out):
         run_demo(out, quick=quick, seed=seed, report=report, say=say)

@@ -15,10 +15,9 @@ from ..errors import StvgError, UsageError
 from ..heads.training.owner import OWNER, SILENCE, last_sign, read_owner
 from ..heads.training.record import Record
 from ..heads.training.schedule import steps_of
-from ..untrusted import in_latex, in_markdown, in_spreadsheet
 from .compare import read_scores
 from .metrics import METRICS, counted
-from .tables import render
+from .styles import Written, write_table
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -146,26 +145,13 @@ def ordered(runs: DataFrame, column: str | None) -> DataFrame:
 
 
 def format_runs(runs: DataFrame, style: str = "terminal") -> str:
-    """The runs as text: ``terminal``, ``markdown``, ``csv`` or ``latex``."""
-    import pandas
-
-    names = [str(name) for name in runs.columns]
-    absent = "" if style == "csv" else "–"
-    cells = [[text_of(x, absent) for x in row] for row in runs.itertuples(index=False)]
-    align = "".join("r" if name in ("steps", *METRICS) else "l" for name in names)
-    if style == "terminal":
-        return render(names, cells, align)
-    if style == "csv":
-        return pandas.DataFrame([[*map(in_spreadsheet, row)] for row in cells], columns=names).to_csv(index=False)
-    if style == "latex":
-        table = pandas.DataFrame([[*map(in_latex, row)] for row in cells], columns=[*map(in_latex, names)])
-        return table.to_latex(index=False, column_format=align)
-    lines = [names, ["---:" if side == "r" else "---" for side in align], *cells]
-    return "".join("| " + " | ".join(map(in_markdown, line)) + " |\n" for line in lines)
+    """The runs as text; ``style``: see `STYLES`. CSV has the scores as numbers."""
+    align = "".join("r" if name in ("steps", *METRICS) else "l" for name in runs.columns)
+    return write_table(Written(runs.map(text_of), align, sheet=runs), style)
 
 
-def text_of(value: Any, absent: str) -> str:
-    """A cell: scores with two digits, ``absent`` for what is not there."""
+def text_of(value: Any) -> str:
+    """A cell: scores with two digits, a dash for what is not there."""
     if value is None or value != value or value == "":
-        return absent
+        return "–"
     return f"{value:.2f}" if isinstance(value, float) else str(value)

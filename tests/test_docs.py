@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 
 from stvg.cli import cli
 from stvg.errors import StvgError
-from stvg.evaluate.demo import Size
+from stvg.evaluate.demo.run import Size
 from stvg.evaluate.evaluation import load_head
 from stvg.heads.settings import load_experiment
 
@@ -179,7 +179,7 @@ def test_every_command_shown_runs_and_leaves_what_it_names(
     monkeypatch.chdir(here)
     for name in ("FULL", "QUICK"):
         size = Size(train=4, test=2, settings=("train.epochs=1", "train.lr_drop=1"))
-        monkeypatch.setattr(f"stvg.evaluate.demo.{name}", size)
+        monkeypatch.setattr(f"stvg.evaluate.demo.run.{name}", size)
     words = stood_in(command)
     left = written_by(words)
     for path in map(Path, left):  # what was there before proves nothing
@@ -313,7 +313,7 @@ def test_the_commands_that_a_demo_ends_with_run(
     stvg: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "stvg.evaluate.demo.QUICK", Size(train=4, test=2, settings=("train.epochs=1", "train.lr_drop=1"))
+        "stvg.evaluate.demo.run.QUICK", Size(train=4, test=2, settings=("train.epochs=1", "train.lr_drop=1"))
     )
     ran = stvg("demo", "--quick", "--seed", "1", "--out", tmp_path / "a demo")
     shown = [shlex.split(line)[1:] for line in ran.out.splitlines() if line.startswith("  stvg ")]

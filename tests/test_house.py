@@ -28,7 +28,7 @@ ALLOWED = {
 DOOR_FILES = (
     *(
         "evaluate/annotation_sheet.py",
-        "evaluate/demo.py",
+        "evaluate/demo/run.py",
         "evaluate/film.py",
         "evaluate/grounding.py",
         "evaluate/picture.py",

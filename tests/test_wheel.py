@@ -56,6 +56,6 @@ def test_an_empty_environment_runs_the_command_and_imports_every_room(wheel, tmp
     pins.write_text(run(uv, "pip", "freeze", "--exclude-editable", "--python", sys.executable))
     run(uv, "pip", "install", "--quiet", "--python", python, "--constraint", pins, wheel)
     assert "train-head" in run(tmp_path / "empty/bin/stvg", "--help", cwd=tmp_path)
-    rooms = "import stvg.cache.batches.dataset, stvg.extract.runner, stvg.heads.training.loop, stvg.evaluate.demo"
+    rooms = "import stvg.cache.batches.dataset, stvg.extract.runner, stvg.heads.training.loop, stvg.evaluate.demo.run"
     where = run(python, "-c", f"{rooms}; print(stvg.cache.__file__)", cwd=tmp_path)
     assert str(tmp_path / "empty") in where

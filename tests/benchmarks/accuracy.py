@@ -26,7 +26,7 @@ import torch
 from tables import heading, line
 
 from stvg.cache.index import Cache
-from stvg.evaluate.demo import RESOLUTION, SAMPLING, WORLD
+from stvg.evaluate.demo.run import RESOLUTION, SAMPLING, WORLD
 from stvg.evaluate.evaluation import load_head, open_split, overall, score_split, tubes_of
 from stvg.extract.job import ExtractJob, run_job
 from stvg.extract.synthetic.dataset import write_vidstg

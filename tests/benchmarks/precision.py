@@ -33,7 +33,7 @@ from stvg.cache.stores.kinds import open_store
 from stvg.cache.stores.quantise import BLOCK_CELLS, STORED, FeatureWriter, block_rows, read_features
 from stvg.cache.view import MAX_SIDE, View
 from stvg.errors import VideoError
-from stvg.evaluate.demo import RESOLUTION, SAMPLING
+from stvg.evaluate.demo.run import RESOLUTION, SAMPLING
 from stvg.evaluate.evaluation import load_head, open_split, overall, score_split, tubes_of
 from stvg.extract.encoders.backbone import build_backbone
 from stvg.extract.encoders.text import build_text_encoder

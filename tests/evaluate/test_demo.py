@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from stvg.errors import UsageError
-from stvg.evaluate.demo import Size, run_demo
-from stvg.evaluate.demo_folder import OWN, RECORD, claim, write_folder
+from stvg.evaluate.demo.folder import OWN, RECORD, claim, write_folder
+from stvg.evaluate.demo.run import Size, run_demo
 
 SMALL = Size(train=4, test=2, settings=("train.epochs=2", "train.lr_drop=1"))
 QUICK, FULL = {"quick": True, "seed": 0, "train": 4}, {"quick": False, "seed": 0, "train": 9}
@@ -22,8 +22,8 @@ class Killed(BaseException):
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, size in (("QUICK", SMALL), ("FULL", Size(5, 2, SMALL.settings))):
-        monkeypatch.setattr(f"stvg.evaluate.demo.{name}", size)
-    monkeypatch.setattr("stvg.evaluate.demo.os.cpu_count", lambda: 1)
+        monkeypatch.setattr(f"stvg.evaluate.demo.run.{name}", size)
+    monkeypatch.setattr("stvg.evaluate.demo.run.os.cpu_count", lambda: 1)
 
 
 def test_a_demo_interrupted_at_every_stage_goes_on_to_the_same_predictions(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from stvg.errors import UsageError
-from stvg.evaluate.demo import WORLD
+from stvg.evaluate.demo.run import WORLD
 from stvg.extract.synthetic.dataset import make_dataset, make_scene, scene_seed, write_hcstvg, write_vidstg
 from stvg.extract.synthetic.drawing import draw
 from stvg.extract.synthetic.scenes import COLOURS, DIRECTIONS, NEAR, SHAPES, Event, Scene, SyntheticConfig, gaps

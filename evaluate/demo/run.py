@@ -11,29 +11,29 @@ from pathlib import Path
 
 import torch
 
-from ..cache.batches.dataset import CachedDataset
-from ..cache.index import Cache
-from ..cache.sampling import Sampling
-from ..cache.schema import Sample
-from ..console import Progress
-from ..extract.job import ExtractJob, run_job
-from ..extract.progress import ExtractionProgress
-from ..extract.synthetic.dataset import SyntheticConfig, write_vidstg
-from ..heads.decision import Reading
-from ..heads.settings import load_experiment
-from ..heads.training.loop import train
-from ..heads.training.owner import owned
-from ..heads.training.state import Run
-from ..wording import counted
-from .demo_folder import claim, write_folder
-from .evaluation import Head, load_head, open_split, overall, readings_of, score_split, shuffle_sentences, tubes_of
-from .metrics import Scores
-from .picture import draw_strip
-from .predictions import write_predictions
-from .report.findings import Evidence, ReportContent, head_facts
-from .report.page import write_report
-from .report.training import read_training
-from .tables import format_table
+from ...cache.batches.dataset import CachedDataset
+from ...cache.index import Cache
+from ...cache.sampling import Sampling
+from ...cache.schema import Sample
+from ...console import Progress
+from ...extract.job import ExtractJob, run_job
+from ...extract.progress import ExtractionProgress
+from ...extract.synthetic.dataset import SyntheticConfig, write_vidstg
+from ...heads.decision import Reading
+from ...heads.settings import load_experiment
+from ...heads.training.loop import train
+from ...heads.training.owner import owned
+from ...heads.training.state import Run
+from ...wording import counted
+from ..evaluation import Head, load_head, open_split, overall, readings_of, score_split, shuffle_sentences, tubes_of
+from ..metrics import Scores
+from ..picture import draw_strip
+from ..predictions import write_predictions
+from ..report.findings import Evidence, ReportContent, head_facts
+from ..report.page import write_report
+from ..report.training import read_training
+from ..tables import format_table
+from .folder import claim, write_folder
 
 Say = Callable[[str], None]
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..atomic import TEMPORARY, make_folder, write_atomic
-from ..errors import UsageError
+from ...atomic import TEMPORARY, make_folder, write_atomic
+from ...errors import UsageError
 
 RECORD = "demo.json"
 """Says which demo a folder holds."""
