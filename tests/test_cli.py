@@ -47,6 +47,7 @@ def test_help_is_quick_to_load_and_lists_the_commands_in_working_order():
             ["dataset", "import"],
             ["dataset", "new"],
             ["dataset", "show"],
+            ["dataset", "export"],
             ["extract"],
         ],
         *[

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ...console import Progress
+from ...errors import UsageError
 from ...options import (
     FOLDER,
     OUT_FILE,
@@ -20,7 +21,7 @@ from ...options import (
 from ...outputs import naming_write_errors
 from ...wording import counted
 from ..request import dataset_option, sampling_options
-from .formats.table import FORMATS
+from .formats.table import EXPORTED, FORMATS
 from .table import DATASETS
 
 DRAWN = {name: row for name, row in DATASETS.items() if row.synthetic}
@@ -216,3 +217,31 @@ def dataset_show(
     say(f"wrote {out}: {counted(len(samples), 'sample')} of {len(read.samples):,} in split {split}")
     if read.dropped:
         say(f"{counted(len(read.dropped), 'faulty record')} left out: stvg dataset check says why", err=True)
+
+
+@dataset.command("export")
+@dataset_option
+@annotations_option
+@vidor_option
+@click.option("--split", metavar="NAME", help="[the only one found]")
+@click.option("--format", "kind", type=RowOf(EXPORTED), required=True)
+@click.option("--out", type=OUT_FOLDER, required=True, metavar="DIR", help="Folder for the boxes and sentences.csv.")
+def dataset_export(
+    dataset: str, annotations: Path, vidor: Path | None, split: str | None, kind: str, out: Path
+) -> None:
+    """Write annotated boxes as files of other tools, and a table of the sentences beside them.
+
+    \b
+    Example: stvg dataset export --dataset json --annotations own --split train --format mot --out exported
+    """
+    from .folders import find_splits
+    from .formats.exporting import export_dataset
+    from .readers import read_annotations
+
+    there = [split] if split else find_splits(dataset, annotations)
+    if len(there) > 1:
+        raise UsageError(f"{annotations} has several splits", found=", ".join(there), hint=f"--split {there[0]}")
+    read = read_annotations(dataset, annotations, there[0], vidor=vidor)
+    with naming_write_errors(out):
+        lines = export_dataset(read.samples, kind, out)
+    say("\n".join(lines))

@@ -14,12 +14,10 @@ from ..validate import some
 from .matching import Objects, explain
 from .model import Source
 from .presence import is_renumbered, presence_of
-from .sentences import Wish, own_sentences, read_sentences, require_split_name, write_blank
+from .sentences import BLANK, Wish, own_sentences, read_sentences, require_split_name, write_blank
 from .table import FORMATS
 from .videos import VideoFolder, require_agreement
 from .written import Drafts, require_ours
-
-BLANK = "sentences.csv"
 
 
 @dataclass

@@ -14,6 +14,8 @@ from .model import Track
 from .presence import Presence
 from .text_table import Row, read_table, write_table
 
+BLANK = "sentences.csv"
+"""What the table is called where we write it."""
 REQUIRED = ("video", "track", "sentence")
 OPTIONAL = ("start", "end", "split", "type", "id", "label", "clip_start", "clip_end")
 SPLIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -57,7 +59,7 @@ def _wish(row: Row) -> Wish:
         f"line {row.line}",
         row.required("video"),
         row.required("track"),
-        row.text("sentence"),
+        " ".join(row.text("sentence").split()),
         _span(row, "start", "end"),
         split or None,
         row.text("type") or None,

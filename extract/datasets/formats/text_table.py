@@ -33,8 +33,8 @@ class Row:
         )
 
     def text(self, column: str) -> str:
-        """White space normalised; empty where the cell is empty or its column is missing."""
-        return " ".join(self.cells.get(column, "").split())
+        """Without white space around it; empty where the cell is empty or its column is missing."""
+        return self.cells.get(column, "").strip()
 
     def required(self, column: str) -> str:
         if not (found := self.text(column)):
