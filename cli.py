@@ -23,6 +23,11 @@ from .heads.commands import train_head, weights
 from .options import Commands, say
 from .outputs import of_file_system, reason
 
+ENDED = "the command ended; what it had finished before stays"
+SMALLER = (
+    "a smaller batch (extract --batch-frames, evaluate --batch-size, --set train.batch_size), or train.recompute=true"
+)
+
 
 def main() -> None:
     """Entry point: our errors, and what the system says of a place or a disk, become a message and exit status 1; an
@@ -45,10 +50,21 @@ def main() -> None:
         if not of_file_system(error):
             raise
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
-        effect = "the command ended; what it had finished before stays"
-        raise SystemExit(_fail(f"{where}{reason(error)}\n  effect     {effect}", 1)) from None
+        raise SystemExit(_fail(f"{where}{reason(error)}\n  effect     {ENDED}", 1)) from None
+    except (RuntimeError, MemoryError) as error:
+        if not of_memory(error):
+            raise
+        where = "device" if type(error).__name__ == "OutOfMemoryError" else "machine"
+        facts = f"  found      {str(error).partition(chr(10))[0]}\n  effect     {ENDED}\n  try        {SMALLER}"
+        raise SystemExit(_fail(f"the {where} has no memory left\n{facts}", 1)) from None
     finally:
         log_file.stop()
+
+
+def of_memory(error: Exception) -> bool:
+    """Whether memory, of the device or of the machine, is used up: torch says so in ways of its own."""
+    said = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and said)
 
 
 def _fail(message: str, code: int) -> int:

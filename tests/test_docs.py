@@ -350,6 +350,18 @@ def test_every_link_leads_to_a_file_and_the_readme_to_every_page() -> None:
     assert [page.name for page in DOCUMENTS if page.parent.name == "docs" and f"(docs/{page.name})" not in readme] == []
 
 
+def test_every_message_that_troubleshooting_quotes_is_one_of_the_program() -> None:
+    """Between the placeholders, a message stands in the source as it stands in the document."""
+    source = "\n".join(p.read_text("utf-8") for p in ROOT.glob("**/*.py") if ".venv" not in p.parts)
+    text = re.sub(r"{[^}]*}", "…", source)
+    for line in (ROOT / "docs/troubleshooting.md").read_text("utf-8").splitlines():
+        first = line.partition("|")[2].partition("|")[0]
+        for quoted in re.findall(r"`([^`]+)`", first):
+            parts = [part.strip() for part in quoted.split("…") if part.strip()]
+            known = all(part in text for part in parts) or quoted.split()[0] in ("--on-bad-record", "stvg:")
+            assert known or hasattr(load_experiment("paper").model, quoted.rpartition(".")[2]), quoted
+
+
 def test_every_function_a_document_points_to_is_there() -> None:
     pointers = [(where, text.split("::")) for where, text in SPANS if re.fullmatch(r"[\w/]+\.py::[\w.]+", text)]
     assert len(pointers) > 20

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 import pytest
+import torch
 
 from stvg.atomic import open_atomic, write_atomic
 from stvg.errors import UsageError, WriteError
@@ -268,6 +269,28 @@ def test_a_fault_of_a_disk_is_one_message_whatever_the_command_did(stvg, tiny_ca
     assert failing(OSError(errno.ENOSPC, "No space left on device")).code == 1
     with pytest.raises(OSError, match="a fault of the program"):
         failing(OSError("a fault of the program"))
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "the device has no memory left"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "the machine has no memory left"),
+        (MemoryError("Unable to allocate 9 TiB"), "the machine has no memory left"),
+    ],
+)
+def test_no_memory_is_one_message_that_says_what_to_make_smaller(stvg, tiny_cache, monkeypatch, error, said):
+    def summarise(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("stvg.cache.upkeep.summary.summarise", summarise)
+    ran = stvg("cache", "info", tiny_cache)
+    assert ran.code == 1
+    assert ran.err.startswith(f"stvg: {said}\n  found      {error}\n")
+    assert "train.batch_size" in ran.err
+    monkeypatch.setattr("stvg.cache.upkeep.summary.summarise", lambda _: (_ for _ in ()).throw(RuntimeError("a fault")))
+    with pytest.raises(RuntimeError, match="a fault"):
+        stvg("cache", "info", tiny_cache)
 
 
 def info_with_output_to(stdout: int, cache: Path) -> tuple[int, str]:
