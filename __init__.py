@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .cache.batches.dataset import CachedDataset as Dataset
     from .cache.index import Cache
     from .errors import StvgError
-    from .evaluate.grounding import Grounding
+    from .evaluate.grounding.answers import Grounding
     from .evaluate.metrics import Scores
     from .library import Evaluation, TrainedHead, extract_features, load, train
     from .library import open_cache as open
@@ -40,7 +40,7 @@ _PLACES = {
     "Cache": "cache.index:Cache",
     "Dataset": "cache.batches.dataset:CachedDataset",
     "Evaluation": "library:Evaluation",
-    "Grounding": "evaluate.grounding:Grounding",
+    "Grounding": "evaluate.grounding.answers:Grounding",
     "Scores": "evaluate.metrics:Scores",
     "StvgError": "errors:StvgError",
     "TrainedHead": "library:TrainedHead",

@@ -22,6 +22,7 @@ from .extract.import_commands import cache_import
 from .heads.commands import train_head, weights
 from .options import Commands, say
 from .outputs import of_file_system, reason
+from .stop import Interrupted
 
 ENDED = "the command ended; what it had finished before stays"
 SMALLER = (
@@ -37,8 +38,9 @@ def main() -> None:
     try:
         cli.main(prog_name="stvg", standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt) as stop:
-        number = getattr(stop.__cause__ or stop, "signal", signal.SIGINT)  # click turns an interrupt into its Abort
-        raise SystemExit(_fail("interrupted; repeat the command to go on", 128 + number)) from None
+        cause = stop.__cause__ or stop  # click turns an interrupt into its Abort
+        says, number = getattr(cause, "says", Interrupted.says), getattr(cause, "signal", signal.SIGINT)
+        raise SystemExit(_fail(says, 128 + number)) from None
     except click.ClickException as error:
         error.show()
         raise SystemExit(error.exit_code) from None

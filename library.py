@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from .cache.index import Cache
 from .console import Progress
 from .errors import UsageError
-from .objects import Location, location
+from .evaluate.grounding.request import ENCODERS, Ground, Question
+from .objects import location
 from .options import choose_device, say
 from .outputs import naming_write_errors
 from .requested import names_of, require_known
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from .evaluate.evaluation import Head
-    from .evaluate.grounding import Grounding
+    from .evaluate.grounding.answers import Grounding
     from .evaluate.metrics import Scores
 
 Place = str | PathLike[str]
@@ -97,9 +97,6 @@ def train(
     return load(folder / "best.safetensors", device, **encoders)
 
 
-ENCODERS = ("backbone", "backbone_weights", "text_encoder", "text_weights", "tokenizer", "weights_seed")
-
-
 def load(checkpoint: Place, device: str | None = None, **encoders: Any) -> TrainedHead:
     """A trained head. ``encoders``: where those of its features lie now, for videos of one's own: ``backbone``,
     ``backbone_weights``, ``text_encoder``, ``text_weights``, ``tokenizer``, ``weights_seed``. Raises CheckpointError.
@@ -144,21 +141,26 @@ class TrainedHead:
             scored = asked.score(self.head, opened, choose_device(self.device), bar)
         return Evaluation(scored.scores, scored.dataset, split, self.checkpoint.parent.name)
 
-    def ground(self, video: Place, *sentences: str, cache: Place | None = None) -> Grounding:
-        """When and where in a video file each sentence happens. ``cache``: as ``--cache`` of ``stvg predict``.
+    def ground(
+        self, video: Place, *sentences: str, cache: Place | None = None, moments: int = Ground.moments
+    ) -> Grounding:
+        """When and where in a video file each sentence happens. ``cache``, ``moments``: as those of ``stvg predict``.
 
-        Raises UsageError, VideoError, CacheError as `evaluate.predict.Predictor` does.
+        Raises UsageError, VideoError, CacheError as `evaluate.grounding.predictor.Predictor` does.
         """
-        from .evaluate.predict import Predictor
+        from .evaluate.grounding.predictor import open_predictor
 
         if not sentences or not all(isinstance(sentence, str) for sentence in sentences):
             raise UsageError(
                 "sentences are texts, one or more", expected='ground("street.mp4", "the man in red turns around")'
             )
-        with TemporaryDirectory(prefix="stvg-") as scratch, Progress("predict", doing="reading the video"):
-            features: Location = Path(scratch, "features") if cache is None else location(fspath(cache))
-            predictor = Predictor(self.head, self.encoders, features, choose_device(self.device))
-            return predictor.ground(Path(video), sentences)
+        features = None if cache is None else location(fspath(cache))
+        request = Ground(self.checkpoint, moments, features, self.device, **self.encoders)
+        with Progress("predict", doing="reading the video"), open_predictor(request, self.head) as predictor:
+            found = predictor.ground(Question(Path(video), sentences), moments)
+        for line in found.doubts:
+            say(line, err=True)
+        return found
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,9 @@ IMPATIENT = 3.0
 
 
 class Interrupted(KeyboardInterrupt):
-    """Work was asked to end, and did. ``signal``: by which signal; the exit status is 128 more."""
+    """Work was asked to end, and did. ``signal``: by which signal; the exit status is 128 more. ``says``: for the user."""
+
+    says = "interrupted; repeat the command to go on"
 
     def __init__(self, number: int) -> None:
         super().__init__(f"ended by {signal.Signals(number).name}")

@@ -22,7 +22,8 @@ from ..heads.decision import Reading
 from ..heads.infer import predict, read
 from ..heads.model import Grounder
 from ..heads.model_config import FeatureFacts
-from ..heads.settings import experiment_of
+from ..heads.seen import Seen
+from ..heads.settings import Experiment, experiment_of
 from ..heads.table import build_model, row_of
 from ..heads.training.ranks import ALONE, Ranks
 from .metrics import Scores, score
@@ -44,6 +45,10 @@ class Head:
     """How it was trained; heads whose encoders trained bring these along."""
     selected_on: tuple[str, str] | None = None
     """Dataset and split by whose scores its epoch was chosen; None: by none."""
+    seen: Seen | None = None
+    """What it was trained on; None: its checkpoint does not say."""
+    experiment: Experiment | None = None
+    """All its settings."""
 
     def mark(self, scores: Scores, dataset: CachedDataset) -> Scores:
         """Scores of this head, marked where its epoch was chosen by its scores on the same split."""
@@ -71,7 +76,9 @@ def load_head(path: Path, device: torch.device, encoders: Mapping[str, Any] | No
     sampling = experiment.model.sampling(recipe.fps)
     held_out = saved.facts.get("held_out") if saved.facts.get("selected") else None
     chosen = (held_out["dataset"], held_out["split"]) if held_out else None
-    return Head(model.to(device).eval(), sampling, experiment.train.batch_size, recipe, experiment.train.mode, chosen)
+    seen = Seen.from_json(saved.facts["seen"]) if saved.facts.get("seen") else None
+    model, t = model.to(device).eval(), experiment.train
+    return Head(model, sampling, t.batch_size, recipe, t.mode, chosen, seen, experiment)
 
 
 def require_features(head: Head, recipe: Recipe, where: object) -> None:
@@ -129,11 +136,12 @@ def readings_of(
     batch_size: int,
     device: torch.device,
     tick: Callable[[], None] | None = None,
+    attention: bool = True,
 ) -> Iterator[Reading]:
     """As `tubes_of`, one after the other and each with its evidence; what is kept of a reading is the caller's choice."""
     config = model.head.config
     batches = inference_batches(dataset, batch_size, config.max_frames, device, config.passes)
-    for reading in read(model, batches, device, row_of(config.head).explain):
+    for reading in read(model, batches, device, row_of(config.head).explain, attention):
         yield reading
         if tick:
             tick()

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..console import Progress
-from ..options import CACHE, FOLDER, OUT_FOLDER, choose_device, device_option, encoder_names, encoder_options, say
+from ..options import CACHE, FOLDER, OUT_FOLDER, device_option, encoder_names, encoder_options, say
 from ..outputs import naming_write_errors, writable_file, writable_folder
-from ..wording import install
+from ..requested import option
+from ..wording import counted, install
+from .grounding.request import MOST, Ground, Question, answered, questions_about
 
 if TYPE_CHECKING:
-    from ..objects import Location
-    from .predict import Predictor
+    from ..errors import StvgError
+    from .grounding.answers import Grounding
+    from .grounding.predictor import Predictor
+
+OUT = Path("grounding")
+OF_HEAD = ("  trained on", "  encoder")
+"""What lines of `Grounding.doubts` begin with that are the same for every video."""
+NAMED = 5
+"""Videos that lines are printed of; the others are counted."""
 
 
 @click.command(short_help="Ground sentences in a video of your own.")
-@click.argument("video", type=FOLDER, required=False)
+@click.argument("video", type=FOLDER, required=False, metavar="VIDEO|FOLDER|FILE.csv")
 @click.argument("sentences", nargs=-1, metavar="SENTENCE...")
 @click.option("--checkpoint", type=FOLDER, required=True, metavar="FILE", help="A head of stvg train-head.")
 @encoder_names
@@ -30,7 +39,8 @@ if TYPE_CHECKING:
     metavar="DIR|URL",
     help="Read the video's features here: a cache of stvg extract, or a folder that keeps those of every video asked of.",
 )
-@click.option("--out", type=OUT_FOLDER, help="Folder for predictions.jsonl and 1.mp4 …  [grounding]")
+@option(Ground, "moments", type=click.IntRange(1, MOST), help="How many of the likeliest moments of every sentence.")
+@click.option("--out", type=OUT_FOLDER, help=f"Folder for predictions.jsonl and 1.mp4 …  [{OUT}]")
 @click.option("--no-video", is_flag=True, help="Write no annotated videos.")
 @click.option("--serve", is_flag=True, help="Ask on a page of this machine instead, as often as you like.")
 @click.option("--videos", type=FOLDER, metavar="DIR", help="With --serve: a folder of videos to choose from.")
@@ -39,27 +49,28 @@ if TYPE_CHECKING:
 def predict(
     video: Path | None,
     sentences: tuple[str, ...],
-    checkpoint: Path,
-    cache: Location | None,
     out: Path | None,
     no_video: bool,
     serve: bool,
     videos: Path | None,
     port: int | None,
-    device: str | None,
-    **encoders: Any,
+    **asked: Any,
 ) -> None:
     """Find when and where in VIDEO each SENTENCE happens: moments and scores here, boxes in predictions.jsonl, and for each
-    of them a video with the box drawn.
+    of them a video with the boxes drawn. Of a FOLDER, every video is asked; a FILE.csv with columns video,sentence says
+    what is asked of which.
 
     The encoders must be those the head was trained on: name their weights as you did for stvg extract. With --cache, a
     video asked of before is not decoded and encoded again; a cache of stvg extract knows a video by the end of its path.
 
     With --serve, videos and sentences are chosen on a page that only this machine sees, at the address that is printed.
 
+    Exits with 3 when some of several videos could not be read.
+
     \b
     Examples:
       stvg predict street.mp4 "the man in red turns around" --checkpoint runs/fsm/best.safetensors --cache asked
+      stvg predict clips/ "a dog runs" --checkpoint runs/fsm/best.safetensors --moments 3
       stvg predict vidor/video/1006/22.mp4 "a dog runs" --checkpoint runs/fsm/best.safetensors --cache cache/vidstg
       stvg predict --serve --videos vidor/video --checkpoint runs/fsm/best.safetensors
     """
@@ -67,66 +78,126 @@ def predict(
         raise click.UsageError("With --serve, all is asked and shown on the page: leave VIDEO, --out, --no-video out.")
     if not serve and (videos or port is not None):
         raise click.UsageError("--videos and --port belong to --serve.")
-    if not serve and not (video and sentences):
+    if not serve and not (video and (sentences or video.suffix.lower() == ".csv")):
         raise click.UsageError(f"Missing argument '{'SENTENCE...' if video else 'VIDEO'}'.")
-    if isinstance(cache, Path) and not cache.is_dir():
-        writable_folder(cache)
-    if video:
-        out = writable_folder(out or Path("grounding"))
-        for name in ("predictions.jsonl", *(f"{number}.mp4" for number in range(1, len(sentences) + 1))):
-            writable_file(out / name)
+    request = Ground(**asked)
+    if isinstance(request.cache, Path) and not request.cache.is_dir():
+        writable_folder(request.cache)
     from ..stop import Stop
-    from .evaluation import load_head
-    from .predict import Predictor
+    from .grounding.predictor import open_predictor
 
-    target = choose_device(device)
-    head = load_head(checkpoint, target, encoders)
-    with TemporaryDirectory(prefix="stvg-") as scratch, Stop() as stop, stop.at_once():
-        predictor = Predictor(head, encoders, cache or Path(scratch, "features"), target)
-        if video and out:
-            answer(predictor, video, sentences, out, no_video)
-        else:
-            open_page(predictor, Path(scratch), videos, port or 0)
+    if video is None:
+        with Stop() as stop, stop.at_once(), open_predictor(request) as predictor:
+            open_page(predictor, request, videos, port or 0)
+        return
+    questions = questions_about(video, sentences)
+    out = writable_folder(out or OUT)
+    count = sum(len(question.sentences) for question in questions)
+    for name in ("predictions.jsonl", *(f"{number}.mp4" for number in range(1, count + 1))):
+        writable_file(out / name)
+    with Stop() as stop, stop.at_once(), open_predictor(request) as predictor:
+        answer(predictor, questions, request.moments, out, no_video)
 
 
-def answer(predictor: Predictor, video: Path, sentences: tuple[str, ...], out: Path, no_video: bool) -> None:
+def answer(predictor: Predictor, questions: Sequence[Question], moments: int, out: Path, no_video: bool) -> None:
     """Ground, write, and print a table."""
-    from .film import write_videos
+    from .grounding.answers import WHAT_SCORES_MEAN, write_answers
+    from .grounding.film import write_films
     from .styles import render
 
-    with Progress("predict", doing="reading the video") as bar, naming_write_errors(out):
-        found = predictor.ground(video, sentences)
-        boxes = found.write(out)
-        bar.doing = "drawing"
-        films = [] if no_video else write_videos(video, found.video, found.tubes, out, found.clock)
-    rows = [
-        [
-            sample.sentence.replace("\n", " "),
-            "–" if (moment := found.seconds(tube)) is None else "{:.1f}–{:.1f} s".format(*moment),
-            f"{tube.start:g}–{tube.end - 1:g}",
-            "–" if tube.score is None else f"{tube.score:.2f}",
-        ]
-        for sample, tube in zip(found.samples, found.tubes, strict=True)
-    ]
-    say(render(("sentence", "moment", "frames", "score"), rows, "lrrr"), nl=False)
-    say(f"boxes → {boxes}" + (f", videos → {films[0]} …" if films else ""))
+    faults: list[StvgError] = []
+    rows: list[list[str]] = []
+    doubts: list[list[str]] = []
+    several = len(questions) > 1
+    with Progress("predict", "videos", len(questions) if several else None, doing="reading") as bar:
+
+        def draw(found: Grounding, films: Sequence[Path]) -> None:
+            bar.doing = f"drawing {found.video.video_id}"
+            write_films(found, films)
+
+        def told(found: Grounding) -> Grounding:
+            rows.extend(rows_of(found, sum(row[0] != "" for row in rows)))
+            doubts.extend([found.doubts] if found.doubts else [])
+            bar.step()
+            return found
+
+        with naming_write_errors(out):
+            found = map(told, answered(predictor, questions, moments, faults))
+            boxes = write_answers(out, found, None if no_video else draw)
+    heads = ("", "video", "sentence", "moment", "frames", "score", "likely")
+    shown = [k for k in range(len(heads)) if several or heads[k] != "video"]
+    say(
+        render([heads[k] for k in shown], [[row[k] for k in shown] for row in rows], "rllrrrr"[-len(shown) :]), nl=False
+    )
+    say(WHAT_SCORES_MEAN)
+    say(f"boxes → {boxes}" + (f", videos → {out / '1.mp4'} …" if rows and not no_video else ""))
+    warn(doubts)
+    for fault in faults[:NAMED]:
+        say(f"{type(fault).__name__}: {fault}", err=True)
+    if faults:
+        say(f"{counted(len(faults), 'video')} of {len(questions):,} could not be read", err=True)
+        raise SystemExit(3)
 
 
-def open_page(predictor: Predictor, scratch: Path, videos: Path | None, port: int) -> None:
+def warn(doubts: Sequence[Sequence[str]]) -> None:
+    """Say of some videos why their scores may mean nothing, and once what is true of the head."""
+    own = [line for lines in doubts[:NAMED] for line in lines if not line.startswith(OF_HEAD)]
+    more = [f"so {'is' if len(doubts) == NAMED + 1 else 'are'} {counted(len(doubts) - NAMED, 'more video')}"]
+    heads = dict.fromkeys(line for lines in doubts for line in lines if line.startswith(OF_HEAD))
+    for line in (*own, *(more if len(doubts) > NAMED else ()), *heads):
+        say(line, err=True)
+
+
+def rows_of(found: Grounding, before: int) -> list[list[str]]:
+    """A row a moment of a video; the first of a sentence has its number and its text. ``before``: sentences so far."""
+    rows = []
+    for number, answer in enumerate(found.answers, start=before + 1):
+        for rank, moment in enumerate(answer.moments):
+            seconds, score = found.seconds(moment), answer.tube.score
+            rows.append(
+                [
+                    *(
+                        ("", "", "")
+                        if rank
+                        else (str(number), found.video.video_id, answer.sentence.replace("\n", " "))
+                    ),
+                    "–" if seconds is None else "{:.1f}–{:.1f} s".format(*seconds),
+                    f"{moment.start}–{moment.end - 1}",
+                    "" if rank else "–" if score is None else f"{score:.2f}",
+                    f"{moment.probability:.2g}",
+                ]
+            )
+    return rows
+
+
+def open_page(predictor: Predictor, request: Ground, videos: Path | None, port: int) -> None:
     """Answer what is asked on the page, in this thread, until it is interrupted."""
+    from tempfile import TemporaryDirectory
+
     from ..errors import UsageError
+    from ..stop import Interrupted
+    from .grounding.answers import WHAT_SCORES_MEAN
+    from .report.findings import head_facts
 
     try:
         from .serve.desk import Desk
-        from .serve.site import serving
+        from .serve.host import serving
+        from .serve.site import POLICY, Site
     except ImportError:
         raise UsageError("--serve needs Starlette and uvicorn", hint=install("serve")) from None
     if videos and not videos.is_dir():
         raise UsageError(f"{videos} is not a folder of videos", hint="--videos DIR")
     predictor.require_backbone()
-    desk = Desk(predictor, scratch / "answers")
-    uploads = scratch / "uploads"
-    uploads.mkdir()
-    with serving(desk, videos, uploads, port) as address:
-        say(f"ask at {address}  (Ctrl-C ends it)")
-        desk.work()
+    with TemporaryDirectory(prefix="stvg-") as scratch:
+        desk = Desk(predictor, Path(scratch, "answers"), request.moments)
+        uploads = Path(scratch, "uploads")
+        uploads.mkdir()
+        about = {**head_facts(request.checkpoint, predictor.head), "scores": WHAT_SCORES_MEAN}
+        site = Site(desk, videos, uploads, about)
+        with serving(site.routes, POLICY, port) as address:
+            say(f"ask at {address}  (Ctrl-C ends it)")
+            try:
+                desk.work()
+            except Interrupted as stop:
+                stop.says = "the server ended; its page answers no more, and what was sent to it is deleted"
+                raise

@@ -45,7 +45,49 @@ class Reading:
     end: FloatArray
     """(T,) probability that it ends with each slot."""
     attention: tuple[FloatArray, ...]
-    """Of every window (t, t) temporal attention, rows = the slots that look; windows do not see each other."""
+    """Of every window (t, t) temporal attention, rows = the slots that look; windows do not see each other. Empty where it
+    was not asked for."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A span of source frames, half-open, and how likely the head finds it."""
+
+    start: int
+    end: int
+    probability: float
+    """Of its start, times that of its end: from 0 to 1, and 1 over all spans."""
+
+
+CANDIDATES = 1000
+"""Of the slots of a clip, so many of the likeliest starts, and of the likeliest ends, form spans."""
+DISTINCT = 0.5
+"""Spans that overlap by this IoU or more count as one moment."""
+
+
+def moments(reading: Reading, count: int) -> list[Moment]:
+    """The moment of a reading's tube, and the likeliest further ones: ``count`` in all, fewer where there are no more.
+
+    Non-maximum suppression over start x end probabilities: each next one is the likeliest span with start < end whose
+    temporal IoU with every one before it is below `DISTINCT`.
+    """
+    frames, tube = reading.tube.frames, reading.tube
+    start, end = reading.start, reading.end
+    first, last = (int(slot) for slot in np.searchsorted(frames, [tube.start, tube.end - 1]))
+    found = [Moment(int(tube.start), int(tube.end), float(start[first] * end[last]))]
+    starts, ends = (np.sort(np.argsort(-p, kind="stable")[:CANDIDATES]) for p in (start, end))
+    likely = np.outer(start[starts], end[ends])
+    likely[starts[:, None] >= ends] = 0
+    while len(found) < count:
+        shared = (np.minimum(ends, last) - np.maximum(starts[:, None], first) + 1).clip(0)
+        either = (ends - starts[:, None] + 1) + (last - first + 1) - shared
+        likely[shared >= DISTINCT * either] = 0
+        best = int(likely.argmax())
+        if not likely.flat[best]:
+            break
+        first, last = int(starts[best // len(ends)]), int(ends[best % len(ends)])
+        found.append(Moment(*span_of_slots(frames, first, last), float(likely.flat[best])))
+    return found
 
 
 def choose_query(score: Tensor | None) -> tuple[int, float]:
@@ -88,7 +130,7 @@ def join(windows: list[Window]) -> Tube:
 
 
 def explain(windows: list[Window]) -> Reading:
-    """The decision of `join` and the evidence beside it. The windows must have been read with their attention."""
+    """The decision of `join` and the evidence beside it; attention only of windows that were read with theirs."""
     tube = join(windows)
     query = tube.query or 0
     start, end = torch.cat([w.span[query] for w in windows]).softmax(0).double().numpy().T

@@ -53,10 +53,11 @@ def read(
     batches: Iterable[Batch],
     device: torch.device,
     decide: Callable[[list[Window]], Reading] = explain,
+    attention: bool = True,
 ) -> Iterator[Reading]:
-    """As `predict`, with the evidence: start and end probabilities, and temporal attention."""
+    """As `predict`, with the evidence: start and end probabilities, and temporal ``attention`` if that is asked for."""
     with evaluating(model):
-        yield from map(decide, windows_of_samples(model, batches, device, attention=True))
+        yield from map(decide, windows_of_samples(model, batches, device, attention))
 
 
 def windows_of_samples(

@@ -141,6 +141,9 @@ def desk(synthetic: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPathFac
     shutil.copytree(synthetic / "annotations", desk / "vidstg/annotations")
     shutil.copytree(synthetic / "vidor", desk / "vidor")
     shutil.copy(min(synthetic.glob("vidor/video/*/*.mp4")), desk / "street.mp4")
+    (desk / "clips").mkdir()
+    shutil.copy(desk / "street.mp4", desk / "clips/a.mp4")
+    (desk / "asked.csv").write_text("video,sentence\nstreet.mp4,a dog runs\n")
     for name in ("cache/vidstg", "cache/hc1", "hc1", "shard1", "shard2", "shard3"):
         shutil.copytree(tiny_cache, desk / name)
     torch.save({"model": fill(mdetr())}, desk / "pretrained_resnet101_checkpoint.pth")

@@ -14,7 +14,8 @@ from stvg.cache.index import Cache, video_key
 from stvg.cache.sampling import Sampling, neighbours
 from stvg.cache.upkeep.verify import verify
 from stvg.evaluate.evaluation import load_head, open_split, tubes_of
-from stvg.evaluate.predict import Predictor
+from stvg.evaluate.grounding.predictor import Predictor
+from stvg.evaluate.grounding.request import Question
 from stvg.extract.encoders import video_swin
 from stvg.extract.encoders.backbone import build_backbone
 from stvg.extract.job import ExtractJob, run_job
@@ -146,9 +147,10 @@ def test_an_encoder_is_extracted_trained_on_evaluated_and_asked(road, data, tmp_
     expected = tubes_of(head.model, open_split(head, cache, "test"), 1, CPU)[1]
     assert np.isfinite(expected.boxes).all()
     asked = {**encoders(backbone, text), "tokenizer": None, "weights_seed": 0}
-    grounding = Predictor(head, asked, tmp_path / "asked", CPU).ground(data / "videos/v.mp4", [SENTENCE])
-    assert np.isfinite(grounding.tubes[0].boxes).all()
-    assert grounding.tubes[0].boxes.shape[1] == 4
+    grounding = Predictor(head, asked, tmp_path / "asked", CPU).ground(Question(data / "videos/v.mp4", (SENTENCE,)))
+    tube = grounding.answers[0].tube
+    assert np.isfinite(tube.boxes).all()
+    assert tube.boxes.shape[1] == 4
 
 
 def test_a_window_holds_the_videos_own_grid_frames_whatever_is_annotated(data, tmp_path):

@@ -29,10 +29,8 @@ DOOR_FILES = (
     *(
         "evaluate/annotation_sheet.py",
         "evaluate/demo/run.py",
-        "evaluate/film.py",
-        "evaluate/grounding.py",
+        *(f"evaluate/grounding/{name}.py" for name in ("answers", "film", "predictor", "videos")),
         "evaluate/picture.py",
-        "evaluate/predict.py",
         "evaluate/paper_figures.py",
         "evaluate/report/frames.py",
         "evaluate/report/gallery.py",

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ...cache.sampling import FloatArray
 from ...cache.schema import Sample, Tube
+from ...heads.seen import nearest_preset
 from ..compare import Comparison
 from ..metrics import Id, Scores
 
@@ -94,13 +95,17 @@ class ReportContent:
     """How it was made, for the foot of the page."""
 
 
-def head_facts(checkpoint: Path, head: Head, cache: Cache) -> dict[str, str]:
-    """What a reader of a page should know of a head and of the features it read. No folder of this machine."""
-    r = cache.recipe
+def head_facts(checkpoint: Path, head: Head, cache: Cache | None = None) -> dict[str, str]:
+    """What a reader of a page should know of a head, and of the features it read where there is a ``cache``. No folder of
+    this machine."""
+    r = cache.recipe if cache else head.recipe
     parameters = sum(p.numel() for p in head.model.head.parameters())
-    return {
+    facts = {
         "head": f"{checkpoint.absolute().parent.name}/{checkpoint.name}",
+        "settings": nearest_preset(head.experiment) if head.experiment else "",
         "parameters": f"{parameters:,} of the head, trained {head.mode}",
+        "trained on": str(head.seen or ""),
         "features": f"{r.visual.name} and {r.text.name}, short side {r.resolution}, {r.fps:g} fps, {r.dtype}",
-        "cache": r.fingerprint,
+        "cache": cache.recipe.fingerprint if cache else "",
     }
+    return {name: value for name, value in facts.items() if value}

@@ -9,9 +9,10 @@ from queue import Queue
 from typing import Any
 
 from ...errors import StvgError, UsageError
-from ..film import write_videos
-from ..grounding import Grounding
-from ..predict import Predictor, require_words
+from ..grounding.answers import Grounding, write_answers
+from ..grounding.film import write_films
+from ..grounding.predictor import Predictor
+from ..grounding.request import Ground, Question
 
 log = logging.getLogger(__name__)
 
@@ -22,86 +23,86 @@ SENTENCES = 16
 
 
 @dataclass
-class Question:
-    """What somebody wants to know, and what came of it: answers, or an error."""
+class Asked:
+    """A question that was taken, and what came of it: answers, or an error."""
 
     number: int
     """The first is 1."""
-    file: Path
-    name: str
-    """What the asker calls the file."""
-    sentences: list[str]
-    answers: list[dict[str, Any]] | None = None
+    question: Question
+    answers: dict[str, Any] | None = None
     error: str | None = None
 
 
 class Desk:
     """Takes questions from any thread; `work` answers them one by one, in the thread that calls it.
 
-    ``folder``: an empty one; what belongs to question n is in ``folder``/n.
+    ``folder``: an empty one; what belongs to question n is in ``folder``/n. ``moments``: of every sentence.
     """
 
-    def __init__(self, predictor: Predictor, folder: Path) -> None:
-        self.predictor, self.folder = predictor, folder
-        self.questions: dict[int, Question] = {}
+    def __init__(self, predictor: Predictor, folder: Path, moments: int = Ground.moments) -> None:
+        self.predictor, self.folder, self.moments = predictor, folder, moments
+        self.questions: dict[int, Asked] = {}
         self.finished = 0
-        self._line: Queue[Question | None] = Queue()
+        self._line: Queue[Asked | None] = Queue()
 
-    def ask(self, file: Path, name: str, sentences: list[str]) -> Question:
+    def ask(self, file: Path, name: str, sentences: list[str]) -> Asked:
         """Take a place in the line. Raises UsageError when it is full, or there is nothing to answer."""
         if not 1 <= len(sentences) <= SENTENCES:
             raise UsageError("a question has a few sentences", expected=f"1 to {SENTENCES}", found=len(sentences))
-        require_words(sentences)
+        question = Question(file, tuple(sentences), name)
         if len(self.questions) - self.finished > WAITING:
             raise UsageError(f"{WAITING} questions wait already", hint="ask again in a while")
-        question = Question(len(self.questions) + 1, file, name, sentences)
-        self.questions[question.number] = question
-        self._line.put(question)
-        return question
+        asked = Asked(len(self.questions) + 1, question)
+        self.questions[asked.number] = asked
+        self._line.put(asked)
+        return asked
 
-    def state(self, question: Question) -> dict[str, Any]:
+    def state(self, asked: Asked) -> dict[str, Any]:
         """Answers, or an error, or how many questions come first (0: this one is worked at)."""
-        if question.answers is not None:
-            return {"answers": question.answers}
-        if question.error is not None:
-            return {"error": question.error}
-        return {"ahead": question.number - self.finished - 1}
+        if asked.answers is not None:
+            return asked.answers
+        if asked.error is not None:
+            return {"error": asked.error}
+        return {"ahead": asked.number - self.finished - 1}
+
+    def history(self) -> list[dict[str, Any]]:
+        """All questions, the first one first, with their state."""
+        return [
+            {"question": n, "name": asked.question.shown, "sentences": asked.question.sentences, **self.state(asked)}
+            for n, asked in list(self.questions.items())
+        ]
 
     def work(self) -> None:
         """Answer what is asked until the desk is closed."""
-        while (question := self._line.get()) is not None:
+        while (asked := self._line.get()) is not None:
             try:
-                self.answer(question)
+                self.answer(asked)
             except StvgError as error:
-                question.error = str(error).replace(str(question.file), question.name)
+                asked.error = str(error).replace(str(asked.question.file), asked.question.shown)
             except Exception:  # the next question may fare better
-                log.exception("question %d could not be answered", question.number)
-                question.error = "That went wrong, and not by your doing: the terminal says more."
+                log.exception("question %d could not be answered", asked.number)
+                asked.error = "The question could not be answered; this is a fault of stvg, and the terminal says more."
             self.finished += 1
 
     def close(self) -> None:
         """No more questions: `work` returns once it has answered those before."""
         self._line.put(None)
 
-    def answer(self, question: Question) -> None:
-        found = self.predictor.ground(question.file, question.sentences, question.name)
-        out = self.folder / str(question.number)
-        found.write(out)
-        write_videos(question.file, found.video, found.tubes, out, found.clock)
-        question.answers = answers(found)
+    def answer(self, asked: Asked) -> None:
+        found = self.predictor.ground(asked.question, self.moments)
+        write_answers(self.folder / str(asked.number), [found], write_films)
+        asked.answers = answers(found)
 
 
-def answers(found: Grounding) -> list[dict[str, Any]]:
-    """What the page shows of every sentence; seconds from the start of the video (None: not known), and source frames."""
-    moments = [found.seconds(tube) or (None, None) for tube in found.tubes]
-    return [
-        {
-            "sentence": sample.sentence,
-            "start": start,
-            "end": end,
-            "first": int(tube.start),
-            "last": int(tube.end) - 1,
-            "score": tube.score,
-        }
-        for sample, tube, (start, end) in zip(found.samples, found.tubes, moments, strict=True)
-    ]
+def answers(found: Grounding) -> dict[str, Any]:
+    """What the page shows of a question; seconds from the start of the video (None: not known), and source frames."""
+    shown = []
+    for answer in found.answers:
+        moments = []
+        for moment in answer.moments:
+            start, end = found.seconds(moment) or (None, None)
+            place = {"start": start, "end": end, "first": moment.start, "last": moment.end - 1}
+            moments.append({**place, "likely": moment.probability})
+        shown.append({"sentence": answer.sentence, "score": answer.tube.score, "moments": moments})
+    length = found.clock.end if found.clock else None
+    return {"answers": shown, "seconds": length, "frames": found.video.frame_count, "doubts": found.doubts}

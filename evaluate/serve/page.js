@@ -21,6 +21,20 @@ async function listVideos() {
   limit = listed.limit;
   byId("chosen").append(...listed.names.map((name) => html("option", { value: name }, name)));
   byId("chosen").parentElement.hidden = !listed.names.length;
+  byId("head").textContent = listed.about.head;
+  const facts = Object.entries(listed.about).flatMap(([name, value]) => [html("dt", {}, name), html("dd", { dir: "auto" }, value)]);
+  byId("facts").replaceChildren(...facts);
+}
+
+// The chosen video, before anything is asked of it.
+function preview(source, name) {
+  const [player, caption] = byId("preview").children;
+  if (player.src.startsWith("blob:")) URL.revokeObjectURL(player.src);
+  byId("preview").hidden = !source;
+  caption.textContent = "";
+  player.onerror = () => (caption.textContent = `This browser cannot play ${name}. It can be asked of all the same.`);
+  if (source) player.src = source;
+  else player.removeAttribute("src");
 }
 
 // The video as the server knows it: one of its folder, or one that is sent to it now.
@@ -38,69 +52,66 @@ async function ask() {
   if (!sentences.length) throw new Error("Say what to look for.");
   const video = await theVideo();
   const { question } = await post("questions", JSON.stringify({ ...video, sentences }));
+  const asked = await answered(question, say);
+  const section = show({ question, name: video.video ?? video.name, ...asked });
+  section.scrollIntoView({ block: "nearest" });
+}
+
+// Wait for the answers to a question, and tell how far it is; its error is thrown.
+async function answered(question, tell) {
   for (;;) {
     const state = await request(`questions/${question}`);
     if (state.error) throw new Error(state.error);
-    if (state.answers) return show(question, video.video ?? video.name, state.answers);
-    say(state.ahead ? `Waiting: ${state.ahead} ${state.ahead > 1 ? "questions come" : "question comes"} first.` : "Looking …");
+    if (state.answers) return state;
+    tell(state.ahead ? `Waiting: ${state.ahead} ${state.ahead > 1 ? "questions come" : "question comes"} first.` : "Looking …");
     await new Promise((resolve) => setTimeout(resolve, POLL_MS));
   }
 }
 
-function show(question, name, answers) {
-  const boxes = html("a", { href: `questions/${question}/predictions.jsonl`, download: "predictions.jsonl" }, "All boxes");
-  const cards = answers.map((answer, i) => card(answer, `questions/${question}/${i + 1}.mp4`));
-  const asked = html("section", { class: "asked" }, html("p", { class: "quiet" }, html("bdi", {}, name), " · ", boxes), ...cards);
-  byId("answers").prepend(asked);
-  asked.scrollIntoView({ block: "nearest" });
+function show(asked) {
+  const section = html("section", { class: "asked" }, ...drawQuestion(asked));
+  byId("answers").prepend(section);
+  return section;
 }
 
-function card(answer, source) {
-  const film = html("video", { src: `${source}#t=${answer.start}`, controls: "", playsinline: "", preload: "auto", "aria-label": answer.sentence });
-  const seconds = `${answer.start.toFixed(1)} – ${answer.end.toFixed(1)} s`;
-  const play = html("button", { type: "button" }, "▶ Play the moment");
-  play.addEventListener("click", () => playMoment(film, answer));
-  const chips = [seconds, `frames ${answer.first} – ${answer.last}`];
-  if (answer.score !== null) chips.push(`score ${answer.score.toFixed(2)}`);
-  return html(
-    "article",
-    { class: "card answer" },
-    film,
-    html(
-      "div",
-      {},
-      html("h2", { dir: "auto" }, answer.sentence),
-      html("p", { class: "chips" }, ...chips.map((text) => html("span", { class: "chip" }, text))),
-      play,
-    ),
-  );
+// What was asked before this page was loaded; what is not answered yet is waited for, with the form open.
+async function showEarlier() {
+  for (const asked of await request("questions")) {
+    const state = asked.answers ? asked : await answered(asked.question, () => {}).catch((error) => ({ error: error.message }));
+    show({ ...asked, ...state });
+  }
 }
 
-function playMoment(film, { start, end }) {
-  film.currentTime = start;
-  film.ontimeupdate = () => {
-    if (film.currentTime < end) return;
-    film.ontimeupdate = null;
-    film.pause();
-  };
-  film.play();
-}
-
-byId("question").addEventListener("submit", async (event) => {
-  event.preventDefault();
+// One thing after the other, with the form closed meanwhile.
+async function busy(work) {
   byId("ask").disabled = true;
   byId("fault").textContent = "";
   try {
-    await ask();
+    await work();
   } catch (error) {
     byId("fault").textContent = error.message;
   }
   say("");
   byId("ask").disabled = false;
+}
+
+byId("question").addEventListener("submit", (event) => {
+  event.preventDefault();
+  busy(ask);
 });
 byId("sentences").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) byId("question").requestSubmit();
 });
-byId("chosen").addEventListener("input", () => (byId("file").value = ""));
-byId("file").addEventListener("input", () => (byId("chosen").value = ""));
-listVideos().catch((error) => (byId("fault").textContent = error.message));
+byId("chosen").addEventListener("input", () => {
+  const name = byId("chosen").value;
+  byId("file").value = "";
+  preview(name && `preview?${new URLSearchParams({ video: name })}`, name);
+});
+byId("file").addEventListener("input", () => {
+  const [file] = byId("file").files;
+  byId("chosen").value = "";
+  preview(file && URL.createObjectURL(file), file?.name);
+});
+listVideos()
+  .then(showEarlier)
+  .catch((error) => (byId("fault").textContent = error.message));

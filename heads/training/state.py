@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from ..initial import start_from
 from ..losses import Criterion
 from ..model import FeatureHead, Grounder
 from ..model_config import FeatureFacts
+from ..seen import Seen
 from ..settings import Experiment
 from ..table import build_model, row_of
 from .owner import require_owned
@@ -166,6 +168,11 @@ class Run:
         self.held_out = dataset.contents()
         return dataset
 
+    @cached_property
+    def seen(self) -> Seen:
+        """The training data in short, for whoever asks the head about other data."""
+        return Seen.of(self.cache, self.dataset.split, self.dataset.rows)
+
     def facts(self, selected: bool = False) -> dict[str, Any]:
         """What the checkpoint says besides its tensors. ``selected``: these weights were the best on ``held_out``."""
         held_out = self.held_out and {
@@ -187,6 +194,7 @@ class Run:
             "split": self.dataset.split,
             "started_from": None if self.start is None else self.start.sha256,
             "data": self.data.to_json(),
+            "seen": asdict(self.seen),
             "held_out": held_out,
             "selected": selected,
         }

@@ -144,5 +144,5 @@ class Opened:
         self.page.wait_for_selector(ready)
 
     def _asked(self, request: Any) -> None:
-        if not request.url.startswith((self.own, "data:")):
+        if not request.url.startswith((self.own, "data:", "blob:")):
             self.wrong.append(f"request: {request.url}")

@@ -16,19 +16,22 @@ import torch
 
 from stvg.cache.annotations import AnnotationSet
 from stvg.cache.index import Cache
-from stvg.cache.sampling import video_grid
+from stvg.cache.sampling import interpolate_boxes, video_grid
 from stvg.cache.schema import Tube, Video
 from stvg.cache.set_files import write_set
 from stvg.cache.upkeep.merge import link_unit
 from stvg.cache.upkeep.verify import verify
 from stvg.errors import CacheError
 from stvg.evaluate.evaluation import load_head, open_split, tubes_of
-from stvg.evaluate.film import BAR, YELLOW
-from stvg.evaluate.grounding import Grounding
-from stvg.evaluate.predict import Predictor, clock_when_known, find_video, video_of
-from stvg.evaluate.predict import asked as sample_of
+from stvg.evaluate.grounding.answers import Answer, Grounding
+from stvg.evaluate.grounding.film import BAR, YELLOW
+from stvg.evaluate.grounding.predictor import Predictor
+from stvg.evaluate.grounding.predictor import asked as sample_of
+from stvg.evaluate.grounding.request import Question
+from stvg.evaluate.grounding.videos import clock_when_known, find_video, video_of
 from stvg.evaluate.predictions import read_predictions
 from stvg.extract.video.decode import probe
+from stvg.heads.decision import Moment
 from stvg.heads.settings import load_experiment
 from stvg.heads.training.loop import train
 from stvg.heads.training.state import Run
@@ -65,6 +68,14 @@ def annotated(folder, video, sentence, **changes):
     return extract_synthetic(folder, folder / "cache", **changes)
 
 
+def assert_same(found: Tube, expected: Tube) -> None:
+    """The answer that was written is the tube of the head: its moment, and its boxes at every frame of it."""
+    assert (found.start, found.end) == (expected.start, expected.end)
+    assert found.frames.tolist() == [*range(int(expected.start), int(expected.end))]
+    boxes = interpolate_boxes(expected.frames, expected.boxes, found.frames)
+    np.testing.assert_allclose(found.boxes, boxes, atol=0.005001)
+
+
 def as_stored(folder) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
@@ -76,9 +87,7 @@ def test_a_sentence_gets_the_tube_it_gets_from_a_cache(stvg, checkpoint, video, 
     ran = stvg("predict", video, sentence, "--checkpoint", checkpoint, "--out", tmp_path / "out", "--no-video")
     assert ran.code == 0, ran.err
     found = read_predictions(tmp_path / "out" / "predictions.jsonl")[1]
-    assert (found.start, found.end) == (expected.start, expected.end)
-    assert found.frames.tolist() == expected.frames.tolist()
-    assert np.array_equal(found.boxes, expected.boxes)
+    assert_same(found, expected)
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["predictions.jsonl"]
 
 
@@ -100,13 +109,13 @@ def test_a_head_that_trained_encoders_is_asked_with_those(stvg, synthetic, video
     ran = stvg("predict", video, sentence, "--checkpoint", checkpoint, "--out", tmp_path / "out", "--no-video")
     assert ran.code == 0, ran.err
     found = read_predictions(tmp_path / "out" / "predictions.jsonl")[1]
-    assert (found.start, found.end, found.score) == (expected.start, expected.end, expected.score)
-    assert np.array_equal(found.boxes, expected.boxes)
+    assert_same(found, expected)
+    assert found.score == expected.score
     with torch.no_grad():
         for weight in head.model.encoders.parameters():
             weight.zero_()
     without = tubes_of(head.model, open_split(head, cache, "test", video.parent), 1, CPU)[1]
-    assert not np.array_equal(without.boxes, found.boxes)
+    assert not np.array_equal(without.boxes, expected.boxes)
 
 
 WITHOUT_BACKBONE = ["--no-video", "--backbone-weights", "nowhere.pth"]
@@ -162,7 +171,7 @@ def test_heads_of_other_features_share_a_folder_and_never_a_videos_features(chec
     head = load_head(checkpoint, CPU)
     finer = replace(head, recipe=replace(head.recipe, resolution=128, max_side=213))
     for each in (head, finer, head):
-        Predictor(each, TINY, tmp_path, CPU).ground(video, ["what?"])
+        Predictor(each, TINY, tmp_path, CPU).ground(Question(video, ("what?",)))
     kept = [Cache.open(place).recipe.resolution for place in tmp_path.iterdir()]
     assert sorted(kept) == [96, 128]
 
@@ -202,7 +211,7 @@ def test_a_video_whose_last_frame_was_not_extracted_is_grounded_in_the_others(st
     ran = stvg("predict", tmp_path / "gone" / video.name, *words, "--cache", longer)
     assert ran.code == 0, ran.err
     found = read_predictions(tmp_path / "out" / "predictions.jsonl")[1]
-    assert set(found.frames.tolist()) <= set(frames.tolist())
+    assert found.frames[-1] <= frames[-1]
 
 
 def test_a_file_that_is_not_the_extracted_one_is_refused_though_it_is_called_so(stvg, checkpoint, video, tmp_path):
@@ -285,7 +294,9 @@ def test_an_assumed_rate_is_never_shown_as_seconds(tmp_path, tiny_cache):
     assert clock_when_known(hcstvg, video, tmp_path / "gone.mp4") is None
     assert clock_when_known(others, video, tmp_path / "gone.mp4").end == 20
     tube = Tube(1, 0, 30, np.array([0]), np.zeros((1, 4)))
-    assert Grounding(video, [], [tube], None, Path("v.mp4")).seconds(tube) is None
+    found = Grounding(video, [Answer("what?", tube, [Moment(0, 30, 0.5)])], None, Path("v.mp4"))
+    assert found.seconds(Moment(0, 30, 0.5)) is None
+    assert [found.lines()[0][name] for name in ("fps", "start_seconds", "end_seconds")] == [None] * 3
 
 
 def test_a_cache_that_cannot_be_written_and_a_video_that_never_ends_are_said_to_be(stvg, checkpoint, video, tmp_path):
@@ -318,8 +329,11 @@ def test_the_film_has_every_frame_and_the_box_inside_the_moment_only(stvg, check
         film = frames_of(tmp_path / f"{number}.mp4")
         assert len(film) == len(original)
         height, width = original[0].shape[:2]
-        assert film[0].shape == (height + BAR, width, 3)
-        yellow = [np.abs(f[:height].astype(int) - YELLOW).sum(-1) < 60 for f in film]
+        top = film[0].shape[0] - height
+        assert film[0].shape == (top + height, width, 3)
+        bar = np.abs(film[0][top - BAR // 2].astype(int) - YELLOW).sum(-1) < 60
+        assert bar.mean() == pytest.approx((tube.end - tube.start) / len(film), abs=0.1)
+        yellow = [np.abs(f[top:].astype(int) - YELLOW).sum(-1) < 60 for f in film]
         plain = [np.abs(f.astype(int) - YELLOW).sum(-1) < 60 for f in original]
         more = np.array([(a & ~b).sum() for a, b in zip(yellow, plain, strict=True)])
         inside = (np.arange(len(film)) >= tube.start) & (np.arange(len(film)) < tube.end)

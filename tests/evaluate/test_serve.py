@@ -19,15 +19,16 @@ from urllib.parse import urlsplit
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from playwright.sync_api import Page, expect
 
 from stvg.evaluate.evaluation import load_head
-from stvg.evaluate.predict import Predictor
+from stvg.evaluate.grounding.predictor import Predictor
 from stvg.evaluate.serve import site
 from stvg.evaluate.serve.desk import SENTENCES, WAITING, Desk
-from stvg.evaluate.serve.site import serving
+from stvg.evaluate.serve.host import serving
+from stvg.evaluate.serve.site import POLICY, Site
 
 from .pages import CONTRASTS
 
@@ -65,20 +66,29 @@ def at_work(desk: Desk) -> Iterator[None]:
         worker.join()
 
 
-@pytest.fixture(scope="module")
-def served(predictor, videos, tmp_path_factory) -> Iterator[tuple[str, Desk]]:
+ABOUT = {"head": "run/best.safetensors", "settings": "fsm, <b>preset</b> tiny"}
+
+
+@contextmanager
+def site_of(desk: Desk, videos: Path | None, uploads: Path) -> Iterator[str]:
+    """The address of a page."""
+    with serving(Site(desk, videos, uploads, ABOUT).routes, POLICY, 0) as address:
+        yield address
+
+
+@pytest.fixture
+def served(predictor, videos, tmp_path) -> Iterator[tuple[str, Desk]]:
     """A page's address, and its desk: nobody works there but in `at_work`."""
-    folder = tmp_path_factory.mktemp("served")
-    (folder / "uploads").mkdir()
-    desk = Desk(predictor, folder / "answers")
-    with serving(desk, videos, folder / "uploads", 0) as address:
+    (tmp_path / "uploads").mkdir()
+    desk = Desk(predictor, tmp_path / "answers", moments=3)
+    with site_of(desk, videos, tmp_path / "uploads") as address:
         yield address, desk
 
 
 @pytest.fixture
 def asking(opened, served) -> Callable[..., Page]:
     """Open the page."""
-    return lambda **context: opened(served[0], ready="#chosen:not(:empty)", **context)
+    return lambda **context: opened(served[0], ready="#head:not(:empty)", **context)
 
 
 def call(
@@ -114,11 +124,11 @@ def test_a_video_that_is_sent_is_grounded_and_shown_and_no_text_means_anything_t
     page.locator(".answer button").first.click()
     deadline = time.monotonic() + 30
     while not page.evaluate(
-        "document.querySelector('video').currentTime > 0"
+        "document.querySelector('.answer video').currentTime > 0"
     ):  # the page forbids what would wait in it
         assert time.monotonic() < deadline
         page.wait_for_timeout(50)
-    film = page.locator("video").first.evaluate("(film) => [film.error, film.videoWidth, film.duration > 1]")
+    film = page.locator(".answer video").first.evaluate("(film) => [film.error, film.videoWidth, film.duration > 1]")
     assert film == [None, 160, True]
 
 
@@ -133,14 +143,83 @@ def test_a_video_of_the_folder_gets_the_answer_of_the_command(stvg, asking, serv
         expect(page.locator(".answer")).to_have_count(1, timeout=60_000)
     with page.expect_download() as download:
         page.get_by_text("All boxes").click()
-    words = ["what moves?", "--checkpoint", checkpoint, "--device", "cpu", "--out", tmp_path, "--no-video"]
+    words = [
+        "what moves?",
+        "--checkpoint",
+        checkpoint,
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path,
+        "--no-video",
+        "--moments",
+        3,
+    ]
     assert stvg("predict", videos / options[1], *words).code == 0
     found, expected = (
         json.loads(path.read_bytes()) for path in (download.value.path(), tmp_path / "predictions.jsonl")
     )
     assert found.pop("video") == options[1]  # as it was chosen, with its folder
     assert expected.pop("video") == Path(options[1]).name
+    assert found.pop("film") == "1.mp4"
     assert found == expected
+
+
+def test_the_chosen_video_is_shown_before_it_is_asked_of_and_the_model_is_named(asking, served):
+    page = asking()
+    assert page.locator("#head").text_content() == ABOUT["head"]
+    page.locator("#about summary").click()
+    assert page.locator("#facts dd").all_text_contents() == [*ABOUT.values()]
+    assert page.locator("#preview").is_hidden()
+    page.locator("#chosen").select_option("0/a <b>name & 🙂.mp4")
+    preview = page.locator("#preview video")
+    expect(preview).to_be_visible()
+    expect(preview).to_have_js_property("videoWidth", 160, timeout=30_000)
+    page.locator("#chosen").select_option("broken.mp4")
+    expect(page.locator("#preview figcaption")).to_contain_text("cannot play broken.mp4", timeout=30_000)
+    page.locator("#chosen").select_option("none")
+    assert page.locator("#preview").is_hidden()
+    for name in ("../secret.mp4", "notes.txt", "nonsuch.mp4", ""):
+        assert call(served[0], f"preview?video={name}")[0].status == 404
+
+
+def test_answers_are_there_after_a_reload_and_those_that_wait_come_later(asking, served):
+    address, desk = served
+    call(address, "videos")
+    file = "0/a <b>name & 🙂.mp4"
+    ask(address, video=file, sentences=["who?", "what?"])
+    ask(address, video="broken.mp4", sentences=["what?"])
+    ask(address, video=file, sentences=["where?"])
+    page = asking()
+    with at_work(desk):
+        expect(page.locator(".answer h2")).to_have_text(["where?", "who?", "what?"], timeout=60_000)
+    page.reload()
+    expect(page.locator(".answer h2")).to_have_text(["where?", "who?", "what?"])
+    assert page.locator(".asked bdi").all_text_contents() == [file, "broken.mp4", file]
+    expect(page.locator(".doubts", has_text="broken.mp4 is not a video that can be opened")).to_be_visible()
+    assert page.locator("#ask").is_enabled()
+
+
+def test_every_moment_can_be_played_and_stands_on_a_bar_that_the_player_does_not_cover(asking, served):
+    address, desk = served
+    call(address, "videos")
+    number = ask(address, video="0/a <b>name & 🙂.mp4", sentences=["what moves?"])["question"]
+    with at_work(desk):
+        pass
+    state = json.loads(call(address, f"questions/{number}")[1])
+    (answer,) = state["answers"]
+    page = asking()
+    expect(page.locator(".answer .moment button")).to_have_count(len(answer["moments"]))
+    expect(page.locator(".answer video")).to_have_js_property("videoWidth", 160, timeout=30_000)
+    bar, film = page.locator(".moments").bounding_box(), page.locator(".answer video").bounding_box()
+    assert bar["y"] >= film["y"] + film["height"]
+    best = page.locator(".moments .best").bounding_box()
+    assert (best["x"] - bar["x"]) / bar["width"] == pytest.approx(
+        answer["moments"][0]["start"] / state["seconds"], abs=0.01
+    )
+    page.locator(".moments").click(position={"x": bar["width"] / 2, "y": 5})
+    half = page.locator(".answer video").evaluate("(film) => film.currentTime / film.duration")
+    assert half == pytest.approx(0.5, abs=0.02)
 
 
 def test_a_second_question_waits_and_is_told_so(asking, served):
@@ -155,7 +234,8 @@ def test_a_second_question_waits_and_is_told_so(asking, served):
     assert page.locator("#ask").is_disabled()
     assert json.loads(call(address, f"questions/{first}")[1]) == {"ahead": 0}
     with at_work(desk):
-        expect(page.locator(".answer")).to_have_count(1, timeout=60_000)
+        expect(page.locator(".answer")).to_have_count(2, timeout=60_000)  # the first was another page's
+        expect(page.locator("#ask")).to_be_enabled()
     assert "answers" in json.loads(call(address, f"questions/{first}")[1])
     assert page.locator("#ask").is_enabled()
 
@@ -215,6 +295,7 @@ def test_without_the_token_or_under_another_name_nothing_is_had(served):
     assert response.getheader("access-control-allow-origin") is None
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(st.sampled_from("./\\%2e0aé\0") | st.characters(codec="utf-8"), max_size=12))
 def test_no_text_names_a_file_that_is_not_offered(served, text):
     address, desk = served
@@ -255,7 +336,7 @@ def test_a_question_about_anything_else_is_none(served, question):
 def test_what_cannot_be_answered_is_refused_when_it_is_asked(predictor, videos, tmp_path):
     """Half a character, in a sentence or in a name, is a fault that is told as any other."""
     desk = Desk(predictor, tmp_path / "answers")
-    with serving(desk, videos, tmp_path, 0) as address:
+    with site_of(desk, videos, tmp_path) as address:
         for sentences in ([], [" "], ["what?"] * (SENTENCES + 1), ["\ud83d"]):
             assert "error" in ask(address, upload=1, name="\ud83d", sentences=sentences)
         for number in range(WAITING + 1):
@@ -270,7 +351,7 @@ def test_an_upload_that_is_too_large_is_refused_and_not_kept(predictor, tmp_path
     monkeypatch.setattr(site, "UPLOAD_BYTES", 1000)
     uploads = tmp_path / "uploads"
     uploads.mkdir()
-    with serving(Desk(predictor, tmp_path), None, uploads, 0) as address:
+    with site_of(Desk(predictor, tmp_path), None, uploads) as address:
         response, content = call(address, "uploads", "POST", b"x" * 1001)
         assert response.status == 400
         assert "too large" in json.loads(content)["error"]

@@ -18,10 +18,11 @@ from stvg.cache.batches.dataset import CachedDataset
 from stvg.cache.batches.order import inference_batches
 from stvg.cache.index import Cache
 from stvg.cache.sampling import Sampling, windows
-from stvg.cache.schema import Sample, Video
+from stvg.cache.schema import Sample, Tube, Video
 from stvg.cache.view import View
 from stvg.evaluate.evaluation import tubes_of
-from stvg.heads.decision import choose_span, join
+from stvg.heads.decision import DISTINCT, Reading, choose_span, join
+from stvg.heads.decision import moments as likeliest
 from stvg.heads.infer import predict, read, read_windows
 from stvg.heads.model import Grounder, LayerOutput, Output
 from stvg.heads.settings import load_experiment
@@ -115,6 +116,45 @@ def test_the_running_maximum_finds_what_all_pairs_find(values):
     """Ties included: logits are few and whole, so many pairs are equally likely."""
     logits = torch.tensor(values, dtype=torch.float32)
     assert choose_span(logits) == brute_force(logits)
+
+
+def overlap(a: tuple[int, int], b: tuple[int, int]) -> float:
+    """Temporal IoU of half-open spans."""
+    shared = max(0, min(a[1], b[1]) - max(a[0], b[0]))
+    return shared / (a[1] - a[0] + b[1] - b[0] - shared)
+
+
+def all_spans(start: np.ndarray, end: np.ndarray) -> list[tuple[float, int, int]]:
+    return [(float(start[i] * end[j]), i, j) for i in range(len(start)) for j in range(i + 1, len(start))]
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=10), st.integers(1, 6))
+def test_further_moments_are_the_likeliest_that_overlap_none_before_them_by_half(values, count):
+    start, end = (np.array(v, float) / sum(v) for v in zip(*values, strict=True))
+    T = len(start)
+    frames = np.arange(T)
+    first, last = choose_span(torch.from_numpy(np.log([start, end]).T))
+    reading = Reading(Tube("a", first, last + 1, frames, np.zeros((T, 4))), start, end, ())
+    found = likeliest(reading, count)
+    assert (found[0].start, found[0].end) == (first, last + 1)
+    assert len(found) <= count
+    taken = [(m.start, m.end) for m in found]
+    for k, moment in enumerate(found[1:], start=1):
+        left = [s for s in all_spans(start, end) if all(overlap((s[1], s[2] + 1), t) < DISTINCT for t in taken[:k])]
+        assert moment.probability == pytest.approx(max(left)[0])
+        assert all(overlap(taken[k], t) < DISTINCT for t in taken[:k])
+    if len(found) < count:
+        assert not [s for s in all_spans(start, end) if all(overlap((s[1], s[2] + 1), t) < DISTINCT for t in taken)]
+
+
+def test_moments_of_an_hour_are_found_among_its_likeliest_slots():
+    rng = np.random.default_rng(0)
+    start, end = rng.dirichlet(np.full(18_000, 0.01), 2)
+    first, last = choose_span(torch.from_numpy(np.log([start + 1e-300, end + 1e-300]).T))
+    reading = Reading(Tube("a", first, last + 1, np.arange(18_000), np.zeros((1, 4))), start, end, ())
+    found = likeliest(reading, 5)
+    assert len({(m.start, m.end) for m in found}) == 5
+    assert found[0].probability == max(m.probability for m in found)
 
 
 def test_a_moment_may_start_in_one_window_and_end_in_another():

@@ -1,0 +1,140 @@
+"""What `stvg predict`, its page and the library's `ground` are asked for: a request, with its defaults and its limits."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import StvgError, UsageError, VideoError
+from ...objects import Location
+from ...requested import Request
+
+if TYPE_CHECKING:
+    from .answers import Grounding
+    from .predictor import Predictor
+
+MOST = 20
+"""Moments of one sentence."""
+SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".ogv", ".wmv", ".3gp"}
+"""Of the files in a folder that are taken for videos; what they hold is seen when they are decoded."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """Sentences about one video. Raises UsageError for one that says nothing."""
+
+    file: Path
+    sentences: tuple[str, ...]
+    name: str | None = None
+    """What the answers call the video.  [the file's name]"""
+
+    def __post_init__(self) -> None:
+        for number, sentence in enumerate(self.sentences, start=1):
+            if not sentence.strip():
+                raise UsageError(f"sentence {number} is empty", expected="what to look for, in words")
+            if any("\ud800" <= letter <= "\udfff" for letter in sentence):
+                raise UsageError(f"sentence {number} is no text", found="bytes that are not UTF-8, or half a character")
+
+    @property
+    def shown(self) -> str:
+        return self.name or self.file.name
+
+
+@dataclass(frozen=True)
+class Ground(Request):
+    """Which head is asked, and how. Raises UsageError for a number of moments that is not from 1 to `MOST`."""
+
+    checkpoint: Path
+    moments: int = 1
+    """The likeliest moments of every sentence; no two overlap by half."""
+    cache: Location | None = None
+    """Where features of videos are read and kept; see `Predictor`.  [nowhere]"""
+    device: str | None = None
+    backbone: str | None = None
+    backbone_weights: str | None = None
+    text_encoder: str | None = None
+    text_weights: str | None = None
+    tokenizer: str | None = None
+    weights_seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.moments <= MOST:
+            raise UsageError("so many moments cannot be asked for", expected=f"1 to {MOST}", found=self.moments)
+
+    @property
+    def encoders(self) -> dict[str, Any]:
+        """Where the encoders of the head's features lie."""
+        return {name: getattr(self, name) for name in ENCODERS}
+
+
+ENCODERS = tuple(
+    field.name for field in fields(Ground) if field.name not in ("checkpoint", "moments", "cache", "device")
+)
+
+
+def questions_about(what: Path, sentences: Sequence[str]) -> list[Question]:
+    """What is asked of a video file, of every video below a folder, or by the rows of a table ``what``.csv.
+
+    Raises UsageError where there is no video, no sentence, or a table and sentences beside it.
+    """
+    if what.suffix.lower() == ".csv":
+        if sentences:
+            raise UsageError(f"{what} brings its own sentences", hint="leave the SENTENCEs out")
+        return read_table(what)
+    if not sentences:
+        raise UsageError(f"nothing is asked of {what}", hint="name a SENTENCE, or a .csv with columns video,sentence")
+    if not what.is_dir():
+        return [Question(what, tuple(sentences))]
+    files = videos_below(what)
+    if not files:
+        raise UsageError(f"{what} holds no video", expected=f"files named {', '.join(sorted(SUFFIXES))}")
+    return [Question(file, tuple(sentences), name) for name, file in files.items()]
+
+
+def videos_below(folder: Path) -> dict[str, Path]:
+    """The videos of a folder and of those in it, by their path from there."""
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    return {file.relative_to(folder).as_posix(): file for file in files}
+
+
+def read_table(table: Path) -> list[Question]:
+    """The questions of a CSV file with the columns ``video`` (a path, from the table's folder) and ``sentence``.
+
+    Sentences of one video are asked together. Raises UsageError naming the line.
+    """
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file)
+            asked: dict[str, list[str]] = {}
+            for row in rows:
+                video, sentence = row.get("video"), row.get("sentence")
+                if not video or not (sentence or "").strip():
+                    columns = ", ".join(rows.fieldnames or ())
+                    raise UsageError(
+                        f"{table}, line {rows.line_num}: no {'sentence' if video else 'video'}",
+                        expected="columns video,sentence, both filled",
+                        found=f"columns {columns}",
+                    )
+                asked.setdefault(video, []).append(str(sentence))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{table} cannot be read as a table", found=error) from None
+    if not asked:
+        raise UsageError(f"{table} asks nothing", expected="columns video,sentence and a row for each sentence")
+    return [Question(table.parent / video, tuple(some), video) for video, some in asked.items()]
+
+
+def answered(
+    predictor: Predictor, questions: Sequence[Question], moments: int, faults: list[StvgError]
+) -> Iterator[Grounding]:
+    """The answers, video by video. Videos that cannot be read are ``faults``, unless no video can: then the last raises."""
+    for question in questions:
+        try:
+            yield predictor.ground(question, moments)
+        except VideoError as error:
+            faults.append(error)
+            if len(faults) == len(questions):
+                raise
