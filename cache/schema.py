@@ -60,7 +60,7 @@ class Sample:
     """The part of the video the model is given."""
     moment: Span
     """When it happens. May end one frame after the segment (VidSTG); never clipped."""
-    boxes: FloatArray
+    boxes: FloatArray = field(repr=False)
     target_id: str = "0"
     """Names the object within its video; samples that share it share their boxes and their stored RoI features."""
     baseline_shift: int = 0

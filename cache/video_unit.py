@@ -78,6 +78,9 @@ class VideoUnit:
     _places: Places
     """(F,)."""
 
+    def __repr__(self) -> str:
+        return f"VideoUnit {', '.join(self.keys)}: {len(self.frames):,} frames, {len(self.views)} views"
+
     @classmethod
     def of(cls, store: Store, keys: Sequence[str], fingerprint: str) -> VideoUnit:
         """Join some units of a video. Raises CacheError for another recipe, and for units of different files or views."""

@@ -92,6 +92,15 @@ def test_a_cache_says_what_it_holds(tiny_cache: Path) -> None:
         assert part in said, said
 
 
+def test_a_dataset_opens_the_cache_it_is_given_the_place_of_and_says_what_it_holds(tiny_cache: Path) -> None:
+    data = stvg.Dataset(str(tiny_cache), "train")
+    assert repr(data) == f"Dataset train of {tiny_cache}: {len(data):,} samples"
+    assert [clip.sample.sample_id for clip in map(data.__getitem__, range(2))] == [
+        clip.sample.sample_id for clip in map(stvg.Dataset(stvg.open(tiny_cache), "train").__getitem__, range(2))
+    ]
+    assert "boxes" not in repr(data[0].sample)
+
+
 def test_the_table_of_samples_says_what_the_samples_say(tiny_cache: Path) -> None:
     cache = Cache.open(tiny_cache)
     frame = cache.samples.to_frame()

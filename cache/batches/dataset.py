@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import cached_property
+from os import PathLike, fspath
 from typing import Self
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from ...errors import CacheError
+from ...objects import location
 from ..contents import Contents
 from ..index import Cache
 from ..sampling import FloatArray, IntArray, Sampling, moment_slots, sample_many, slots_in
@@ -27,6 +29,7 @@ from .reading import FeatureReader
 
 log = logging.getLogger(__name__)
 
+Place = str | PathLike[str]
 ROWS_AT_ONCE = 4096
 NAMED = 5
 """Videos that a warning names; the others are counted."""
@@ -34,7 +37,8 @@ SPANS = ("segment_start", "segment_end", "moment_start", "moment_end", "fps")
 
 
 class CachedDataset(torch.utils.data.Dataset[Clip]):
-    """The samples of a split whose features are in the cache. Works as a plain torch dataset with ``collate``.
+    """The samples of a split whose features are in the cache, opened or where it lies. Works as a plain torch dataset with
+    ``collate``.
 
     ``sampling``: which of the stored frames a clip is made of.  [all, up to 100] ``level``: whose maps are read.  [the
     last] ``targets``: None for inference; else the levels whose regions, or maps, are read at the annotated boxes as well.
@@ -46,7 +50,7 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
 
     def __init__(
         self,
-        cache: Cache,
+        cache: Cache | Place,
         split: str,
         sampling: Sampling | None = None,
         targets: Sequence[str] | None = None,
@@ -54,6 +58,7 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         reader: type[FeatureReader] = FeatureReader,
     ) -> None:
         targets = [targets] if isinstance(targets, str) else targets
+        cache = cache if isinstance(cache, Cache) else Cache.open(location(fspath(cache)))
         self.cache, self.split, self.targets = cache, split, targets
         self.sampling = sampling or Sampling(cache.recipe.fps)
         self._check_request()
@@ -78,6 +83,14 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
             )
         if self.missing:
             log.warning("%d samples of %s lack features in the cache; repeat stvg extract", len(self.missing), split)
+
+    def __repr__(self) -> str:
+        also = "".join(
+            f", {len(ids):,} {why}"
+            for ids, why in ((self.missing, "without features"), (self.excluded, "left out"))
+            if ids
+        )
+        return f"Dataset {self.split} of {self.cache.path}: {len(self):,} samples{also}"
 
     def _available(self, rows: Sequence[int]) -> NDArray[np.bool_]:
         """Of which samples all features can be had."""
