@@ -19,6 +19,7 @@ from stvg.extract.datasets.formats.model import Clip, Track
 from stvg.extract.datasets.formats.presence import presence_of
 from stvg.extract.datasets.formats.text_table import read_table, write_table
 from stvg.extract.datasets.readers import read_annotations
+from stvg.extract.video.clock import Clock
 
 from . import tool_exports as tools
 
@@ -345,6 +346,19 @@ def test_a_video_that_can_be_two_files_is_refused_and_a_folder_tells_which(
     assert (sample.video.video_id, sample.video.path) == ("b/cam", "b/cam.mp4")
 
 
+def test_pictures_without_their_video_are_answered_with_the_command_that_makes_it(
+    videos: Path, drawn: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "mot/MOT17-02/img1").mkdir(parents=True)
+    for number in (1, 2):
+        (tmp_path / f"mot/MOT17-02/img1/{number:06d}.jpg").write_bytes(b"")
+    mot(tmp_path / "mot", LINES, "MOT17-02", "[Sequence]\nframeRate=14\nimDir=img1\n")
+    report = import_dataset("mot", mot(tmp_path / "mot", LINES), videos, tmp_path / "out")
+    made = f"{videos}/MOT17-02.mp4"
+    pictures = f"{tmp_path}/mot/MOT17-02/img1/%06d.jpg"
+    assert f"ffmpeg -framerate 14 -start_number 1 -i {pictures} -crf 18 {made}" in report.faults[0]
+
+
 TEXT = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=20)
 
 
@@ -371,7 +385,8 @@ def test_runs_hold_every_box_inside_the_picture_and_no_gap_that_is_too_long(
     listed = np.array(sorted(frames))
     boxes = np.array([[-50.0, 0, -1, 9] if f in hidden else [0.0, 0, 9, 9] for f in listed])
     video = Video("v", "v.mp4", 64, 48, 10.0, 100)
-    there = presence_of(Track("v", "t", "", listed, boxes), Clip("v"), video, 1, bridge)
+    clock = Clock.steady(100, 10)
+    there = presence_of(Track("v", "t", "", listed, boxes), Clip("v"), video, clock, bridge=bridge)
     assert sorted(f for run in there.runs for f in run.frames.tolist()) == sorted(frames - hidden)
     assert there.outside == len(frames & hidden)
     for run in there.runs:

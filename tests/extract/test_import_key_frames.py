@@ -15,16 +15,18 @@ from stvg.errors import AnnotationError, UsageError
 from stvg.extract.datasets.formats.model import Source
 from stvg.extract.datasets.formats.presence import Presence, is_renumbered, presence_of
 from stvg.extract.datasets.formats.table import FORMATS
+from stvg.extract.video.clock import Clock
 
 VIDEO = Video("street", "street.mp4", 200, 100, 10.0, 60)
 
 
-def presences(source: Source, video: Video = VIDEO) -> list[Presence]:
-    return [presence_of(track, source.clips[track.clip], video, 1, 0) for track in source.tracks]
+def presences(source: Source, clock: Clock | None = None) -> list[Presence]:
+    clock = clock or Clock.steady(VIDEO.frame_count, VIDEO.fps)
+    return [presence_of(track, source.clips[track.clip], VIDEO, clock) for track in source.tracks]
 
 
-def spans(source: Source, video: Video = VIDEO) -> list[list[tuple[int, int]]]:
-    return [[run.span for run in there.runs] for there in presences(source, video)]
+def spans(source: Source, clock: Clock | None = None) -> list[list[tuple[int, int]]]:
+    return [[run.span for run in there.runs] for there in presences(source, clock)]
 
 
 def boxes_at(there: Presence, frame: int) -> list[float]:
@@ -213,19 +215,31 @@ def test_a_label_studio_box_is_turned_about_its_corner_in_pixels(tmp_path: Path)
     assert boxes_at(there, 0) == [70, 20, 100, 40]
 
 
-@pytest.mark.parametrize(("count", "rate"), [(60, 10), (61, 10), (144, 24), (20, 10 / 3)])
+@pytest.mark.parametrize(
+    ("count", "seconds"), [(60, 6), (61, 6.1), (59, 6), (60, None), (144, 6), (150, 6.25), (20, 6)]
+)
 def test_frames_that_label_studio_numbers_at_another_rate_are_converted_by_their_time(
-    count: int, rate: float, tmp_path: Path
+    count: int, seconds: float | None, tmp_path: Path
 ) -> None:
-    """A box from 1 s to 4 s of a video of 6 s, whatever the rate of the project's tag."""
-    source = label_studio(tmp_path, key(round(rate) + 1), key(round(4 * rate) + 1, False), framesCount=count)
+    """A box from 1 s to 4 s of a video of 6 s, whatever the rate of the project's tag, and sound that ends later."""
+    own, clock = count in (59, 60, 61), Clock.steady(60, 10)
+    rate = 10 if own else count / (seconds or 6)
+    source = label_studio(
+        tmp_path, key(round(rate) + 1), key(round(4 * rate) + 1, False), framesCount=count, duration=seconds
+    )
     ((span,),) = spans(source)
-    assert abs(span[0] - 10) <= 1
-    assert abs(span[1] - 41) <= 1
-    assert is_renumbered(source.clips["street.mp4"], VIDEO) == (count not in (60, 61))
-    ((to_the_end,),) = spans(label_studio(tmp_path, key(1), framesCount=count))
-    assert to_the_end[0] == 0
-    assert 58 <= to_the_end[1] <= 60
+    assert span == (10, 41) if own else abs(span[0] - 10) <= 1 and abs(span[1] - 41) <= 2
+    assert is_renumbered(source.clips["street.mp4"], clock) == (not own)
+    (to_the_end,) = spans(label_studio(tmp_path, key(1), framesCount=count, duration=seconds))
+    assert to_the_end == [(0, 60)]
+
+
+def test_frames_of_a_video_with_an_uneven_rate_are_found_by_their_time(tmp_path: Path) -> None:
+    """40 frames in the first second, then 20 in five: Label Studio shows 10 a second."""
+    clock = Clock(np.append(np.arange(40) / 40, 1 + np.arange(20) / 4), 6.0, 1 / 40)
+    source = label_studio(tmp_path, key(6), key(31, False))
+    assert spans(source, clock) == [[(20, 49)]]
+    assert is_renumbered(source.clips["street.mp4"], clock)
 
 
 @pytest.mark.parametrize(

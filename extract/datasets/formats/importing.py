@@ -10,6 +10,7 @@ from pathlib import Path
 from ....cache.schema import Video
 from ....errors import StvgError, UsageError
 from ....wording import counted
+from ...video.clock import Clock
 from ..validate import some
 from .matching import Objects, explain
 from .model import Source
@@ -68,8 +69,8 @@ def import_dataset(
         f"{counted(sum(len(t.frames) for t in source.tracks), 'box', 'boxes')}"
     )
     wishes = read_sentences(sentences) if sentences else own_sentences(source.tracks)
-    described = _videos(report, source, VideoFolder.of(videos), step, progress)
-    objects = _objects(report, source, described, step, bridge)
+    found = _videos(report, source, VideoFolder.of(videos), step, progress)
+    objects = _objects(report, source, found, step, bridge)
     report.notes += source.notes
     report.left_out += [f"{count:,} {what}" for what, count in source.left_out.items()]
     if not wishes and not sentences:
@@ -87,18 +88,18 @@ def import_dataset(
 
 def _videos(
     report: ImportReport, source: Source, folder: VideoFolder, step: int, progress: Callable[[int, int], None]
-) -> dict[str, Video]:
-    """The videos that are there and are as annotated, by what the annotation calls them."""
-    found: dict[str, Video] = {}
+) -> dict[str, tuple[Video, Clock]]:
+    """The videos that are there and are as annotated, by what the annotation calls them; and their clocks."""
+    found: dict[str, tuple[Video, Clock]] = {}
     taken: dict[str, str] = {}
     for number, clip in enumerate(source.clips.values(), start=1):
         try:
-            video = folder.describe(folder.find(clip))
+            video, clock = folder.describe(folder.find(clip))
             require_agreement(clip, video, step)
             if (other := taken.setdefault(video.video_id, clip.name)) != clip.name:
                 raise UsageError(f"{video.path} is the file of two videos", found=f"{other}, {clip.name}")
-            found[clip.name] = video
-            if is_renumbered(clip, video):
+            found[clip.name] = video, clock
+            if is_renumbered(clip, clock):
                 report.notes.append(
                     f"{video.path}: {clip.frames} frames are numbered, the file has {video.frame_count}; "
                     "they are converted by their time"
@@ -111,15 +112,18 @@ def _videos(
     return found
 
 
-def _objects(report: ImportReport, source: Source, videos: dict[str, Video], step: int, bridge: int) -> Objects:
-    objects = Objects(source.clips, videos)
+def _objects(
+    report: ImportReport, source: Source, found: dict[str, tuple[Video, Clock]], step: int, bridge: int
+) -> Objects:
+    objects = Objects(source.clips, {clip: video for clip, (video, _) in found.items()})
     lost: dict[str, str] = {}
     outside, beyond = Counter[str](), Counter[str]()
     for track in source.tracks:
-        if (video := videos.get(track.clip)) is None or track.clip in lost:
+        if track.clip not in found or track.clip in lost:
             continue
+        video, clock = found[track.clip]
         try:
-            there = presence_of(track, source.clips[track.clip], video, step, bridge)
+            there = presence_of(track, source.clips[track.clip], video, clock, step, bridge)
         except StvgError as error:
             lost[track.clip] = str(error)
             continue

@@ -54,7 +54,8 @@ def _read_task(source: Source, task: Fields) -> None:
     if len(counts) > 1:
         raise task.fault("framesCount", "not the same in all regions", found=", ".join(map(str, sorted(counts))))
     count = next(iter(counts), None)
-    source.add_clip(task.file, Clip(name, also, count, by_time=True))
+    seconds = next((v.positive("duration") for r in regions if (v := r.child("value")).values.get("duration")), None)
+    source.add_clip(task.file, Clip(name, also, count, by_time=True, seconds=seconds if count else None))
     for number, region in enumerate(regions):
         if (track := _track(region, name, str(region.values.get("id") or number), count)) is not None:
             source.tracks.append(track)

@@ -34,7 +34,11 @@ class Clip:
     size: tuple[int, int] | None = None
     """Width and height in pixels, where the annotation says so."""
     by_time: bool = False
-    """Frames are numbered at a rate of the tool's own, from the first to the last moment of the video."""
+    """Frames are numbered at a rate of the tool's own, not as they lie in the file."""
+    seconds: float | None = None
+    """With ``by_time``: how long the ``frames`` last, where the annotation says so."""
+    pictures: str | None = None
+    """Where the annotation's own pictures lie that a video can be made of: options of ffmpeg."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import configparser
 import math
+import shlex
 from pathlib import Path
 
 from ....errors import AnnotationError, UsageError
@@ -37,13 +38,9 @@ def read(path: Path) -> Source:
 
 def _read_sequence(source: Source, file: Path, top: Path) -> None:
     folder = file.parent.parent if file.parent.name == "gt" else file.parent
-    info = _sequence_info(folder / "seqinfo.ini")
     inside = folder.relative_to(top).as_posix() if folder.is_relative_to(top) else "."
     clip = folder.absolute().name if inside == "." else inside
-    size = (info["imwidth"], info["imheight"]) if {"imwidth", "imheight"} <= info.keys() else None
-    also = tuple(n for n in (info.get("name"), folder.absolute().name) if isinstance(n, str) and n != clip)
-    frames = info.get("seqlength")
-    source.add_clip(file, Clip(clip, also, frames if isinstance(frames, int) else None, size))  # type: ignore[arg-type]
+    source.add_clip(file, _clip(folder, clip))
     labels = _labels(file.parent / "labels.txt")
     first_pixel = 1.0 if labels is None else 0.0
     found: dict[str, Rows] = {}
@@ -90,20 +87,33 @@ def _labels(file: Path) -> list[str] | None:
     return [line.strip() for line in text_of(file, unpacked(file, "a labels.txt"), "a labels.txt").splitlines()]
 
 
-def _sequence_info(file: Path) -> dict[str, str | int]:
-    """Name, length and size of a sequence; nothing where there is no file."""
-    if not file.is_file():
-        return {}
-    parser = configparser.ConfigParser(interpolation=None)
-    try:
-        parser.read_string(text_of(file, unpacked(file, "a seqinfo.ini"), "a seqinfo.ini"))
-        section = dict(parser["Sequence"])
-    except (configparser.Error, KeyError):
-        raise AnnotationError(file, None, "", "not a seqinfo.ini", expected="a section [Sequence]") from None
-    found: dict[str, str | int] = {"name": section["name"]} if section.get("name") else {}
+def _clip(folder: Path, name: str) -> Clip:
+    """A sequence as its seqinfo.ini describes it, if it has one."""
+    file, section = folder / "seqinfo.ini", dict[str, str]()
+    if file.is_file():
+        parser = configparser.ConfigParser(interpolation=None)
+        try:
+            parser.read_string(text_of(file, unpacked(file, "a seqinfo.ini"), "a seqinfo.ini"))
+            section = dict(parser["Sequence"])
+        except (configparser.Error, KeyError):
+            raise AnnotationError(file, None, "", "not a seqinfo.ini", expected="a section [Sequence]") from None
+    numbers = {}
     for key in ("seqlength", "imwidth", "imheight"):
         if (value := section.get(key)) is not None:
             if not value.isdecimal() or not 1 <= int(value) <= LARGEST:
                 raise AnnotationError(file, None, key, "not a whole number above 0", found=describe(value))
-            found[key] = int(value)
-    return found
+            numbers[key] = int(value)
+    also = tuple(other for other in (section.get("name"), folder.absolute().name) if other and other != name)
+    size = (numbers["imwidth"], numbers["imheight"]) if {"imwidth", "imheight"} <= numbers.keys() else None
+    return Clip(name, also, numbers.get("seqlength"), size, pictures=_pictures(folder, section))
+
+
+def _pictures(folder: Path, section: dict[str, str]) -> str | None:
+    """How ffmpeg reads the pictures of a sequence, where they lie beside its annotation."""
+    pictures = folder / (section.get("imdir") or "img1")
+    names = [file for file in pictures.iterdir() if file.stem.isdecimal()] if pictures.is_dir() else []
+    if not names:
+        return None
+    first = min(names)
+    pattern = shlex.quote(f"{pictures}/%0{len(first.stem)}d{first.suffix}")
+    return f"-framerate {section.get('framerate') or '30'} -start_number {int(first.stem)} -i {pattern}"

@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 from ....cache.sampling import FloatArray, IntArray
 from ....cache.schema import Span, Video
 from ....errors import VideoError
+from ...video.clock import Clock
 from .model import Clip, Track
 
 DECIMALS = 3
 """Of a pixel, that boxes are kept to."""
+ROUNDING = 1.5
+"""Frames by which a number of frames, counted from rate and duration, may be off."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,16 +54,15 @@ class Presence:
     """Boxes that reach beyond the picture, which are kept as they are."""
 
 
-def presence_of(track: Track, clip: Clip, video: Video, step: int, bridge: int) -> Presence:
-    """``step``: every how many frames of the video one was annotated. ``bridge``: of a track that lists every frame in
-    which its object is there, gaps of at most so many annotated frames are taken for straight lines.
+def presence_of(track: Track, clip: Clip, video: Video, clock: Clock, step: int = 1, bridge: int = 0) -> Presence:
+    """``clock``: when the frames of the video are shown. ``step``: every how many frames of it one was annotated.
+    ``bridge``: of a track that lists every frame in which its object is there, gaps of at most so many annotated frames
+    are taken for straight lines.
 
     Raises VideoError for a frame that the video does not have.
     """
     boxes = track.boxes if track.in_pixels is None else track.in_pixels(track.boxes, video.width, video.height)
-    frames, listed = track.frames * step, track.frames
-    if clip.by_time and clip.frames:
-        frames = np.minimum(_by_time(track.frames, clip.frames, video.frame_count), video.frame_count - 1)
+    frames = in_file(clip, clock, track.frames) if clip.by_time else track.frames * step
     if frames[-1] >= video.frame_count:
         raise VideoError(
             f"{video.path} has fewer frames than its annotation names",
@@ -69,26 +71,33 @@ def presence_of(track: Track, clip: Clip, video: Video, step: int, bridge: int) 
             effect="its tracks and sentences are left out",
             hint="use the file that was annotated",
         )
-    joined = np.append(np.diff(listed) <= 1 + bridge, False) if track.joined is None else track.joined
+    joined = np.append(np.diff(track.frames) <= 1 + bridge, False) if track.joined is None else track.joined
     inside = np.clip(boxes, 0, [video.width, video.height] * 2)
     there = np.asarray((inside[:, 2:] > inside[:, :2]).all(axis=1))
     beyond = (inside != boxes).any(axis=1) & there
-    return Presence(
-        track, list(_runs(frames, boxes.round(DECIMALS), joined, there)), int((~there).sum()), int(beyond.sum())
-    )
+    runs = list(_runs(frames, boxes.round(DECIMALS), joined, there))
+    return Presence(track, runs, int((~there).sum()), int(beyond.sum()))
 
 
-def _by_time(frames: IntArray, numbered: int, frame_count: int) -> IntArray:
-    """Frames at a rate of the tool's own → the nearest frames of the video; the same where the rates agree."""
-    if abs(numbered - frame_count) <= max(2, frame_count // 100):
-        return frames
-    return np.rint(frames * (frame_count / numbered)).astype(np.int64)
+def in_file(clip: Clip, clock: Clock, frames: IntArray) -> IntArray:
+    """Frames of a clip that is annotated by time → those of its file that are shown when they begin, (n,) ascending; for
+    the last one the last of the file.
+
+    A rate that differs from the file's by less than counting whole frames explains is taken for the same.
+    """
+    count = clip.frames or len(clock.starts)
+    rate = count / (clip.seconds or clock.end)
+    if abs(rate / clock.rate - 1) * count <= ROUNDING:
+        rate = clock.rate
+    times = frames / rate + 0.5 * min(1 / rate, clock.step)  # not on the edge between two frames
+    shown = np.searchsorted(clock.starts, times, side="right") - 1
+    return np.where(frames >= count - 1, len(clock.starts) - 1, shown.clip(0)).astype(np.int64)
 
 
-def is_renumbered(clip: Clip, video: Video) -> bool:
+def is_renumbered(clip: Clip, clock: Clock) -> bool:
     """Whether frames of the annotation are other ones in the video file, and are converted by their time."""
-    last = np.array([clip.frames or 0])
-    return clip.by_time and bool((_by_time(last, clip.frames or 1, video.frame_count) != last).any())
+    frames = np.arange(min(clip.frames or 0, len(clock.starts)) - 1)
+    return clip.by_time and not np.array_equal(in_file(clip, clock, frames), frames)
 
 
 def _runs(frames: IntArray, boxes: FloatArray, joined: NDArray[np.bool_], there: NDArray[np.bool_]) -> Iterator[Run]:

@@ -34,7 +34,7 @@ def write_skeleton(
     faults = []
     for number, path in enumerate(folder.files, start=1):
         try:
-            found.append(folder.describe(path))
+            found.append(folder.describe(path)[0])
         except VideoError as error:
             faults.append(f"left out: {error}")
         progress(number, len(folder.files))

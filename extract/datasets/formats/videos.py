@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import os
+import shlex
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 from ....cache.schema import Video
 from ....errors import UsageError, VideoError
+from ...video.clock import Clock
 from ...video.decode import probe
 from ...video.video_files import Tree, parts_of
 from ..validate import some
@@ -85,17 +87,20 @@ class VideoFolder:
             folder=self.root,
             found=some([str(file.relative_to(self.root)) for file in self.files], 4),
             effect="its tracks and sentences are left out",
-            hint=f"if {near} is the video, give it the name that the annotation says" if near else None,
+            hint=f"make it: ffmpeg {clip.pictures} -crf 18 {shlex.quote(str(self.root / f'{parts_of(clip.name)[-1]}.mp4'))}"
+            if clip.pictures
+            else f"if {near} is the video, give it the name that the annotation says"
+            if near
+            else None,
         )
 
-    def describe(self, file: Path) -> Video:
-        """What a file turns out to be: every frame is decoded. Raises VideoError."""
+    def describe(self, file: Path) -> tuple[Video, Clock]:
+        """What a file turns out to be, and when its frames are shown: every one is decoded. Raises VideoError."""
         found = probe(file)
         rate = Fraction(found.fps).limit_denominator(1001)
         fps = float(rate) if abs(float(rate) - found.fps) < 1e-4 else found.fps
-        return Video(
-            self.key(file), file.relative_to(self.root).as_posix(), found.width, found.height, fps, found.frames
-        )
+        path = file.relative_to(self.root).as_posix()
+        return Video(self.key(file), path, found.width, found.height, fps, found.frames), found.clock
 
 
 def stem_of(name: str) -> str:
