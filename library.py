@@ -98,15 +98,18 @@ def train(
 
 
 def load(checkpoint: Place, device: str | None = None, **encoders: Any) -> TrainedHead:
-    """A trained head. ``encoders``: where those of its features lie now, for videos of one's own: ``backbone``,
-    ``backbone_weights``, ``text_encoder``, ``text_weights``, ``tokenizer``, ``weights_seed``. Raises CheckpointError.
+    """A trained head: a checkpoint, or the folder of a run for its best one.
+
+    ``encoders``: where those of its features lie now, for videos of one's own: ``backbone``, ``backbone_weights``,
+    ``text_encoder``, ``text_weights``, ``tokenizer``, ``weights_seed``. Raises CheckpointError.
     """
     from .evaluate.evaluation import load_head
+    from .weight_files import checkpoint_in
 
     require_known(encoders, ENCODERS, "load")
     given = {name: encoders.get(name, 0 if name == "weights_seed" else None) for name in ENCODERS}
-    head = load_head(Path(checkpoint), choose_device(device), given)
-    return TrainedHead(head, Path(checkpoint), device, given)
+    path = checkpoint_in(Path(checkpoint))
+    return TrainedHead(load_head(path, choose_device(device), given), path, device, given)
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,15 @@ class CachePlace(click.ParamType):
         return location(value) if isinstance(value, str) else value
 
 
+class Checkpoint(LocalPlace):
+    """A checkpoint, or the folder of a run, which stands for its best one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        from .weight_files import checkpoint_in
+
+        return checkpoint_in(super().convert(value, param, ctx))
+
+
 class OutCache(CachePlace):
     """Where a cache is to be filled. A folder is looked at before the work, unless it holds a cache: a finished one may lie
     on a read-only disk."""
@@ -97,7 +106,7 @@ class Finite(click.ParamType):
         return found
 
 
-FOLDER, CACHE = LocalPlace(), CachePlace()
+FOLDER, CACHE, CHECKPOINT = LocalPlace(), CachePlace(), Checkpoint()
 OUT_FILE, OUT_FOLDER, OUT_CACHE = OutFile(), OutFolder(), OutCache()
 
 

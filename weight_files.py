@@ -23,6 +23,8 @@ from .wording import install
 INDEX = ".index.json"
 NAMES = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin", f"pytorch_model.bin{INDEX}")
 """What a folder of Hugging Face's keeps its weights in; the first that is there is taken."""
+CHECKPOINTS = ("best.safetensors", "last.safetensors")
+"""What a run's folder keeps its head in."""
 
 
 def find_file(place: Path, names: Sequence[str] = NAMES, what: str = "weights") -> Path:
@@ -33,6 +35,11 @@ def find_file(place: Path, names: Sequence[str] = NAMES, what: str = "weights") 
     if found is None:
         raise CheckpointError(f"no {what} in {place}", expected=f"one of {', '.join(names)}")
     return found
+
+
+def checkpoint_in(place: Path) -> Path:
+    """``place`` itself, or the best checkpoint of the run whose folder it is. Raises CheckpointError where it has none."""
+    return find_file(place, CHECKPOINTS, "checkpoint")
 
 
 def read_file(path: Path) -> Any:

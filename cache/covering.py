@@ -25,6 +25,8 @@ def covered(
 
     ``units``: of the videos that have any.
     """
+    if recipe.bare:
+        return np.ones(len(rows), dtype=bool)
     found, index = np.zeros(len(rows), dtype=bool), np.asarray(rows, dtype=np.int64)
     with_unit = [(table.video_ids[row], position) for position, row in enumerate(rows) if table.video_ids[row] in units]
     by_video = sorted(with_unit)

@@ -187,6 +187,10 @@ class Cache:
         self.read_units(videos)
         return covered(self.samples, rows, {v: self.unit(v) for v in videos if self.means(v)}, self.recipe)
 
+    def lacking_sentences(self) -> list[str]:
+        """The different sentences of the annotation set whose features have to be here and are not."""
+        return [] if self.recipe.bare else self.texts.missing(self.samples.sentences())
+
     def mistaken(self, rows: Sequence[int]) -> list[str]:
         """The videos of some samples that are there, but of another file, or size, than the annotation set means."""
         there = self.complete()
@@ -208,7 +212,8 @@ class Cache:
 
     def sources(self, rows: Sequence[int]) -> dict[str, str]:
         """By video id, the beginning of the SHA-256 of the file that the features of some samples are of, where known."""
-        videos = list(dict.fromkeys(self.samples.video_ids[row] for row in rows))
+        there = self.complete()
+        videos = [v for v in dict.fromkeys(self.samples.video_ids[row] for row in rows) if v in there]
         self.read_units(videos)
         return {video: unit.source["sha256"][:16] for video in videos if (unit := self.unit(video)).source}
 
@@ -233,7 +238,7 @@ class Cache:
 def description(cache: Cache) -> list[str]:
     """A cache in some lines: what made its features, of how many videos, and its annotation sets."""
     recipe, names = cache.recipe, set_names(cache.path)
-    levels = ", ".join(f"{level.name} ({recipe.kept[level.name]})" for level in recipe.levels)
+    levels = ", ".join(f"{level.name} ({recipe.kept[level.name]})" for level in recipe.levels) or "no features are kept"
     lines = [
         f"Cache {cache.path}: {len(cache.complete()):,} videos at {recipe.fps:g} frames a second, {recipe.dtype}",
         f"  pictures   {recipe.visual.name}: {levels}",

@@ -168,7 +168,7 @@ class Recipe:
     max_side: int = 373
     keep: str = "roi"
     """Of the levels before an encoder's last: ``roi`` keeps RoI-aligned regions of annotated boxes, ``full`` maps, ``last``
-    nothing. Of the last, maps are kept always."""
+    nothing. Of the last, maps are kept. ``none`` keeps no features at all, nor those of sentences: see `bare`."""
     roi_size: int = 4
     dtype: str = "float16"
     """How features are stored: see `quantise`."""
@@ -186,9 +186,14 @@ class Recipe:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
     @property
+    def bare(self) -> bool:
+        """Whether no features are kept: such a cache knows its encoders and annotations, for heads that read pixels."""
+        return self.keep == "none"
+
+    @property
     def kept(self) -> dict[str, str]:
         """What is kept of every level of the visual encoder, in order: ``maps``, ``regions`` or ``none``."""
-        last = self.visual.last_levels
+        last = () if self.bare else self.visual.last_levels
         return {k.name: "maps" if k in last else KEPT[self.keep] for k in self.visual.levels}
 
     @property

@@ -16,7 +16,7 @@ from ..cache.index import Cache
 from ..cache.sampling import Sampling
 from ..cache.schema import Recipe, Tube
 from ..config import build
-from ..errors import CacheError
+from ..errors import CacheError, UsageError
 from ..heads.checkpoint import load_checkpoint, load_into
 from ..heads.decision import Reading
 from ..heads.infer import predict, read
@@ -79,6 +79,19 @@ def load_head(path: Path, device: torch.device, encoders: Mapping[str, Any] | No
     seen = Seen.from_json(saved.facts["seen"]) if saved.facts.get("seen") else None
     model, t = model.to(device).eval(), experiment.train
     return Head(model, sampling, t.batch_size, recipe, t.mode, chosen, seen, experiment)
+
+
+def require_videos(path: Path, videos: Path | None) -> None:
+    """Raises UsageError where a checkpoint's head reads pixels and ``videos`` is no folder; nothing of it is loaded yet."""
+    mode = load_checkpoint(path, groups=()).facts["experiment"]["train"]["mode"]
+    if mode == "end-to-end" and (videos is None or not videos.is_dir()):
+        raise UsageError(
+            f"{path} was trained end to end and reads pixels",
+            expected="the folder of the videos",
+            found=videos or "none",
+            effect="nothing was loaded",
+            hint="--videos DIR",
+        )
 
 
 def require_features(head: Head, recipe: Recipe, where: object) -> None:

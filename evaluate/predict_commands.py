@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..console import Progress
-from ..options import CACHE, FOLDER, OUT_FOLDER, device_option, encoder_names, encoder_options, say
+from ..options import CACHE, CHECKPOINT, FOLDER, OUT_FOLDER, device_option, encoder_names, encoder_options, say
 from ..outputs import naming_write_errors, writable_file, writable_folder
 from ..requested import option
 from ..wording import counted, install
@@ -30,7 +30,9 @@ NAMED = 5
 @click.command(short_help="Ground sentences in a video of your own.")
 @click.argument("video", type=FOLDER, required=False, metavar="VIDEO|FOLDER|FILE.csv")
 @click.argument("sentences", nargs=-1, metavar="SENTENCE...")
-@click.option("--checkpoint", type=FOLDER, required=True, metavar="FILE", help="A head of stvg train-head.")
+@click.option(
+    "--checkpoint", type=CHECKPOINT, required=True, metavar="FILE|DIR", help="A head of stvg train-head, or its run."
+)
 @encoder_names
 @encoder_options
 @click.option(

@@ -104,11 +104,12 @@ class CheckpointScoring(HeadScoring):
     def run(self) -> Scored:
         """Raises CheckpointError, CacheError, UsageError."""
         from ..cache.index import Cache
-        from .evaluation import load_head
+        from .evaluation import load_head, require_videos
         from .report.findings import head_facts
 
         with Progress("evaluate", "sentences", doing="loading the head") as bar:
             device = choose_device(self.device)
+            require_videos(self.checkpoint, self.videos)
             head = load_head(self.checkpoint, device, self.encoders)
             cache = Cache.open(self.cache, self.annotation_set)
             scored = self.score(head, cache, device, bar)

@@ -9,6 +9,7 @@ import click
 
 from ..options import (
     CACHE,
+    CHECKPOINT,
     FOLDER,
     annotation_set_option,
     encoder_names,
@@ -21,7 +22,12 @@ from ..requested import PROTOCOL_HELP, option
 from .scoring import CheckpointScoring, PredictionScoring
 
 scoring_options = options(
-    click.option("--checkpoint", type=FOLDER, metavar="FILE", help="A head of stvg train-head; needs --cache."),
+    click.option(
+        "--checkpoint",
+        type=CHECKPOINT,
+        metavar="FILE|DIR",
+        help="A head of stvg train-head, or its run; needs --cache.",
+    ),
     click.option("--cache", type=CACHE, metavar="DIR|URL", help="The cache to read features from."),
     annotation_set_option,
     click.option(

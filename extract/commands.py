@@ -58,7 +58,8 @@ ENDED = 75
 @option(
     ExtractRequest,
     "levels",
-    help="What is kept of the levels before the last: regions of targets, maps, nothing.",
+    help="What is kept of the levels before the last: regions of targets, maps, nothing. none: no features at all, only "
+    "what training end to end reads.",
 )
 @option(
     ExtractRequest,

@@ -96,7 +96,7 @@ def estimate(job: ExtractJob, processes: int = 1) -> Estimate:
     with TemporaryDirectory() as scratch:  # a cache without a unit, where there is none
         cache = ready.cache or nothing(Path(scratch), ready)
         pending_videos = {v: plan(cache, v, rate_is_assumed(job.dataset)) for v in mine}
-        sentences = cache.texts.missing(ready.samples.sentences())
+        sentences = cache.lacking_sentences()
     wanted = {v: pending for v, pending in pending_videos.items() if pending is not None}
     todo = {v: pending for v, pending in wanted.items() if isinstance(ready.files[v], Path)}
     sizes = (shape for pending in todo.values() for shape in pending.layout(ready.recipe).values())

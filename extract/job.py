@@ -95,7 +95,7 @@ class Prepared:
     cache: Cache | None
     """Seen through its set with these splits in it, which are not written yet. None: there is no cache yet."""
     files: VideoFiles
-    """The file of every video, or why there is none."""
+    """The file of every video that features are kept of, or why there is none."""
     backbone: Backbone
     text: TextEncoder
 
@@ -165,6 +165,8 @@ def prepare(job: ExtractJob) -> Prepared:
         cache = cache.seen_through(with_splits(job.out, annotations))
     folder = job.videos or default_video_folder(job.dataset, job.annotations)
     table = annotations.samples
+    if recipe.bare:
+        return Prepared(annotations, dropped, recipe, cache, {}, backbone, text)
     videos = {video_id: table.video(rows[0]) for video_id, rows in table.rows_of_videos.items()}
     files = find_video_files(videos.values(), folder, job.dataset)
     if not cache or not (no_file_is_there(files) and settled(cache, files)):

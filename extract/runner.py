@@ -78,11 +78,11 @@ def extract(
 ) -> Report:
     """Give the cache at ``out`` these annotations, and everything of ``options.part`` that they need and it lacks.
 
-    ``files``: the file of every video id, or why there is none. Videos that cannot be read are listed in skipped.jsonl and
-    in the report; with ``options.strict`` the first one raises its VideoError. Nothing that is complete is written again.
-    Raises CacheError when the cache was made with another recipe or store, or a feature does not fit its dtype,
-    WriteError when it cannot be written. Once ``stop`` has a signal, no further video is begun, and those in flight are
-    written.
+    ``files``: the file of every video id, or why there is none; none for a recipe that keeps no features. Videos that
+    cannot be read are listed in skipped.jsonl and in the report; with ``options.strict`` the first one raises its
+    VideoError. Nothing that is complete is written again. Raises CacheError when the cache was made with another recipe or
+    store, or a feature does not fit its dtype, WriteError when it cannot be written. Once ``stop`` has a signal, no further
+    video is begun, and those in flight are written.
     """
     options, stop = options or Options(), stop or Stop(())
     with naming_write_errors(out):
@@ -91,7 +91,8 @@ def extract(
         cache.store.sweep()
         with stop.at_once():
             sentences = write_text(cache, text.for_extraction(options.device), options)
-    mine = options.part.of(list(dict.fromkeys(annotations.samples.video_ids)))
+    videos = [] if recipe.bare else list(dict.fromkeys(annotations.samples.video_ids))
+    mine = options.part.of(videos)
     report = Extraction(cache, mine, files, backbone.for_extraction(options.device), options, progress, stop).run()
     report.sentences = sentences
     return report

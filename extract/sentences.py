@@ -23,6 +23,8 @@ def write_text(cache: Cache, text: TextEncoder, options: Options) -> int:
     knows its own.
     """
     table = cache.samples
+    if cache.recipe.bare:
+        return 0
     if options.part.index == 0 and (notice := notice_of_cuts(table, text.tokenizer)):
         log.warning("%s", notice)
     sentences, computed = table.sentences(), 0

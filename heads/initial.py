@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..weight_files import find_file, require_finite
+from ..weight_files import CHECKPOINTS, find_file, require_finite
 from ..weights import StateDict, read_weights, some, state_sha256
 from ..wording import counted
 from .checkpoint import FORMAT, load_checkpoint
@@ -25,10 +25,12 @@ log = logging.getLogger(__name__)
 
 NOISE = 0.02
 """Of repeated queries, as a share of their own spread: equal ones would stay equal for ever."""
-FILES = ("head.safetensors", "best.safetensors", "last.safetensors")
+FILES = ("head.safetensors", *CHECKPOINTS)
 """What is taken from a folder of `stvg weights import`, or of a run."""
 STATISTICS = "standards."
 """Of the features, by which a head may standardise them: a file without them leaves those of the cache in place."""
+OF_LEVELS = (STATISTICS, "level_proj.")
+"""What a head has for each level under the level's name."""
 ANCHOR = "query_embed.weight"
 """Where a head stands in a larger model is seen by this tensor; an STCAT head by that one."""
 
@@ -47,13 +49,14 @@ class Start:
     """The file they were read from, and what of it was taken."""
     otherwise: str = ""
     """Settings of the head that they are of, where others fit them as well."""
+    queries: str = ""
+    """What became of the file's queries, where the head has more of them."""
 
     def __str__(self) -> str:
         """As it is said to people, with the parts of the head that the weights do not have."""
         drawn = f"{counted(len(self.fresh), 'tensor')} drawn afresh{parts(self.fresh)}"
-        return (
-            f"the head starts from {self.source}; {drawn}; {len(self.unused)} of the file's unused{parts(self.unused)}"
-        )
+        unused = f"{len(self.unused)} of the file's unused{parts(self.unused)}"
+        return "; ".join(filter(None, [f"the head starts from {self.source}", drawn, unused, self.queries]))
 
 
 def parts(names: list[str]) -> str:
@@ -93,12 +96,15 @@ def fitting(model: Any, read: Found) -> tuple[StateDict, Start]:
     file's head had another number of attention heads, which leaves no trace in its tensors.
     """
     row = row_of(model.config.head)
-    weights = row.starts_from(read.tensors)
+    weights = under_levels_of(model, row.starts_from(read.tensors))
     wanted = dict(model.state_dict())
     copies = "anchor_layers."  # the second stream's own layers start as the first's (table VIII)
     found = {copies + k.removeprefix("decoder.layers."): v for k, v in weights.items() if k.startswith("decoder.layers.")} | weights  # fmt: skip  # noqa: E501
+    queries = ""
     if ANCHOR in found and ANCHOR in wanted and found[ANCHOR].dim() == 2:
-        found[ANCHOR] = fit_queries(found[ANCHOR], len(wanted[ANCHOR]))
+        given, count = len(found[ANCHOR]), len(wanted[ANCHOR])
+        queries = f"{count} queries are made of {given} imported, with a little noise" if count > given else ""
+        found[ANCHOR] = fit_queries(found[ANCHOR], count)
     known = found.keys() & wanted.keys()
     wrong = [k for k in sorted(known) if found[k].shape != wanted[k].shape]
     fresh = [k for k in wanted if k not in found and not k.startswith(STATISTICS)]
@@ -119,7 +125,34 @@ def fitting(model: Any, read: Found) -> tuple[StateDict, Start]:
         )
     otherwise = some((f"model.{k} {a}, now {b}" for k, (a, b) in changed.items()), 8) or ""
     unused = sorted(k for k in weights if k not in wanted)
-    return {k: found[k] for k in known}, Start(read.sha256, fresh, unused, read.source, otherwise)
+    return {k: found[k] for k in known}, Start(read.sha256, fresh, unused, read.source, otherwise, queries)
+
+
+def under_levels_of(model: Any, weights: StateDict) -> StateDict:
+    """Weights under the names of the levels that a head reads.
+
+    A level of one encoder alone is called c3; of several side by side, resnet101-c3. One name stands for the other where it
+    can mean one level only, and the weights are of its size.
+    """
+    wanted = {name: value.shape for name, value in model.state_dict().items()}
+    here = {level.name for level in (model.memory_level, *model.region_levels)}
+    names = {name: name for name in weights}
+    for room in OF_LEVELS:
+        there = {name.split(".")[1] for name in weights if name.startswith(room)}
+        pairs = [(old, new) for old in there - here for new in here - there if one_level(old, new)]
+        for old, new in pairs:
+            moved = {
+                n: n.replace(f"{room}{old}.", f"{room}{new}.", 1) for n in weights if n.startswith(f"{room}{old}.")
+            }
+            alone = sum(old == o or new == n for o, n in pairs) == 1
+            if alone and all(weights[n].shape == wanted.get(to) for n, to in moved.items()):
+                names |= moved
+    return {names[name]: value for name, value in weights.items()}
+
+
+def one_level(name: str, other: str) -> bool:
+    """Whether two names of levels differ in that one says its encoder."""
+    return name.endswith(f"-{other}") or other.endswith(f"-{name}")
 
 
 def read_head(place: Path) -> Found:
@@ -170,6 +203,5 @@ def fit_queries(rows: Tensor, count: int) -> Tensor:
     repeated = (torch.arange(count) >= len(rows))[:, None]
     if not repeated.any():
         return rows[:count]
-    log.warning("%d queries are made of %d imported ones, with a little noise", count, len(rows))
     noise = torch.randn(count, rows.shape[1], generator=torch.Generator().manual_seed(0), dtype=rows.dtype)
     return rows[index] + repeated * noise * rows.std() * NOISE

@@ -57,9 +57,10 @@ def test_the_page_runs_from_top_to_bottom(synthetic: Path, tmp_path: Path, monke
 def test_an_evaluation_is_the_commands_table_a_frame_and_a_plot(
     tiny_cache: Path, checkpoint: Path, stvg: Callable[..., Ran], tmp_path: Path
 ) -> None:
-    command = ("evaluate", "--checkpoint", checkpoint, "--cache", tiny_cache, "--out", tmp_path / "tubes.jsonl")
+    """Whoever names a run's folder means its best checkpoint."""
+    command = ("evaluate", "--checkpoint", checkpoint.parent, "--cache", tiny_cache, "--out", tmp_path / "tubes.jsonl")
     printed = stvg(*command).out
-    found = library.load(checkpoint).evaluate(tiny_cache)
+    found = library.load(checkpoint.parent).evaluate(tiny_cache)
     assert [line for line in found.table().splitlines() if line.startswith(("all", "declarative", "interrogative"))]
     figures = [row.split()[-1] for row in found.table().splitlines() if row and row[0] != " "]
     assert all(figure in printed for figure in figures)

@@ -52,9 +52,11 @@ class FeatureReader:
             hint = nearest(level, recipe.kept)
             raise CacheError(f"{where} has no level {level!r}", found=", ".join(recipe.kept), hint=hint)
         if recipe.kept[level] not in forms:
+            last = level in {k.name for k in recipe.visual.last_levels}
+            wanted = "roi, full or last" if last else "roi or full" if "regions" in forms else "full"
             raise CacheError(
                 f"{where} keeps no {' or '.join(forms)} of level {level}",
-                expected=f"a cache extracted with --levels {'full' if 'regions' not in forms else 'roi or full'}",
+                expected=f"a cache extracted with --levels {wanted}",
                 found=f"--levels {recipe.keep}",
             )
 

@@ -29,6 +29,8 @@ class Lack:
 def lacks(cache: Cache) -> Iterator[Lack]:
     """Every video of the cache's annotation set that lacks anything. Videos whose units are damaged are passed over."""
     table, there = cache.samples, cache.complete()
+    if cache.recipe.bare:
+        return
     for video_id, rows in table.rows_of_videos.items():
         needs = Needs.of(table, rows, cache.recipe)
         if video_id not in there:
@@ -74,7 +76,7 @@ class Coverage:
             sum(video_id in listed for video_id in missing),
             [lack.video_id for lack in found if lack.other_file],
             len(sentences),
-            len(cache.texts.missing(sentences)),
+            len(cache.lacking_sentences()),
         )
 
     @property

@@ -154,7 +154,7 @@ def _lacking(cache: Cache, skipped: Iterable[str]) -> Iterator[str]:
         elif not lack.all:
             yield f"video {lack.video_id} lacks {lack} that {name} asks for"
     try:
-        missing = cache.texts.missing(cache.samples.sentences())
+        missing = cache.lacking_sentences()
     except CacheError:  # a unit is damaged, which is said already
         return
     if missing:

@@ -53,12 +53,12 @@ def run(folder: Path, device: torch.device) -> None:
         validate = validation(held_out, request.experiment.train.batch_size, device, request.protocol)
     go_on(state, Record.of(request, state), None, print)
     first, start = state.step, time.perf_counter()
-    require_data(cache, job)
+    require_data(cache, request, job)
     checkpoint = train(state, validate)
     seconds = time.perf_counter() - start
     head = load_head(checkpoint, device, request.sources)
     data = open_split(head, cache, job["test_split"], state.videos)
-    require_data(cache, job)
+    require_data(cache, request, job)
     scores = score_split(data, tubes_of(head.model, data, head.batch_size, device), request.protocol)
     write_atomic(folder / "scores.json", json.dumps(scores.to_json(), indent=1) + "\n")
     result = {
@@ -94,10 +94,10 @@ def require_start(state: Run, job: dict[str, Any]) -> None:
         )
 
 
-def require_data(cache: Cache, job: dict[str, Any]) -> None:
+def require_data(cache: Cache, request: RunRequest, job: dict[str, Any]) -> None:
     """Raises CacheError when a cache changed after the table began: its rows would have trained on different data."""
-    for part, split in (("train", job["request"]["split"]), ("test", job["test_split"])):
-        found, planned = cache.contents(split), job["data"][part]
+    for part, split in (("train", request.split), ("test", job["test_split"])):
+        found, planned = request.contents(cache, split), job["data"][part]
         if found.digest != planned["digest"]:
             now = amount({"samples": found.samples, "videos": len(found.videos)})
             raise CacheError(f"{cache.path} changed while the table was made: {split} had {amount(planned)}, now {now}")

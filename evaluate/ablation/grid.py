@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,10 +102,13 @@ def read_grid(path: Path) -> Table:
     ``init`` stands for --init in its row; a relative path counts from the folder of the grid.
     """
     found = load_yaml(path)
-    unknown = sorted(found.keys() - {"title", "rows"})
-    if unknown:
-        raise UsageError(f"{path} has no entry {unknown[0]!r}", hint=nearest(unknown[0], ("title", "rows")))
+    require_known(found, ("title", "rows"), f"{path}: a grid")
     rows = found.get("rows")
+    for number, row in enumerate(rows if isinstance(rows, list) else [], 1):
+        if isinstance(row, dict):
+            require_known(
+                row, ("label", "set", "init"), f"{path}: row {number} ({row.get('label', 'without a label')})"
+            )
     if not isinstance(rows, list) or not rows or not all(map(_is_row, rows)):
         expected = (
             "rows: [{label: …, set: [group.setting=value, …], init: FILE or none}, …]; set and init may be left out"
@@ -114,11 +117,18 @@ def read_grid(path: Path) -> Table:
     return Table(path.stem, str(found.get("title", path.stem)), tuple(_row(row, path.parent) for row in rows))
 
 
+def require_known(found: Mapping[str, Any], known: Sequence[str], what: str) -> None:
+    """Raises UsageError for the first key that is none of those known."""
+    if unknown := sorted(map(str, found.keys() - set(known))):
+        raise UsageError(
+            f"{what} has no entry {unknown[0]!r}", expected=", ".join(known), hint=nearest(unknown[0], known)
+        )
+
+
 def _is_row(found: object) -> bool:
     return (
         isinstance(found, dict)
         and "label" in found
-        and found.keys() <= {"label", "set", "init"}
         and isinstance(found.get("set", []), list)
         and isinstance(found.get("init", ""), str)
     )

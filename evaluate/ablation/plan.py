@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -50,15 +50,24 @@ class Plan:
 
 @dataclass(frozen=True)
 class Opened:
-    """A cache, and what of it the cells train on and are scored on."""
+    """A cache, and what of it cells train on and are scored on."""
 
     cache: Cache
-    train: Contents
-    test: Contents
+    test_split: str
+    found: dict[Any, dict[str, Contents]] = field(default_factory=dict)
+    """By what of a request decides over it."""
 
-    def summary(self) -> dict[str, dict[str, Any]]:
+    def contents(self, request: RunRequest) -> dict[str, Contents]:
+        """What a cell of a request reads, as ``train`` and as ``test``."""
+        key = request.split, request.reads_pixels, request.sources.get("videos")
+        if key not in self.found:
+            splits = {"train": request.split, "test": self.test_split}
+            self.found[key] = {part: request.contents(self.cache, split) for part, split in splits.items()}
+        return self.found[key]
+
+    def summary(self, request: RunRequest) -> dict[str, dict[str, Any]]:
         """Counts and digests, for the record of a cell."""
-        parts = {"train": self.train, "test": self.test}
+        parts = self.contents(request)
         return {k: {"videos": len(c.videos), "samples": c.samples, "digest": c.digest} for k, c in parts.items()}
 
 
@@ -69,11 +78,11 @@ Caches = Mapping[int | None, Opened]
 def open_caches(plan: Plan) -> Caches:
     """The caches of a plan as they are now. Raises UsageError where they do not hold the same videos and samples."""
     caches = {k: Cache.open(path, plan.asked.annotation_set) for k, path in plan.caches.items()}
-    split, test_split = plan.asked.split, plan.test_split
-    opened = {k: Opened(c, c.contents(split), c.contents(test_split)) for k, c in caches.items()}
+    opened = {k: Opened(c, plan.test_split) for k, c in caches.items()}
     first = opened[None]
     for other in opened.values():
-        for mine, theirs in ((first.train, other.train), (first.test, other.test)):
+        ours, others = (o.contents(plan.asked.request(o.cache, "")) for o in (first, other))
+        for mine, theirs in zip(ours.values(), others.values(), strict=True):
             if changes := mine.changes(replace(theirs, fingerprint=mine.fingerprint)):
                 raise UsageError(
                     f"{other.cache.path} holds other videos or samples of {mine.split} than {first.cache.path}",
@@ -157,8 +166,9 @@ def cell_of(row: Row, seed: int, plan: Plan, opened: Caches) -> Cell:
     if resolution not in opened:
         hint = f"--cache-at {resolution} DIR, a cache extracted with --resolution {resolution}"
         raise UsageError(f"there is no cache at resolution {resolution}", hint=hint)
-    cache, data = opened[resolution].cache, opened[resolution].summary()
+    cache = opened[resolution].cache
     request = plan.of(row, seed).request(cache, "")
+    data = opened[resolution].summary(request)
     start = require_fit(request, cache)  # refused before others train
     settings = flat(asdict(request.experiment))
     steps = {name: value for name, value in settings.items() if name not in FREE}

@@ -58,6 +58,8 @@ class TrainRequest(Request):
                 raise UsageError("training end to end needs --videos, the folder of the videos")
             if not self.videos.is_dir():
                 raise UsageError(f"{self.videos} is not a folder of videos", hint="--videos DIR")
+        if experiment.train.mode == "last-stage":
+            require_one_encoder(cache)
         known = cache.annotations.splits
         if self.val_split not in (None, "none", *known):
             raise UsageError(f"{cache.path} has no split {self.val_split!r} to validate on", found=", ".join(known))
@@ -76,6 +78,18 @@ class TrainRequest(Request):
             preset=self.preset,
             init=place(self.init),
             sources={name: placed(name, given[name]) if name in PLACES else given[name] for name in SOURCES},
+        )
+
+
+def require_one_encoder(cache: Cache) -> None:
+    """Raises UsageError where several encoders side by side made the features: their last stages do not train alone."""
+    visual = cache.recipe.visual
+    if len(visual.last_levels) > 1:
+        raise UsageError(
+            f"the last stage of several encoders cannot train: {cache.path} is of {visual.name}",
+            expected="a cache of one encoder",
+            effect="nothing was read or trained",
+            hint="--mode end-to-end, or a cache of one of them",
         )
 
 

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ...cache.sampling import Sampling
 from ..settings import Experiment, experiment_of
 from .ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     import torch
 
+    from ...cache.contents import Contents
     from ...cache.index import Cache
     from .state import Run
 
@@ -45,6 +47,20 @@ class RunRequest:
     def from_json(cls, stored: Mapping[str, Any], where: str) -> RunRequest:
         """Of what `dataclasses.asdict` gave. Raises UsageError for settings that are none, TypeError for other fields."""
         return cls(**{**stored, "experiment": experiment_of(stored["experiment"], where)})
+
+    @property
+    def reads_pixels(self) -> bool:
+        """Whether it trains end to end."""
+        return self.experiment.train.mode == "end-to-end"
+
+    def contents(self, cache: Cache, split: str) -> Contents:
+        """What of a split can be read in its mode: the features that are there, or the videos."""
+        if not self.reads_pixels:
+            return cache.contents(split)
+        from .live_batches import LivePixels
+
+        level, sampling = cache.recipe.visual.levels[-1].name, Sampling(cache.recipe.fps)
+        return LivePixels(cache, split, sampling, None, level, Path(self.sources["videos"])).contents()
 
     def run(self, folder: Path, cache: Cache, device: torch.device, ranks: Ranks = ALONE) -> Run:
         """The run that answers this, not yet resumed. ``cache``: the one that is named here, opened."""

@@ -48,7 +48,17 @@ log = logging.getLogger(__name__)
 
 
 def feature_facts(recipe: Recipe, mode: str) -> FeatureFacts:
-    """What a head must know of the features it trains on: the levels that are kept, or all of them from pixels."""
+    """What a head must know of the features it trains on: the levels that are kept, or all of them from pixels.
+
+    Raises UsageError for a mode that reads features of a cache that keeps none.
+    """
+    if recipe.bare and mode != "end-to-end":
+        raise UsageError(
+            "this cache keeps no features",
+            found="--levels none",
+            effect="nothing was trained",
+            hint="--mode end-to-end --videos DIR, or a cache extracted with --levels roi",
+        )
     levels = recipe.visual.levels if mode == "end-to-end" else recipe.levels
     return FeatureFacts(levels, recipe.text.width, recipe.roi_size)
 

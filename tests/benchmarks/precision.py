@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accuracy import BUDGET, CPU, METRICS, make_videos, spread
+from accuracy import CPU, EPOCHS, FIVE, METRICS, make_videos, of_epochs, spread
 from tables import heading, line
 
 from stvg.cache.index import Cache
@@ -239,7 +239,10 @@ def score(folder: Path, checkpoint: Path, dtype: str) -> dict[str, float]:
 def run_one(folder: Path, dtype: str, seed: int) -> None:
     """Train and score one dtype with one seed in this process; float32's head is read from every other cache too."""
     torch.set_num_threads(1)
-    cache, experiment = Cache.open(folder / f"cache-{dtype}"), load_experiment("tiny", [*BUDGET, f"train.seed={seed}"])
+    cache, experiment = (
+        Cache.open(folder / f"cache-{dtype}"),
+        load_experiment("tiny", [*of_epochs(EPOCHS), *FIVE, f"train.seed={seed}"]),
+    )
     run = Run(folder / f"runs/{dtype}-{seed}", cache, experiment, "train", CPU)
     run.resume()
     checkpoint = train(run)

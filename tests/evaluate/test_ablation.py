@@ -83,19 +83,20 @@ def test_parameters_of_table_vii_differ_by_what_each_part_holds(tiny_cache, tmp_
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "said"),
     [
-        "rows: 3",
-        "rows: []",
-        "rows: [{set: []}]",
-        "rows: [{label: a, sets: []}]",
-        "row: [{label: a}]",
-        "rows: [{label: a, set: x}]",
+        ("rows: 3", "is no grid"),
+        ("rows: []", "is no grid"),
+        ("rows: [{set: []}]", "is no grid"),
+        ("rows: [{label: b}, {label: a, sets: []}]", r"row 2 \(a\) has no entry 'sets'\n.*\n.*'set'"),
+        ("rows: [{label: a}]\ntitel: x", r"a grid has no entry 'titel'\n.*\n.*'title'"),
+        ("row: [{label: a}]", "a grid has no entry 'row'"),
+        ("rows: [{label: a, set: x}]", "is no grid"),
     ],
 )
-def test_a_grid_that_is_none_is_refused(tmp_path, text):
+def test_a_grid_that_is_none_is_refused_and_an_entry_that_is_unknown_is_named(tmp_path, text, said):
     (tmp_path / "grid.yaml").write_text(text)
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match=said):
         read_grid(tmp_path / "grid.yaml")
 
 
@@ -297,6 +298,25 @@ def test_what_chose_the_scored_weights_and_which_rows_kept_their_encoders_frozen
     assert "the weights that score best on val are scored" in text
 
 
+def test_a_row_that_trains_end_to_end_counts_the_samples_whose_videos_are_there(own_cache, synthetic, tmp_path):
+    """Whatever features the cache has: none here. The row beside it trains on features."""
+    for room in ("videos", "text"):
+        shutil.rmtree(own_cache / room)
+    videos = shutil.copytree(synthetic / "vidor/video", tmp_path / "videos")
+    table = Table("g", "g", (Row("features"), Row("pixels", ("train.mode=end-to-end",))))
+    plan, cache = a_plan(own_cache, tmp_path, videos=videos), Cache.open(own_cache)
+    features, pixels = cells_of([table], plan)
+    every = {split: len(cache.annotations.rows(split)) for split in ("train", "test")}
+    assert {part: facts["samples"] for part, facts in features.data.items()} == {"train": 0, "test": 0}
+    assert {part: facts["samples"] for part, facts in pixels.data.items()} == every
+    require_data(cache, pixels.request, pixels.job())
+    table_of = cache.samples
+    (videos / table_of.video(cache.annotations.rows("train")[0]).path).unlink()
+    assert cells_of([table], plan)[1].data["train"]["samples"] < every["train"]
+    with pytest.raises(CacheError, match=r"changed while the table was made: train had \d+ samples of 6 videos"):
+        require_data(cache, pixels.request, pixels.job())
+
+
 def test_caches_with_other_videos_are_no_table(tiny_cache, own_cache, tmp_path):
     shutil.rmtree(sorted((own_cache / "videos").iterdir())[0])
     with pytest.raises(UsageError, match="holds other videos or samples of"):
@@ -306,10 +326,10 @@ def test_caches_with_other_videos_are_no_table(tiny_cache, own_cache, tmp_path):
 def test_a_cell_whose_cache_changed_after_the_table_began_is_not_trained(tiny_cache, own_cache, tmp_path):
     table, plan = Table("g", "g", (Row("base"),)), a_plan(own_cache, tmp_path / "out")
     (cell,) = cells_of([table], plan)
-    require_data(Cache.open(own_cache), cell.job())
+    require_data(Cache.open(own_cache), cell.request, cell.job())
     shutil.rmtree(sorted((own_cache / "videos").iterdir())[0])
     with pytest.raises(CacheError, match="changed while the table was made"):
-        require_data(Cache.open(own_cache), cell.job())
+        require_data(Cache.open(own_cache), cell.request, cell.job())
 
 
 def test_means_deviations_and_differences_are_those_of_the_seeds(tiny_cache, tmp_path):

@@ -18,6 +18,7 @@ from stvg.extract.encoders.contract import Backbone, Origin
 from stvg.extract.encoders.several import Several
 from stvg.heads.settings import load_experiment
 from stvg.heads.training.loop import train
+from stvg.heads.training.options import TrainRequest
 from stvg.heads.training.state import Run
 
 from ..encoders import text, visual
@@ -79,7 +80,9 @@ def test_end_to_end_runs_the_encoders_that_are_read_and_equals_the_cache_while_f
     assert float(losses["end-to-end"]) == pytest.approx(float(losses["cached"]), rel=1e-4)
 
 
-def test_the_last_stage_of_several_encoders_is_refused(several, tmp_path):
+def test_the_last_stage_of_several_encoders_is_refused_and_no_weights_are_asked_for(several, tmp_path):
+    with pytest.raises(UsageError, match=r"last stage of several encoders.*tiny,"):
+        TrainRequest("tiny", mode="last-stage", backbone_weights="nosuch.pth").request(several, "cpu")
     names = several.recipe.visual.name.replace("mine.py", f"{tmp_path}/mine.py")
     with pytest.raises(UsageError, match="no last stage that could train alone"):
         Run(

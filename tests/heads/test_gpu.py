@@ -168,17 +168,24 @@ def test_a_training_step_waits_for_the_gpu_once(tiny_cache, tmp_path, monkeypatc
 
 
 def test_the_script_for_a_gpu_writes_what_every_part_found_and_why_one_failed(tmp_path, monkeypatch):
+    """A part that fails, one that is not done within its limit, and one that is."""
     folder = Path(__file__).parents[1] / "benchmarks"
     monkeypatch.syspath_prepend(folder)
-    words = ["--golden", str(tmp_path / "nowhere"), "--out", str(tmp_path), "--only", "ranks", "parity"]
+    script = runpy.run_path(str(folder / "gpu.py"))
+    script["LIMITS"]["resume"] = script["GRACE"] + 0.5
+    words = ["--golden", str(tmp_path / "nowhere"), "--out", str(tmp_path), "--only", "resume", "ranks", "parity"]
     monkeypatch.setattr("sys.argv", ["gpu.py", *words])
-    runpy.run_path(str(folder / "gpu.py"), run_name="__main__")
+    with pytest.raises(SystemExit) as stop:
+        script["main"]()
+    assert stop.value.code == 1
     rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
-    assert [(row["part"], row["what"]) for row in rows if row["what"] != "all"] == [
-        ("ranks", "two ranks"),
-        ("parity", "parity"),
+    assert [(row["part"], row["what"], "failed" in row) for row in rows if row["what"] != "all"] == [
+        ("resume", "resume", True),
+        ("ranks", "two ranks", False),
+        ("parity", "parity", True),
     ]
-    assert "FileNotFoundError" in rows[2]["failed"]
+    assert "its limit" in rows[0]["failed"]
+    assert "FileNotFoundError" in rows[-2]["failed"]
     assert "| parity | parity | failed FileNotFoundError" in (tmp_path / "gpu.md").read_text()
 
 

@@ -130,6 +130,38 @@ def test_a_published_checkpoint_is_sent_to_weights_import_and_ours_away_from_it(
     assert not (tmp_path / "out").exists()
 
 
+SIDE_BY_SIDE = ("net-c3", "net-c4", "net-c5")
+
+
+@pytest.mark.parametrize(("one", "several"), [(True, False), (False, True)])
+def test_a_level_is_found_whether_or_not_its_name_says_its_encoder(one, several):
+    settings = load_experiment("tiny", ["model.standardise=true"]).model
+    names = ("c3 c4 c5", " ".join(SIDE_BY_SIDE))
+    source, model = (
+        build_model(settings, FeatureFacts(levels((34, 50, 92), (4, 8, 16), names[k]), 64), seed)
+        for seed, k in enumerate((several, one))
+    )
+    found, start = fitting(model, Found(source.state_dict(), "a file"))
+    assert (start.fresh, start.unused) == ([], [])
+    assert torch.equal(
+        found[f"level_proj.{names[one].split()[1]}.conv.weight"], [*source.level_proj.values()][1].conv.weight
+    )
+    assert {k for k in found if k.startswith("standards.")} == {
+        k for k in model.state_dict() if k.startswith("standards.")
+    }
+
+
+def test_a_level_that_two_encoders_could_be_meant_by_or_of_another_size_is_drawn_afresh():
+    config = load_experiment("tiny", ["model.memory_level=a-c5", "model.region_levels=[a-c3,b-c3]"]).model
+    both = levels((34, 92, 34, 92), (4, 16, 4, 16), "a-c3 a-c5 b-c3 b-c5")
+    source, _ = head()
+    weights = dict(source.state_dict())
+    for facts, settings in ((both, config), (levels((20, 50, 92), (4, 8, 16), "a-c3 a-c4 a-c5"), source.config)):
+        start = fitting(build_model(settings, FeatureFacts(facts, 64)), Found(weights, "a file"))[1]
+        assert any(name.startswith("level_proj.a-c3") for name in start.fresh)
+        assert any(name.startswith("level_proj.c3") for name in start.unused)
+
+
 SHARED = ("input_proj", "resizer", "encoder", "decoder", "bbox_embed", "query_embed")
 SIZES = FeatureFacts(levels((512, 1024, 2048), (8, 16, 32)), 768)
 

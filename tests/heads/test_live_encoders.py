@@ -39,7 +39,7 @@ MODES = ["text", "last-stage", "end-to-end"]
 def exact_caches(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Caches of the synthetic dataset in float32, one per level of detail. Read only."""
     folder = tmp_path_factory.mktemp("exact")
-    return {k: extract_synthetic(synthetic, folder / k, levels=k, dtype="float32") for k in ("roi", "full")}
+    return {k: extract_synthetic(synthetic, folder / k, levels=k, dtype="float32") for k in ("roi", "full", "none")}
 
 
 def start(cache: Path, folder: Path, data: Path, mode: str, *settings: str) -> Run:
@@ -139,13 +139,14 @@ def test_what_clips_need_is_measured_on_two_videos_and_leaves_the_run_as_it_was(
 
 
 def test_end_to_end_needs_nothing_of_a_cache_but_its_recipe_and_annotation_set(exact_caches, synthetic, tmp_path):
-    bare = shutil.copytree(exact_caches["roi"], tmp_path / "cache", ignore=shutil.ignore_patterns("videos", "text"))
+    emptied = shutil.copytree(exact_caches["roi"], tmp_path / "cache", ignore=shutil.ignore_patterns("videos", "text"))
     positions = [0, 9, 14, 20]
-    ours, theirs = (
-        losses(start(cache, tmp_path / cache.name, synthetic, "end-to-end", *FROZEN), positions)
-        for cache in (bare, exact_caches["roi"])
+    theirs, *ours = (
+        losses(start(cache, tmp_path / "runs" / cache.name, synthetic, "end-to-end", *FROZEN), positions)
+        for cache in (exact_caches["roi"], emptied, exact_caches["none"])
     )
-    assert {k: v.item() for k, v in ours.items()} == {k: v.item() for k, v in theirs.items()}
+    for of_one in ours:
+        assert {k: v.item() for k, v in of_one.items()} == {k: v.item() for k, v in theirs.items()}
 
 
 def test_a_whole_run_with_frozen_encoders_has_the_losses_of_a_cached_one(exact_caches, synthetic, tmp_path):
@@ -237,7 +238,7 @@ def test_every_mode_resumes_bitwise(exact_caches, synthetic, tmp_path, mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_checkpoint_brings_its_trained_encoders_to_the_evaluation(exact_caches, synthetic, tmp_path, mode):
+def test_a_checkpoint_brings_its_trained_encoders_to_the_evaluation(exact_caches, synthetic, tmp_path, stvg, mode):
     run = start(exact_caches["full"], tmp_path, synthetic, mode, "train.lr_backbone=0.01", "train.lr_text=0.01")
     checkpoint = train(run)
     videos = synthetic / "vidor/video"
@@ -250,6 +251,9 @@ def test_a_checkpoint_brings_its_trained_encoders_to_the_evaluation(exact_caches
     if mode == "end-to-end":
         with pytest.raises(UsageError, match="--videos"):
             open_split(head, Cache.open(exact_caches["full"]), "test")
+        words = ["--checkpoint", checkpoint, "--cache", exact_caches["full"], "--text-encoder", "hf:nosuch"]
+        ran = stvg("evaluate", *words)
+        assert (ran.code, "reads pixels" in ran.err, "nosuch" in ran.err) == (1, True, False), ran.err
 
 
 def test_encoders_of_other_weights_than_the_cache_was_made_with_are_refused(exact_caches, synthetic, tmp_path):
