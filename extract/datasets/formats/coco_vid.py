@@ -39,9 +39,9 @@ def _read_lists(source: Source, videos: dict[Any, Fields], annotations: list[Fie
     """YouTube-VIS: an annotation for every object."""
     names: dict[Any, str] = {}
     for key, video in videos.items():
-        length = (
-            video.integer("length", 1) if "length" in video.values else len(video.values.get("file_names", [])) or None
-        )
+        length = video.integer("length", 1) if "length" in video.values else None
+        if length is None and "file_names" in video.values:
+            length = len(video.array("file_names")) or None
         names[key] = _add_clip(source, video, length)
     seen: set[tuple[str, str]] = set()
     for where in annotations:
@@ -54,7 +54,7 @@ def _read_lists(source: Source, videos: dict[Any, Fields], annotations: list[Fie
         seen.add((clip, name))
         listed = list(enumerate(where.array("bboxes")))
         there = [(frame, box) for frame, box in listed if box is not None and box != []]
-        rows = Rows(labels.get(where.values.get("category_id"), ""))
+        rows = Rows(_label(where, labels))
         for (frame, _), box in zip(there, coordinates(where, "bboxes", [b for _, b in there], there), strict=True):
             rows.add(frame, from_size(box.tolist()))
         _add_track(source, where, clip, name, rows)
@@ -90,8 +90,7 @@ def _read_images(
         if (name := _track_name(where)) is None:
             expected = f"one of {', '.join(TRACK_KEYS)}: which object it is, the same in all frames"
             raise where.fault("", "a box that is of no track", expected=expected, found=", ".join(where.values))
-        label = labels.get(where.values.get("category_id"), "")
-        _, rows = tracks.setdefault((names[video], name), (where, Rows(label)))
+        _, rows = tracks.setdefault((names[video], name), (where, Rows(_label(where, labels))))
         box = coordinates(where, "bbox", [where.array("bbox")], [frame])[0].tolist()
         rows.add(frame - first, from_size(box))
     for (clip, name), (where, rows) in tracks.items():
@@ -136,6 +135,11 @@ def _add_track(source: Source, where: Fields, clip: str, name: str, rows: Rows) 
     sentence = where.sentence("caption") if where.values.get("caption") else None
     frames, boxes, _ = rows.arrays(where.file, f"{clip}, track {name}")
     source.tracks.append(Track(clip, name, rows.label, frames, boxes, sentence=sentence))
+
+
+def _label(where: Fields, labels: dict[Any, str]) -> str:
+    category = where.values.get("category_id")
+    return labels.get(category, "") if isinstance(category, int | str) else ""
 
 
 def _track_name(where: Fields) -> str | None:
