@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .errors import StvgError
     from .evaluate.grounding.answers import Grounding
     from .evaluate.metrics import Scores
-    from .library import Evaluation, TrainedHead, extract_features, load, train
+    from .library import Evaluation, TrainedHead, ablate, extract_features, load, train
     from .library import open_cache as open
 
 __version__ = "0.1.0"
@@ -30,6 +30,7 @@ __all__ = [
     "Scores",
     "StvgError",
     "TrainedHead",
+    "ablate",
     "extract_features",
     "load",
     "open",
@@ -44,6 +45,7 @@ _PLACES = {
     "Scores": "evaluate.metrics:Scores",
     "StvgError": "errors:StvgError",
     "TrainedHead": "library:TrainedHead",
+    "ablate": "library:ablate",
     "extract_features": "library:extract_features",
     "load": "library:load",
     "open": "library:open_cache",

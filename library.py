@@ -6,7 +6,7 @@ Every function takes what its command takes, under the options' names with under
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from .cache.index import Cache
 from .console import Progress
 from .errors import UsageError
+from .evaluate.ablation.request import PRESET
 from .evaluate.grounding.request import ENCODERS, Ground, Question
-from .objects import location
+from .objects import Location, location
 from .options import choose_device, say
 from .outputs import naming_write_errors
 from .requested import names_of, require_known
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
+    from .evaluate.ablation.run import Ablated
     from .evaluate.evaluation import Head
     from .evaluate.grounding.answers import Grounding
     from .evaluate.metrics import Scores
@@ -205,6 +207,40 @@ class Evaluation:
             axis.step(np.append(0, values), np.append(share, 0), where="pre", label=f"{name}, mean {values.mean():.3f}")
         axis.legend()
         return figure
+
+
+def ablate(
+    cache: Place | Cache,
+    out: Place = "runs/ablation",
+    *,
+    tables: Sequence[str] = (),
+    preset: str = PRESET,
+    set: Mapping[str, Any] | None = None,
+    caches: Mapping[int, Place] | None = None,
+    **options: Any,
+) -> Ablated:
+    """Train and score the rows of some of the paper's tables, or of ``grid``, a YAML file; see ``stvg ablate --help``.
+
+    ``caches``: those of other resolutions. ``options``: ``seeds``, ``test_split``, ``devices``, ``launcher`` of
+    `evaluate.ablation.request.AblateRequest`, and those of `train`. What is finished in ``out`` never runs again.
+    """
+    from .evaluate.ablation.request import AblateRequest
+    from .evaluate.ablation.run import ablate_requested
+    from .heads.training.options import TrainRequest
+
+    own = [name for name in names_of(AblateRequest) if name not in ("caches", "asked", "out", "tables")]
+    require_known(options, [*own, *names_of(TrainRequest, but="assignments")], "ablate")
+    options |= {name: Path(options[name]) for name in ("videos", "init", "grid") if options.get(name) is not None}
+    ours = {name: options.pop(name) for name in own if name in options}
+    asked = TrainRequest(preset, tuple(f"{name}={value}" for name, value in leaves(set or {})), **options)
+    places: dict[int | None, Location] = {None: place_of(cache)}
+    places |= {size: place_of(each) for size, each in (caches or {}).items()}
+    return ablate_requested(AblateRequest(caches=places, asked=asked, out=Path(out), tables=tables, **ours))
+
+
+def place_of(cache: Cache | Place) -> Location:
+    """Where a cache lies."""
+    return cache.path if isinstance(cache, Cache) else location(fspath(cache))
 
 
 def opened_cache(cache: Cache | Place, annotation_set: str | None = None) -> Cache:

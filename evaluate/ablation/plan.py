@@ -21,31 +21,12 @@ from ...cache.index import Cache
 from ...errors import UsageError
 from ...heads.initial import Found, fitting, read_head
 from ...heads.table import build_model
-from ...heads.training.options import TrainRequest
 from ...heads.training.request import RunRequest
 from ...heads.training.resumption import FREE, flat
 from ...heads.training.state import feature_facts
-from ...objects import Location
 from ...wording import counted
 from .grid import Row, Table
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the cells have in common."""
-
-    out: Path
-    caches: Mapping[int | None, Location]
-    """By resolution; None is the one of --cache."""
-    asked: TrainRequest
-    """Of the run of every cell; its row may ask for more, and its seed is its own."""
-    seeds: int = 1
-    test_split: str = "test"
-
-    def of(self, row: Row, seed: int) -> TrainRequest:
-        """What is asked of the run of one row and seed."""
-        settings = (*self.asked.assignments, *row.settings, f"train.seed={seed}")
-        return replace(self.asked, assignments=settings, **row.options)
+from .request import AblateRequest
 
 
 @dataclass(frozen=True)
@@ -72,10 +53,10 @@ class Opened:
 
 
 Caches = Mapping[int | None, Opened]
-"""By resolution, as in `Plan`."""
+"""By resolution, as in `AblateRequest`."""
 
 
-def open_caches(plan: Plan) -> Caches:
+def open_caches(plan: AblateRequest) -> Caches:
     """The caches of a plan as they are now. Raises UsageError where they do not hold the same videos and samples."""
     caches = {k: Cache.open(path, plan.asked.annotation_set) for k, path in plan.caches.items()}
     opened = {k: Opened(c, plan.test_split) for k, c in caches.items()}
@@ -144,7 +125,7 @@ def amount(found: Mapping[str, Any]) -> str:
     return f"{counted(found['samples'], 'sample')} of {counted(found['videos'], 'video')}"
 
 
-def cells_of(tables: Sequence[Table], plan: Plan, opened: Caches | None = None) -> list[Cell]:
+def cells_of(tables: Sequence[Table], plan: AblateRequest, opened: Caches | None = None) -> list[Cell]:
     """Every distinct cell of some tables, seed by seed. ``opened``: the caches, where they were opened before.
 
     Raises UsageError for a cache or a setting that is not there.
@@ -158,7 +139,7 @@ def cells_of(tables: Sequence[Table], plan: Plan, opened: Caches | None = None) 
     return list(found.values())
 
 
-def cell_of(row: Row, seed: int, plan: Plan, opened: Caches) -> Cell:
+def cell_of(row: Row, seed: int, plan: AblateRequest, opened: Caches) -> Cell:
     """The cell of one row and seed. Its folder is named after everything that makes a difference, the data apart."""
     resolution = row.resolution
     if resolution is not None and resolution == opened[None].cache.recipe.resolution:
@@ -167,7 +148,7 @@ def cell_of(row: Row, seed: int, plan: Plan, opened: Caches) -> Cell:
         hint = f"--cache-at {resolution} DIR, a cache extracted with --resolution {resolution}"
         raise UsageError(f"there is no cache at resolution {resolution}", hint=hint)
     cache = opened[resolution].cache
-    request = plan.of(row, seed).request(cache, "")
+    request = plan.run_of(row, seed).request(cache, "")
     data = opened[resolution].summary(request)
     start = require_fit(request, cache)  # refused before others train
     settings = flat(asdict(request.experiment))
@@ -203,9 +184,9 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def parameters(row: Row, plan: Plan, opened: Caches) -> int:
+def parameters(row: Row, plan: AblateRequest, opened: Caches) -> int:
     """How many parameters the head of a row has."""
-    experiment = plan.of(row, 0).experiment
+    experiment = plan.run_of(row, 0).experiment
     with torch.device("meta"):
         model = build_model(experiment.model, feature_facts(opened[None].cache.recipe, experiment.train.mode))
     return sum(p.numel() for p in model.parameters())

@@ -18,7 +18,8 @@ from ..paper_figures import not_ablated
 from ..styles import Written, write_table
 from ..tables import spread
 from .grid import Row, Table
-from .plan import Caches, Cell, Plan, amount, cell_of, open_caches, parameters
+from .plan import Caches, Cell, amount, cell_of, open_caches, parameters
+from .request import AblateRequest
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -50,7 +51,7 @@ class Line:
         return float(np.std([r[key] for r in self.results], ddof=1)) if len(self.results) > 1 else float("nan")
 
 
-def lines_of(table: Table, plan: Plan, opened: Caches | None = None) -> list[Line]:
+def lines_of(table: Table, plan: AblateRequest, opened: Caches | None = None) -> list[Line]:
     """Every row of a table and the results of its finished cells, all of the data in ``opened`` caches.
 
     The paper's figures stay only where every finished cell scored all of the paper's split.

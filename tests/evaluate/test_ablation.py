@@ -25,7 +25,8 @@ from stvg.evaluate.ablation.cell import require_data, run
 from stvg.evaluate.ablation.commands import ablate
 from stvg.evaluate.ablation.grid import TABLES, Row, Table, read_grid
 from stvg.evaluate.ablation.launch import run_cells
-from stvg.evaluate.ablation.plan import Plan, cells_of
+from stvg.evaluate.ablation.plan import cells_of
+from stvg.evaluate.ablation.request import AblateRequest
 from stvg.evaluate.ablation.table import full_line, lines_of, write_all, written
 from stvg.evaluate.styles import write_table
 from stvg.heads.checkpoint import load_checkpoint
@@ -45,7 +46,9 @@ SMALL += ("model.max_frames=40", "train.epochs=2", "train.batch_size=8", "train.
 
 
 def a_plan(cache, out, preset="tiny", settings=SMALL, seeds=1, caches=None, **asked):
-    return Plan(out, caches or {None: cache}, TrainRequest(preset, settings, **asked), seeds)
+    return AblateRequest(
+        out=out, caches=caches or {None: cache}, asked=TrainRequest(preset, settings, **asked), seeds=seeds
+    )
 
 
 def train_here(cell):

@@ -16,7 +16,8 @@ import pytest
 from stvg.cache.index import Cache
 from stvg.cache.sampling import Sampling
 from stvg.evaluate.ablation.grid import FULL, TABLES
-from stvg.evaluate.ablation.plan import Plan, cells_of
+from stvg.evaluate.ablation.plan import cells_of
+from stvg.evaluate.ablation.request import AblateRequest
 from stvg.evaluate.ablation.table import Line, lines_of, plot, written
 from stvg.evaluate.metrics import METRICS, SampleScore, Scores
 from stvg.evaluate.paper_figures import ABLATED, PUBLISHED, published_beside
@@ -175,7 +176,7 @@ def test_a_command_never_sets_published_figures_beside_synthetic_videos(
 PAPER = TrainRequest("paper-hcstvg")
 
 
-def lines_with_results(plan: Plan, name: str, missing: int = 0) -> list[Line]:
+def lines_with_results(plan: AblateRequest, name: str, missing: int = 0) -> list[Line]:
     """``missing``: samples that the last cell did not score."""
     total = Cache.open(plan.caches[None]).samples.splits.count(plan.test_split)
     cells = cells_of([TABLES[name]], plan)
@@ -188,7 +189,7 @@ def lines_with_results(plan: Plan, name: str, missing: int = 0) -> list[Line]:
 def test_an_ablation_of_another_split_shows_its_own_figures_alone_and_says_why(
     tiny_cache: Path, tmp_path: Path
 ) -> None:
-    lines = lines_with_results(Plan(out=tmp_path, caches={None: tiny_cache}, asked=PAPER), "IV")
+    lines = lines_with_results(AblateRequest(out=tmp_path, caches={None: tiny_cache}, asked=PAPER), "IV")
     for text in (write_table(written(TABLES["IV"], lines), style) for style in ("terminal", "markdown", "latex")):
         assert "25.00" in text
         assert "paper (" not in text
@@ -207,15 +208,17 @@ def test_an_ablation_of_the_papers_split_stands_beside_the_paper(
     """The split that this cache holds is declared to be the paper's: no cache of 1,160 videos is made for a test."""
     monkeypatch.setitem(DATASETS["vidstg"].sentences, "test", Cache.open(tiny_cache).samples.splits.count("test"))
     monkeypatch.setattr("stvg.evaluate.paper_figures.ABLATED", ("vidstg", "test"))
-    lines = lines_with_results(Plan(out=tmp_path, caches={None: tiny_cache}, asked=PAPER), "IV")
+    lines = lines_with_results(AblateRequest(out=tmp_path, caches={None: tiny_cache}, asked=PAPER), "IV")
     text = re.sub(" +", " ", write_table(written(TABLES["IV"], lines), "markdown"))
     assert "| without | 25.00 | +0.00 | 44.59 (-2.56) |" in text
     assert "left out" not in text
     rows = list(csv.DictReader(io.StringIO(write_table(written(TABLES["IV"], lines), "csv"))))
     assert float(rows[1]["m_vIoU paper"]) == 31.14
-    train = Plan(out=tmp_path / "train", caches={None: tiny_cache}, asked=PAPER, test_split="train")
+    train = AblateRequest(out=tmp_path / "train", caches={None: tiny_cache}, asked=PAPER, test_split="train")
     assert "left out" in write_table(written(TABLES["IV"], lines_with_results(train, "IV")), "markdown")
-    part = lines_with_results(Plan(out=tmp_path / "part", caches={None: tiny_cache}, asked=PAPER), "IV", missing=1)
+    part = lines_with_results(
+        AblateRequest(out=tmp_path / "part", caches={None: tiny_cache}, asked=PAPER), "IV", missing=1
+    )
     for text in (write_table(written(TABLES["IV"], part), style) for style in ("terminal", "markdown", "latex")):
         assert "paper (" not in text
         assert "sentences of the split, and a cell scored" in text
