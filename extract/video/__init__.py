@@ -1,1 +1,1 @@
-"""Video files: which one, which stream, which frame when, decoded in child processes."""
+"""Video files: find the file, choose the stream, number and time the frames, decode in child processes."""

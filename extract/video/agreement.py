@@ -1,9 +1,9 @@
-"""Whether a video file is the one its annotation describes: the rules of `stvg dataset check` and of `stvg extract`.
+"""Compare a video file with its annotation: the rules of `stvg dataset check` and of `stvg extract`.
 
-Annotations count frames. Another size or another number of frames means that boxes or frame numbers point elsewhere, so
-the file is refused. When these agree and only the rate differs, annotated frames are the right ones, and those looked at
-are further apart, or closer, than asked for; a rate that the annotation does not state but assumes is no fault then, nor
-is one that fits most of a video whose frames are not evenly spaced.
+Annotations count frames. If the size or the number of frames differs, boxes or frame numbers are wrong for this file,
+and the file is refused. If these agree and only the rate differs, frame numbers are right, but the time between sampled
+frames is not the requested one. A differing rate is a fault, with two exceptions, which are warnings: the annotated
+rate is an assumption of the dataset; or frames are unevenly spaced and the annotated rate fits most of the video.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from .decode import Probe, probe, timing_of
 
 
 class DisagreementError(VideoError):
-    """A file decodes, but is not what its annotation describes."""
+    """The file decodes, but differs from its annotation."""
 
 
 def rate_is_assumed(dataset: str) -> bool:
-    """Whether the rates of a dataset's videos are not among its annotations."""
+    """True if the dataset's annotations state no frame rates."""
     return dataset in DATASETS and DATASETS[dataset].rate_is_assumed
 
 
@@ -32,9 +32,9 @@ def examine(
 ) -> list[str]:
     """Compare a file with its annotation; returns warnings, raises VideoError.
 
-    ``whole``: decode every frame. Otherwise frames are counted without decoding them, and decoded only if their number is
-    not the annotated one, since packets are not always frames; their size is left to who decodes them. ``passed`` is
-    called after every packet or picture.
+    ``whole``: decode every frame. Otherwise packets are counted, and frames are decoded only if the count differs from
+    the annotated one, because packets are not always frames. The frame size is then checked by the caller that decodes.
+    ``passed`` is called after every packet or decoded frame.
     """
     if not whole and (timing := timing_of(file, passed)).frames == video.frame_count:
         return rate_warnings(file, video, timing, assumed)
@@ -44,7 +44,7 @@ def examine(
 
 
 def require_same_pictures(file: Path, video: Video, found: Probe) -> None:
-    """Refuse another size or number of frames: DisagreementError."""
+    """Raises DisagreementError if the size or the number of frames differs."""
     if (found.width, found.height, found.frames) == (video.width, video.height, video.frame_count):
         return
     turned = f", turned {found.rotation} degrees by its metadata" if found.rotation else ""
@@ -53,8 +53,8 @@ def require_same_pictures(file: Path, video: Video, found: Probe) -> None:
         f"{file} differs from its annotation",
         expected=f"{video.width}x{video.height}, {video.frame_count} frames",
         found=f"{found.width}x{found.height}{turned}, {found.frames} frames",
-        effect="annotated frames or boxes would be other ones; the video cannot be used",
-        hint=f"it lasts as long, so it was encoded again, at {found.fps:g} frames per second in place of {video.fps:g}: "
+        effect="annotated frame numbers or boxes would be wrong; the video cannot be used",
+        hint=f"the duration agrees, so it was re-encoded at {found.fps:g} frames per second instead of {video.fps:g}: "
         "use the original"
         if another_rate
         else "use the file that was annotated",
@@ -62,7 +62,7 @@ def require_same_pictures(file: Path, video: Video, found: Probe) -> None:
 
 
 def rate_warnings(file: Path, video: Video, found: Timing | Probe, assumed: bool) -> list[str]:
-    """Compare rates where frames agree, which is to compare durations. Returns warnings, or raises DisagreementError."""
+    """Compare the rates of a file whose frame count agrees. Returns warnings, or raises DisagreementError."""
     if found.clock.fits(video.fps):
         return []
     plays = f"{video.path} plays at {found.fps:.4g} frames per second"
@@ -74,6 +74,6 @@ def rate_warnings(file: Path, video: Video, found: Timing | Probe, assumed: bool
         f"{file} plays at another rate than its annotation says",
         expected=f"{video.fps:g} frames per second, {video.frame_count / video.fps:.4g} s",
         found=f"{found.fps:.4g}, {found.clock.end:.4g} s",
-        effect="sampled frames would be further apart, or closer, than asked for; the video cannot be used",
-        hint="correct the annotation's rate if its frame numbers are those of this file",
+        effect="the time between sampled frames would not be the requested one; the video cannot be used",
+        hint="if the annotated frame numbers are right for this file, correct the annotated rate",
     )

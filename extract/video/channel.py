@@ -1,4 +1,4 @@
-"""What goes between the extractor and a decoding process: jobs, outcomes, and pixels through shared memory."""
+"""Messages between the extractor and a decoding process (jobs, outcomes), and the shared memory for pixels."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ...cache.view import View
 from ...errors import VideoError
 
 BLOCK_FRAMES = 8
-"""Frames handed over at once, unless they are larger than a slot."""
+"""Frames a block; fewer if they do not fit a slot."""
 
 
 @dataclass(frozen=True)
 class DecodeJob:
-    """The frames wanted of one video, and what they are turned into."""
+    """The frames to decode of one video, and how to render them."""
 
     video_id: str
     file: Path
@@ -33,15 +33,15 @@ class DecodeJob:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     annotated: Video | None = None
-    """What the file must be, frames and rate; None: it is not compared."""
+    """The annotation that the file's frames and rate must match; None: no comparison."""
     rate_is_assumed: bool = False
-    """The annotated rate is no more than a guess."""
+    """The annotated rate is an assumption of the dataset."""
     raw: bool = False
-    """Frames are handed over as decoded; the device that encodes them renders them, too."""
+    """Send frames as decoded, uint8; the GPU that encodes them also renders them."""
 
     @property
     def frame_bytes(self) -> int:
-        """Of one frame as it is handed over: all its renditions together, or its own pixels."""
+        """Bytes sent for one frame: all its renditions (float32), or its own pixels (uint8)."""
         if self.raw:
             return self.height * self.width * 3
         return sum(view.height * view.width * 3 * 4 for view in self.views)
@@ -49,7 +49,7 @@ class DecodeJob:
 
 @dataclass(frozen=True)
 class CheckJob:
-    """A file to be compared with its annotation, every frame of it decoded and none handed over."""
+    """A file to compare with its annotation: every frame is decoded, no pixels are sent."""
 
     annotated: Video
     file: Path
@@ -62,18 +62,18 @@ class CheckJob:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job."""
+    """The result of a job."""
 
     error: VideoError | None
-    """Why nothing more comes; None: the job is done."""
+    """Why the job failed; None: it is complete."""
     warnings: list[str] = field(default_factory=list)
-    """In what the file differs from its annotation though it can be used."""
+    """Differences from the annotation that do not prevent use."""
 
 
 def renditions(job: DecodeJob, slot: memoryview, count: int) -> list[NDArray[Any]]:
-    """A slot's content: per view (count, height, width, 3) float32, one after the other.
+    """Arrays over a slot's memory: (count, height, width, 3) float32 for each view, one after the other.
 
-    Of a raw job one array, (count, job.height, job.width, 3) uint8.
+    For a raw job, one array (count, job.height, job.width, 3) uint8.
     """
     if job.raw:
         shape = (count, job.height, job.width, 3)
@@ -89,7 +89,7 @@ def renditions(job: DecodeJob, slot: memoryview, count: int) -> list[NDArray[Any
 
 @dataclass(frozen=True)
 class Slots:
-    """A ring of equal pieces of shared memory; the decoder fills them in turn, the extractor empties them in turn."""
+    """A ring buffer of equal slots in shared memory, filled by the decoder and emptied by the extractor."""
 
     memory: memoryview
     count: int

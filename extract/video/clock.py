@@ -1,7 +1,7 @@
-"""When every frame of a video is shown: frame numbers ↔ seconds, by the file's presentation time stamps.
+"""Convert between frame numbers and seconds, using the file's presentation time stamps.
 
-A rate is what comes of it. Rates that containers state are guesses (a browser's recording says 1000), and a video with a
-pause, or of a phone, has no one rate.
+The frame rate is computed from the stamps. A rate that a container states is a guess (browser recordings state 1000),
+and videos of phones, or with pauses, have no constant rate.
 """
 
 from __future__ import annotations
@@ -21,39 +21,40 @@ from ...cache.sampling import FloatArray
 from ...errors import VideoError
 
 TOLERANCE = 0.02
-"""By how much two rates, or durations, may differ and still be called equal."""
+"""Relative difference up to which two rates, or two durations, count as equal."""
 REORDERING = 16
-"""Steps by which a stamp of presentation may fall behind those before it in the order of decoding."""
+"""Steps by which a presentation stamp may be lower than an earlier one in decoding order."""
 LEAP = 10.0
-"""Seconds a broadcast's stamps may go ahead in one step; beyond it they belong to another recording."""
+"""Largest step, in seconds, between two stamps of a broadcast; after a larger one a new recording begins."""
 
 
 @dataclass(frozen=True, eq=False)
 class Clock:
-    """Presentation times of all frames of a video, in seconds since its first frame came up."""
+    """Presentation times of all frames of a video, in seconds from the start of its first frame."""
 
     starts: FloatArray
-    """(n,) when each frame comes up: ascending, the first 0."""
+    """(n,) when each frame is first shown: ascending, the first is 0."""
     end: float
-    """When the last frame goes."""
+    """When the last frame ends."""
     step: float
-    """The usual time from one frame to the next: the median."""
+    """Median time from one frame to the next."""
 
     @classmethod
     def steady(cls, frames: int, rate: float) -> Clock:
-        """Of a video that has the same rate all the time."""
+        """The clock of a video with a constant rate."""
         return cls(np.arange(frames) / rate, frames / rate, 1 / rate)
 
     @classmethod
     def of(
         cls, shown: FloatArray, order: FloatArray, last: float, slack: float = 0.5, leap: float = np.inf
     ) -> Clock | None:
-        """From stamps in seconds, NaN where there is none: (n,) of presentation in any order.
+        """The clock of presentation stamps ``shown``: (n,) seconds in any order, NaN where a stamp is missing.
 
-        ``order``: (n,) stamps that ascend within one recording, such as those of decoding. Where they fall by more than
-        ``slack`` steps the next of several joined recordings begins, as it does where stamps go ahead by more than
-        ``leap`` seconds; it follows at once. ``last``: how long the last frame is shown; what is too short to be true (a
-        guess of the container) is not believed. None when the stamps do not tell one frame from another.
+        ``order``: (n,) stamps that ascend within one recording, such as decoding stamps. A file may consist of several
+        joined recordings. A new one begins where ``order`` falls by more than ``slack`` steps, or where stamps increase
+        by more than ``leap`` seconds; it starts right after the previous one ends. ``last``: duration of the last frame
+        in seconds; below half a step it is a wrong guess of the container, and one step is used instead. Returns None
+        if no two stamps differ.
         """
         shown, order = _filled(shown, order), _filled(shown if np.isnan(order).all() else order)
         steps = np.diff(order)
@@ -71,21 +72,21 @@ class Clock:
         return len(self.starts) / self.end
 
     def seconds(self, frame: float) -> float:
-        """When a frame comes up, fractions in between; the number of frames stands for the end of the last one."""
+        """When a frame is first shown; fractions are interpolated, the number of frames gives the video's end."""
         return float(np.interp(frame, np.arange(len(self.starts) + 1), np.append(self.starts, self.end)))
 
     def fits(self, rate: float) -> bool:
-        """Whether frames and duration agree with a rate."""
+        """Whether the average rate equals ``rate``, within TOLERANCE."""
         return same(rate, self.rate)
 
 
 def same(a: float, b: float) -> bool:
-    """Whether two rates or durations are equal but for rounding, and for what tools write of them."""
+    """Whether two rates or durations are equal within TOLERANCE (rounding, and the guesses that tools write)."""
     return abs(a - b) <= TOLERANCE * max(a, b)
 
 
 def _filled(stamps: FloatArray, others: FloatArray | None = None) -> FloatArray:
-    """Missing stamps by those of the same packets in ``others``, or else from their neighbours."""
+    """Replace missing stamps (NaN) by those of the same packets in ``others``, or interpolate between neighbours."""
     stamps = stamps if others is None else np.where(np.isnan(stamps), others, stamps)
     known = np.flatnonzero(~np.isnan(stamps))
     return np.interp(np.arange(len(stamps)), known, stamps[known]) if known.size else np.zeros_like(stamps)
@@ -97,28 +98,29 @@ class Timing:
 
     frames: int
     fps: float
-    """Average rate: the container's, if it fits frames and duration."""
+    """Average rate, frames per second: the container's, if it fits frames and duration."""
     clock: Clock
 
 
 class Stamps:
-    """What a stream's packets say of time, noted while they pass."""
+    """Collects the time stamps of a stream's packets."""
 
     def __init__(self, stream: VideoStream) -> None:
         self.stream = stream
         self.found: list[tuple[int | None, int | None, int | None]] = []
 
     def noted(self, packets: Iterable[Packet]) -> Iterator[Packet]:
-        """The packets; those that are shown are noted."""
+        """Pass packets through; record the stamps of those that are shown."""
         for packet in packets:
             if packet.size and not packet.is_discard:
                 self.found.append((packet.pts, packet.dts, packet.duration))
             yield packet
 
     def timing(self, pictures: Sequence[int | None] | None = None) -> Timing:
-        """Of the packets seen; of the ``pictures`` with these stamps, where there are not as many as packets.
+        """The timing of the recorded packets.
 
-        Raises VideoError when neither stamps nor container say how fast the video plays.
+        ``pictures``: presentation stamps of the decoded pictures, used instead if their number differs from that of the
+        packets. Raises VideoError if neither stamps nor container give a rate.
         """
         stream = self.stream
         frames = len(self.found if pictures is None else pictures)
@@ -142,10 +144,11 @@ class Stamps:
 
 
 def with_damage(packets: Iterable[Packet], stream: VideoStream) -> Iterator[tuple[Packet, bool]]:
-    """Packets, and whether data of each is missing.
+    """Each packet, and whether some of its data is missing.
 
-    In a broadcast, FFmpeg calls a packet damaged where a counter jumps. It does so too where two captures were joined; but
-    there a key frame follows whose stamp is not just a few pictures ahead, and then nothing is missing.
+    In a broadcast, FFmpeg marks a packet as damaged where a continuity counter jumps. The counter also jumps where two
+    captures were joined, and there no data is missing. A joint is recognised by the key frame that follows: its stamp
+    is lower than the one before, far ahead of it, or at most 1.5 steps after it.
     """
     coming, ahead, step = iter(packets), deque[Packet](), 0
     before: int | None = None
@@ -164,6 +167,6 @@ def with_damage(packets: Iterable[Packet], stream: VideoStream) -> Iterator[tupl
 
 
 def is_broadcast(stream: VideoStream) -> bool:
-    """Whether the stream's stamps may start again or leap: MPEG-TS, MPEG-PS."""
+    """Whether the container format allows stamps to restart or jump: MPEG-TS, MPEG-PS."""
     flags: int = stream.container.format.flags
     return bool(flags & cast(int, Flags.ts_discont.value))

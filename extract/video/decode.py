@@ -1,16 +1,17 @@
-"""Exact frames of a video by number, upright, as RGB; or a VideoError that says why not.
+"""Decode frames of a video by exact number, upright, as RGB. Raises VideoError for damaged files.
 
-A frame's number is its position, from 0, among the pictures the decoder puts out, that is in presentation order. Time
-stamps play no part: there is no rate conversion, and a variable rate, a late first time stamp or time stamps that run
-backwards change nothing. What an edit list cuts away is not counted, as in every FFmpeg-based reader. When a frame is
-shown is another question, which `clock` answers.
+A frame's number is its position, from 0, among the decoder's output pictures, which are in presentation order. Numbers
+do not depend on time stamps: rates are not converted, and a variable rate, a late first stamp or descending stamps
+change nothing. Pictures that an edit list removes are not counted, as in every FFmpeg-based reader. `clock` computes
+the time of each frame.
 
-Pixels are used as stored. A display matrix (rotation, mirroring) is obeyed, since annotators saw the video upright; a
-pixel aspect other than 1:1 is not, since annotations count stored pixels.
+Pixels are used as stored. A display matrix (rotation, mirroring) is applied, because annotators saw the video upright.
+A pixel aspect ratio other than 1:1 is ignored, because annotations count stored pixels.
 
-FFmpeg conceals damage and carries on. Here a packet cut short, a decoding error, a concealed picture, or an end before
-the file's own index says so, all raise. What cannot be noticed is damage that still decodes (HEVC and VP9 rarely mind),
-and a clean cut of a container without an index (MPEG-TS, FLV, Matroska), whose last pictures may then be misnumbered.
+FFmpeg conceals damage and continues. Here a truncated packet, a decoding error, a concealed picture, and a file that
+ends before its own index does, all raise VideoError. Two kinds of damage cannot be detected: data that still decodes
+(common with HEVC and VP9), and a clean cut of a container without an index (MPEG-TS, FLV, Matroska), where the last
+pictures may then have wrong numbers.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ UNTOUCHED = "nothing was padded or guessed"
 
 @dataclass(frozen=True)
 class Probe:
-    """What a video file turns out to be."""
+    """Facts of a video file."""
 
     width: int
     height: int
@@ -48,21 +49,21 @@ class Probe:
     fps: float
     """Average rate, source frames per second: the container's, if it fits frames and duration."""
     frames: int
-    """How many frames decode; when they were not counted, how many coded pictures the file holds to be shown."""
+    """Number of frames that decode; if they were not counted, number of coded pictures that are to be shown."""
     rotation: int
-    """Degrees clockwise, 0, 90, 180 or 270, by which stored pixels are turned to be upright."""
+    """Clockwise rotation that makes stored pixels upright: 0, 90, 180 or 270 degrees."""
     codec: str
     clock: Clock
-    """When each of the frames is shown."""
+    """Presentation time of each frame."""
 
 
 def probe(
     path: str | Path, count_frames: bool = True, *, threads: int = 0, passed: Callable[[], None] = lambda: None
 ) -> Probe:
-    """Say what a video file is, from all of its frames (``count_frames``), or from its first frame and all packets.
+    """Read the facts of a video file: from all frames (``count_frames``), or from the first frame and all packets.
 
-    ``threads``: decoding threads, 0 for one per core. ``passed``: called after every frame, or packet. Raises VideoError
-    for anything but a sound video file, and for one whose pictures change their size.
+    ``threads``: decoding threads, 0 for one per core. ``passed``: called after every frame, or packet. Raises
+    VideoError if the file is no video, is damaged, or changes its frame size.
     """
     with opened(path, threads) as (container, stream):
         stamps = Stamps(stream)
@@ -85,7 +86,7 @@ def probe(
 
 
 def timing_of(path: str | Path, passed: Callable[[], None] = lambda: None) -> Timing:
-    """Of the frames a file holds, none of them decoded: what does not decode is counted, too. Raises VideoError."""
+    """Timing from packets, without decoding: packets that would not decode are counted, too. Raises VideoError."""
     with opened(path, 1) as (container, stream):
         stamps = Stamps(stream)
         _pass(stamps.noted(container.demux(stream)), passed)
@@ -93,20 +94,20 @@ def timing_of(path: str | Path, passed: Callable[[], None] = lambda: None) -> Ti
 
 
 def _pass(packets: Iterator[Packet], passed: Callable[[], None]) -> None:
-    """Read packets to the end of the file, or to where it cannot be read any more."""
-    with suppress(av.error.FFmpegError):  # fewer frames are counted then
+    """Read packets up to the end of the file, or up to the first read error."""
+    with suppress(av.error.FFmpegError):  # after an error, fewer frames are counted
         for _ in packets:
             passed()
 
 
 def clock_of(path: str | Path, frames: int) -> Clock:
-    """When every frame is shown of a video that is known to have so many frames. Raises VideoError when it has not."""
+    """Presentation times of a video with ``frames`` frames. Raises VideoError if it has another number of frames."""
     found: Timing | Probe = timing_of(path)
     if found.frames != frames:  # packets are not always frames
         found = probe(path)
     if found.frames != frames:
         raise VideoError(
-            f"{path} has another number of frames than the features that are known of it",
+            f"{path} has another number of frames than its cached features",
             expected=f"{frames} frames",
             found=f"{found.frames}",
         )
@@ -123,13 +124,13 @@ def read_frames(
     threads: int = 0,
     passed: Callable[[], None] = lambda: None,
 ) -> Iterator[Pixels]:
-    """The wanted ``frames`` (n,) ascending and distinct, in new arrays (<= ``block``, height, width, 3) uint8 RGB.
+    """Decode ``frames``, (n,) ascending and distinct, into new arrays (<= ``block``, height, width, 3) uint8 RGB.
 
-    One sequential pass that stops after the last wanted frame; only wanted frames are converted to RGB. ``width`` and
-    ``height`` are the annotation's and must equal the upright picture's. ``threads``: decoding threads, 0 for one per
-    core; they do not change a pixel. ``passed``: called after every frame that decodes, wanted or not.
+    One sequential pass that stops after the last requested frame; only requested frames are converted to RGB. ``width``
+    and ``height`` are the annotation's and must equal the upright picture's. ``threads``: decoding threads, 0 for one
+    per core; pixels do not depend on it. ``passed``: called after every decoded frame, requested or not.
 
-    Raises VideoError, possibly after some blocks (which are right), and ValueError for frames that do not ascend.
+    Raises VideoError, possibly after some (valid) blocks, and ValueError if ``frames`` do not ascend.
     """
     wanted = np.asarray(frames, dtype=np.int64)
     if wanted.ndim != 1 or (wanted.size and wanted[0] < 0) or (np.diff(wanted) <= 0).any():
@@ -195,7 +196,7 @@ def _require_size(path: str | Path, picture: VideoFrame, turn: Orientation, size
 
 
 def _decoded(coded: Iterable[Packet], stream: VideoStream, path: str | Path, last: int | None) -> Iterator[VideoFrame]:
-    """Every picture in presentation order; VideoError at the first sign of damage."""
+    """Every picture in presentation order. Raises VideoError at the first damage that FFmpeg or the index reveals."""
     indexed = len(stream.index_entries)
     packets = count = 0
     try:
@@ -205,9 +206,9 @@ def _decoded(coded: Iterable[Packet], stream: VideoStream, path: str | Path, las
             if packet.size:
                 packets += 1
             elif packets < (promised := indexed if indexed >= packets else stream.frames):
-                # An index with fewer entries than there are pictures is sparse, or was lost with the file's end; then
-                # the header's count is all there is to go by (0: it does not say). The decoder still holds pictures,
-                # but one that should come before them may be among the missing.
+                # An index with fewer entries than pictures is sparse, or was lost with the end of the file; then only
+                # the header's count can be used (0: not stated). Pictures still buffered in the decoder are discarded:
+                # a missing picture may belong before them.
                 raise _damaged(path, stream, count, last, f"the file ends after {packets} of {promised} coded pictures")
             for picture in packet.decode():
                 if picture.is_corrupt:
@@ -231,7 +232,7 @@ def _damaged(path: str | Path, stream: VideoStream, count: int, last: int | None
 
 @dataclass(frozen=True)
 class Orientation:
-    """How stored pixels become upright: first transpose, then flip rows, then flip columns."""
+    """The steps that make stored pixels upright: transpose, then flip rows, then flip columns."""
 
     transpose: bool = False
     flip_rows: bool = False
@@ -240,7 +241,7 @@ class Orientation:
     @classmethod
     def of(cls, picture: VideoFrame, path: str | Path) -> Orientation:
         """Read the display matrix [[a, b], [c, d]]: stored (x, y) is shown at (a x + c y, b x + d y), up to a shift."""
-        side_data = cast(Mapping[str, Any], picture.side_data)  # by name; its own annotation lists two of the names
+        side_data = cast(Mapping[str, Any], picture.side_data)  # keyed by name; PyAV's type lists only two names
         if "DISPLAYMATRIX" not in side_data:
             return cls()
         matrix = np.frombuffer(bytes(side_data["DISPLAYMATRIX"]), dtype="=i4").reshape(3, 3)
@@ -250,14 +251,14 @@ class Orientation:
         if a == d == 0 and b and c:
             return cls(True, b < 0, c < 0)
         raise VideoError(
-            f"{path} is to be shown at an angle",
-            expected="a display matrix of quarter turns and mirrorings",
+            f"{path} is rotated by an angle that is not a multiple of 90 degrees",
+            expected="a display matrix of rotations by 90 degrees and mirroring",
             found=f"[[{a}, {b}], [{c}, {d}]] / 65536",
         )
 
     @property
     def rotation(self) -> int:
-        """Degrees clockwise; a mirrored picture counts as turned and then flipped left to right."""
+        """Degrees clockwise; a mirrored picture is treated as rotated, then flipped left to right."""
         if self.transpose:
             return 270 if self.flip_rows else 90
         return 180 if self.flip_rows else 0

@@ -1,8 +1,8 @@
-"""Decoding processes and what becomes of them: who works at what, who hangs, who died of which video.
+"""Run decoding processes: assign jobs, receive pixels, detect crashes and hangs, and name the video that caused them.
 
     for block in Decoders(settings).decode(jobs): ...
 
-Pixels come through shared memory without a name, so nothing of it outlives the processes, however they end.
+Pixels come through anonymous shared memory. The system frees it when the processes end, even after a crash.
 """
 
 from __future__ import annotations
@@ -30,36 +30,36 @@ from .pinned import pin
 
 PROGRAM = (sys.executable, "-m", "stvg.extract.video.worker")
 RAW_SLOT_BYTES = 32 * 2**20
-"""Of a slot for decoded frames, unless one frame is larger."""
+"""Size of a slot for decoded frames; a single larger frame gets a larger slot."""
 GRACE = 2
-"""Seconds a decoder lives on after its timeout: only one whose extractor is gone comes to that."""
+"""Seconds after the timeout until a decoder ends itself. The extractor kills it earlier, unless it has ended."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How videos are decoded; nothing here changes a pixel."""
+    """How videos are decoded. No setting changes a pixel."""
 
     processes: int = 1
     threads: int = 1
     """FFmpeg's threads in each process; 0 for one per core."""
     timeout: float = 120.0
-    """Seconds a decoder may go without passing another frame before its video is given up."""
+    """Seconds without another frame after which the decoder is killed and its video skipped."""
     memory: int = 4 * 2**30
-    """Bytes of address space a decoder may take."""
+    """Limit of a decoder's address space, bytes."""
     slots: int = 8
     """Blocks a decoder may be ahead of the encoder."""
     slot_bytes: int = 8 * 2**20
     program: tuple[str, ...] = PROGRAM
     pinned: bool = False
-    """Whether a GPU copies straight out of the slots."""
+    """Page-lock the slots, so that a GPU copies directly from them."""
 
     def fitting(self, recipe: Recipe) -> Settings:
-        """With slots that hold a block of the largest frames of a recipe."""
+        """The same settings, with slots that hold a block of the recipe's largest frames."""
         frame = recipe.resolution * recipe.max_side * 3 * 4 * recipe.views
         return replace(self, slot_bytes=BLOCK_FRAMES * frame)
 
     def for_raw_frames(self, largest: int) -> Settings:
-        """With slots for frames as they are decoded, of at most ``largest`` bytes, which a GPU copies out of."""
+        """The same settings, with page-locked slots for decoded frames of at most ``largest`` bytes each."""
         return replace(self, slot_bytes=max(largest, min(BLOCK_FRAMES * largest, RAW_SLOT_BYTES)), pinned=True)
 
 
@@ -69,25 +69,25 @@ class Block:
 
     job: DecodeJob
     start: int
-    """Position of the first among the job's frames."""
+    """Index of the block's first frame in the job's frames."""
     pixels: list[NDArray[Any]]
-    """See `renditions`. Shared memory, overwritten once the next block is asked for."""
+    """See `renditions`. Shared memory, overwritten once the next block is requested."""
     seconds: float
-    """What it took to decode."""
+    """Decoding time."""
 
 
 @dataclass(frozen=True)
 class End:
-    """Nothing more comes of a video: it is complete, or an error says why not."""
+    """The end of a video: it is complete, or ``error`` says why not."""
 
     job: DecodeJob | CheckJob
     error: VideoError | None
     warnings: list[str] = field(default_factory=list)
-    """In what a complete one differs from its annotation."""
+    """Differences of a complete video from its annotation."""
 
 
 class Decoder:
-    """One decoding process, seen from the extractor."""
+    """The extractor's side of one decoding process."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -97,7 +97,7 @@ class Decoder:
         self.unpin = pin(self.slots.memory) if settings.pinned else None
         patience = math.ceil(settings.timeout) + GRACE
         words = (theirs.fileno(), memory, settings.slots, settings.threads, settings.memory, patience)
-        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # its threads would reserve address space
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # more threads would reserve address space
         with deaf():
             self.process = subprocess.Popen(
                 [*settings.program, *map(str, words)], pass_fds=(theirs.fileno(), memory), env=environment
@@ -112,11 +112,11 @@ class Decoder:
 
     def start(self, job: DecodeJob | CheckJob) -> None:
         self.job, self.at, self.passed, self.since = job, 0, 0, time.monotonic()
-        with suppress(ConnectionError):  # its death is noticed when it is listened to
+        with suppress(ConnectionError):  # `listen` notices that the process has died
             self.channel.send(job)
 
     def listen(self) -> Iterator[Block | End]:
-        """Take one message. A dead process is the end of its video. StvgError when it never came to life."""
+        """Handle one message. If the process has died, its video ends. Raises StvgError if it never started."""
         try:
             message = self.channel.recv()
         except (EOFError, ConnectionError):
@@ -147,22 +147,22 @@ class Decoder:
                 "the decoding process does not start",
                 found=_how(code),
                 effect="nothing can be decoded",
-                hint="a larger --decoder-memory; what it printed above may say more",
+                hint="try a larger --decoder-memory; the process may have printed the cause above",
             )
         if self.job is not None:
             yield from self.finish(
                 Outcome(
                     VideoError(
-                        f"{self.job.file} brings its decoder down",
+                        f"{self.job.file} crashes its decoder",
                         found=f"{self.at} frames decode, then: {_how(code)}",
-                        effect="the video was left out; the others are not concerned",
+                        effect="the video was left out; other videos are not affected",
                         hint="fetch the file again, or convert it",
                     )
                 )
             )
 
     def late(self) -> Iterator[End]:
-        """Give the video up, and the process with it, when it has been silent for too long."""
+        """Kill the process and end its video if it sent nothing for ``timeout`` seconds."""
         if self.job is None or time.monotonic() - self.since < self.settings.timeout:
             return
         self.given_up = True
@@ -196,7 +196,7 @@ class Decoder:
 
 
 class Decoders:
-    """Some decoding processes at work. One that died is replaced."""
+    """A pool of decoding processes. A process that died is replaced."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -210,7 +210,7 @@ class Decoders:
             decoder.close()
 
     def decode(self, jobs: Iterator[DecodeJob | CheckJob]) -> Iterator[Block | End]:
-        """What the processes have for the extractor, as it comes. Jobs are taken as processes become free."""
+        """Blocks and ends, in order of arrival. A free process takes the next job."""
         self._assign(jobs)
         while any(decoder.job for decoder in self.team):
             ready = wait([d.channel for d in self.team if d.job], self._patience())
@@ -222,7 +222,7 @@ class Decoders:
             self._assign(jobs)
 
     def _patience(self) -> float:
-        """Seconds until the first process may have to be given up."""
+        """Seconds until the next process reaches its timeout."""
         oldest = min(d.since for d in self.team if d.job)
         return max(0.0, oldest + self.settings.timeout - time.monotonic())
 
@@ -241,7 +241,7 @@ class Decoders:
 
 @contextmanager
 def deaf() -> Iterator[None]:
-    """What is started inside gets no request to end: its extractor does, and lets it finish its video."""
+    """Block SIGTERM and SIGUSR1 for processes started inside: the extractor handles them and lets videos finish."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGUSR1))
     try:
         yield
@@ -250,7 +250,7 @@ def deaf() -> Iterator[None]:
 
 
 def _anonymous_memory(size: int) -> int:
-    """The descriptor of memory that has no name. Elsewhere than on Linux, of a file that has none any more."""
+    """Descriptor of anonymous memory; without ``memfd_create`` (not Linux), of a deleted temporary file."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("stvg frames")
     else:

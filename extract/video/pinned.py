@@ -1,4 +1,4 @@
-"""Page-locked memory: a GPU copies out of it by itself, beside its work."""
+"""Page-locked memory, from which a GPU copies asynchronously."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ log = logging.getLogger(__name__)
 
 
 def pin(memory: memoryview) -> Callable[[], None] | None:
-    """Lock the pages of some memory for CUDA; returns what undoes it. None where that is not possible, which is said.
+    """Page-lock memory for CUDA; returns a function that unlocks it. None without a GPU, or after a logged failure.
 
-    Copies out of memory that is not locked are right, too; they are slower and hold up the work.
+    Copies from memory that is not page-locked give the same values; they are slower and block the caller.
     """
     if not torch.cuda.is_available():
         return None

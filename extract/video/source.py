@@ -1,4 +1,4 @@
-"""The video file behind a unit: size, time and SHA-256 of the content, noted beside the work and compared later."""
+"""The source file of a unit: its size, modification time and SHA-256, recorded during extraction, compared later."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ...cache.set_files import read_set, set_names
 from ...errors import CacheError, VideoError
 
 State = tuple[int, int, int]
-"""Bytes, time of the last change in ns, inode: what tells that a file is not what it was a moment ago."""
+"""Size in bytes, modification time in ns, inode: if one of them differs, the file has changed."""
 
 
 def state_of(file: Path) -> State:
-    """Raises VideoError for a file that is not there any more."""
+    """Raises VideoError if the file cannot be read."""
     try:
         found = os.stat(file)
     except OSError as error:
@@ -30,7 +30,7 @@ def state_of(file: Path) -> State:
 
 
 def sha256_of(file: Path) -> str:
-    """Of the content, in hex. Raises VideoError."""
+    """SHA-256 of the content, in hex. Raises VideoError."""
     try:
         with file.open("rb") as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest()
@@ -40,44 +40,44 @@ def sha256_of(file: Path) -> str:
 
 @dataclass(frozen=True)
 class Seen:
-    """What came of looking whether complete features are of the file that is there."""
+    """The result of comparing a complete unit with the present video file."""
 
     why: str | None = None
-    """Why they are not, or cannot be told to be; None: they are, or say nothing of their file."""
+    """Why the file is not the unit's, or the unit cannot be read; None: it is the same, or the unit records no file."""
     file: Mapping[str, Any] | None = None
-    """The file that is there, where it is another one: ``bytes``, ``mtime_ns``, ``sha256``."""
+    """Facts of the present file if it is another one: ``bytes``, ``mtime_ns`` and, if computed, ``sha256``."""
     known: bool = True
-    """False where that could not be found out."""
+    """False if the comparison was not possible."""
 
 
 class WatchedFile:
-    """A file that is being decoded. Its hash is computed meanwhile, and a change of it is noticed."""
+    """A file during decoding: a thread computes its hash, and a change of the file is detected."""
 
     def __init__(self, file: Path, pool: ThreadPoolExecutor) -> None:
         self.file, self.before = file, state_of(file)
         self.digest = pool.submit(sha256_of, file)
 
     def require_unchanged(self) -> None:
-        """Raises VideoError when the file is not as it was when decoding began."""
+        """Raises VideoError if the file has changed since decoding began."""
         now = state_of(self.file)
         if now != self.before:
             raise VideoError(
                 f"{self.file} changed while it was read",
                 expected=f"{self.before[0]:,} bytes, as at the beginning",
-                found=f"{now[0]:,} bytes" + (", written anew" if now[0] == self.before[0] else ""),
-                effect="nothing of it was stored",
-                hint="repeat the command once the file is whole",
+                found=f"{now[0]:,} bytes" + (", rewritten" if now[0] == self.before[0] else ""),
+                effect="none of its features were stored",
+                hint="repeat the command once the file is complete",
             )
 
     def record(self) -> dict[str, Any]:
-        """What a unit says of its file. Waits for the hash. Raises VideoError when the file changed meanwhile."""
+        """The facts of the file that a unit records. Waits for the hash. Raises VideoError if the file has changed."""
         digest = self.digest.result()
         self.require_unchanged()
         return {"bytes": self.before[0], "mtime_ns": self.before[1], "sha256": digest}
 
 
 class Sources:
-    """The files of one extraction: those being decoded, and those of complete units, each kind hashed by a thread."""
+    """The video files of one extraction. One thread hashes files being decoded, another those of complete units."""
 
     def __init__(self, cache: Cache) -> None:
         self.cache = cache
@@ -92,30 +92,30 @@ class Sources:
             pool.shutdown(cancel_futures=True)
 
     def read(self, file: Path) -> WatchedFile:
-        """A file that is decoded from now on. Raises VideoError when it is not there any more."""
+        """Watch a file that is about to be decoded. Raises VideoError if it cannot be read."""
         return WatchedFile(file, self.pools[0])
 
     def compare(self, video_id: str, file: Path) -> None:
-        """Look whether a complete unit is of the file that is there now; what differs is in `outdated` and `files`."""
+        """Compare a complete unit with the present file, in a thread; `outdated` and `files` hold the differences."""
         self.compared[video_id] = self.pools[1].submit(self.difference, video_id, file)
 
     def differs(self, video_id: str, file: Path) -> bool:
-        """`compare` at once: whether a unit is not of the file that is there now."""
+        """`compare`, and wait: True if the unit was extracted from another file, or cannot be read."""
         self.compare(video_id, file)
         return self.compared[video_id].result().why is not None
 
     def outdated(self) -> dict[str, str]:
-        """The complete videos whose unit is of another file, or damaged, and what to do. Waits for all."""
+        """Video id → error text, for compared units that belong to another file or are damaged. Waits for all."""
         found = {video_id: future.result() for video_id, future in self.compared.items()}
         return {video_id: seen.why for video_id, seen in found.items() if seen.why is not None}
 
     def files(self) -> dict[str, Mapping[str, Any] | None]:
-        """Of every compared video the file that is there where it is another one, else None. Waits for all."""
+        """For every compared video: facts of the present file if it is another one, else None. Waits for all."""
         found = {video_id: future.result() for video_id, future in self.compared.items()}
         return {video_id: seen.file for video_id, seen in found.items() if seen.known}
 
     def difference(self, video_id: str, file: Path) -> Seen:
-        """Whether a unit is of a file. Only another time asks for the hash."""
+        """Compare a unit with a file. The hash is computed only if sizes agree and modification times differ."""
         try:
             unit = self.cache.unit(video_id)
             recorded = unit.source
@@ -126,7 +126,7 @@ class Sources:
         except CacheError as error:
             return Seen(str(error), known=False)
         except VideoError:
-            return Seen(known=False)  # it went away meanwhile; features need no file
+            return Seen(known=False)  # the file has been removed; cached features do not need it
         if digest == recorded["sha256"]:
             return Seen()
         was, now = (f"{count:,} bytes" for count in (recorded["bytes"], size))
@@ -135,9 +135,9 @@ class Sources:
             f"{file} is another file than video {video_id} was extracted from",
             expected=was if digest is None else f"{was}, SHA-256 {recorded['sha256'][:16]}…",
             found=now if digest is None else f"{now}, SHA-256 {digest[:16]}…",
-            effect="the cache holds the features of the other file; they are not read for these annotations",
-            hint=f"if it was replaced, bring the other file back, or remove {places} and repeat the command; if these are "
-            "two videos, give one of them another id in its annotation, and remove its annotation set",
+            effect="the cached features belong to the earlier file; this annotation set does not read them",
+            hint=f"if the file was replaced, restore the earlier one, or remove {places} and repeat the command; "
+            "if these are two videos, give one of them another id in its annotation, and remove its annotation set",
         )
         return Seen(str(replaced), {"bytes": size, "mtime_ns": mtime, **({"sha256": digest} if digest else {})})
 
@@ -145,15 +145,16 @@ class Sources:
 def doubtful(
     cache: Cache, annotations: AnnotationSet, files: Mapping[str, Path | VideoError]
 ) -> dict[str, Mapping[str, Any]]:
-    """The files of videos that are not known to be those the cache holds features of: until they are compared, the
-    annotation set reads none of these features, even if that is never done. No content is looked at.
+    """Files that may differ from those the cached features were extracted from, by size and modification time.
 
-    A video that the set of this name has already was compared before: another time alone makes its file no other one.
+    The annotation set does not read these features until the files have been compared by content, even if the command
+    is interrupted before that. No content is read here. A video that the existing set of this name contains was
+    compared before; for it, a new modification time alone does not count as a difference.
     """
     known = read_set(cache.path, annotations.name) if annotations.name in set_names(cache.path) else None
     before = {} if known is None else known.samples.rows_of_videos
     there = cache.complete()
-    with suppress(CacheError):  # said where they are worked on
+    with suppress(CacheError):  # reported where these units are used
         cache.read_units([video_id for video_id in files if video_id in there])
     found: dict[str, Mapping[str, Any]] = {}
     for video_id, file in files.items():

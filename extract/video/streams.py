@@ -1,4 +1,4 @@
-"""Which stream of a file is its video: the default one among those that move, never a cover or a preview."""
+"""Choose the video stream of a file: the default one of those with moving pictures, never a cover or a preview."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from av.video.stream import VideoStream
 
 from ...errors import VideoError
 
-# FFmpeg "plays" text files, pictures and playlists (which reach for other files and hosts); only these are opened.
+# FFmpeg also opens text files, pictures and playlists (which refer to other files and hosts). Only these are allowed.
 CONTAINERS = ("mov", "mp4", "3gp", "matroska", "webm", "avi", "mpegts", "mpeg", "flv", "ogg", "asf")
 
 STILL = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 PICTURES = {"mjpeg", "png", "gif", "bmp", "webp", "tiff", "jpeg2000", "jpegls"}
-"""Codecs of pictures; a stream of one of them may be a cover that is not marked as one."""
+"""Codecs of still pictures; a stream with one of them may be a cover that is not marked as such."""
 PREVIEW = 4
-"""A track before another one with at least so many times its pixels is a preview of it."""
+"""A track is a preview of a later track that has at least this many times its pixels."""
 
 
 @contextmanager
 def opened(path: str | Path, threads: int) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a regular file and choose its video, ready to decode with errors reported. Raises VideoError."""
+    """Open a regular file and choose its video stream; damaged pictures are flagged. Raises VideoError."""
     with _container(path) as container:
         stream = _chosen(container, path)
         if stream.codec_context is None:
             raise VideoError(f"{path} cannot be decoded", found="a codec that is unknown, or a damaged header")
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = threads
-        # Doubtful pictures shall come out, flagged: dropping them would shift the number of every later frame.
-        # ("err_detect": "explode" found no more damage, and refuses sound clips whose edit list hides such pictures.)
+        # Output damaged pictures, flagged: dropping them would shift the number of every later frame.
+        # ("err_detect": "explode" found no more damage, and refused intact clips whose edit list hides such pictures.)
         stream.codec_context.options = {"flags": "+output_corrupt"}
         yield container, stream
 
 
 def why(error: Exception) -> str:
-    """What FFmpeg says of an error."""
+    """FFmpeg's message for an error."""
     return getattr(error, "strerror", None) or str(error)
 
 
@@ -53,12 +53,12 @@ def _container(path: str | Path) -> InputContainer:
         raise VideoError(f"{path} is empty", found="0 bytes", hint="fetch the file again")
     only_video = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
     try:
-        # An absolute path, so that no part of a name is taken for a protocol.
+        # An absolute path: FFmpeg could read a relative name as a protocol.
         return av.open(os.path.abspath(path), options=only_video)
     except (av.error.FFmpegError, ValueError) as error:
         raise VideoError(
             f"{path} is not a video that can be opened",
-            expected=f"a whole file of one of the containers {', '.join(CONTAINERS)}",
+            expected=f"a complete file in one of the containers {', '.join(CONTAINERS)}",
             found="something else (text, a picture, a playlist)"
             if isinstance(error, av.error.ArgumentError)
             else why(error),
@@ -67,7 +67,7 @@ def _container(path: str | Path) -> InputContainer:
 
 
 def _chosen(container: InputContainer, path: str | Path) -> VideoStream:
-    """As FFmpeg chooses: the default track before others, the larger before the smaller, the first of equals."""
+    """FFmpeg's order of preference: the default track, then the larger one, then the first."""
     streams = [s for s in container.streams.video if not s.disposition & STILL]
     if len(streams) > 1 or any(s.codec_context is not None and s.codec.name in PICTURES for s in streams):
         moving = _moving(path, {s.index for s in streams})
@@ -79,12 +79,12 @@ def _chosen(container: InputContainer, path: str | Path) -> VideoStream:
 
 
 def _pixels(stream: VideoStream) -> int:
-    """Of one picture; 0 where the codec is unknown."""
+    """Pixels of one picture; 0 if the codec is unknown."""
     return stream.codec_context.width * stream.codec_context.height if stream.codec_context else 0
 
 
 def _moving(path: str | Path, candidates: set[int]) -> set[int]:
-    """Those of some streams that have more than one picture; the file is read until that is known of all."""
+    """The candidates that have more than one picture. Reads until all of them have, or to the end of the file."""
     pictures: Counter[int] = Counter()
     with _container(path) as container:
         try:
@@ -93,6 +93,6 @@ def _moving(path: str | Path, candidates: set[int]) -> set[int]:
                     pictures[packet.stream_index] += 1
                 if all(pictures[i] > 1 for i in candidates):
                     break
-        except (av.error.FFmpegError, ValueError):  # decoding what was chosen will meet it again, and say so
+        except (av.error.FFmpegError, ValueError):  # decoding the chosen stream meets the same error and reports it
             pass
     return {i for i in candidates if pictures[i] > 1}

@@ -1,7 +1,7 @@
-"""The decoding process: reads the videos it is told of and lays what the encoder wants into shared memory.
+"""The decoding process: decodes the videos of its jobs and writes frames, rendered or raw, into shared memory.
 
-It is started by `decoders` and knows no tensors: FFmpeg and NumPy only, so it is small and starts quickly. Whatever a
-file does to it, be it a crash, a hang or all memory it may take, the extractor stays unharmed.
+`decoders` starts it. It uses FFmpeg and NumPy but not torch, so it is small and starts quickly. A file that crashes it,
+hangs it or exhausts its memory does not affect the extractor.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ from .channel import BLOCK_FRAMES, CheckJob, DecodeJob, Outcome, Slots, renditio
 from .decode import Pixels, read_frames
 
 BEAT = 0.1
-"""Seconds between two signs of life on the way to the next block."""
+"""Seconds between two progress messages within a block."""
 
 
 class Worker:
-    """Takes jobs from a channel. What goes over it, from the extractor: a job, or None for a slot emptied.
+    """Runs the jobs of a channel.
 
-    To the extractor: ``True`` once, when ready; now and then how many packets or pictures were passed; per block (frames,
-    seconds it took); per job at its end its `Outcome`.
+    Messages from the extractor: a job, or None for an emptied slot. Messages to the extractor: ``True`` once, when
+    ready; during a job, the number of packets or pictures so far; after each block, (frames, seconds); at the end of a
+    job, its `Outcome`.
 
-    ``patience``: seconds without any progress. The extractor kills a decoder that hangs; should it be gone itself, the
-    system's alarm does.
+    ``patience``: seconds without progress after which SIGALRM ends this process. The extractor kills a hanging decoder
+    earlier, unless it has ended itself.
     """
 
     def __init__(self, channel: Connection, slots: Slots, threads: int, patience: int) -> None:
@@ -44,7 +45,7 @@ class Worker:
         self.told, self.count = 0.0, 0
 
     def run(self) -> None:
-        """Until the extractor hangs up, or is gone."""
+        """Handle messages until the extractor closes the channel or ends."""
         self.channel.send(True)
         while True:
             message = self.channel.recv()
@@ -62,7 +63,7 @@ class Worker:
                 self.decode(job)
         except VideoError as error:
             return Outcome(out_of_memory(job) if os.strerror(errno.ENOMEM) in str(error) else error)
-        except (MemoryError, BlockingIOError):  # the second: no room for another thread
+        except (MemoryError, BlockingIOError):  # BlockingIOError: no memory for another thread
             return Outcome(out_of_memory(job))
         finally:
             signal.alarm(0)
@@ -75,11 +76,11 @@ class Worker:
         return examine(job.file, job.annotated, job.rate_is_assumed, whole, self.threads, self.passed)
 
     def passed(self) -> None:
-        """A packet or a picture more: tell the extractor now and then, and put off the alarm."""
+        """Count a packet or picture; every BEAT seconds, report the count and restart the alarm."""
         self.count += 1
         now = time.monotonic()
         if now - self.told > BEAT:
-            signal.alarm(0)  # an extractor that is busy may let us wait here
+            signal.alarm(0)  # a busy extractor may block this send
             self.channel.send(self.count)
             signal.alarm(self.patience)
             self.told = now
@@ -121,7 +122,7 @@ class Worker:
 
 
 def out_of_memory(job: DecodeJob | CheckJob) -> VideoError:
-    """Called in the worker: names its own limit."""
+    """The error for a video that exceeds this process's memory limit."""
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     return VideoError(
         f"{job.file} takes too much memory to decode",
@@ -132,12 +133,12 @@ def out_of_memory(job: DecodeJob | CheckJob) -> VideoError:
 
 
 def main() -> None:
-    """``channel``, ``memory`` (descriptors), slots, threads, the most bytes of address space to take, and patience."""
+    """Arguments: descriptors of channel and memory, slots, threads, limit of address space in bytes, patience."""
     channel, memory, slots, threads, limit, patience = map(int, sys.argv[1:])
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     try:
         Worker(Connection(channel), Slots.of(memory, slots), threads, patience).run()
-    except (EOFError, ConnectionError, KeyboardInterrupt):  # the extractor has finished, or is gone
+    except (EOFError, ConnectionError, KeyboardInterrupt):  # the extractor has finished or ended
         return
 
 

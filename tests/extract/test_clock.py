@@ -145,8 +145,8 @@ def annotated(path: Path, **changes: Any) -> Video:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"frame_count": 30, "fps": 12.5}, "encoded again, at 25 frames per second in place of 12.5"),
-        ({"frame_count": 120, "fps": 50}, "encoded again, at 25 frames per second in place of 50"),
+        ({"frame_count": 30, "fps": 12.5}, "re-encoded at 25 frames per second instead of 12.5"),
+        ({"frame_count": 120, "fps": 50}, "re-encoded at 25 frames per second instead of 50"),
         ({"frame_count": 61}, "found +208x48, 60 frames"),
         ({"width": 100}, "expected +100x48"),
         ({"fps": 30}, "plays at another rate"),

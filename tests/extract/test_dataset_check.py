@@ -103,7 +103,7 @@ def test_videos_are_compared_whatever_the_number_of_jobs(dataset: Path) -> None:
 def test_what_extract_would_skip_is_a_fault_whatever_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A picture that changes its size, a file that brings its decoder down, and one that never ends."""
+    """A picture that changes its size, a file that crashes its decoder, and one that never ends."""
     from stvg.extract.datasets import check
     from stvg.extract.video.decoders import Settings
 
@@ -135,7 +135,7 @@ worker.main()
     monkeypatch.setattr(check, "Settings", lambda processes: Settings(processes, timeout=3, program=program))
     report = check_dataset("json", tmp_path, videos=videos)
     said = [str(fault) for fault in report.faults]
-    for fault, expected in zip(said, ["changes its size at", "brings its decoder down", "takes too long"], strict=True):
+    for fault, expected in zip(said, ["changes its size at", "crashes its decoder", "takes too long"], strict=True):
         assert expected in fault
     assert report.videos_opened == 1
 

@@ -150,7 +150,7 @@ def test_a_file_is_compared_with_its_annotation_before_it_is_decoded(videos):
     warnings = {}
     pixels, errors = run(ONE_SLOT, jobs, lambda _, event: warnings.update({event.job.video_id: event}))
     assert [errors["0"], errors["2"]] == [None, None]
-    assert "encoded again, at 25 frames per second in place of 50" in str(errors["1"])
+    assert "re-encoded at 25 frames per second instead of 50" in str(errors["1"])
     assert sorted(pixels) == ["0", "2"]
     assert warnings["0"].warnings == []
     assert "25 frames per second; 2 are assumed" in warnings["2"].warnings[0]
