@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..objects import Location
 
 
-@click.group(cls=Commands)
+@click.group(cls=Commands, short_help="Inspect, verify, convert and merge caches.")
 def cache() -> None:
     """Look into a cache, check it, and bring it into another form."""
 
@@ -117,7 +117,7 @@ def cache_remove_annotations(path: Location, name: str) -> None:
     say(f"removed the annotation set {name} of {path}; its features stay")
 
 
-@cache.command("merge")
+@cache.command("merge", short_help="Merge caches of one recipe into one.")
 @click.argument("out", type=OUT_CACHE)
 @click.argument("shards", type=CACHE, nargs=-1, required=True)
 def cache_merge(out: Location, shards: tuple[Location, ...]) -> None:

@@ -32,7 +32,7 @@ def weights() -> None:
     """Convert published weights."""
 
 
-@weights.command("import")
+@weights.command("import", short_help="Split a published checkpoint into its parts.")
 @click.argument("source", type=FOLDER)
 @click.option(
     "--out", type=OUT_FOLDER, required=True, metavar="DIR", help="A new folder for the parts and report.json."

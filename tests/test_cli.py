@@ -7,7 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 
+import click
 import pytest
 
 SMALL = ["--set", "train.epochs=1", "--set", "train.batch_size=8", "--set", "model.ffn=32", "--device", "cpu"]
@@ -62,6 +64,22 @@ def test_every_command_explains_itself(stvg, words):
     ran = stvg(*words, "--help")
     assert ran.code == 0
     assert "Usage: stvg" in ran.out
+
+
+def all_commands(group: click.Group) -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        yield name, command
+        if isinstance(command, click.Group):
+            yield from ((f"{name} {inner}", found) for inner, found in all_commands(command))
+
+
+def test_the_list_of_commands_cuts_no_sentence_off():
+    from stvg.cli import cli
+
+    cut = {
+        name: shown for name, command in all_commands(cli) if (shown := command.get_short_help_str(58)).endswith("...")
+    }
+    assert cut == {}
 
 
 def test_a_mistyped_command_is_answered_with_the_nearest(stvg):

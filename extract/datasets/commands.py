@@ -27,7 +27,7 @@ from .table import DATASETS
 DRAWN = {name: row for name, row in DATASETS.items() if row.synthetic}
 
 
-@click.group(cls=Commands)
+@click.group(cls=Commands, short_help="Make, import, check and show annotations.")
 def dataset() -> None:
     """Look at annotations and videos before spending hours on them."""
 
@@ -82,7 +82,7 @@ def dataset_check(
         raise SystemExit(1)
 
 
-@dataset.command("make")
+@dataset.command("make", short_help="Draw a synthetic dataset with exact ground truth.")
 @click.argument("out", type=OUT_FOLDER)
 @click.option("--format", "kind", type=RowOf(DRAWN), default="vidstg", show_default=True)
 @click.option(
@@ -99,7 +99,7 @@ def dataset_make(out: Path, kind: str, videos: int, seed: int, jobs: int) -> Non
     say(f"wrote {out}")
 
 
-@dataset.command("import")
+@dataset.command("import", short_help="Import CVAT, Label Studio, MOT, COCO-VID or CSV.")
 @click.argument("path", type=FOLDER)
 @click.option("--format", "kind", type=RowOf(FORMATS), required=True, help="What wrote the annotations.")
 @click.option("--videos", type=FOLDER, required=True, metavar="DIR", help="Folder of the video files.")
@@ -156,7 +156,7 @@ def dataset_import(
         raise SystemExit(3)
 
 
-@dataset.command("new")
+@dataset.command("new", short_help="Begin annotations for a folder of videos.")
 @click.argument("videos", type=FOLDER)
 @click.option("--out", type=OUT_FOLDER, required=True, metavar="DIR", help="Folder for SPLIT.json.")
 @click.option("--split", default="train", show_default=True)
@@ -177,7 +177,7 @@ def dataset_new(videos: Path, out: Path, split: str) -> None:
         raise SystemExit(3)
 
 
-@dataset.command("show")
+@dataset.command("show", short_help="Draw annotated boxes into frames.")
 @dataset_option
 @annotations_option
 @vidor_option
@@ -219,7 +219,7 @@ def dataset_show(
         say(f"{counted(len(read.dropped), 'faulty record')} left out: stvg dataset check says why", err=True)
 
 
-@dataset.command("export")
+@dataset.command("export", short_help="Export annotations to MOT or COCO-VID.")
 @dataset_option
 @annotations_option
 @vidor_option

@@ -10,12 +10,12 @@ from ...errors import UsageError
 from ...options import FOLDER, Commands, choose_device, device_option, say, tokenizer_option
 
 
-@click.group(cls=Commands)
+@click.group(cls=Commands, short_help="List and check encoders of pictures and sentences.")
 def encoder() -> None:
     """Encoders of pictures and of sentences: which there are, and whether one does what it says."""
 
 
-@encoder.command("list")
+@encoder.command("list", short_help="List the encoders that can be named.")
 def encoder_list() -> None:
     """List the kinds of encoders and the plugins that are installed."""
     from .backbone import BACKBONES
