@@ -1,1 +1,1 @@
-"""From samples of a cache to what a head sees: which slots, read and padded together, in what order."""
+"""Batches for a head: selection of slots, reading and padding of features, and the order of samples."""

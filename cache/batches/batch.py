@@ -1,7 +1,7 @@
-"""What a head sees: samples padded together. Masks say what True means: padding.
+"""Batches of padded samples, the input of a head. In every mask, True means padding.
 
-Several sentences of one video share its features by index, never by copy. `Inputs` hold nothing of the annotation, so a
-head that is given only `Inputs` cannot look at the answer.
+Sentences of one video share its features by index, without copies. `Inputs` contain nothing of the annotation, so a
+head that receives only `Inputs` cannot use the ground truth.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Group = TypeVar("Group", "Inputs", "Targets")
 
 
 def _to(group: Group, device: torch.device) -> Group:
-    moved = copy.copy(group)  # `replace` would derive again what was derived
+    moved = copy.copy(group)  # `replace` would recompute the derived fields
     for name, value in vars(group).items():
         if isinstance(value, Tensor):
             vars(moved)[name] = value.to(device, non_blocking=True)
@@ -34,11 +34,11 @@ class Inputs:
     """B samples of at most T slots and M tokens; U distinct frames of at most h x w cells."""
 
     maps: Tensor
-    """(U, h, w, C) features of the distinct frames at the level that is remembered; zero where padding."""
+    """(U, h, w, C) features of the distinct frames at the dataset's level; zero where padding."""
     cell_padding: Tensor
     """(U, h, w) bool."""
     frame_index: Tensor
-    """(B, T) int64: row of ``maps`` behind every slot. Padding slots repeat the sample's first frame, and are masked."""
+    """(B, T) int64: row of ``maps`` for every slot. Padding slots repeat the sample's first frame, and are masked."""
     frame_padding: Tensor
     """(B, T) bool."""
     tokens: Tensor
@@ -52,7 +52,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Targets:
-    """The annotation of B samples, in slots and fractions. G = slots inside the moments, sample by sample.
+    """The annotation of B samples, in slots and fractions. G = all slots inside the moments, in sample order.
 
     Raises ValueError for a sample without a slot inside its moment.
     """
@@ -60,20 +60,20 @@ class Targets:
     boxes: Tensor
     """(B, T, 4) cxcywh fractions; read only where ``in_moment``."""
     in_moment: Tensor
-    """(B, T) bool: real slots inside the annotated moment. Its non-zeros order everything that is G long."""
+    """(B, T) bool: True at slots inside the annotated moment, never at padding. Its True entries give the order of
+    G."""
     span: Tensor
     """(B, 2) int64: first and last slot inside the moment."""
     size: Tensor
     """(B, 2) int64: (width, height) of the rendition the features were computed from, in pixels."""
     regions: dict[str, Tensor] = field(default_factory=dict)
-    """By level (G, S², C): RoI features of the target box, of levels that are kept as regions."""
+    """By level: (G, S², C) RoI features of the target box, for levels that the cache keeps as regions."""
     maps: dict[str, Tensor] = field(default_factory=dict)
-    """By level (G, h, w, C): whole maps, of levels that are kept as maps; zero where padding."""
+    """By level: (G, h, w, C) whole maps, for levels that the cache keeps as maps; zero where padding."""
     slots: Tensor = field(init=False, compare=False)
-    """(2, G) int64: sample and slot of everything that is G long. Found before a batch is moved: a GPU that is asked for
-    them in the middle of a step has to be waited for."""
+    """(2, G) int64: sample and slot of every entry of G. Computed on the CPU: `nonzero` on a GPU synchronises."""
     longest: int = field(init=False, compare=False)
-    """Slots of the longest moment."""
+    """Number of slots of the longest moment."""
 
     def __post_init__(self) -> None:
         inside = self.in_moment.sum(1).tolist()
@@ -87,7 +87,7 @@ class Targets:
         return _to(self, device)
 
     def with_levels(self, regions: dict[str, Tensor], maps: dict[str, Tensor]) -> Targets:
-        """The same slots with other features of the target."""
+        """The same targets with other features."""
         changed = copy.copy(self)
         vars(changed).update(regions=regions, maps=maps)
         return changed
@@ -95,10 +95,10 @@ class Targets:
 
 @dataclass(frozen=True)
 class LiveFrames:
-    """Frames of one size whose remembered maps are computed in the training step instead of being read."""
+    """Frames of one size for which the training step computes the maps, in place of cached ones."""
 
     rows: Tensor
-    """(n,) int64: which of the batch's U distinct frames these are."""
+    """(n,) int64: their rows among the batch's U distinct frames."""
     values: Tensor
     """(n, h, w, C) cached maps of the level before the last, or (n, 3, H, W) normalised pixels."""
 
@@ -112,14 +112,14 @@ class Batch:
 
     samples: list[Sample]
     sentences: list[str]
-    """What is asked of each sample: its own sentence, unless an evaluation shuffled them."""
+    """The sentence of each sample; another sample's if the evaluation shuffles sentences."""
     views: list[View]
     frames: list[torch.Tensor]
     """Per sample (T_i,) int64 source frames of its slots."""
     inputs: Inputs
     targets: Targets | None = None
     live: tuple[LiveFrames, ...] = ()
-    """What live encoders turn into `Inputs.maps`, which have no channels until they did."""
+    """Input of live encoders, which compute `Inputs.maps` from it. Until then those maps have zero channels."""
 
     def to(self, device: torch.device) -> Batch:
         targets = None if self.targets is None else self.targets.to(device)

@@ -1,4 +1,4 @@
-"""A sample's slots: which frames of its video a batch reads, seen through which view, and the paper's temporal crop."""
+"""Clips: the frames of a sample and the view they are read in, and the paper's temporal crop."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ..view import View
 
 @dataclass(frozen=True)
 class Rendition:
-    """One video seen through one view. Clips with equal renditions share their frames."""
+    """One video in one view. Clips with equal renditions share their frames."""
 
     video: Video
     view: View
     index: int = 0
-    """Which of the stored views it is."""
+    """Number of the view among the stored ones; 0 is the evaluation view."""
 
 
 @dataclass(frozen=True)
 class FrameSet:
-    """Some frames of one rendition, (n,) ascending source frames."""
+    """Frames of one rendition: (n,) ascending source frames."""
 
     rendition: Rendition
     frames: IntArray
@@ -31,21 +31,21 @@ class FrameSet:
 
 @dataclass(frozen=True)
 class Clip:
-    """A sample and the source frames of its slots, (T,) ascending; no features yet."""
+    """A sample and the source frames of its slots, (T,) ascending; without features."""
 
     sample: Sample
     sentence: str
-    """What is asked of it: its own sentence, unless an evaluation shuffled them."""
+    """The sample's sentence; another sample's if the evaluation shuffles sentences."""
     frames: IntArray
     rendition: Rendition | None = None
-    """None: the evaluation's."""
+    """None means the evaluation view."""
 
 
 def draw_crops(slots: IntArray, draws: FloatArray) -> IntArray:
-    """Which slots the temporal crop leaves of n clips: first slot and the one after the last (n, 2).
+    """The half-open range of slots that the temporal crop keeps of each of n clips: (n, 2).
 
-    ``slots`` (n, 3): how many there are, first and last slot in the moment. ``draws`` (n, 3): uniform in [0, 1); whether to
-    crop, and how much of what lies before and after the moment.
+    ``slots`` (n, 3): number of slots, first and last slot in the moment. ``draws`` (n, 3), uniform in [0, 1): whether
+    to crop (below 0.5), the share of slots to drop before the moment, and the share to keep after it.
     """
     count, first, last = slots.T
     cropped = draws[:, 0] < 0.5

@@ -1,4 +1,4 @@
-"""Clips padded together: from samples and a reader of features to a batch."""
+"""Collation: read the features of clips and pad them to a batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .reading import FeatureReader
 
 
 def collate(clips: Sequence[Clip], reader: FeatureReader, with_targets: bool) -> Batch:
-    """Read the features of some clips and pad them together. Frames two clips share are read once."""
+    """Read the features of clips and pad them to one batch. Frames that clips share are read once."""
     lengths = [len(c.frames) for c in clips]
     B, T = len(clips), max(lengths)
     frame_padding = torch.arange(T)[None] >= torch.tensor(lengths)[:, None]
@@ -66,13 +66,13 @@ def _targets(clips: Sequence[Clip], seen: Sequence[Rendition], T: int, reader: F
 
 
 def _boxes(clip: Clip, rendition: Rendition, frames: IntArray, reader: FeatureReader) -> FloatArray:
-    """Target boxes in fractions of the rendition (n, 4). Raises CacheError when the view does not show one."""
+    """Target boxes (n, 4) cxcywh in fractions of the view. Raises CacheError if the view does not show one of them."""
     boxes = rendition.view.to_fractions(clip.sample.boxes_at(frames))
     if not (boxes[:, 2:] > 0).all():
         raise CacheError(
             f"{reader.cache.path}: a view of video {rendition.video.video_id} does not show the target",
             sample=clip.sample.sample_id,
             found=f"frames {frames[~(boxes[:, 2:] > 0).all(1)][:5].tolist()}",
-            hint="extract again; annotations and views no longer fit each other",
+            hint="extract again: the annotations changed after the views were drawn",
         )
     return boxes

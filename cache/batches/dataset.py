@@ -1,4 +1,4 @@
-"""Which samples of a cache are read, which of their slots, and through which view."""
+"""The dataset of a split: selects samples of a cache, their slots and their views."""
 
 from __future__ import annotations
 
@@ -32,20 +32,23 @@ log = logging.getLogger(__name__)
 Place = str | PathLike[str]
 ROWS_AT_ONCE = 4096
 NAMED = 5
-"""Videos that a warning names; the others are counted."""
+"""Videos that a warning lists by name; it counts the rest."""
 SPANS = ("segment_start", "segment_end", "moment_start", "moment_end", "fps")
 
 
 class CachedDataset(torch.utils.data.Dataset[Clip]):
-    """The samples of a split whose features are in the cache, opened or where it lies. Works as a plain torch dataset with
-    ``collate``.
+    """The samples of a split whose features are in the cache: a map-style torch dataset with its own ``collate``.
 
-    ``sampling``: which of the stored frames a clip is made of.  [all, up to 100] ``level``: whose maps are read.  [the
-    last] ``targets``: None for inference; else the levels whose regions, or maps, are read at the annotated boxes as well.
-    ``reader``: what reads both.
+    ``cache``: an open cache, or its path or URL.
+    ``sampling``: the rule that selects a clip's frames from the stored ones.  [the cache's fps, up to 100 frames]
+    ``level``: the level of which maps are read.  [the last]
+    ``targets``: None for inference; for training, the levels of which regions or maps at the annotated boxes are read
+    too.
+    ``reader``: the class that reads features.
 
-    ``missing``: sample ids whose features are not all in the cache. ``excluded``: with
-    targets, ids without a slot in the moment.
+    Attributes:
+    ``missing``: ids of samples with features that are not in the cache.
+    ``excluded``: with targets, ids of samples without a slot in the moment.
     """
 
     def __init__(
@@ -65,7 +68,8 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         self.reader = reader(cache, level or cache.recipe.visual.levels[-1].name, targets or ())
         self.reader.check()
         self.mistaken: str | None = None
-        """Videos whose features there are of another file than the annotation set means; named for people."""
+        """Videos with stored features of another file than the annotation set describes, as a text; None without
+        any."""
         table, chosen = cache.samples, cache.annotations.rows(split)
         there = self._available(chosen)
         self.missing = [table.sample_id(i) for i, found in zip(chosen, there, strict=True) if not found]
@@ -74,11 +78,12 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         if targets is not None:
             self._exclude_without_moment()
         self.asking = np.array(self.rows, dtype=np.int64)
-        """The row whose sentence each position asks; evaluation permutes them to see how much the words matter."""
+        """(N,) the table row that gives each position its sentence. Evaluation permutes it to measure the effect of
+        text."""
         if not self.rows:
             raise CacheError(
                 f"{cache.path}: no video of split {split!r} is in the cache",
-                found=self.mistaken and f"features of other files than {cache.annotations.name} means: {self.mistaken}",
+                found=self.mistaken and f"features of other files than {cache.annotations.name} has: {self.mistaken}",
                 hint="run stvg extract first",
             )
         if self.missing:
@@ -93,14 +98,14 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         return f"Dataset {self.split} of {self.cache.path}: {len(self):,} samples{also}"
 
     def _available(self, rows: Sequence[int]) -> NDArray[np.bool_]:
-        """Of which samples all features can be had."""
+        """(n,) whether all features of a sample can be read."""
         there = self.cache.covered(rows)
         lacking = [row for row, found in zip(rows, there, strict=True) if not found]
         if lacking and (videos := self.cache.mistaken(lacking)):
             self.mistaken = ", ".join(videos[:NAMED]) + (f" and {len(videos) - NAMED:,} more" if videos[NAMED:] else "")
             log.warning(
-                "%s: features of %d videos are of another file or size than annotation set %s means, and are not read: %s; "
-                "repeat stvg extract: it says more",
+                "%s: features of %d videos are of another file or size than in annotation set %s and are not read: %s; "
+                "repeat stvg extract for details",
                 *(self.cache.path, len(videos), self.cache.annotations.name, self.mistaken),
             )
         return there
@@ -111,13 +116,13 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
             raise CacheError(f"{self.cache.path} has no split {self.split!r}", found=", ".join(splits))
         recipe = self.cache.recipe
         share = recipe.fps / self.sampling.fps
-        if share not in (1, 2, 4, 8, 16):  # the grid of every second frame is part of the grid, to the last bit
+        if share not in (1, 2, 4, 8, 16):  # halving fps keeps a subset of the grid, exactly
             raise CacheError(
                 f"{self.cache.path} holds frames at {recipe.fps} fps", found=f"{self.sampling.fps} fps asked for"
             )
 
     def _exclude_without_moment(self) -> None:
-        """Leave out samples without a slot in their moment; only those with gaps in their boxes are looked at singly."""
+        """Exclude samples without a slot in their moment. Samples with gaps in their boxes are checked one by one."""
         table, rows = self.cache.samples, np.array(self.rows, dtype=np.int64)
         kept = self._slots(rows)[:, 1] >= 0
         for i in rows[kept & (table.columns["gaps"][rows] > 0)].tolist():
@@ -130,7 +135,7 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
             )
 
     def _slots(self, rows: IntArray, sampling: Sampling | None = None) -> IntArray:
-        """(n, 3) of some rows of the table: slots, first and last slot in the moment, or -1 and -1 where none is."""
+        """(n, 3) for table rows: number of slots, first and last slot in the moment, or -1 and -1 if there is none."""
         columns, found = self.cache.samples.columns, np.empty((len(rows), 3), dtype=np.int64)
         for at in range(0, len(rows), ROWS_AT_ONCE):
             start, end, first, last, fps = (columns[name][rows[at : at + ROWS_AT_ONCE]] for name in SPANS)
@@ -159,7 +164,7 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         return Clip(sample, self.cache.samples.sentence(int(self.asking[i])), sample.frames(self.sampling))
 
     def contents(self) -> Contents:
-        """Which videos and samples these are, for the record of a run."""
+        """A description of these videos and samples for the record of a run."""
         sources = self.cache.sources(self.rows)
         return Contents.of(self.cache.samples, self.split, self.rows, self.cache.recipe.fingerprint, sources)
 
@@ -168,7 +173,7 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         return (self.cache.samples[row] for row in self.rows)
 
     def part(self, index: int, count: int) -> Self:
-        """Every count-th of the samples, from the index-th on."""
+        """A dataset of every ``count``-th sample, starting with sample number ``index``."""
         other = copy(self)
         for known in ("extents", "croppable"):
             other.__dict__.pop(known, None)
@@ -176,16 +181,16 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         return other
 
     def reading_into(self, allocate: Allocate) -> Self:
-        """The same samples, read into other memory."""
+        """A dataset of the same samples that reads into memory from ``allocate``."""
         other = copy(self)
         other.reader = self.reader.into(allocate)
         return other
 
     @cached_property
     def extents(self) -> IntArray:
-        """(N, 5) of every position: slots, first and last slot in the moment, width and height of the video.
+        """(N, 5) per position: number of slots, first and last slot in the moment, width and height in pixels.
 
-        Where no slot is in the moment, all are taken to be.
+        If no slot is in the moment, the first and last slot of the clip are given.
         """
         rows, columns = np.array(self.rows, dtype=np.int64), self.cache.samples.columns
         slots = self._slots(rows)
@@ -195,7 +200,7 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
 
     @cached_property
     def croppable(self) -> IntArray:
-        """(N, 3) of every position: the slots that a crop chooses from, first and last of them in the moment."""
+        """(N, 3) per position: number of slots before a crop, first and last of them in the moment."""
         if not self.sampling.ends:
             return self.extents[:, :3]
         slots = self._slots(np.array(self.rows, dtype=np.int64), self.sampling.unthinned)
@@ -204,10 +209,11 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         return slots
 
     def crop(self, clip: Clip, draws: FloatArray) -> Clip:
-        """The paper's temporal crop, half of the time: drop slots before and after the moment, never inside it.
+        """The paper's temporal crop, with probability 0.5: drop slots before and after the moment, never inside it.
 
-        ``draws``: as for `draw_crops`, of this clip. Clips that are sampled with both ends are cropped before they are
-        thinned, as in STCAT: what is left is seen more closely. Where that would skip the moment, the clip stays whole.
+        ``draws``: (3,) this clip's row for `draw_crops`. With ``sampling.ends``, clips are cropped before they are
+        thinned, as in STCAT, so a cropped clip is sampled more densely. If thinning would then skip the moment, the
+        clip is returned unchanged.
         """
         frames = self._before_thinning(clip) if self.sampling.ends else clip.frames
         inside = moment_slots(frames, clip.sample.moment)
@@ -218,14 +224,16 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         return clip if moment_slots(kept, clip.sample.moment) is None else replace(clip, frames=kept)
 
     def _before_thinning(self, clip: Clip) -> IntArray:
-        """All frames of a clip; the thinned ones where the target has no box at some of the others."""
+        """All grid frames of a clip, or its thinned frames if the target lacks a box at a grid frame of the moment."""
         frames = clip.sample.frames(self.sampling.unthinned)
         inside = frames[slots_in(frames, clip.sample.moment)]
         return frames if has_boxes(clip.sample.boxes_at(inside)).all() else clip.frames
 
     def redraw(self, clip: Clip, seed: int, epoch: int, position: int) -> Clip:
-        """The clip seen through one of its video's stored views: of those that show its whole tube, the first in an order
-        that all sentences of a video have in common in an epoch. The evaluation's view always does.
+        """The clip in a random stored view of its video that shows every target box, at least in part.
+
+        Views are tried in a random order, which all sentences of a video share within an epoch. The evaluation view always
+        shows every box.
         """
         video = clip.sample.video
         views = self.cache.unit(video.video_id).views
@@ -238,5 +246,5 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         return replace(clip, rendition=Rendition(video, views[k], k))
 
     def collate(self, clips: Sequence[Clip]) -> Batch:
-        """Read the features of some clips and pad them together. Frames two clips share are read once."""
+        """Read the features of clips and pad them to one batch. Frames that clips share are read once."""
         return collate(clips, self.reader, self.targets is not None)

@@ -1,7 +1,7 @@
-"""In what order samples come, read ahead of whoever asks for them.
+"""The order of samples in training and inference, and prefetching of batches.
 
-The order and every random draw are functions of (seed, epoch, position) alone, so a resumed run sees exactly what an
-unbroken one would have seen.
+The order and every random draw depend on (seed, epoch, position) alone. So a resumed run sees the same batches as an
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ Request = TypeVar("Request")
 Item = TypeVar("Item")
 
 POOL = 256
-"""Batches whose samples are sorted by size together: what may meet in a batch, and how equal it is."""
+"""Batches per pool. Samples are sorted by size within a pool: larger pools give less padding and less random
+batches."""
 ALIKE = 1.25
-"""Largest ratio of lengths in a group of one video: the sentences of a video share its features, not their segments."""
+"""Largest ratio of slot counts within a group. Sentences of one video share its features, but their segments differ."""
 READERS = min(4, os.cpu_count() or 1)
 CPU = torch.device("cpu")
 
@@ -38,11 +39,12 @@ CPU = torch.device("cpu")
 def epoch_order(
     dataset: CachedDataset, batch_size: int, per_video: int, seed: int, epoch: int, crop: bool = True
 ) -> list[list[int]]:
-    """The batches of one epoch, as lists of positions in the dataset; the last one may be short.
+    """The batches of one epoch, as lists of positions in the dataset. The last batch may be smaller.
 
-    Sentences of one video come in groups of at most ``per_video``, so that their features are read and projected once.
-    Groups are drawn into pools of `POOL` batches. Within a pool, clips of like size come together, so that little of a
-    batch is padding; a pool's batches, like all others, then come in any order. ``crop`` as in `training_batches`.
+    Sentences of one video form groups of at most ``per_video``, so that their features are read and projected once.
+    Groups are distributed at random over pools of `POOL` batches. Within a pool, groups are sorted by size to reduce
+    padding, and then cut into batches. Finally all full batches are shuffled. ``crop``: whether the run uses the
+    temporal crop, see `training_batches`.
     """
     rng = np.random.default_rng([seed, epoch])
     shapes, slots = clip_sizes(dataset, seed, epoch, crop)
@@ -57,7 +59,7 @@ def epoch_order(
 
 
 def clip_sizes(dataset: CachedDataset, seed: int, epoch: int, crop: bool) -> tuple[IntArray, IntArray]:
-    """Rows and columns of the last level as evaluated (N, 2), and slots after this epoch's crop (N,), of every position."""
+    """Per position: rows and columns of the last level in the evaluation view (N, 2), slots after the crop (N,)."""
     recipe, extents = dataset.cache.recipe, dataset.extents
     sizes, which = np.unique(extents[:, 3:], axis=0, return_inverse=True)
     views = [View.evaluation(width, height, recipe.resolution, recipe.max_side) for width, height in sizes.tolist()]
@@ -69,12 +71,12 @@ def clip_sizes(dataset: CachedDataset, seed: int, epoch: int, crop: bool) -> tup
 
 
 def crop_draws(seed: int, epoch: int, count: int) -> FloatArray:
-    """What decides the crop of every position in an epoch: (count, 3), see `draw_crops`."""
+    """The random draws of an epoch's crops, one row per position: (count, 3), see `draw_crops`."""
     return np.random.default_rng([seed, epoch, 1]).random((count, 3))
 
 
 def video_groups(dataset: CachedDataset, per_video: int, slots: IntArray, rng: np.random.Generator) -> list[list[int]]:
-    """Positions in groups of one video, none in a group more than `ALIKE` times as long as another."""
+    """Groups of positions of one video. The clip lengths in a group differ by at most a factor of `ALIKE`."""
     by_video: dict[str, list[int]] = {}
     for position, row in enumerate(dataset.rows):
         by_video.setdefault(dataset.cache.samples.video_ids[row], []).append(position)
@@ -92,7 +94,7 @@ def video_groups(dataset: CachedDataset, per_video: int, slots: IntArray, rng: n
 
 
 def by_size(groups: IntArray, sizes: list[tuple[int, int, int]], pool: int) -> list[int]:
-    """Groups sorted by shape, then length: up and down by turns, so that neighbours stay alike where both change."""
+    """Groups sorted by shape, then by length. The direction alternates, so that neighbours differ little in both."""
     shapes = sorted({sizes[g][:2] for g in groups}, reverse=bool(pool % 2))
     rank = {shape: i for i, shape in enumerate(shapes)}
 
@@ -104,9 +106,9 @@ def by_size(groups: IntArray, sizes: list[tuple[int, int, int]], pool: int) -> l
 
 
 def share_of(order: list[list[int]], part: int, parts: int) -> list[list[int]]:
-    """One of ``parts`` shares of every batch: runs of neighbours, so that sentences of one video stay together.
+    """Share number ``part`` of ``parts`` of every batch. Shares are contiguous, to keep sentences of a video together.
 
-    Shares of a batch differ by at most one sample; those of a batch of less than ``parts`` may be empty.
+    The shares of a batch differ by at most one sample. A batch of fewer than ``parts`` samples has empty shares.
     """
     return [batch[len(batch) * part // parts : len(batch) * (part + 1) // parts] for batch in order]
 
@@ -121,10 +123,10 @@ def training_batches(
     views: bool = True,
     device: torch.device = CPU,
 ) -> Iterator[Batch | None]:
-    """Batches ``start`` and on of one epoch's order, read ahead of the step, into memory a ``device`` copies fast from.
+    """Prefetched batches of one epoch's order, from batch number ``start``, in memory suited to ``device``.
 
-    That memory is used again for a later batch once nothing refers to the earlier one any more. A batch without a position
-    is None.
+    ``crop``: apply the temporal crop. ``views``: use the stored random views. A batch's memory is reused when nothing
+    refers to that batch any more. An empty batch is given as None.
     """
     source = dataset.reading_into(memory_for(device))
     draws = crop_draws(seed, epoch, len(source))
@@ -145,12 +147,13 @@ def training_batches(
 def inference_batches(
     dataset: CachedDataset, batch_size: int, window: int, device: torch.device = CPU, passes: int = 1
 ) -> Iterator[Batch]:
-    """Every sample once, in the order of the table; a clip of more than ``window`` slots as clips that follow each other.
+    """Every sample once, in table order. A clip of more than ``window`` slots is split into consecutive clips.
 
-    ``passes``: first it is divided into this many clips of every ``passes``-th slot; fewer, where it has fewer slots.
+    ``passes``: before that, every clip is divided into this many clips of every ``passes``-th slot, but never into more
+    clips than it has slots.
 
-    Each is read and padded on its own, and clips of several samples share a batch: however long a video is, at most
-    ``batch_size`` x ``window`` slots are in memory per batch.
+    A batch may hold clips of several samples. It has at most ``batch_size`` x ``window`` slots in memory, for videos of
+    any length.
     """
     whole = (dataset[i] for i in range(len(dataset)))
     clips = (
@@ -166,9 +169,9 @@ def inference_batches(
 def read_ahead(
     load: Callable[[Request], Item], requests: Iterable[Request], depth: int = 2, readers: int = READERS
 ) -> Iterator[Item]:
-    """``load(request)`` for every request, in order, by threads that are at most ``depth`` items ahead.
+    """Yield ``load(request)`` for every request, in order. Threads compute at most ``depth`` items ahead.
 
-    What a request raises is raised in its turn. The threads end with the iterator, also when it is left early.
+    An exception of a request is raised when its item is due. The threads end when the iterator is exhausted or closed.
     """
     pool = ThreadPoolExecutor(readers, thread_name_prefix="read-ahead")
     pending: deque[Future[Item]] = deque()

@@ -1,4 +1,4 @@
-"""What a batch needs of a cache, read into memory of its own: maps of frames, features of targets, tokens of sentences."""
+"""Reading the features of a batch from a cache: maps of frames, features of targets, tokens of sentences."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ Levels = dict[str, Tensor]
 
 
 class FeatureReader:
-    """Reads maps of one level at a batch's frames, and what is kept of further levels at the targets.
+    """Reads the maps of one level at a batch's frames, and regions or maps of other levels at the targets.
 
-    Training modes read other things in place of these; see `open_live_split`.
+    Training modes with live encoders use subclasses; see `open_live_split`.
     """
 
     def __init__(self, cache: Cache, level: str, of_targets: Sequence[str] = (), allocate: Allocate = fresh) -> None:
         self.cache, self.level, self.of_targets, self.allocate = cache, level, tuple(of_targets), allocate
 
     def into(self, allocate: Allocate) -> Self:
-        """The same reader, with other memory for what it reads."""
+        """The same reader with another allocator for its results."""
         other = copy(self)
         other.allocate = allocate
         return other
 
     def check(self) -> None:
-        """CacheError unless the cache keeps what is to be read."""
+        """Raise CacheError unless the cache keeps all levels that this reader reads."""
         self.require_kept(self.level, ("maps",))
         for level in self.of_targets:
             self.require_kept(level, ("maps", "regions"))
 
     def require_kept(self, level: str, forms: Sequence[str]) -> None:
-        """CacheError unless the cache keeps a level in one of these forms."""
+        """Raise CacheError unless the cache keeps a level in one of these forms."""
         recipe, where = self.cache.recipe, self.cache.path
         if level not in recipe.kept:
             hint = nearest(level, recipe.kept)
@@ -61,31 +61,31 @@ class FeatureReader:
             )
 
     def evaluation(self, video: Video) -> Rendition:
-        """The video as it is evaluated."""
+        """The video with its evaluation view."""
         return Rendition(video, self.cache.unit(video.video_id).views[0])
 
     def frames(self, parts: Sequence[FrameSet]) -> tuple[Tensor, Tensor, tuple[LiveFrames, ...]]:
-        """Maps of the batch's distinct frames, their padding, and what live encoders need instead (nothing here)."""
+        """Maps of the batch's distinct frames, their padding, and the input of live encoders (here empty)."""
         return *self.maps(self.level, parts), ()
 
     def targets(self, clips: Sequence[Clip], inside: Sequence[FrameSet]) -> tuple[Levels, Levels]:
-        """Regions and maps of the slots inside the moments, each by level, as the cache keeps them."""
+        """Regions and maps by level at the slots inside the moments. A level is in the form that the cache keeps."""
         kept = self.cache.recipe.kept
         regions = {name: self.regions(name, clips, inside) for name in self.of_targets if kept[name] == "regions"}
         maps = {name: self.maps(name, inside)[0] for name in self.of_targets if kept[name] == "maps"}
         return regions, maps
 
     def read(self, level: str, part: FrameSet, out: Tensor | None = None) -> Tensor:
-        """One level of some frames (n, h, w, C), into ``out`` where given; quantised values are decoded here."""
+        """Decoded maps of one level at some frames: (n, h, w, C), written into ``out`` if given."""
         unit = self.cache.unit(part.rendition.video.video_id)
         return unit.read(array_name(level, part.rendition.index), unit.places(part.frames), out)
 
     def shape(self, array: str, part: FrameSet) -> tuple[int, ...]:
-        """Axes of an array after the first, as it is stored of a rendition."""
+        """Shape of an array's rows as stored for a rendition."""
         return self.cache.unit(part.rendition.video.video_id).shape(array_name(array, part.rendition.index))
 
     def maps(self, level: str, parts: Sequence[FrameSet]) -> tuple[Tensor, Tensor]:
-        """Feature maps of one level at some frames of some videos, padded to the largest: (U, h, w, C) and padding."""
+        """Maps of one level at frames of several videos, padded to the largest: (U, h, w, C), and padding (U, h, w)."""
         shapes = [self.shape(level, part) for part in parts]
         count = sum(len(part.frames) for part in parts)
         h, w, channels = max(s[0] for s in shapes), max(s[1] for s in shapes), shapes[0][2]
@@ -100,7 +100,10 @@ class FeatureReader:
         return maps, padding
 
     def regions(self, level: str, clips: Sequence[Clip], inside: Sequence[FrameSet]) -> Tensor:
-        """Stored regions of every clip's moment, clip after clip; one read for neighbours of one rendition."""
+        """Stored regions at every clip's moment, in clip order: (G, S², C).
+
+        Adjacent clips of a rendition share a read.
+        """
         name = regions_of(level)
         regions = self._empty(name, (sum(len(p.frames) for p in inside), *self.shape(name, inside[0])))
         at = 0
@@ -114,7 +117,7 @@ class FeatureReader:
         return regions
 
     def tokens(self, clips: Sequence[Clip]) -> tuple[Tensor, Tensor]:
-        """Token features of the clips' sentences, (B, M, text width) and their padding (B, M)."""
+        """Token features of the clips' sentences (B, M, text width), and their padding (B, M)."""
         texts = {c.sentence: self.cache.texts.read(c.sentence) for c in clips}
         M = max(len(t) for t in texts.values())
         tokens = torch.zeros(len(clips), M, self.cache.recipe.text.width)

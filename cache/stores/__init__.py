@@ -1,1 +1,1 @@
-"""One unit a video: its file formats, its addresses, and what every store promises."""
+"""Stores of feature units: the common interface, the file formats, and access to object storage."""

@@ -1,4 +1,4 @@
-"""Chunks of an array read at their positions in a file, straight into the caller's memory, each checked once."""
+"""Positioned reads of an array's chunks from a file into the caller's memory. Each chunk is verified once."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .rows import Run
 from .unit import REPAIR, ArrayFacts
 
 READ_BYTES = 2 * 1024 * 1024
-"""About this much is read at once where checksums are compared, so that it is still in the processor's cache."""
+"""Bytes read in one call while checksums are compared. So they are still in the CPU cache when they are summed."""
 
 
 class ChunkFile:
-    """The chunks of one array, one behind the other from ``start`` of a file on, each checked when it is first read.
+    """The chunks of one array, stored contiguously from byte ``start`` of a file. Each is verified on its first read.
 
-    It has no position, so threads and forked processes may share it; it closes with its last user.
+    All reads are positioned, so threads and forked processes may share the object. The file is closed with the object.
     """
 
     def __init__(self, path: Path, label: str, facts: ArrayFacts, start: int) -> None:
@@ -28,7 +28,7 @@ class ChunkFile:
         self._size = facts.chunk_bytes
         self._together = max(1, READ_BYTES // self._size) * self._size
         self.verified = bytearray(facts.chunks)
-        """1 for every chunk whose checksum was compared. A store keeps it as long as the file stays what it is."""
+        """1 for every verified chunk. A store keeps these flags until the file changes (see `identity`)."""
         self._descriptor = -1
         try:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -36,17 +36,17 @@ class ChunkFile:
             raise CacheError(f"{label}: {path} cannot be read", found=error, hint=REPAIR) from None
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        # A default, because at the end of a program `os` may be gone before an open file is.
+        # `os.close` is bound as a default: at interpreter exit the module `os` may be cleared before this object.
         if self._descriptor >= 0:
             close(self._descriptor)
 
     @property
     def bytes(self) -> int:
-        """Of the whole file."""
+        """Size of the whole file in bytes."""
         return os.fstat(self._descriptor).st_size
 
     def identity(self) -> tuple[object, ...]:
-        """What changes when the file is replaced or written to."""
+        """A key of the file's current content: it changes when the file is replaced or written to."""
         status = os.fstat(self._descriptor)
         return self._label, self._path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
@@ -64,7 +64,10 @@ class ChunkFile:
                 self.verified[number : number + count] = b"\1" * count
 
     def _fill(self, first: int, target: memoryview) -> None:
-        """Read what is there from a chunk on, as much as the target holds."""
+        """Fill the target from the start of chunk ``first``, without verifying.
+
+        Raises CacheError if the file ends early.
+        """
         offset, filled = self._start + first * self._size, 0
         try:
             while got := os.preadv(self._descriptor, [target[filled:] if filled else target], offset + filled):
@@ -78,11 +81,11 @@ class ChunkFile:
 
 
 def compare(label: str, path: object, facts: ArrayFacts, first: int, content: memoryview) -> None:
-    """Compare chunks, the ``first``-th and those behind it, with their checksums. CacheError names one that differs."""
+    """Verify the checksums of consecutive chunks from number ``first``. CacheError names the first that differs."""
     size = facts.chunk_bytes
     sums = np.frombuffer(facts.sums, "<u4", -(-len(content) // size), 4 * first).tolist()
     for i, expected in enumerate(sums):
-        if (found := crc32c(content[i * size : (i + 1) * size])) != expected:  # other threads go on meanwhile
+        if (found := crc32c(content[i * size : (i + 1) * size])) != expected:  # crc32c releases the GIL
             raise CacheError(
                 f"{chunk_place(label, path, facts, first + i)} is damaged",
                 expected=f"crc32c {expected:08x}",
@@ -92,7 +95,7 @@ def compare(label: str, path: object, facts: ArrayFacts, first: int, content: me
 
 
 def chunk_place(label: str, path: object, facts: ArrayFacts, number: int) -> str:
-    """How a chunk is named in errors."""
+    """The name of a chunk in error messages."""
     per = facts.rows_per_chunk
     last = min((number + 1) * per, facts.shape[0]) - 1
     return f"{label}: chunk {number} (rows {number * per} to {last}) of {path}"

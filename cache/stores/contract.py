@@ -1,11 +1,12 @@
-"""Feature units, written once and read many times: the contract both backends keep.
+"""Feature units, written once and read many times: the interface of both backends.
 
-A *unit* is one video's features, or one part of the text features: named arrays whose first axis counts rows (frames,
-tokens, regions), and attributes. Its key is ``room/name``: ``videos/<video id>``, ``text/00000``. A unit is visible
-only when it is complete, and is never changed afterwards.
+A *unit* holds one video's features or one part of the text features: named arrays and attributes. The first axis of an
+array counts rows (frames, tokens, regions). The unit's key is ``room/name``: ``videos/<video id>``, ``text/00000``. A
+unit becomes visible when it is complete, and is never changed afterwards.
 
-Rows are stored in chunks; the unit's record holds a checksum of each. It is compared when a chunk of a local file is first
-read through a store, and at every read of one that comes over a network. Damage is an error with its name, never zeros.
+Rows are stored in chunks. The unit's record holds a checksum of each chunk. A chunk of a local file is verified the
+first time a store reads it; a chunk read over a network is verified every time. A mismatch raises CacheError with the
+chunk's name.
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ from .rows import Chunks, gather, row_numbers
 from .unit import ArrayFacts, UnitRecord, UnitWriter
 
 CHECKED_TOGETHER = 64
-"""Chunks that `Store.check` reads at once."""
+"""Chunks that `Store.check` reads in one call."""
 OPEN_ARRAYS = 128
+"""Arrays that a store keeps open."""
 
 
 @runtime_checkable
 class Remembering(Chunks, Protocol):
-    """Chunks that know which of them were checked, and when what they are read from is another file."""
+    """Chunks that record which of them were verified, and that identify the file they are read from."""
 
     verified: bytearray
 
@@ -43,14 +45,14 @@ class Remembering(Chunks, Protocol):
 
 
 class Store(ABC):
-    """The units below a cache folder. Safe to share between threads, to fork with, and to pickle to a worker."""
+    """The units of a cache folder. Can be shared between threads, forked, and pickled to a worker process."""
 
     suffix = ""
 
     def __init__(self, path: Location) -> None:
         self.path = path
         self._swept: set[str] = set()
-        # Caches of functions that know no store: nothing here refers back to it, so its open files close with it.
+        # The cached functions hold no reference to the store. So the store is freed at once and its files are closed.
         self._known = lru_cache(32 * OPEN_ARRAYS)(self._read_facts)
         self._opened = lru_cache(OPEN_ARRAYS)(partial(_open_verified, self._open_array, self._known, {}))
         self._place = lru_cache(32 * OPEN_ARRAYS)(partial(_place, path, self.suffix))
@@ -59,12 +61,15 @@ class Store(ABC):
         return type(self), (self.path,)
 
     def place(self, key: str) -> Location:
-        """The file or folder of a unit. Raises ValueError for a key that is not ``room/name``."""
+        """Path of a unit's file or folder. Raises ValueError if the key is not ``room/name``."""
         return self._place(key)
 
     @contextmanager
     def writer(self, key: str) -> Iterator[UnitWriter]:
-        """Write a unit; unless `UnitWriter.commit` was called, nothing of it remains. The room is swept first."""
+        """Write a unit. Without a call of `UnitWriter.commit`, everything written is removed.
+
+        The first write to a room also removes the temporary files of killed writers there.
+        """
         place = self._local(key)
         make_folder(place.parent)
         if place.parent.name not in self._swept:
@@ -77,9 +82,9 @@ class Store(ABC):
             writer.discard()
 
     def publish(self, key: str, temporary: Path) -> bool:
-        """Make a finished unit visible. False, and nothing changed, when there is one already.
+        """Make a finished unit visible. Returns False, and changes nothing, if a complete unit of this key exists.
 
-        Raises CacheError when a broken unit stands under this name.
+        Raises CacheError if an incomplete unit has this name.
         """
         try:
             publish(temporary, self._local(key))
@@ -95,17 +100,17 @@ class Store(ABC):
         return self._complete(self.place(key))
 
     def keys(self, room: str) -> list[str]:
-        """Keys of the complete units of a room, sorted. A name that is no unit's is left to `strays`."""
+        """Keys of the complete units of a room, sorted. `strays` lists all other entries."""
         return sorted(key for key in map(self._key_of, self._entries(room)) if key is not None)
 
     def strays(self, room: str) -> list[Location]:
-        """What lies in a room and is no complete unit: writers at work, leftovers, damage, foreign files. Sorted."""
+        """Entries of a room that are not complete units, sorted: temporaries, broken units, foreign files."""
         return sorted(entry for entry in self._entries(room) if self._key_of(entry) is None)
 
     def sweep(self) -> list[Path]:
-        """Remove what killed writers left in the cache folder and its rooms, and return it."""
+        """Remove the temporaries of killed writers from the cache folder and its rooms. Returns the removed paths."""
         if isinstance(self.path, ObjectPath):
-            return []  # what an upload that broke off left there is replaced by the next one
+            return []  # the next upload of a unit overwrites the objects of an interrupted one
         rooms = [p for p in self.path.iterdir() if p.is_dir() and not p.name.startswith(TEMPORARY)]
         return [path for folder in (self.path, *rooms) for path in sweep(folder)]
 
@@ -118,13 +123,15 @@ class Store(ABC):
     def read(
         self, key: str, name: str, rows: IntArray | slice | None = None, out: NDArray[Any] | None = None
     ) -> NDArray[Any]:
-        """Rows of an array: all, a slice, or a list of numbers in any order, repeats allowed: (n, *shape[1:]).
+        """Read rows of an array: (n, *shape[1:]).
 
-        ``out``: of exactly that shape and type, filled and returned; it may have gaps, as the upper left part of padded
-        maps has, but not between the elements of its last axis. After an error its content is undefined.
+        ``rows``: None for all, a slice, or a list of row numbers in any order, with repeats allowed.
+        ``out``: an array of exactly the result's shape and type, filled and returned. It may be a strided view, such as
+        the upper left part of padded maps, but its last axis must be contiguous. Its content is undefined after an
+        error.
 
-        Raises CacheError for a missing unit or array and for damage (unit, array, chunk), IndexError for a row that is
-        not there, ValueError for an ``out`` that does not fit.
+        Raises CacheError for a missing unit or array and for a damaged record, array or chunk; IndexError for a row out
+        of range; ValueError for an ``out`` of another shape, type or layout.
         """
         facts = self._find(key, name)
         numbers = row_numbers(rows, facts.shape[0], f"{key}, {name}")
@@ -133,13 +140,16 @@ class Store(ABC):
             out = np.empty(shape, facts.dtype)
         elif out.shape != shape or out.dtype != facts.dtype or out.strides[-1] != out.itemsize:
             found = f"{out.shape} {out.dtype}, strides {out.strides}"
-            raise ValueError(f"out must be {shape} {facts.dtype}, its last axis without gaps, got {found}")
+            raise ValueError(f"out must be {shape} {facts.dtype} with a contiguous last axis, got {found}")
         if len(numbers):
             gather(self._opened(self.place(key), key, name), facts, numbers, out)
         return out
 
     def check(self, key: str) -> list[str]:
-        """Read all of a unit: what is missing, short, damaged or foreign, a line each. Empty when all is well."""
+        """Read a whole unit.
+
+        Returns one line for each missing, short, damaged or foreign part; empty without faults.
+        """
         place = self.place(key)
         try:
             record = self._read_record(place, key)
@@ -162,7 +172,7 @@ class Store(ABC):
         for first in range(0, facts.chunks, CHECKED_TOGETHER):
             try:
                 chunks.read([(first, scratch[: end - first * size])])
-            except CacheError:  # singly, so that every damaged one is named
+            except CacheError:  # read one by one, to report every damaged chunk
                 for number in range(first, min(first + CHECKED_TOGETHER, facts.chunks)):
                     try:
                         chunks.read([(number, scratch[: min(size, end - number * size)])])
@@ -205,21 +215,21 @@ class Store(ABC):
     @staticmethod
     @abstractmethod
     def _complete(place: Location) -> bool:
-        """Whether a committed unit stands at a place."""
+        """Whether a path holds a committed unit."""
 
     @staticmethod
     @abstractmethod
     def _read_record(place: Location, key: str | None) -> UnitRecord:
-        """Raises CacheError when there is no complete unit, or its record is damaged or not ``key``'s."""
+        """Raises CacheError if there is no complete unit, or if its record is damaged or names another key."""
 
     @classmethod
     @abstractmethod
     def _open_array(cls, place: Location, key: str, name: str, facts: ArrayFacts) -> Chunks:
-        """Raises CacheError when the array is missing, or of another size. Not for arrays without rows."""
+        """Raises CacheError if the array is missing or has another size. Never called for arrays without rows."""
 
     @abstractmethod
     def _check_layout(self, place: Location, record: UnitRecord) -> list[str]:
-        """What is missing, foreign or contradicts the record, chunks aside."""
+        """Faults outside the chunks: missing parts, foreign parts, and differences from the record."""
 
 
 def _place(path: Location, suffix: str, key: str) -> Location:
@@ -237,7 +247,7 @@ def _open_verified(
     key: str,
     name: str,
 ) -> Chunks:
-    """An array whose chunks are not checked again when they were before the file was last closed."""
+    """Open an array. Chunks that were verified before its file was last closed are not verified again."""
     chunks = open_array(place, key, name, known(place, key)[name])
     if isinstance(chunks, Remembering):
         chunks.verified = verified.setdefault(chunks.identity(), chunks.verified)

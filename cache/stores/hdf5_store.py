@@ -1,11 +1,11 @@
-"""Units as HDF5 files, one each: ``videos/<unit>.h5``.
+"""Units as HDF5 files, one file per unit: ``videos/<unit>.h5``.
 
-Every array is a contiguous dataset; the completion record is the root attribute ``record``, written last. The HDF5
-library writes the files and finds the datasets in them. Rows are then read at their positions, without the library and
-its lock.
+Every array is a contiguous dataset. The completion record is the root attribute ``record``, written last. The HDF5
+library writes the files and locates the datasets. Rows are then read with positioned reads, without the library and its
+global lock.
 
-Some bytes of such a file are guarded by no checksum of the format. The user block in front, which HDF5 leaves to
-applications, holds one of all the others; `Store.check` compares it.
+The format leaves some bytes of a file without a checksum. So the user block, which HDF5 reserves for applications,
+holds a checksum of all bytes that follow it. `Store.check` compares it.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from .contract import Store
 from .unit import REPAIR, ArrayFacts, UnitRecord, UnitWriter
 
 LIBRARY = (h5py.h5f.LIBVER_V18, h5py.h5f.LIBVER_V110)
-"""Checksummed metadata, readable by every HDF5 since 1.10."""
+"""Range of format versions: metadata has checksums, and every HDF5 library since 1.10 can read it."""
 
 USER_BLOCK = 512
-"""Bytes in front of the HDF5 file proper; 512 is the least the format allows."""
+"""Bytes of the user block at the start of a file; 512 is the format's minimum."""
 
 
 class Hdf5Writer(UnitWriter):
@@ -59,19 +59,19 @@ class Hdf5Writer(UnitWriter):
         self._file.close()
 
     def discard(self) -> None:
-        if self._file:  # the library ends the whole process when it finds no room for what it still holds back
+        if self._file:  # on a full disk, the library aborts the process when it flushes its buffers at close
             with suppress(OSError):
                 os.truncate(self.temporary, 0)
         super().discard()
 
 
 def _created(path: Path) -> h5py.File:
-    """A new file in which rows are written at once, so that a disk's refusal is an error of the write it refuses."""
+    """Create an unbuffered file: a full disk then raises an error in the write that fails, not later."""
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
     access.set_libver_bounds(*LIBRARY)
     access.set_file_locking(False, False)
     access.set_sieve_buf_size(0)
-    timeless = h5py.h5p.create(h5py.h5p.FILE_CREATE)  # equal units are equal files
+    timeless = h5py.h5p.create(h5py.h5p.FILE_CREATE)  # no timestamps: equal units give identical files
     timeless.set_obj_track_times(False)
     timeless.set_userblock(USER_BLOCK)
     return h5py.File(h5py.h5f.create(os.fsencode(path), h5py.h5f.ACC_EXCL, timeless, access))
@@ -87,7 +87,7 @@ class Hdf5Store(Store):
 
     @staticmethod
     def _complete(place: Location) -> bool:
-        return place.is_file()  # only whole files get this name
+        return place.is_file()  # only complete files are renamed to this name
 
     @staticmethod
     def _read_record(place: Location, key: str | None) -> UnitRecord:
@@ -107,13 +107,13 @@ class Hdf5Store(Store):
         return ChunkFile(Path(str(place)), label, facts, start)
 
     def check(self, key: str) -> list[str]:
-        """See `Store.check`. What no checksum of an array covers is found by that of the whole file."""
+        """See `Store.check`. The checksum of the whole file covers the bytes that no chunk checksum covers."""
         if problems := super().check(key):
             return problems
         place = self.place(key)
         with open(str(place), "rb") as file:
             whole = file.read(USER_BLOCK) == user_block(file)
-        return [] if whole else [f"{key}: {place} is not, byte for byte, as it was written"]
+        return [] if whole else [f"{key}: {place} is damaged outside its arrays"]
 
     def _check_layout(self, place: Location, record: UnitRecord) -> list[str]:
         expected = set(record.arrays)
@@ -127,7 +127,7 @@ class Hdf5Store(Store):
 
 
 def user_block(file: BinaryIO) -> bytes:
-    """What belongs in front of a file: the crc32c of all that follows, and zeros."""
+    """The user block of a file: the crc32c of all bytes that follow it, padded with zeros."""
     file.seek(USER_BLOCK)
     total = 0
     while block := file.read(1 << 20):
@@ -137,7 +137,7 @@ def user_block(file: BinaryIO) -> bytes:
 
 @contextmanager
 def _opened(place: Location, label: str) -> Iterator[h5py.File]:
-    """A unit's file, opened and closed at once: no handle is kept that threads or forked processes could share."""
+    """A unit's file, open within the block only: threads and forked processes must not share an HDF5 handle."""
     assert isinstance(place, Path), f"{place} cannot hold HDF5 files"
     if not place.is_file():
         raise CacheError(f"{place} is not there", hint="stvg extract writes it")
@@ -145,5 +145,5 @@ def _opened(place: Location, label: str) -> Iterator[h5py.File]:
         with h5py.File(place, "r", locking=False) as file:
             yield file
     except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-        # How the library reports damaged metadata depends on where the damage is.
+        # The library reports damaged metadata by different exceptions, depending on the damaged part.
         raise CacheError(f"{label}: {place} is damaged", found=error, hint=REPAIR) from None

@@ -1,4 +1,4 @@
-"""The kinds of stores: a row a kind, and the one place that opens them."""
+"""The table of store kinds, and the function that opens a store."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StoreKind:
-    """The classes of a kind, ``package.module:Class``, loaded when they are needed."""
+    """The classes of a kind as ``package.module:Class``, imported when a store is opened."""
 
     local: str
     remote: str | None = None
-    """In object storage; None: not there."""
+    """The class for object storage; None if the kind does not support it."""
 
 
 STORES = {
@@ -30,14 +30,14 @@ STORES = {
 
 
 def kinds_of(path: Location) -> tuple[str, ...]:
-    """The stores a place can hold."""
+    """Names of the store kinds that a location supports."""
     return tuple(name for name, kind in STORES.items() if isinstance(path, Path) or kind.remote)
 
 
 def open_store(path: Location, name: str | None = None) -> Store:
-    """The store of a cache: a row of `STORES`, or None for the one its units are in.
+    """Open the store of a cache. ``name``: a key of `STORES`; None detects the kind from the stored units.
 
-    Raises UsageError for another name, CacheError when None and the folder holds no units, or units of both.
+    Raises UsageError for an unknown name. With None, raises CacheError if there are no units or units of several kinds.
     """
     if name is None:
         rooms = ("videos", "more", "text")

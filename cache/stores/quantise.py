@@ -1,15 +1,16 @@
-"""How features are stored: exact, in half the bytes, or as bytes with a scale; and how they become tensors again.
+"""Encoding of stored features by the dtype of the cache, and decoding into tensors.
 
-    float32, float16   as they are
-    bfloat16           its 16 bits as uint16, which every reader of Zarr and HDF5 knows; numpy has no such type
-    uint8              offset + scale · q, with a scale and an offset for every channel and block of rows, kept beside the
-                       bytes: an array (rows, …, C) uint8, and beside it ``…_affine`` (blocks, 2, C) float32
+    float32, float16   stored directly
+    bfloat16           its 16 bits as uint16, which every reader of Zarr and HDF5 supports; NumPy has no bfloat16
+    uint8              value = offset + scale · q, with one scale and offset for every channel and block of rows:
+                       an array (rows, …, C) uint8, and a second array ``…_affine`` (blocks, 2, C) float32
 
-Every array says in its attributes how it is to be read, so other programs need nothing else. Quantised values are read as
-float16, which rounds away less than the half step they are off by.
+The attributes of every array state its encoding, so other programs can decode it. Quantised values are read as float16.
+The rounding to float16 is smaller than the quantisation error of half a step.
 
-A block holds about `BLOCK_CELLS` values of each channel, whatever a row is: a frame's map, a region or a token. So the
-scales cost under two per cent, and which rows share one depends on their numbers alone, not on how they were handed in.
+A block holds about `BLOCK_CELLS` values of each channel, for any kind of row: a frame's map, a region or a token. So
+the scales take less than two per cent of the bytes. A row's number alone decides its block, not the size of the
+appends.
 """
 
 from __future__ import annotations
@@ -32,18 +33,18 @@ AFFINE = "_affine"
 SMALLEST = np.finfo(np.float32).smallest_normal
 STORED = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16, "uint8": np.uint8}
 READ = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "uint8": torch.float16}
-"""What a tensor of features has for its type, by the dtype of the cache."""
+"""Type of the tensors that are read, by the dtype of the cache."""
 LARGEST = {
     "float32": float(np.finfo(np.float32).max),
     "float16": float(np.finfo(np.float16).max),
     "bfloat16": float(torch.finfo(torch.bfloat16).max),
-    "uint8": 65000.0,  # half a step more is still a float16
+    "uint8": 65000.0,  # plus half a step, it still fits float16
 }
-"""Magnitude above which a value is refused."""
+"""Largest magnitude that can be stored, by dtype."""
 
 
 class FeatureWriter:
-    """Writes float32 features into a unit in the dtype of the cache. Memory: one block of rows per array."""
+    """Writes float32 features into a unit in the dtype of the cache. Buffers at most one block of rows per array."""
 
     def __init__(self, unit: UnitWriter, dtype: str) -> None:
         self.unit, self._dtype = unit, dtype
@@ -52,7 +53,7 @@ class FeatureWriter:
         self._waiting: dict[str, list[NDArray[np.float32]]] = {}
 
     def add(self, name: str, shape: tuple[int, ...], rows: str) -> None:
-        """Declare an array of ``shape[0]`` rows, channels last. ``rows``: what one is, such as a ``frame``."""
+        """Declare an array of ``shape[0]`` rows, channels last. ``rows``: the name of a row, such as ``frame``."""
         self._shapes[name], self._written[name], self._waiting[name] = shape, 0, []
         self.unit.add(name, shape, STORED[self._dtype], {ROWS: rows, **_attributes(self._dtype, shape)})
         if self._dtype == "uint8":
@@ -61,8 +62,8 @@ class FeatureWriter:
     def append(self, name: str, values: NDArray[np.float32], what: str) -> None:
         """Write the next rows, (any count, *shape[1:]).
 
-        Raises CacheError, naming ``what`` they are, when a value is not finite or does not fit, ValueError for rows that
-        were not declared.
+        Raises CacheError if a value is not finite or too large; ``what`` names the values in the message. Raises
+        ValueError for more rows than declared.
         """
         _require_fit(values, self._dtype, what)
         if self._dtype == "bfloat16":
@@ -92,22 +93,22 @@ class FeatureWriter:
 
 
 def stored_bytes(shape: tuple[int, ...], dtype: str) -> int:
-    """What an array of features takes, its scales included, without checksums."""
+    """Bytes of a stored array of features, including its scales, without checksums."""
     affine = -(-shape[0] // block_rows(shape)) * 2 * shape[-1] * 4 if dtype == "uint8" else 0
     return int(np.prod(shape, dtype=np.int64)) * np.dtype(STORED[dtype]).itemsize + affine
 
 
 def block_rows(shape: tuple[int, ...]) -> int:
-    """Rows of an array (rows, …, C) that share their scales."""
+    """Number of rows of an array (rows, …, C) that share one scale and offset per channel."""
     return -(-BLOCK_CELLS // int(np.prod(shape[1:-1], dtype=np.int64)))
 
 
 def quantise(values: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Values (…, C) as bytes of the same shape, and the scale and offset of every channel (2, C).
 
-    Each value is off by at most half a scale, and what float32 rounds. Zeros are exact, and so are channels of one value:
-    where a channel's range holds zero, the offset is a whole number of scales. Scales have 16 significant bits, so that
-    scale · q is exact in float32, and decoding gives the same bits however it is computed.
+    The error of a value is at most half a scale, plus float32 rounding. Zeros are exact: where a channel's range
+    contains zero, its offset is a multiple of its scale. Channels of a single value are exact too. Scales have 16
+    significant bits, so scale · q is exact in float32, and every order of computation decodes to the same bits.
     """
     cells = values.reshape(-1, values.shape[-1])
     low, high = cells.min(0), cells.max(0)
@@ -121,7 +122,7 @@ def quantise(values: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np
 
 
 def dequantise(stored: NDArray[np.uint8], affine: NDArray[np.float32], blocks: IntArray, out: Tensor) -> None:
-    """Fill ``out`` (n, …, C) with bytes (n, …, C) whose scales are ``affine[blocks]``: (b, 2, C) and (n,)."""
+    """Decode bytes (n, …, C) into ``out`` (n, …, C). Row i uses ``affine[blocks[i]]``: (b, 2, C) and (n,)."""
     q, scales = torch.from_numpy(stored), torch.from_numpy(affine)
     for start, end in pairwise(np.flatnonzero(np.diff(blocks, prepend=-1, append=-1)).tolist()):
         scale, offset = scales[blocks[start]]
@@ -131,9 +132,9 @@ def dequantise(stored: NDArray[np.uint8], affine: NDArray[np.float32], blocks: I
 def read_features(
     store: Store, key: str, name: str, rows: IntArray | slice | None = None, out: Tensor | None = None
 ) -> Tensor:
-    """Rows of an array as a tensor (n, …, C) of the type its dtype is read as; see `Store.read` for rows and errors.
+    """Rows of an array as a tensor (n, …, C), of the type in `READ`; see `Store.read` for rows and errors.
 
-    ``out``: of exactly that shape and type, its last axis without gaps; filled and returned.
+    ``out``: a tensor of exactly that shape and type with a contiguous last axis; filled and returned.
     """
     facts = store.arrays(key).get(name)
     encoding = facts.attributes.get("encoding") if facts else None
@@ -145,7 +146,7 @@ def read_features(
     if encoding is None:
         return torch.from_numpy(store.read(key, name, rows, None if out is None else out.numpy()))
     raise CacheError(
-        f"{store.path}: {key}, array {name} is stored in a way this release does not know",
+        f"{store.path}: {key}, array {name} has an encoding that this release does not support",
         expected="encoding affine or bfloat16, or none",
         found=encoding,
         hint="use the release of stvg that wrote it",
@@ -163,7 +164,7 @@ def _read_quantised(store: Store, key: str, name: str, rows: IntArray | slice | 
 
 
 def _attributes(dtype: str, shape: tuple[int, ...]) -> dict[str, Any]:
-    """What an array says of its encoding; nothing where values stand as they are."""
+    """Attributes that state an array's encoding; empty for values that are stored directly."""
     if dtype == "bfloat16":
         return {"encoding": "bfloat16"}
     if dtype == "uint8":

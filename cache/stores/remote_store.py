@@ -1,7 +1,7 @@
-"""Zarr units in object storage. A unit is written to a local folder, then uploaded, its record last.
+"""Zarr units in object storage. A unit is written to a local folder and then uploaded, its record last.
 
-A unit is complete when its record is there, so an upload that breaks off leaves nothing a reader looks at, and the next
-one replaces it. Two extractors that upload the same video at the same time store the same recipe's features twice.
+A unit is complete when its record exists. So readers ignore the objects of an interrupted upload, and the next upload
+overwrites them. Two extractors that upload the same video at the same time both write features of the same recipe.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from .unit import REPAIR, ArrayFacts, UnitWriter
 from .zarr_store import RECORD, ZarrStore, ZarrWriter, require_size, shard_name
 
 REQUEST_BYTES = 4 * 1024 * 1024
-"""Longer runs of chunks are asked for in pieces, several of them in flight."""
+"""Bytes of one request at most. Longer runs of chunks are split into several concurrent requests."""
 UPLOADS = 4
+"""Concurrent uploads of a unit's files."""
 
 
 class RemoteStore(ZarrStore):
@@ -32,7 +33,7 @@ class RemoteStore(ZarrStore):
 
     @contextmanager
     def writer(self, key: str) -> Iterator[UnitWriter]:
-        self.place(key)  # refuses what is no key
+        self.place(key)  # raises ValueError for an invalid key
         with tempfile.TemporaryDirectory(prefix="stvg-") as staging:
             writer = ZarrWriter(self.publish, key, Path(staging) / "unit")
             try:
@@ -52,7 +53,7 @@ class RemoteStore(ZarrStore):
         return True
 
     def keys(self, room: str) -> list[str]:
-        """See `Store.keys`; one listing, a thousand names to a request."""
+        """See `Store.keys`. One listing of the room; the storage returns a thousand names per request."""
         units = {path.parent for path, _ in (self.path / room).below() if path.name == RECORD}
         return sorted(key for unit in units if unit.parent.name == room and (key := self._key_of(unit)) is not None)
 
@@ -90,13 +91,13 @@ class RemoteStore(ZarrStore):
 
 
 class RemoteChunks:
-    """The chunks of one array inside an object, each checked when read. See `Chunks`."""
+    """The chunks of one array in an object. Every read verifies them. See `Chunks`."""
 
     def __init__(self, path: ObjectPath, label: str, facts: ArrayFacts) -> None:
         self._path, self._label, self._facts = path, label, facts
 
     def read(self, runs: Sequence[Run]) -> None:
-        """See `Chunks`. All runs are asked for together."""
+        """See `Chunks`. All runs are requested concurrently."""
         size = self._facts.chunk_bytes
         step = max(1, REQUEST_BYTES // size) * size
         pieces = [

@@ -1,4 +1,4 @@
-"""Rows of an array out of its chunks."""
+"""Read rows of an array from its chunks."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from ..sampling import IntArray
 from .unit import ArrayFacts
 
 SCRATCH_BYTES = 2 * 1024 * 1024
-"""Rows that cannot be read straight to where they belong pass through this much, which the processor's cache holds."""
+"""Size of the buffer for rows that cannot be read directly into the result. It fits in the CPU cache."""
 
 Run = tuple[int, memoryview]
-"""(first chunk, where it and those after it belong): whole chunks, the array's last one as short as its rows are."""
+"""(first chunk, target): consecutive whole chunks and the memory to fill. The array's last chunk has no padding."""
 
 
 class Chunks(Protocol):
     """The chunks of one stored array."""
 
     def read(self, runs: Sequence[Run]) -> None:
-        """Fill the target of every run. CacheError names the first damaged chunk."""
+        """Fill the target of every run. Raises CacheError with the name of the first damaged chunk."""
 
 
 def row_numbers(rows: IntArray | slice | None, count: int, where: str) -> IntArray:
@@ -38,7 +38,7 @@ def row_numbers(rows: IntArray | slice | None, count: int, where: str) -> IntArr
 
 
 def gather(chunks: Chunks, facts: ArrayFacts, rows: IntArray, out: NDArray[Any]) -> None:
-    """Fill ``out`` (n, …) with rows: chunks wanted whole and in order go straight into it, others through scratch."""
+    """Fill ``out`` (n, …) with rows. Chunks needed whole and in order are read into it, others through a buffer."""
     runs, rest = _straight(facts, rows, out)
     chunks.read(runs)
     if not len(rest):
@@ -56,7 +56,7 @@ def gather(chunks: Chunks, facts: ArrayFacts, rows: IntArray, out: NDArray[Any])
 
 
 def _straight(facts: ArrayFacts, rows: IntArray, out: NDArray[Any]) -> tuple[list[Run], IntArray]:
-    """What can be read to where it belongs, and the positions of all other rows."""
+    """The runs that can be read directly into ``out``, and the positions in ``out`` of all other rows."""
     per, count = facts.rows_per_chunk, facts.shape[0]
     dense = out.flags.c_contiguous
     if not out[:1].flags.c_contiguous or not (dense or per == 1):
@@ -82,7 +82,7 @@ def _straight(facts: ArrayFacts, rows: IntArray, out: NDArray[Any]) -> tuple[lis
 
 
 def _runs(facts: ArrayFacts, numbers: IntArray, memory: memoryview) -> list[Run]:
-    """Chunks, ascending, one behind the other in memory."""
+    """Runs that read ascending chunk numbers contiguously into memory."""
     size, end = facts.chunk_bytes, facts.shape[0] * facts.row_bytes
     starts = _starts(numbers).tolist()
     runs = []
@@ -93,16 +93,16 @@ def _runs(facts: ArrayFacts, numbers: IntArray, memory: memoryview) -> list[Run]
 
 
 def _starts(numbers: IntArray) -> IntArray:
-    """Where numbers that follow each other begin."""
+    """Start positions of the runs of consecutive numbers."""
     return np.concatenate([[0], np.flatnonzero(numbers[1:] != numbers[:-1] + 1) + 1])
 
 
 def _memory(array: NDArray[Any]) -> memoryview:
-    """The bytes of an array without gaps."""
+    """The bytes of a contiguous array."""
     return array.reshape(-1).view(np.uint8).data
 
 
 def _sliced(numbers: IntArray) -> slice | IntArray:
-    """Numbers one after the other as a slice, which NumPy copies without a copy between."""
+    """Consecutive numbers as a slice: NumPy then copies without a temporary array."""
     first, last = int(numbers[0]), int(numbers[-1])
     return slice(first, last + 1) if (np.diff(numbers) == 1).all() else numbers

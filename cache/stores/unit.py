@@ -1,4 +1,4 @@
-"""What a unit is made of: array facts, the record that completes it, and the writer both backends share."""
+"""Parts of a unit: facts of its arrays, its completion record, and the writer that both backends share."""
 
 from __future__ import annotations
 
@@ -22,32 +22,35 @@ from ..schema import FORMAT_VERSION
 ARRAY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 CHUNK_BYTES = 64 * 1024
 FOREIGN = "does not belong there; it is left alone"
-"""How the message ends about a file that lies in a unit and is none of its own."""
+"""End of the message about a foreign file inside a unit."""
 REPAIR = "stvg cache verify --repair removes this unit; then extract it again"
 ROWS = "rows"
-"""The attribute by which an array says what its rows are: ``frame``, ``region``, ``token``."""
+"""Attribute of an array that names its rows: ``frame``, ``region`` or ``token``."""
 
 
 @dataclass(frozen=True)
 class ArrayFacts:
-    """Shape (rows first), element type (little-endian) and rows to a chunk of a stored array."""
+    """Shape (rows first), element type (little-endian) and rows per chunk of a stored array."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     rows_per_chunk: int
     attributes: Mapping[str, Any] = field(default_factory=dict)
-    """What its rows are, and what its elements mean where they are not the values themselves; see `quantise`."""
+    """The name of its rows (`ROWS`), and the encoding of its elements if they are not plain values; see `quantise`."""
     sums: bytes = b""
-    """crc32c of every chunk, uint32 and little-endian. The last chunk ends with the array."""
+    """crc32c of every chunk as little-endian uint32. The last chunk ends with the array, without padding."""
 
     @classmethod
     def of(cls, shape: Sequence[int], dtype: DTypeLike, attributes: Mapping[str, Any] | None = None) -> ArrayFacts:
-        """Chunks of about 64 KiB, never less than one row. Raises ValueError for what cannot be stored."""
+        """Facts with chunks of up to 64 KiB, at least one row each.
+
+        Raises ValueError for an unsupported shape or type.
+        """
         shape, kind = tuple(int(n) for n in shape), np.dtype(dtype).newbyteorder("<")
         if not shape or shape[0] < 0 or min(shape[1:], default=1) < 1:
             raise ValueError(f"shape {shape}: the first axis counts rows, the others are at least 1")
         if kind.kind not in "biuf" or kind.itemsize > 8:
-            raise ValueError(f"{kind} cannot be stored: bool, whole numbers and floats up to 64 bits can")
+            raise ValueError(f"{kind} cannot be stored: supported are bool, integers and floats up to 64 bits")
         row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * kind.itemsize
         return cls(shape, kind, max(1, min(CHUNK_BYTES // row_bytes, shape[0])), dict(attributes or {}))
 
@@ -67,16 +70,16 @@ class ArrayFacts:
 
 @dataclass(frozen=True)
 class UnitRecord:
-    """What a complete unit says of itself; written last, and guarded by a checksum of its own."""
+    """Description of a complete unit. It is written last and contains a checksum of itself."""
 
     key: str
     attributes: dict[str, Any]
     arrays: dict[str, ArrayFacts]
     files: dict[str, int] = field(default_factory=dict)
-    """crc32c of other files of the unit, where it has any."""
+    """crc32c of the unit's other files, by name; empty if it has none."""
 
     def to_bytes(self) -> bytes:
-        """As JSON. Raises TypeError or ValueError for attributes JSON cannot hold; NaN and infinity are among them."""
+        """Serialise as JSON. Raises TypeError or ValueError for attributes that JSON cannot represent, such as NaN."""
         arrays = {
             name: {
                 "shape": list(facts.shape),
@@ -90,16 +93,16 @@ class UnitRecord:
         }
         content = {"format_version": FORMAT_VERSION, "key": self.key, "attributes": self.attributes, "arrays": arrays}
         content |= {"files": self.files} if self.files else {}
-        content = json.loads(json.dumps(content, allow_nan=False))  # as it will be read back: tuples are lists
+        content = json.loads(json.dumps(content, allow_nan=False))  # as readers will parse it: tuples become lists
         return json.dumps({"crc32c": _checksum(content), **content}).encode()
 
     @classmethod
     def from_bytes(cls, stored: bytes, key: str | None, where: object) -> UnitRecord:
-        """Raises CacheError when damaged, of another format, or (with ``key`` given) another unit's record."""
+        """Parse a record. Raises CacheError if it is damaged, has another format version, or names another ``key``."""
         try:
             content = json.loads(stored)
             known = content.pop("crc32c")
-            rest = stored.partition(b", ")[2]  # all that follows the checksum, as `to_bytes` renders it
+            rest = stored.partition(b", ")[2]  # everything after the checksum, in the form `to_bytes` writes
             if known != crc32c(b"{" + rest):
                 raise ValueError("its checksum does not fit")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -128,9 +131,9 @@ def _checksum(content: object) -> int:
 
 
 class UnitWriter(ABC):
-    """Writes one unit under a temporary name: ``add`` every array, ``append`` its rows in order, ``commit``.
+    """Writes one unit under a temporary name: ``add`` every array, ``append`` its rows in order, then ``commit``.
 
-    Arrays may be filled by turns. Memory stays constant. Not for sharing between threads.
+    Appends to different arrays may alternate. Memory use is constant. Not safe to share between threads.
     """
 
     def __init__(self, publish: Callable[[str, Path], bool], key: str, temporary: Path) -> None:
@@ -143,22 +146,25 @@ class UnitWriter(ABC):
     def add(
         self, name: str, shape: Sequence[int], dtype: DTypeLike, attributes: Mapping[str, Any] | None = None
     ) -> None:
-        """Declare an array of ``shape[0]`` rows, with what every reader is told about it.
+        """Declare an array of ``shape[0]`` rows, with attributes for its readers.
 
-        Raises ValueError for a shape, type or name that cannot be stored.
+        Raises ValueError for an unsupported shape, type or name.
         """
         self._require_open()
         if not ARRAY_NAME.fullmatch(name) or name.lower() in map(str.lower, self._facts):
             raise ValueError(
-                f"{name!r} cannot name an array: up to 80 letters, digits, _ and -, each name once, also where a file "
-                "system takes upper and lower case for the same"
+                f"{name!r} cannot name an array: use up to 80 letters, digits, _ and -, and names that differ in more "
+                "than upper and lower case"
             )
         self._facts[name] = ArrayFacts.of(shape, dtype, attributes)
         self._rows[name], self._sums[name] = 0, []
         self._create(name, self._facts[name])
 
     def append(self, name: str, block: NDArray[Any]) -> None:
-        """Write the next rows, (any count, *shape[1:]), of the declared type. Raises ValueError for anything else."""
+        """Write the next rows: (any count, *shape[1:]) of the declared type.
+
+        Raises ValueError for another shape or type, and for more rows than declared.
+        """
         facts = self._facts[name]
         self._require_open()
         if block.shape[1:] != facts.shape[1:] or block.dtype != facts.dtype or block.ndim != len(facts.shape):
@@ -182,9 +188,10 @@ class UnitWriter(ABC):
                 sums.append(crc32c(content[start:stop]))
 
     def commit(self, attributes: dict[str, Any]) -> bool:
-        """Make the unit visible, on disk for good. False when another writer did so first: theirs stays, ours goes.
+        """Flush the unit to disk and make it visible.
 
-        Raises CacheError when an array is short, or a broken unit stands under this name.
+        Returns False if another writer was first. Its unit stays, and this one is discarded.
+        Raises CacheError if an array has too few rows, or if an incomplete unit has this name.
         """
         self._require_open()
         missing = {name: facts.shape[0] - self._rows[name] for name, facts in self._facts.items()}
@@ -198,7 +205,7 @@ class UnitWriter(ABC):
         return self._publish(self.key, self.temporary)
 
     def discard(self) -> None:
-        """Give up what is not committed."""
+        """Remove everything that was not committed."""
         self._open = False
         try:
             self._close()
@@ -207,18 +214,18 @@ class UnitWriter(ABC):
 
     def _require_open(self) -> None:
         if not self._open:
-            raise ValueError(f"{self.key} is already committed or given up")
+            raise ValueError(f"{self.key} is already committed or discarded")
 
     @abstractmethod
     def _create(self, name: str, facts: ArrayFacts) -> None: ...
 
     @abstractmethod
     def _write(self, name: str, row: int, rows: NDArray[Any]) -> None:
-        """Store rows from row ``row`` on; they come in order."""
+        """Store rows from row number ``row``. Calls for one array come in row order."""
 
     @abstractmethod
     def _finish(self, record: UnitRecord) -> None:
-        """Write what belongs at the end, the record last, and close."""
+        """Write the remaining parts, the record last, and close the files."""
 
     @abstractmethod
     def _close(self) -> None: ...
