@@ -201,7 +201,7 @@ def test_cache_info_says_how_it_was_made_and_verify_names_a_flipped_bit(stvg, ow
     assert re.search(r"videos +7 complete, 0 partly, 1 missing of 8", stvg("cache", "info", own_cache).out)
     ran = stvg("cache", "verify", own_cache)
     assert ran.code == 1
-    assert "is missing: it is neither there nor listed as skipped" in ran.err
+    assert "needs it, and it is not in the skip list" in ran.err
 
 
 def test_cache_info_gives_every_size_as_json_too(stvg, tiny_cache):

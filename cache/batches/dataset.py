@@ -42,8 +42,7 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
     ``cache``: an open cache, or its path or URL.
     ``sampling``: the rule that selects a clip's frames from the stored ones.  [the cache's fps, up to 100 frames]
     ``level``: the level of which maps are read.  [the last]
-    ``targets``: None for inference; for training, the levels of which regions or maps at the annotated boxes are read
-    too.
+    ``targets``: None for inference; for training, the levels of which regions or maps at the target boxes are read.
     ``reader``: the class that reads features.
 
     Attributes:
@@ -78,8 +77,7 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         if targets is not None:
             self._exclude_without_moment()
         self.asking = np.array(self.rows, dtype=np.int64)
-        """(N,) the table row that gives each position its sentence. Evaluation permutes it to measure the effect of
-        text."""
+        """(N,) the table row that gives each position its sentence. Evaluation permutes it to test the role of text."""
         if not self.rows:
             raise CacheError(
                 f"{cache.path}: no video of split {split!r} is in the cache",
@@ -232,8 +230,8 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
     def redraw(self, clip: Clip, seed: int, epoch: int, position: int) -> Clip:
         """The clip in a random stored view of its video that shows every target box, at least in part.
 
-        Views are tried in a random order, which all sentences of a video share within an epoch. The evaluation view always
-        shows every box.
+        Views are tried in a random order, which all sentences of a video share within an epoch. The evaluation view
+        always shows every box.
         """
         video = clip.sample.video
         views = self.cache.unit(video.video_id).views

@@ -1,1 +1,1 @@
-"""Looking after caches: what one holds, whether it is whole, and how several become one."""
+"""Maintenance of caches: summarise, verify, repair, convert, export and merge."""

@@ -1,7 +1,7 @@
-"""A cache in the other backend, byte for byte the same features.
+"""Convert a cache to another store, with identical bytes of all features.
 
-Unit after unit, block after block, so memory stays flat; every checksum of the source is compared on the way. A
-conversion that was interrupted goes on when repeated.
+Units are copied block by block, so memory use is constant. Every checksum of the source is compared. Repeating an
+interrupted conversion continues it.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def convert(
     store: str,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Write the cache at ``source`` to ``target`` as ``store``; returns the number of units that were not there yet.
+    """Write the cache at ``source`` to ``target`` in a ``store``. Returns the number of new units.
 
-    Raises CacheError where the source is damaged (that unit is not written), or ``target`` holds a cache that is not of
-    this recipe, or contradicts this one.
+    Raises CacheError if a unit of the source is damaged (that unit is not written), or if ``target`` holds a cache with
+    another recipe or with other content under the same names.
     """
     if source == target:
         raise CacheError(f"{source} cannot be converted into itself", hint="name another folder")
@@ -52,7 +52,7 @@ def convert(
 
 
 def copy_skips(source: Cache, target: Cache) -> None:
-    """List what the source skipped, unless it is listed already or the target has the video."""
+    """Copy the source's skip list, except entries that the target has and videos that the target has features of."""
     listed = target.skip_list.read()
     target.look_again()
     for video_id, reason in source.skipped().items():
@@ -61,7 +61,7 @@ def copy_skips(source: Cache, target: Cache) -> None:
 
 
 def copy_unit(source: Store, target: Store, key: str, target_key: str) -> bool:
-    """Write a unit again, read with its checksums compared. False when the target had it meanwhile."""
+    """Copy a unit and verify the checksums of the source. Returns False if the target has the unit by then."""
     with target.writer(target_key) as unit:
         arrays = source.arrays(key)
         for name, facts in arrays.items():
@@ -73,7 +73,7 @@ def copy_unit(source: Store, target: Store, key: str, target_key: str) -> bool:
 
 
 def blocks(store: Store, key: str, name: str) -> Iterator[NDArray[Any]]:
-    """The rows of an array, some megabytes at a time."""
+    """The rows of an array in blocks of about `BLOCK_BYTES`."""
     facts = store.arrays(key)[name]
     step = facts.rows_per_chunk * max(1, BLOCK_BYTES // facts.chunk_bytes) if facts.chunks else 1
     for at in range(0, facts.shape[0], step):

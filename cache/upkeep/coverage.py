@@ -1,4 +1,4 @@
-"""How much of what an annotation set needs is in the cache."""
+"""Coverage: how many of the features that an annotation set needs are in the cache."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from ..needs import Needs
 
 @dataclass(frozen=True)
 class Lack:
-    """What a video lacks; ``all``: nothing of it is there."""
+    """Numbers of frames and regions that are missing for a video. ``all``: no usable features are stored."""
 
     video_id: str
     frames: int
     regions: int
     all: bool
     other_file: bool = False
-    """Its features are there, and are of another file, or size, than the set means: none of them is read."""
+    """Stored features are of another file or size than the annotation set describes. They are not read."""
 
     def __str__(self) -> str:
         return f"{counted(self.frames, 'frame')} and {counted(self.regions, 'region')}"
 
 
 def lacks(cache: Cache) -> Iterator[Lack]:
-    """Every video of the cache's annotation set that lacks anything. Videos whose units are damaged are passed over."""
+    """Every video of the cache's annotation set with missing features. Videos with damaged units are left out."""
     table, there = cache.samples, cache.complete()
     if cache.recipe.bare:
         return
@@ -49,23 +49,25 @@ def lacks(cache: Cache) -> Iterator[Lack]:
 
 @dataclass(frozen=True)
 class Coverage:
-    """Counts of an annotation set."""
+    """Numbers of videos and sentences of an annotation set, with and without features."""
 
     videos: int
     partly: int
-    """Videos of which something is there and something is missing."""
+    """Videos with some of their features stored, but not all."""
     missing: int
-    """Videos of which nothing is there; ``skipped`` of them could not be read."""
+    """Videos without usable features."""
     skipped: int
+    """Videos among ``missing`` that could not be read."""
     other_file: list[str]
-    """Of those of which nothing is there: videos whose features are of another file, or size, than the set means."""
+    """Videos among ``missing`` with features of another file or size than the set describes."""
     sentences: int
-    """Different ones."""
+    """Distinct sentences."""
     sentences_missing: int
+    """Distinct sentences without features."""
 
     @classmethod
     def of(cls, cache: Cache) -> Coverage:
-        """Of the set that a cache is seen through."""
+        """Coverage of the annotation set that is selected in a cache."""
         found, listed = list(lacks(cache)), cache.skipped()
         missing = [lack.video_id for lack in found if lack.all]
         sentences = cache.samples.sentences()

@@ -1,4 +1,4 @@
-"""Features for other programs: a NumPy file for each video."""
+"""Export of features as NumPy files, one per video."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ def export(
     form: str = "npz",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
-    """Write the maps of one level (the last, if none is named) of every video of the annotation set; returns how many.
+    """Write the maps of one level of every video of the annotation set. Returns the number of videos.
 
-    Not those of another file than the set means.
+    ``level``: name of a level.  [the last with maps] Videos with features of another file than the set describes are
+    left out.
 
     ``npz``: VIDEO.npz with ``features`` (F, h, w, C), the source ``frames`` (F,) and their ``timestamps_ms`` (F,).
     ``npy``: VIDEO.npy and VIDEO.frames.npy. bfloat16 becomes float32, quantised values become float16.
+
+    Raises UsageError if the cache keeps no maps of the level, or if two files would have the same name.
     """
     kept = [name for name, how in cache.recipe.kept.items() if how == "maps"]
     name = level or kept[-1]
@@ -35,7 +38,7 @@ def export(
     taken = {f"{unit_name(video)}.frames" for video in videos} if form == "npy" else set()
     if twice := [video for video in videos if unit_name(video) in taken]:
         raise UsageError(
-            f"the features of video {twice[0]} and the frames of another one would be one file",
+            f"the features of video {twice[0]} and the frames of another video would have the same file name",
             found=f"{unit_name(twice[0])}.npy",
             effect="nothing was written",
             hint="--format npz",

@@ -1,6 +1,6 @@
-"""What caches of one recipe have that another lacks: units and annotation sets. Both `merge` and `convert` go by it.
+"""Plan of a merge or conversion: the units and annotation sets that the target lacks.
 
-Nothing here writes a unit, and no feature is ever computed or rounded again.
+Nothing here writes a unit. Features are copied without being decoded or rounded.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..video_unit import REGIONS, more_key, video_key
 
 @dataclass(frozen=True)
 class Move:
-    """A unit of a cache, and under which key it belongs in another."""
+    """A unit of a cache, and its key in the target."""
 
     holder: Cache
     key: str
@@ -34,10 +34,11 @@ class Move:
 
 
 def moves(target: Cache | None, sources: Sequence[Cache], compare: bool = True) -> list[Move]:
-    """The units of some caches that another one lacks; ``target``: None while it is not made.
+    """The units of the sources that the target lacks. ``target``: None if it does not exist yet.
 
-    ``compare``: read what two of them hold; without it, units that say the same of themselves are taken for equal.
-    Raises CacheError for a unit that two of them hold with different bytes, and for a video of different files.
+    ``compare``: compare the content of units that several caches hold. Without it, text units with equal keys and video
+    units with equal frames and regions are assumed to be equal.
+    Raises CacheError for units of one key with different content, and for a video of different files or sizes.
     """
     caches = [*([target] if target else []), *sources]
     found: dict[str, Move] = {}
@@ -61,7 +62,7 @@ def _take(found: dict[str, Move], move: Move, compare: bool) -> None:
 
 
 def _take_video(found: dict[str, Move], video_id: str, holders: Sequence[Cache], compare: bool) -> None:
-    """The units of one video: those of the first cache as they are; of the others what adds a frame or a region."""
+    """The units of one video: all of the first cache, and those of the others that add a frame or a region."""
     if len(holders) == 1:
         for key in holders[0].unit_keys(video_id):
             found[key] = Move(holders[0], key, key)
@@ -97,23 +98,23 @@ def _require_same_video(one: Cache, other: Cache, video_id: str) -> None:
     files = [unit.source.get("sha256") for unit in (a, b)]
     if a.views != b.views or (all(files) and files[0] != files[1]):
         raise CacheError(
-            f"{one.path} and {other.path} hold video {video_id} of different files, or in different sizes",
-            effect="it is not known which is right; nothing was written",
+            f"{one.path} and {other.path} hold features of different files or sizes of video {video_id}",
+            effect="nothing was written: it is unknown which of them is correct",
             hint="remove the units of the wrong file from one of them",
         )
 
 
 def require_same_unit(one: Move, other: Move) -> None:
-    """CacheError when two caches hold other features of the same. How and from which copy of a file is no matter."""
+    """Raise CacheError if two units of one key hold different features. Storage details and file dates may differ."""
     a, b = (Path(str(move.holder.store.place(move.key))) for move in (one, other))
     names = [{p.relative_to(top).as_posix() for p in top.rglob("*") if p.is_file()} for top in (a, b)]
     same_files = a.exists() and names[0] == names[1] and all(_same_file(a / n, b / n) for n in names[0] or {""})
     if not same_files and not _same_content(one.holder.store, one.key, other.holder.store, other.key):
         raise CacheError(
-            f"{other.key} is stored twice, with different bytes",
+            f"{other.key} is stored twice, with different content",
             found=f"{one.holder.store.place(one.key)} and {other.holder.store.place(other.key)}",
-            effect="it is not known which is right; nothing was written",
-            hint="stvg cache verify each of them; remove one of the two units",
+            effect="nothing was written: it is unknown which of them is correct",
+            hint="run stvg cache verify on both caches, then remove one of the two units",
         )
 
 
@@ -122,7 +123,7 @@ def _same_file(a: Path, b: Path) -> bool:
 
 
 def _same_content(one: Store, key: str, other: Store, other_key: str) -> bool:
-    """Whether two units hold the same arrays and say the same of them, but for when their video files were written."""
+    """Whether two units have equal arrays and attributes, except for the modification time of the video file."""
 
     def said(store: Store, key: str) -> dict[str, Any]:
         attributes = dict(store.attributes(key))
@@ -130,7 +131,7 @@ def _same_content(one: Store, key: str, other: Store, other_key: str) -> bool:
         return attributes | ({"source": source} if source else {})
 
     a, b = said(one, key), said(other, other_key)
-    if "source" not in a or "source" not in b:  # one of them does not say
+    if "source" not in a or "source" not in b:  # not recorded in one of them
         a.pop("source", None), b.pop("source", None)
     if a != b or one.arrays(key).keys() != other.arrays(other_key).keys():
         return False
@@ -140,7 +141,10 @@ def _same_content(one: Store, key: str, other: Store, other_key: str) -> bool:
 
 
 def united_sets(target: Cache | None, sources: Sequence[Cache]) -> list[AnnotationSet]:
-    """The annotation sets of all these caches; those of one name are one. Raises CacheError where they contradict."""
+    """The annotation sets of all caches, united by name.
+
+    Raises CacheError if sets of one name contradict each other.
+    """
     found: dict[str, AnnotationSet] = {}
     for cache in [*([target] if target else []), *sources]:
         for name in set_names(cache.path):

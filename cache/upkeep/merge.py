@@ -1,7 +1,7 @@
-"""Several caches of one recipe as one, whatever their annotations: what an array of jobs, or several people, extracted.
+"""Merge caches of one recipe into one, such as the results of an array of jobs or of several people.
 
-On one file system units are linked, not copied; what is linked is stored once and never changed. Everything that could
-be in conflict is looked at before anything is written.
+Their annotations may differ. Within a file system, units are hard-linked instead of copied, so they are stored once;
+units never change after they are written. All conflicts are detected before anything is written.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from .joining import moves, united_sets
 
 
 def merge(out: Location, shards: Sequence[Location], progress: Callable[[int, int], None] | None = None) -> int:
-    """Make ``out`` of ``shards``, or add them to it; returns the number of units that were not there yet.
+    """Create ``out`` from ``shards``, or add them to it. Returns the number of new units.
 
-    Annotation sets of one name become one, samples in the order of the shards, each once. Raises CacheError, before
-    anything is written, for another recipe (field by field), another store, and a unit or a sample that two shards hold
-    differently.
+    Annotation sets of one name are united: every sample once, in the order of the shards. Before anything is written,
+    raises CacheError for another recipe (with the differing fields), another store, and for a unit or sample with
+    different content in two shards.
     """
     folders = [path.resolve() for path in (out, *shards) if isinstance(path, Path)]
     if len(folders) != 1 + len(shards):
@@ -56,15 +56,15 @@ def merge(out: Location, shards: Sequence[Location], progress: Callable[[int, in
 
 
 def versions_of(caches: Sequence[Cache]) -> dict[str, str]:
-    """The versions of libraries that any of some caches were made with."""
+    """All versions of each library that the caches were made with."""
     names = dict.fromkeys(name for cache in caches for name in cache.header.versions)
     return {n: ", ".join(sorted({c.header.versions.get(n, "unknown") for c in caches})) for n in names}
 
 
 def link_unit(source: Store, target: Store, key: str, target_key: str) -> bool:
-    """Give a unit a second name below ``target``; under another key, or across file systems, a checked copy.
+    """Hard-link a unit into ``target``. For another key or another file system, make a verified copy.
 
-    False if one was there.
+    Returns False if the target has the unit already.
     """
     if key != target_key:
         return copy_unit(source, target, key, target_key)

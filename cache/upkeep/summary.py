@@ -1,4 +1,4 @@
-"""What a cache holds, in numbers: `stvg cache info`."""
+"""Summary of a cache's contents for `stvg cache info`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ..video_unit import MORE, REGIONS, ROOM
 from .coverage import Coverage
 
 NAMED = 5
-"""Videos that a line names; the others are counted."""
+"""Videos that a line lists by name; it counts the rest."""
 NO_FEATURES = ("hashes", "offsets", REGIONS)
-"""Arrays that say what the rows of others are."""
+"""Arrays that index the rows of other arrays."""
 
 
 def summarise(cache: Cache) -> dict[str, Any]:
-    """Everything `stvg cache info` prints, as JSON. Sizes are of the features; records and checksums add a little."""
+    """Everything `stvg cache info` prints, as JSON. Sizes count the features, without records and checksums."""
     arrays: dict[str, dict[str, Any]] = {}
     frames = views = sentences = 0
     keys = {room: cache.store.keys(room) for room in (ROOM, MORE, "text")}
@@ -53,7 +53,7 @@ def summarise(cache: Cache) -> dict[str, Any]:
 
 
 def summary_of(cache: Cache) -> dict[str, Any]:
-    """The annotation set that a cache is seen through, and how much of what it needs is there."""
+    """The selected annotation set of a cache, and its coverage."""
     found, coverage = cache.annotations, Coverage.of(cache)
     return {
         **found.to_json(),
@@ -64,7 +64,7 @@ def summary_of(cache: Cache) -> dict[str, Any]:
 
 
 def summary_lines(found: dict[str, Any]) -> list[str]:
-    """A summary as people read it."""
+    """The lines that `stvg cache info` prints for a summary."""
     videos = found["videos"]
     facts = {
         "fingerprint": found["fingerprint"],
@@ -89,7 +89,7 @@ def summary_lines(found: dict[str, Any]) -> list[str]:
 
 
 def flattened(fields: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
-    """Fields under the names people know them by: those of an encoder as ``visual.sha256``, a line for each level."""
+    """Fields with dotted names, such as ``visual.sha256`` for a field of an encoder; one entry per level."""
     for name, value in fields.items():
         if isinstance(value, Mapping):
             yield from ((f"{name}.{inner}", of) for inner, of in flattened(value))
@@ -105,7 +105,7 @@ def flattened(fields: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
 
 
 def set_lines(found: dict[str, Any]) -> list[str]:
-    """An annotation set, its splits, and its coverage."""
+    """The lines about an annotation set: name, splits and coverage."""
     lines, there = (
         [f"  annotation set {found['name']} of {found['dataset']}, {found['sha256'][:16]}"],
         found["coverage"],
@@ -117,18 +117,18 @@ def set_lines(found: dict[str, Any]) -> list[str]:
         lines.append(f"    {split:<16} {counts}{rule}")
     counts = ", ".join(f"{there[name]:,} {name}" for name in ("complete", "partly", "missing"))
     skipped = f" ({there['skipped']:,} of them skipped)" if there["skipped"] else ""
-    texts = f"{there['sentences'] - there['sentences_missing']:,} of {there['sentences']:,} distinct ones there"
+    texts = f"{there['sentences'] - there['sentences_missing']:,} of {there['sentences']:,} distinct ones stored"
     lines += [f"    {'videos':<16} {counts} of {there['videos']:,}{skipped}", f"    {'sentences':<16} {texts}"]
     if others := there["other_file"]:
         lines.append(
-            f"    {'not read':<16} features of another file or size than these annotations mean: "
+            f"    {'not read':<16} features of another file or size than in these annotations: "
             f"{', '.join(others[:NAMED])}" + (f" and {len(others) - NAMED:,} more" if len(others) > NAMED else "")
         )
     return lines
 
 
 def size(count: float) -> str:
-    """Bytes, readably: 1.23 GB."""
+    """A number of bytes with a decimal unit: 1.23 GB."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.2f} {unit}"

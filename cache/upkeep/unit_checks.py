@@ -1,4 +1,4 @@
-"""Whether a unit whose checksums all fit is what its key and the recipe say."""
+"""Checks of an intact unit against its key and the recipe of the cache."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..video_unit import MORE, REGIONS, more_key, video_of
 
 
 def problems_of(cache: Cache, key: str) -> Iterator[str]:
-    """What is wrong with a complete unit, a line each."""
+    """The faults of a complete unit with valid checksums, one line each."""
     attributes = cache.store.attributes(key)
     if attributes.get("fingerprint") != cache.recipe.fingerprint:
         yield f"written with another recipe, {attributes.get('fingerprint')} instead of {cache.recipe.fingerprint}"
@@ -30,7 +30,7 @@ def _text_problems(cache: Cache, key: str) -> Iterator[str]:
         return
     hashes, offsets = (cache.store.read(key, name) for name in ("hashes", "offsets"))
     if hashes.shape[1:] != (HASH_BYTES,) or text_key(hashes) != key:
-        yield "its sentences are not those that its name is of"
+        yield "its sentences do not match its name"
     rows = arrays["hidden"].shape[0]
     if len(offsets) != len(hashes) + 1 or offsets[0] != 0 or offsets[-1] != rows or (np.diff(offsets) < 0).any():
         yield f"its offsets do not cover {len(hashes)} sentences and {rows} tokens"
@@ -55,4 +55,4 @@ def _video_problems(cache: Cache, key: str) -> Iterator[str]:
     if key.startswith(f"{MORE}/"):
         held = cache.store.read(key, REGIONS) if REGIONS in arrays else np.empty((0, 5))
         if more_key(video_of(key), np.asarray(attributes["frames"], np.int64), held) != key:
-            yield "it does not hold what its name is of"
+            yield "its frames and regions do not match its name"

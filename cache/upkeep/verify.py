@@ -1,7 +1,7 @@
-"""Whether a cache is exactly what was written: every checksum compared, every missing, short or foreign piece named.
+"""Verification of a cache: compares every checksum, and reports every missing, short or foreign part.
 
-What can be extracted again is removed by `repair`; files this program does not know are left to their owner. A unit that no
-annotation set asks for is no fault.
+`repair` removes what an extraction can write again. Foreign files are never removed. A unit that no annotation set
+needs is not a fault.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ ROOMS = (ROOM, MORE, "text")
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is not as it should be. ``remove``: what has to go so that an extraction writes it again."""
+    """One fault. ``remove``: the files and folders to remove, so that the next extraction writes them again."""
 
     message: str
     remove: tuple[Location, ...] = ()
     skip_lines: bool = False
-    """Damaged lines of the skip list have to go."""
+    """True if the fault is a damaged line of the skip list, which a repair removes."""
 
 
 @dataclass
 class Findings:
-    """What was read, and what is wrong with it."""
+    """Result of a verification: the number of units read, and all faults."""
 
     path: Location
     units: int = 0
@@ -56,10 +56,10 @@ class Findings:
 
 
 def verify(path: Location, jobs: int = 2, progress: Callable[[int, int], None] | None = None) -> Findings:
-    """Read everything. ``progress`` is told how many units are done, of how many.
+    """Read a whole cache. ``progress`` receives the number of finished units and their total.
 
-    A damaged header or annotation set is one problem among others: units are then checked against their own records. Raises
-    CacheError only where there is no cache at all.
+    A damaged header or annotation set is reported like other faults. Units are then checked against their own records.
+    Raises CacheError only if there is no cache.
     """
     if not path.is_dir():
         raise CacheError(f"{path} is not there", hint="make a cache with stvg extract")
@@ -93,7 +93,7 @@ def verify(path: Location, jobs: int = 2, progress: Callable[[int, int], None] |
 
 
 def repair(findings: Findings) -> list[Location]:
-    """Remove what is damaged or left over, so that the next extraction writes exactly that again; returns it."""
+    """Remove damaged parts and leftovers. Returns the removed paths. The next extraction writes these parts again."""
     for place in findings.removable:
         remove(place)
     if any(problem.skip_lines for problem in findings.problems):
@@ -103,7 +103,7 @@ def repair(findings: Findings) -> list[Location]:
 
 
 def _open(path: Location, findings: Findings) -> tuple[Cache | None, Store | None]:
-    """The cache and its store."""
+    """The cache and its store; None for what cannot be opened."""
     try:
         return (cache := Cache(path, read_header(path))), cache.store
     except CacheError as error:
@@ -116,18 +116,18 @@ def _open(path: Location, findings: Findings) -> tuple[Cache | None, Store | Non
 
 
 def _sets(path: Location) -> tuple[list[AnnotationSet], list[Problem]]:
-    """The annotation sets that are whole, and what is wrong with others and beside them."""
+    """The intact annotation sets, and the faults in their folder."""
     found, problems, known = [], [], set()
     for name in set_names(path):
         files = [path / SETS / f"{name}.json", *tables_of(path, name)]
         known |= {file.name for file in files}
         try:
             annotations = read_set(path, name)
-            _ = annotations.samples.boxes  # the one column that opening does not read
+            _ = annotations.samples.boxes  # opening a table does not read this column
             found.append(annotations)
             current = annotations.samples.place
             problems += [
-                Problem(f"{file} is no set's table any more", (file,)) for file in files[1:] if file != current
+                Problem(f"{file} is an outdated table of set {name}", (file,)) for file in files[1:] if file != current
             ]
         except CacheError as error:
             problems.append(Problem(error.message, tuple(files)))
@@ -144,25 +144,25 @@ def _sets(path: Location) -> tuple[list[AnnotationSet], list[Problem]]:
 
 
 def _lacking(cache: Cache, skipped: Iterable[str]) -> Iterator[str]:
-    """What a set needs and the cache lacks."""
+    """One line for each video or text part that the selected set needs and the cache lacks."""
     name = f"annotation set {cache.annotations.name}"
     for lack in lacks(cache):
         if lack.other_file:
-            yield f"video {lack.video_id} is of another file, or size, than {name} means; repeat stvg extract: it says more"
+            yield f"video {lack.video_id} is of another file or size than in {name}; repeat stvg extract for details"
         elif lack.all and lack.video_id not in skipped:
-            yield f"videos/{lack.video_id} is missing: it is neither there nor listed as skipped; {name} asks for it"
+            yield f"videos/{lack.video_id} is missing: {name} needs it, and it is not in the skip list"
         elif not lack.all:
-            yield f"video {lack.video_id} lacks {lack} that {name} asks for"
+            yield f"video {lack.video_id} lacks {lack} that {name} needs"
     try:
         missing = cache.lacking_sentences()
-    except CacheError:  # a unit is damaged, which is said already
+    except CacheError:  # a damaged unit, which is reported elsewhere
         return
     if missing:
         yield f"text: {counted(len(missing), 'sentence')} of {name} are missing, such as {missing[0]!r}"
 
 
 def _is_cache(path: Location, store: Store | None) -> bool:
-    """Whether a folder without a sound header is a cache all the same: by what is left of it, or by one of its units."""
+    """Whether a folder without an intact header is a cache: judged by the header's content or by its units."""
     header = path / HEADER
     try:
         if FORMAT.encode() in header.read_bytes():
@@ -180,14 +180,14 @@ def _is_unit(store: Store, key: str) -> bool:
 
 
 def _foreign(path: Location) -> list[Problem]:
-    """What lies beside the cache's own files and rooms."""
+    """Faults for entries of the cache folder that are not its own files and rooms."""
     own = {HEADER, SETS, *ROOMS, NAME if isinstance(path, Path) else FOLDER}
     foreign = [entry for entry in path.iterdir() if entry.name not in own]
     return [problem for entry in foreign for problem in _stray(entry)]
 
 
 def _strays(store: Store, room: str, videos: set[str]) -> Iterable[Problem]:
-    """What lies in a room and is no complete unit: a broken one, a killed writer's, or nobody's."""
+    """Faults for entries of a room that are not complete units: broken units, temporaries, foreign files."""
     names = {store.place(f"{ROOM}/{video_id}").name for video_id in videos}
     for entry in store.strays(room):
         if entry.name in names if room == ROOM else _is_hashed(entry.name.removesuffix(store.suffix), room):
@@ -197,7 +197,7 @@ def _strays(store: Store, room: str, videos: set[str]) -> Iterable[Problem]:
 
 
 def _is_hashed(name: str, room: str) -> bool:
-    """Whether a name is of the kind that units of ``text`` and ``more`` have."""
+    """Whether a file name has the form of units in ``text`` or ``more``."""
     try:
         original = original_name(name)
     except ValueError:
@@ -210,10 +210,10 @@ def _is_hashed(name: str, room: str) -> bool:
 
 def _stray(entry: Location) -> list[Problem]:
     if not entry.name.startswith(TEMPORARY):
-        return [Problem(f"{entry} does not belong to the cache; it is left alone")]
+        return [Problem(f"{entry} does not belong to the cache; it is not removed")]
     if isinstance(entry, Path) and not abandoned(entry):
         return []
-    return [Problem(f"{entry} was left by a writer that was killed", (entry,))]
+    return [Problem(f"{entry} is a leftover of a killed writer", (entry,))]
 
 
 def _unit(store: Store, cache: Cache | None, key: str) -> list[Problem]:
@@ -221,5 +221,5 @@ def _unit(store: Store, cache: Cache | None, key: str) -> list[Problem]:
     if not found and cache:
         found = [f"{key}: {problem}" for problem in problems_of(cache, key)]
     harmless = all(problem.endswith(FOREIGN) for problem in found)
-    remove = () if cache is None or harmless else (store.place(key),)  # without the recipe, nobody knows whose it is
+    remove = () if cache is None or harmless else (store.place(key),)  # without the recipe, its origin is unknown
     return [Problem(message, remove) for message in found]

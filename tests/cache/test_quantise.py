@@ -190,7 +190,7 @@ def test_an_encoding_of_a_later_release_is_refused_not_read_as_values(store):
         unit.add("c5", (2, 3), "u1", {"encoding": "int4"})
         unit.append("c5", np.ones((2, 3), "u1"))
         unit.commit({})
-    with pytest.raises(CacheError, match="does not know"):
+    with pytest.raises(CacheError, match="does not support"):
         read_features(store, KEY, "c5")
 
 

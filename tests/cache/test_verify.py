@@ -195,7 +195,7 @@ def test_what_a_set_lacks_is_named(cache):
     late = [replace(s, segment=(2, 60), sentence="what else?") for s in late[:1]]
     opened.annotate(AnnotationSet.of("late", "json", late))
     told = messages(cache)
-    assert "video v0 lacks 1 frame and 0 regions that annotation set late asks for" in told
+    assert "video v0 lacks 1 frame and 0 regions that annotation set late needs" in told
     assert "text: 1 sentence of annotation set late are missing, such as 'what else?'" in told
 
 

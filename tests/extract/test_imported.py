@@ -250,7 +250,7 @@ def test_two_videos_whose_files_would_be_one_are_not_exported(tmp_path):
     (first,) = make_samples(range(1), 1)
     both = [first, replace(first, sample_id=9, video=replace(first.video, video_id="v0.frames"))]
     cache = cache.seen_through(AnnotationSet.of("both", "json", both))
-    with pytest.raises(UsageError, match="would be one file"):
+    with pytest.raises(UsageError, match="would have the same file name"):
         export(cache, tmp_path / "out", form="npy")
     (tmp_path / "out").mkdir()
     assert export(cache, tmp_path / "out") == 2

@@ -316,8 +316,8 @@ def test_a_second_dataset_never_reads_the_features_of_another_file_of_the_same_i
     assert readable(cache, "two") == {other[1].video.video_id}
     data = CachedDataset(Cache.open(cache, "two"), "train", Sampling(5.0, 100), ())
     assert data.missing == [other[0].sample_id]
-    assert f"annotation set two means, and are not read: {mistaken};" in caplog.text
-    assert stvg("cache", "info", cache).out.count(f"another file or size than these annotations mean: {mistaken}") == 1
+    assert f"annotation set two and are not read: {mistaken};" in caplog.text
+    assert stvg("cache", "info", cache).out.count(f"another file or size than in these annotations: {mistaken}") == 1
 
 
 def test_a_file_that_was_not_compared_yet_is_not_trusted_even_when_the_extraction_was_killed(
