@@ -58,10 +58,10 @@ def unpacked(file: Path, kind: str = "JSON") -> bytes:
 
 
 def text_of(file: Path, content: bytes, kind: str = "JSON") -> str:
-    """Halves of surrogate pairs pass: the field that holds one is named later."""
+    """The text of a file. In JSON, halves of surrogate pairs pass: the field that holds one is named later."""
     encoding = json.detect_encoding(content)
     try:
-        return content.decode(encoding, "surrogatepass")
+        return content.decode(encoding, "surrogatepass" if kind == "JSON" else "strict")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise AnnotationError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -357,6 +358,13 @@ def test_pictures_without_their_video_are_answered_with_the_command_that_makes_i
     made = f"{videos}/MOT17-02.mp4"
     pictures = f"{tmp_path}/mot/MOT17-02/img1/%06d.jpg"
     assert f"ffmpeg -framerate 14 -start_number 1 -i {pictures} -crf 18 {made}" in report.faults[0]
+
+
+def test_a_video_whose_name_is_no_text_is_named(videos: Path, drawn: Any, tmp_path: Path) -> None:
+    (tmp_path / "v").mkdir()
+    (tmp_path / "v" / os.fsdecode(b"caf\xe9.mp4")).write_bytes((videos / "scene0.mp4").read_bytes())
+    with pytest.raises(UsageError, match="not UTF-8"):
+        import_dataset("mot", mot(tmp_path / "mot", LINES), tmp_path / "v", tmp_path / "out")
 
 
 TEXT = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=20)

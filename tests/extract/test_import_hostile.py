@@ -32,6 +32,7 @@ def use(kind: str, path: Path) -> int:
         there = presence_of(track, source.clips[track.clip], VIDEO, CLOCK, 1, 2)
         if there.runs:
             objects.add(track.clip, there)
+            f"{track.clip}{track.name}{track.label}".encode()  # what is written
     drafts = Drafts("train")
     for wish in own_sentences(source.tracks):
         there, run = objects.wanted(wish)
@@ -131,7 +132,7 @@ BYTES = st.sampled_from(
     (
         *(b"", b"\x00", b"\xff", b",", b"\n", b'"', b"<", b">", b"&", b"nan", b"1e999", b"-", b"9" * 400, b"'"),
         *(b"\r", b";", b"\t", b"</track>", b"<track>", b"<box/>", b"<!DOCTYPE x>", b"&#0;", b"=", b".5", b" "),
-        *(b"\xe2\x80\xae", b"\xef\xbb\xbf"),
+        *(b"\xe2\x80\xae", b"\xef\xbb\xbf", b"\xed\xa0\x80"),
     )
 )
 

@@ -25,7 +25,8 @@ def read(path: Path) -> Source:
         raise UsageError(f"{path} is a folder", expected="the JSON file of one split", hint="import split after split")
     whole = Fields.of(read_json(path, repeated_keys=True)[0], path, None)
     videos = _by_id(whole, "videos")
-    labels = {key: str(c.values.get("name", "")) for key, c in _by_id(whole, "categories").items()}
+    categories = _by_id(whole, "categories")
+    labels = {key: c.whole_characters("name", str(c.values.get("name", ""))) for key, c in categories.items()}
     annotations = whole.children("annotations")
     source = Source()
     if any("bboxes" in a.values for a in annotations):
@@ -48,7 +49,7 @@ def _read_lists(source: Source, videos: dict[Any, Fields], annotations: list[Fie
         if _ignored(source, where):
             continue
         clip = names[_reference(where, "video_id", videos)]
-        name = _track_name(where) or str(where.values.get("id"))
+        name = _track_name(where) or where.whole_characters("id", str(where.values.get("id")))
         if (clip, name) in seen:
             raise where.fault("", f"the object {name} of video {clip} occurs twice")
         seen.add((clip, name))

@@ -57,6 +57,10 @@ class VideoFolder:
             )
         by_stem: dict[str, list[Path]] = {}
         for file in files:
+            if any(
+                "\ud800" <= letter <= "\udfff" for letter in str(file)
+            ):  # how Python spells the bytes of such a name
+                raise UsageError(f"{file} has a name that is not UTF-8", hint="rename it")
             by_stem.setdefault(stem_of(parts_of(file.name)[-1]), []).append(file)
         return cls(root, files, others, by_stem)
 
