@@ -29,74 +29,28 @@ DRAWN = {name: row for name, row in DATASETS.items() if row.synthetic}
 
 @click.group(cls=Commands, short_help="Make, import, check and show annotations.")
 def dataset() -> None:
-    """Look at annotations and videos before spending hours on them."""
+    """Begin, import, check, look at and export annotations."""
 
 
-@dataset.command("check")
-@dataset_option
-@annotations_option
-@vidor_option
-@click.option("--split", "splits", multiple=True, help="May be repeated.  [every split found]")
-@click.option("--videos", type=FOLDER, metavar="DIR", help="Also open every video: frames, size, rate.")
-@sampling_options
-@click.option(
-    "--text-encoder", metavar="NAME", default="roberta-base", show_default=True, help="What reads the sentences."
-)
-@click.option("--tokenizer", metavar="DIR", help="Its tokenizer, to find sentences it cuts.  [where its kind keeps it]")
-@click.option("--jobs", type=int, default=2, show_default=True, help="Videos opened at once.")
-def dataset_check(
-    dataset: str,
-    annotations: Path,
-    vidor: Path | None,
-    splits: tuple[str, ...],
-    videos: Path | None,
-    fps: float,
-    max_frames: int,
-    text_encoder: str,
-    tokenizer: str | None,
-    jobs: int,
-) -> None:
-    """Validate a dataset: counts, and a list of every fault. Exits with 1 if there is any.
+@dataset.command("new", short_help="Begin annotations for a folder of videos.")
+@click.argument("videos", type=FOLDER)
+@click.option("--out", type=OUT_FOLDER, required=True, metavar="DIR", help="Folder for SPLIT.json.")
+@click.option("--split", default="train", show_default=True)
+def dataset_new(videos: Path, out: Path, split: str) -> None:
+    """Write a file for --dataset json to fill in: every video of a folder, with its size, rate and number of frames.
+
+    A sample for each video waits for its sentence, moment and boxes; stvg dataset check says what is missing.
 
     \b
-    Example: stvg dataset check --dataset hcstvg-v1 --annotations hcstvg --videos hcstvg/videos
+    Example: stvg dataset new videos --out mine
     """
-    from ...cache.sampling import Sampling
-    from .check import check_dataset
+    from .formats.skeleton import write_skeleton
 
-    with Progress("check", "videos", doing="reading annotations") as bar:
-        report = check_dataset(
-            dataset,
-            annotations,
-            list(splits) or None,
-            sampling=Sampling(fps, max_frames),
-            videos=videos,
-            vidor=vidor,
-            text_encoder=text_encoder,
-            tokenizer=tokenizer,
-            jobs=jobs,
-            progress=bar.at,
-        )
-    say("\n".join(report.lines()))
-    if report.faults:
-        raise SystemExit(1)
-
-
-@dataset.command("make", short_help="Draw a synthetic dataset with exact ground truth.")
-@click.argument("out", type=OUT_FOLDER)
-@click.option("--format", "kind", type=RowOf(DRAWN), default="vidstg", show_default=True)
-@click.option(
-    "--videos", type=int, default=100, show_default=True, help="Training videos; a quarter more are held out."
-)
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--jobs", type=int, default=2, show_default=True, help="Processes that draw videos.")
-def dataset_make(out: Path, kind: str, videos: int, seed: int, jobs: int) -> None:
-    """Write a synthetic dataset with exact ground truth, in a real dataset's format."""
-    from ..synthetic.dataset import make_dataset
-
-    with Progress("draw", "videos") as bar, naming_write_errors(out):
-        make_dataset(out, kind, videos, seed, jobs, bar.at)
-    say(f"wrote {out}")
+    with Progress("new", "videos", doing="looking for videos") as bar, naming_write_errors(out):
+        lines, faults = write_skeleton(videos, out, split, bar.at)
+    say("\n".join([*faults, *lines]))
+    if faults:
+        raise SystemExit(3)
 
 
 @dataset.command("import", short_help="Import CVAT, Label Studio, MOT, COCO-VID or CSV.")
@@ -156,25 +110,54 @@ def dataset_import(
         raise SystemExit(3)
 
 
-@dataset.command("new", short_help="Begin annotations for a folder of videos.")
-@click.argument("videos", type=FOLDER)
-@click.option("--out", type=OUT_FOLDER, required=True, metavar="DIR", help="Folder for SPLIT.json.")
-@click.option("--split", default="train", show_default=True)
-def dataset_new(videos: Path, out: Path, split: str) -> None:
-    """Write a file for --dataset json to fill in: every video of a folder, with its size, rate and number of frames.
-
-    A sample for each video waits for its sentence, moment and boxes; stvg dataset check says what is missing.
+@dataset.command("check")
+@dataset_option
+@annotations_option
+@vidor_option
+@click.option("--split", "splits", multiple=True, help="May be repeated.  [every split found]")
+@click.option("--videos", type=FOLDER, metavar="DIR", help="Also open every video: frames, size, rate.")
+@sampling_options
+@click.option(
+    "--text-encoder", metavar="NAME", default="roberta-base", show_default=True, help="What reads the sentences."
+)
+@click.option("--tokenizer", metavar="DIR", help="Its tokenizer, to find sentences it cuts.  [where its kind keeps it]")
+@click.option("--jobs", type=int, default=2, show_default=True, help="Videos opened at once.")
+def dataset_check(
+    dataset: str,
+    annotations: Path,
+    vidor: Path | None,
+    splits: tuple[str, ...],
+    videos: Path | None,
+    fps: float,
+    max_frames: int,
+    text_encoder: str,
+    tokenizer: str | None,
+    jobs: int,
+) -> None:
+    """Validate a dataset: counts, and a list of every fault. Exits with 1 if there is any.
 
     \b
-    Example: stvg dataset new videos --out mine
+    Example: stvg dataset check --dataset hcstvg-v1 --annotations hcstvg --videos hcstvg/videos
     """
-    from .formats.skeleton import write_skeleton
+    from ...cache.sampling import Sampling
+    from .check import check_dataset
 
-    with Progress("new", "videos", doing="looking for videos") as bar, naming_write_errors(out):
-        lines, faults = write_skeleton(videos, out, split, bar.at)
-    say("\n".join([*faults, *lines]))
-    if faults:
-        raise SystemExit(3)
+    with Progress("check", "videos", doing="reading annotations") as bar:
+        report = check_dataset(
+            dataset,
+            annotations,
+            list(splits) or None,
+            sampling=Sampling(fps, max_frames),
+            videos=videos,
+            vidor=vidor,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            jobs=jobs,
+            progress=bar.at,
+        )
+    say("\n".join(report.lines()))
+    if report.faults:
+        raise SystemExit(1)
 
 
 @dataset.command("show", short_help="Draw annotated boxes into frames.")
@@ -245,3 +228,20 @@ def dataset_export(
     with naming_write_errors(out):
         lines = export_dataset(read.samples, kind, out)
     say("\n".join(lines))
+
+
+@dataset.command("make", short_help="Draw a synthetic dataset with exact ground truth.")
+@click.argument("out", type=OUT_FOLDER)
+@click.option("--format", "kind", type=RowOf(DRAWN), default="vidstg", show_default=True)
+@click.option(
+    "--videos", type=int, default=100, show_default=True, help="Training videos; a quarter more are held out."
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--jobs", type=int, default=2, show_default=True, help="Processes that draw videos.")
+def dataset_make(out: Path, kind: str, videos: int, seed: int, jobs: int) -> None:
+    """Write a synthetic dataset with exact ground truth, in a real dataset's format."""
+    from ..synthetic.dataset import make_dataset
+
+    with Progress("draw", "videos") as bar, naming_write_errors(out):
+        make_dataset(out, kind, videos, seed, jobs, bar.at)
+    say(f"wrote {out}")

@@ -313,6 +313,13 @@ def test_key_frames_of_a_table_are_joined_until_the_object_is_gone(videos: Path,
     assert list(back["boxes"]) == ["40"]
 
 
+def test_a_gap_in_a_table_with_a_line_for_every_frame_is_said(videos: Path, drawn: Any, tmp_path: Path) -> None:
+    lines = [f"scene0,dog,{frame},0,0,20,20" for frame in (*range(10), *range(30, 40))]
+    (tmp_path / "boxes.csv").write_text("\n".join(["video,track,frame,x1,y1,x2,y2", *lines]))
+    report = import_dataset("csv", tmp_path / "boxes.csv", videos, tmp_path / "out")
+    assert any("scene0/dog from 10 to 29" in note for note in report.notes)
+
+
 def test_a_file_that_somebody_changed_is_not_replaced(videos: Path, drawn: Any, tmp_path: Path) -> None:
     imported(tmp_path, videos)
     imported(tmp_path, videos, LINES, "scene0,7,another sentence")

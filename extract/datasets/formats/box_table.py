@@ -5,7 +5,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from pathlib import Path
 
-from ..validate import LARGEST
+import numpy as np
+
+from ....wording import counted
+from ..validate import LARGEST, some
 from .model import Clip, Rows, Source, Track
 from .text_table import read_table
 
@@ -19,6 +22,7 @@ def read(path: Path) -> Source:
     source = Source()
     found: dict[tuple[str, str], Rows] = {}
     gone: dict[tuple[str, str], set[int]] = {}
+    gaps: list[str] = []
     for row in read_table(path, REQUIRED, OPTIONAL):
         key = row.required("video"), row.required("track")
         rows = found.setdefault(key, Rows(row.text("label")))
@@ -38,7 +42,17 @@ def read(path: Path) -> Source:
             source.left_out["tracks without a box"] += 1
             continue
         held = ended(rows, gone.get((clip, name), set()))
-        source.tracks.append(Track(clip, name, rows.label, *held.arrays(path, f"{clip}, track {name}")))
+        frames, boxes, joined = held.arrays(path, f"{clip}, track {name}")
+        source.tracks.append(Track(clip, name, rows.label, frames, boxes, joined))
+        steps = np.diff(frames) * joined[:-1]
+        if steps.max(initial=0) > 1 and np.median(np.diff(frames)) == 1:
+            gap = int(np.argmax(steps))
+            gaps.append(f"{clip}/{name} from {frames[gap] + 1} to {frames[gap + 1] - 1}")
+    if gaps:
+        source.notes.append(
+            f"{counted(len(gaps), 'track')} with a line for most frames, but not for some; boxes there lie on straight "
+            f"lines, unless outside 1 says that the object is gone: {some(gaps, 4)}"
+        )
     return source
 
 
