@@ -1,5 +1,5 @@
-"""What is annotated, as a picture: for each sample frames of its moment with the box, and the sentence. Made to be looked
-at before hours are spent on annotations that are a frame, a corner or a video off."""
+"""Draws annotations: for each sample, frames of its moment with the box, and the sentence. It shows at a glance whether
+frames, coordinates and videos fit together."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from stvg.extract.datasets.formats.matching import Objects
 from stvg.extract.datasets.formats.presence import presence_of
 from stvg.extract.datasets.formats.sentences import own_sentences, read_sentences
 from stvg.extract.datasets.formats.table import FORMATS
-from stvg.extract.datasets.formats.written import Drafts
+from stvg.extract.datasets.formats.written import SplitFiles
 from stvg.extract.video.clock import Clock
 
 VIDEO = Video("v", "v.mp4", 160, 120, 10.0, 60)
@@ -33,13 +33,13 @@ def use(kind: str, path: Path) -> int:
         if there.runs:
             objects.add(track.clip, there)
             f"{track.clip}{track.name}{track.label}".encode()  # what is written
-    drafts = Drafts("train")
-    for wish in own_sentences(source.tracks):
-        there, run = objects.wanted(wish)
-        drafts.add(wish, VIDEO, there.track.name, run)
-    for content in drafts.files().values():
+    split_files = SplitFiles("train")
+    for entry in own_sentences(source.tracks):
+        there, run = objects.wanted(entry)
+        split_files.add(entry, VIDEO, there.track.name, run)
+    for content in split_files.files().values():
         json.loads(content.encode())
-    return sum(map(len, drafts.samples.values()))
+    return sum(map(len, split_files.samples.values()))
 
 
 def refused_or_used(kind: str, path: Path) -> None:

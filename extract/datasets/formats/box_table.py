@@ -1,4 +1,4 @@
-"""A table of boxes of one's own (``--format csv``): a line for a key frame of an object. docs/datasets.md describes it."""
+"""A CSV table of boxes (``--format csv``): a row for each key frame of an object. See docs/datasets.md."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def read(path: Path) -> Source:
 
 
 def ended(rows: Rows, gone: set[int]) -> Rows:
-    """Rows of key frames whose object is gone from some frames on: its last box stays until the frame before."""
+    """Key frames of an object that is absent from some frames on: its last box is repeated in the frame before."""
     order, ends = sorted(range(len(rows.frames)), key=rows.frames.__getitem__), sorted(gone)
     held, followers = Rows(rows.label), [rows.frames[i] for i in order[1:]] + [LARGEST + 1]
     for i, following in zip(order, followers, strict=True):

@@ -30,7 +30,7 @@ class ExportedVideo:
     """By target: boxes (4,) xyxy in pixels, by frame."""
 
     def number(self, target: str) -> int:
-        """What a target is called where objects are numbered: from 1, in the order of the samples."""
+        """The number of a target in formats that number objects: from 1, in the order of the samples."""
         return list(self.targets).index(target) + 1
 
 
@@ -80,7 +80,7 @@ def _row(sample: Sample, video: ExportedVideo) -> list[object]:
 
 
 def _notes(samples: Sequence[Sample]) -> list[str]:
-    """What another tool, or an import, will not see as it is here."""
+    """What the exported files cannot express."""
     late = [s.sample_id for s in samples if s.moment[1] > s.video.frame_count]
     gaps = {}
     for sample in samples:

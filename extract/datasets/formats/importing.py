@@ -15,10 +15,10 @@ from ..validate import some
 from .matching import Objects, explain
 from .model import Source
 from .presence import is_renumbered, presence_of
-from .sentences import BLANK, Wish, own_sentences, read_sentences, require_split_name, write_blank
+from .sentences import BLANK, SentenceEntry, own_sentences, read_sentences, require_split_name, write_blank
 from .table import FORMATS
 from .videos import VideoFolder, require_agreement
-from .written import Drafts, require_ours
+from .written import SplitFiles, require_ours
 
 
 @dataclass
@@ -28,15 +28,15 @@ class ImportReport:
     counts: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
-    """What need not be a mistake: objects that nothing is said about, boxes that the format marks as ignored."""
+    """Usually intended: objects without a sentence, boxes that the format marks as ignored."""
     faults: list[str] = field(default_factory=list)
-    """What most likely is one: a video that is not there, a sentence without a track."""
+    """Most likely mistakes: a missing video, a sentence without a track."""
     wrote: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         lines = [*self.counts, *(f"note: {note}" for note in self.notes)]
         lines += [f"left out: {what}" for what in self.left_out]
-        lines += [f"left out, look at this: {what}" for what in self.faults]
+        lines += [f"left out, most likely a mistake: {what}" for what in self.faults]
         return lines + self.wrote
 
 
@@ -68,20 +68,20 @@ def import_dataset(
         f"{kind} at {path}: {counted(len(source.clips), 'video')}, {counted(len(source.tracks), 'track')}, "
         f"{counted(sum(len(t.frames) for t in source.tracks), 'box', 'boxes')}"
     )
-    wishes = read_sentences(sentences) if sentences else own_sentences(source.tracks)
+    entries = read_sentences(sentences) if sentences else own_sentences(source.tracks)
     found = _videos(report, source, VideoFolder.of(videos), step, progress)
     objects = _objects(report, source, found, step, bridge)
     report.notes += source.notes
     report.left_out += [f"{count:,} {what}" for what, count in source.left_out.items()]
-    if not wishes and not sentences:
+    if not entries and not sentences:
         return _blank(report, objects, out / BLANK, split)
-    drafts = _drafts(report, wishes, objects, split)
-    if not drafts.samples:
+    split_files = _split_files(report, entries, objects, split)
+    if not split_files.samples:
         hint = "each line of the table names a video and a track of it; what is wrong is said above"
         raise UsageError("no sentence can be used", found="\n" + "\n".join(report.faults), effect="nothing was written", hint=hint)  # fmt: skip  # noqa: E501
-    files = {out / f"{name}.json": content for name, content in drafts.files().items()}
+    files = {out / f"{name}.json": content for name, content in split_files.files().items()}
     require_ours(out, files)
-    report.wrote += drafts.write(out, files)
+    report.wrote += split_files.write(out, files)
     report.wrote.append(f"then: stvg dataset check --dataset json --annotations {out} --videos {videos}")
     return report
 
@@ -158,28 +158,28 @@ def _blank(report: ImportReport, objects: Objects, file: Path, split: str) -> Im
     return report
 
 
-def _drafts(report: ImportReport, wishes: Iterable[Wish], objects: Objects, split: str) -> Drafts:
-    drafts = Drafts(split)
+def _split_files(report: ImportReport, entries: Iterable[SentenceEntry], objects: Objects, split: str) -> SplitFiles:
+    split_files = SplitFiles(split)
     blank, told = [], set()
-    for wish in wishes:
-        if not wish.sentence:
-            blank.append(wish.where)
+    for entry in entries:
+        if not entry.sentence:
+            blank.append(entry.where)
             continue
         try:
-            there, run = objects.wanted(wish)
+            there, run = objects.wanted(entry)
         except UsageError as error:
-            report.faults.append(f"the sentence of {wish.where}: {error}")
+            report.faults.append(f"the sentence of {entry.where}: {error}")
             continue
         told.add(id(there))
         video = objects.videos[there.track.clip]
         try:
-            drafts.add(wish, video, there.track.name, run)
+            split_files.add(entry, video, there.track.name, run)
         except ValueError as error:
-            assert wish.row
-            raise wish.row.fault("id", str(error), found=wish.sample_id) from None
+            assert entry.row
+            raise entry.row.fault("id", str(error), found=entry.sample_id) from None
     if blank:
         report.left_out.append(f"{counted(len(blank), 'row')} without a sentence: {some(blank, 5)}")
     silent = [f"{video}/{there.track.name}" for video, there in objects.named() if id(there) not in told]
     if silent:
         report.left_out.append(f"{counted(len(silent), 'track')} without a sentence: {some(silent, 5)}")
-    return drafts
+    return split_files

@@ -1,4 +1,4 @@
-"""Which object a line of the table of sentences means, and which of its presences."""
+"""Finds the object that a row of the sentence table names, and the run of boxes that holds its moment."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ...video.video_files import parts_of
 from ..validate import some
 from .model import Clip
 from .presence import Presence, Run
-from .sentences import Wish
+from .sentences import SentenceEntry
 from .videos import stem_of
 
 
 @dataclass
 class Objects:
-    """Objects of all videos that can be used, by the names that people call them."""
+    """The objects of all usable videos, found by name."""
 
     clips: Mapping[str, Clip]
     videos: dict[str, Video]
@@ -48,48 +48,48 @@ class Objects:
             for there in tracks.values():
                 yield self.videos[clip].video_id, there
 
-    def wanted(self, wish: Wish) -> tuple[Presence, Run]:
+    def wanted(self, entry: SentenceEntry) -> tuple[Presence, Run]:
         """What a sentence is about. Raises UsageError where that is not there, or cannot be told."""
-        there = self._object(wish, self._clip(wish))
+        there = self._object(entry, self._clip(entry))
         runs = ", ".join(str(run) for run in there.runs[:4]) + (" …" if len(there.runs) > 4 else "")
-        if wish.moment is None:
+        if entry.moment is None:
             if len(there.runs) > 1:
                 hint = "say which in the columns start and end; --bridge N joins what is at most N frames apart"
-                raise UsageError(f"track {wish.track} of {wish.video} is there more than once", found=runs, hint=hint)
+                raise UsageError(f"track {entry.track} of {entry.video} is there more than once", found=runs, hint=hint)
             return there, there.runs[0]
         for run in there.runs:
-            if run.span[0] <= wish.moment[0] and wish.moment[1] <= run.span[1]:
+            if run.span[0] <= entry.moment[0] and entry.moment[1] <= run.span[1]:
                 return there, run
         raise UsageError(
-            f"its moment [{wish.moment[0]}, {wish.moment[1]}) has frames without a box",
-            expected=f"a moment within {runs}, where track {wish.track} of {wish.video} has boxes",
+            f"its moment [{entry.moment[0]}, {entry.moment[1]}) has frames without a box",
+            expected=f"a moment within {runs}, where track {entry.track} of {entry.video} has boxes",
             hint="change start and end; --bridge N joins what is at most N frames apart"
             if len(there.runs) > 1
             else None,
         )
 
-    def _clip(self, wish: Wish) -> str:
-        exact = [wish.video] if wish.video in self.clips else sorted(self._names.get(_parts(wish.video), ()))
+    def _clip(self, entry: SentenceEntry) -> str:
+        exact = [entry.video] if entry.video in self.clips else sorted(self._names.get(_parts(entry.video), ()))
         if len(exact) > 1:
-            raise UsageError(f"several videos can be {wish.video}", found=some(exact, 4))
+            raise UsageError(f"several videos can be {entry.video}", found=some(exact, 4))
         if not exact:
-            raise UsageError(f"no video {wish.video}", found=some(list(self.clips), 5))
+            raise UsageError(f"no video {entry.video}", found=some(list(self.clips), 5))
         if exact[0] not in self.videos:
-            raise UsageError(f"video {wish.video} cannot be used, as said above")
+            raise UsageError(f"video {entry.video} cannot be used, as said above")
         return exact[0]
 
-    def _object(self, wish: Wish, clip: str) -> Presence:
+    def _object(self, entry: SentenceEntry, clip: str) -> Presence:
         tracks = self.by_clip.get(clip, {})
-        if wish.track in tracks:
-            return tracks[wish.track]
-        labelled = [there for there in tracks.values() if there.track.label == wish.track]
+        if entry.track in tracks:
+            return tracks[entry.track]
+        labelled = [there for there in tracks.values() if there.track.label == entry.track]
         if len(labelled) == 1:
             return labelled[0]
         known = [f"{name} ({there.track.label})" if there.track.label else name for name, there in tracks.items()]
         if labelled:
             found = some([there.track.name for there in labelled])
-            raise UsageError(f"several tracks of {wish.video} are called {wish.track}", found=found)
-        raise UsageError(f"{wish.video} has no track {wish.track}", found=some(known) if known else "no track at all")
+            raise UsageError(f"several tracks of {entry.video} are called {entry.track}", found=found)
+        raise UsageError(f"{entry.video} has no track {entry.track}", found=some(known) if known else "no track at all")
 
 
 def _parts(name: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What annotation files of other tools hold: videos, and tracks of boxes. Every reader of this folder gives these.
+"""What annotation files of other tools hold: videos, and tracks of boxes. Every reader in this folder returns these.
 
 Frames are counted from 0 here, and boxes are [x1, y1, x2, y2], whatever the file says.
 """

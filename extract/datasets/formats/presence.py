@@ -1,4 +1,4 @@
-"""When an object is there: its track, as the annotation has it, becomes runs of boxes in the frames of the video file."""
+"""Converts an annotated track into runs: spans of frames of the video file in which the object has a box."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROUNDING = 1.5
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One uninterrupted presence of an object: a box in every frame from the first one listed to the last."""
+    """An uninterrupted presence of an object: it has a box in every frame from the first listed one to the last."""
 
     frames: IntArray
     """(n,) ascending frames of the video file; between them boxes lie on straight lines."""
@@ -49,9 +49,9 @@ class Presence:
     track: Track
     runs: list[Run]
     outside: int
-    """Boxes without area inside the picture, which are none here."""
+    """How many boxes have no area inside the picture; the object counts as absent there."""
     beyond: int
-    """Boxes that reach beyond the picture, which are kept as they are."""
+    """How many boxes reach beyond the picture; they are kept unchanged."""
 
 
 def presence_of(track: Track, clip: Clip, video: Video, clock: Clock, step: int = 1, bridge: int = 0) -> Presence:

@@ -1,5 +1,5 @@
-"""The table of sentences (``--sentences``): what is said about which object of which video, and when. docs/datasets.md
-describes it."""
+"""The table of sentences (``--sentences``): a sentence, its video, its object and its moment in each row. See
+docs/datasets.md."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ SPLIT_EXPECTED = "letters, digits, hyphens and underscores, as it becomes the na
 
 
 @dataclass(frozen=True)
-class Wish:
+class SentenceEntry:
     """One sentence that is to become a sample."""
 
     where: str
-    """What to call it in a message."""
+    """Its name in messages."""
     video: str
     track: str
     sentence: str
@@ -40,9 +40,9 @@ class Wish:
     row: Row | None = None
 
 
-def read_sentences(file: Path) -> list[Wish]:
+def read_sentences(file: Path) -> list[SentenceEntry]:
     """Raises AnnotationError naming line and column. A row without a sentence is kept, with an empty one."""
-    return [_wish(row) for row in read_table(file, REQUIRED, OPTIONAL)]
+    return [_entry(row) for row in read_table(file, REQUIRED, OPTIONAL)]
 
 
 def require_split_name(name: str) -> None:
@@ -51,11 +51,11 @@ def require_split_name(name: str) -> None:
         raise UsageError(f"{name!r} cannot be the name of a split", expected=SPLIT_EXPECTED)
 
 
-def _wish(row: Row) -> Wish:
+def _entry(row: Row) -> SentenceEntry:
     split = row.text("split")
     if split and not SPLIT.fullmatch(split):
         raise row.fault("split", "cannot be the name of a split", expected=SPLIT_EXPECTED, found=split)
-    return Wish(
+    return SentenceEntry(
         f"line {row.line}",
         row.required("video"),
         row.required("track"),
@@ -82,9 +82,9 @@ def _span(row: Row, start: str, end: str) -> Span | None:
     return span
 
 
-def own_sentences(tracks: Iterable[Track]) -> list[Wish]:
+def own_sentences(tracks: Iterable[Track]) -> list[SentenceEntry]:
     """The sentences that annotations themselves hold."""
-    return [Wish(f"track {t.name} of {t.clip}", t.clip, t.name, t.sentence) for t in tracks if t.sentence]
+    return [SentenceEntry(f"track {t.name} of {t.clip}", t.clip, t.name, t.sentence) for t in tracks if t.sentence]
 
 
 def write_blank(file: Path, found: Iterable[tuple[str, Presence]], split: str) -> int:

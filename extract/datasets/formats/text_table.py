@@ -1,4 +1,4 @@
-"""Tables as CSV files, as spreadsheets save them: with a header, divided by commas, semicolons or tabs."""
+"""CSV tables as spreadsheets save them: a header, then rows; separated by commas, semicolons or tabs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ....untrusted import FORMULA
 from ..json_file import text_of, unpacked
 from ..validate import LARGEST, describe
 
-DIVIDERS = (",", ";", "\t")
+SEPARATORS = (",", ";", "\t")
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ def read_table(file: Path, required: Sequence[str], optional: Sequence[str]) -> 
     """
     text = text_of(file, unpacked(file, "a CSV file"), "a CSV file")
     header = text.lstrip("\ufeff").partition("\n")[0]
-    divider = max(DIVIDERS, key=header.count)
-    lines = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), delimiter=divider, strict=True)
+    separator = max(SEPARATORS, key=header.count)
+    lines = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), delimiter=separator, strict=True)
     try:
         names = [name.strip().lower() for name in next(lines, [])]
         _require_columns(file, names, required, optional)

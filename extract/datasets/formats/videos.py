@@ -1,4 +1,4 @@
-"""Video files of a folder, by the names that annotations call them, and what each turns out to be."""
+"""Finds the video files that annotations name, and measures their size, rate and number of frames."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples that an import made, as files in the `json` format; files that somebody changed since are never replaced."""
+"""Writes imported samples as files in the `json` format. Files that were changed by hand are never replaced."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ....cache.schema import Video
 from ....errors import UsageError
 from ....wording import counted
 from .presence import Run
-from .sentences import Wish
+from .sentences import SentenceEntry
 
 RECORD = ".imported.json"
 """SHA-256 of every file that was written. Hidden, or it would be taken for a split."""
 
 
 @dataclass
-class Drafts:
-    """Samples on their way into files."""
+class SplitFiles:
+    """Samples, collected by split before they are written."""
 
     split: str
     """Of sentences that name none."""
@@ -30,20 +30,20 @@ class Drafts:
     videos: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     ids: set[tuple[str, str]] = field(default_factory=set)
 
-    def add(self, wish: Wish, video: Video, target: str, run: Run) -> None:
+    def add(self, entry: SentenceEntry, video: Video, target: str, run: Run) -> None:
         """Raises ValueError for an id that is taken."""
-        split = wish.split or self.split
-        sample_id = wish.sample_id or self._free(split, f"{video.video_id}/{target}")
+        split = entry.split or self.split
+        sample_id = entry.sample_id or self._free(split, f"{video.video_id}/{target}")
         if (split, sample_id) in self.ids:
             raise ValueError("occurs twice")
         self.ids.add((split, sample_id))
         sample = {
             "id": sample_id,
             "video": video.video_id,
-            "sentence": wish.sentence,
-            **({"type": wish.qtype} if wish.qtype else {}),
-            **({"segment": list(wish.segment)} if wish.segment else {}),
-            "moment": list(wish.moment or run.span),
+            "sentence": entry.sentence,
+            **({"type": entry.qtype} if entry.qtype else {}),
+            **({"segment": list(entry.segment)} if entry.segment else {}),
+            "moment": list(entry.moment or run.span),
             "target": target,
             # All of the run, so that samples of one target agree on its boxes to the last digit.
             "boxes": dict(zip(map(str, run.frames.tolist()), run.boxes.tolist(), strict=True)),

@@ -1,5 +1,5 @@
-"""An XML file, element after element, in little memory. Definitions of types and entities, which can make a small file
-fill the memory or reach for other files, are refused."""
+"""Reads an XML file element by element, in little memory. Document types are refused: entities can expand until the memory
+is full, or read other files."""
 
 from __future__ import annotations
 
