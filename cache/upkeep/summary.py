@@ -72,7 +72,9 @@ def summary_lines(found: dict[str, Any]) -> list[str]:
         "videos": f"{videos['stored']:,}, {videos['skipped']:,} skipped; {counted(videos['added_to'], 'later addition')}",
         "frames": f"{found['frames']:,}, in up to {found['views']} views",
         "sentences": f"{found['sentences']:,}",
-        "size": size(found["bytes"]),
+        "size": "no features are kept, and none are needed"
+        if found["recipe"]["keep"] == "none"
+        else size(found["bytes"]),
     }
     lines = [found["path"], *(f"  {name:<18} {value}" for name, value in facts.items())]
     for one in found["annotation_sets"]:

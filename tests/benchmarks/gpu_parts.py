@@ -146,7 +146,7 @@ def losses_and_gradients(device: torch.device) -> dict[str, Tensor]:
 
 def resume(place: Place) -> Iterator[dict[str, Any]]:
     """A run that goes on from its checkpoint, beside one that never stopped: the loss of the next step."""
-    cache = Cache.open(synthetic_cache(place, "tiny", 2))
+    cache = Cache.open(synthetic_cache(place, "tiny", 2, "roi"))
     for preset in ("paper", "tubedetr", "stcat"):
         experiment = load_experiment(preset, [*SMALL, "model.dropout=0", "model.span_dropout=0", "model.max_frames=12"])
         runs = [Run(place.scratch / f"run-{preset}", cache, experiment, "train", place.device) for _ in range(2)]
@@ -162,16 +162,15 @@ def resume(place: Place) -> Iterator[dict[str, Any]]:
         yield {"what": f"resumed, {preset}", "right": gone_on and off < 1e-5, "loss off by, relative": off}
 
 
-def synthetic_cache(place: Place, backbone: str, videos: int) -> Path:
+def synthetic_cache(place: Place, backbone: str, videos: int, levels: str) -> Path:
     """A cache of synthetic videos, made once."""
-    data, cache = place.scratch / f"data{videos}", place.scratch / f"cache-{backbone}{videos}"
+    data, cache = place.scratch / f"data{videos}", place.scratch / f"cache-{backbone}{videos}-{levels}"
     if not data.exists():
         write_vidstg(data, SyntheticConfig(train=videos, val=0, test=0, jobs=os.cpu_count() or 1))
     if not cache.exists():
-        options: dict[str, Any] = {"splits": ["train"], "backbone": backbone, "text_encoder": "tiny"}
+        options: dict[str, Any] = {"splits": ["train"], "backbone": backbone, "text_encoder": "tiny", "levels": levels}
         options |= {"backbone_weights": "random"} if backbone != "tiny" else {"resolution": 96}
-        device = place.device if place.real else CPU
-        options |= {"annotations": data, "out": cache, "sampling": Sampling(5.0, 40), "device": device}
+        options |= {"annotations": data, "out": cache, "sampling": Sampling(5.0, 40), "device": CPU}
         run_job(ExtractJob(dataset="vidstg", **options))
     return cache
 
@@ -253,7 +252,7 @@ def multiply_rate(place: Place) -> float:
 def end_to_end(place: Place) -> Iterator[dict[str, Any]]:
     """Steps from pixels, both encoders training."""
     backbone, videos = ("resnet101", 8) if place.real else ("tiny", 2)
-    cache, data = Cache.open(synthetic_cache(place, backbone, videos)), place.scratch / f"data{videos}"
+    cache, data = Cache.open(synthetic_cache(place, backbone, videos, "none")), place.scratch / f"data{videos}"
     for preset in ("paper", "tubedetr", "stcat"):
         settings = ["train.mode=end-to-end", "train.epochs=1", "train.batch_size=4", "train.log_every=1"]
         settings += ["train.amp=bf16"] if place.real else [*SMALL, "model.max_frames=12"]

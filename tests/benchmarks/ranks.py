@@ -1,6 +1,6 @@
 """One training step divided between the ranks of torchrun: samples a second, and whether it is the same step.
 
-    uv run python tests/benchmarks/ranks.py [--head fsm] [--device cpu] [--ranks 1 2] [--threads 2] [--amp none|bf16]
+    uv run python tests/benchmarks/ranks.py [--head fsm] [--set A.B=C …] [--device cpu] [--ranks 1 2] [--threads 2]
 
 A head of the paper's size over a cache of 7 x 10 x 2048 maps and 100 slots a clip, without C3 and C4, and without dropout,
 which every rank draws for itself. On a CPU the ranks share --threads between them. The first step does not count for time.
@@ -45,7 +45,7 @@ class Ran:
 def run(folder: Path, ranks: int, chosen: argparse.Namespace) -> Ran:
     """An epoch of some ranks."""
     preset, settings = PRESETS[chosen.head]
-    settings = [*settings, f"train.batch_size={chosen.batch}", "train.epochs=1", "train.log_every=1"]
+    settings = [*settings, *chosen.settings, f"train.batch_size={chosen.batch}", "train.epochs=1", "train.log_every=1"]
     settings += [f"train.amp={chosen.amp}", "model.dropout=0", "model.span_dropout=0"]
     words = [
         "train-head",
@@ -86,6 +86,7 @@ def apart(one: Ran, other: Ran) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--head", choices=PRESETS, default="fsm")
+    parser.add_argument("--set", dest="settings", action="append", default=[], help="a setting of the head")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)

@@ -12,6 +12,7 @@ from stvg.cache.sampling import Sampling
 from stvg.cache.upkeep.convert import convert
 from stvg.cache.upkeep.coverage import Coverage
 from stvg.cache.upkeep.merge import merge
+from stvg.cache.upkeep.summary import summarise, summary_lines
 from stvg.cache.upkeep.verify import verify
 from stvg.errors import CacheError, StvgError, UsageError
 from stvg.evaluate.evaluation import load_head, open_split
@@ -42,6 +43,7 @@ def test_it_lacks_nothing_and_has_the_samples_of_any_other(bare, tiny_cache, syn
     coverage = Coverage.of(cache)
     assert (coverage.complete, coverage.sentences_missing) == (8, 0)
     assert "no features are kept" in repr(cache)
+    assert "no features are kept" in "\n".join(summary_lines(summarise(cache)))
     ours, theirs = (c.contents("train").videos for c in (cache, other))
     assert ours == theirs
     expected = estimate(job(synthetic, bare, "train"))
