@@ -45,7 +45,7 @@ from stvg.stop import Interrupted
 
 CPU = torch.device("cpu")
 SETTINGS = ("model.d=32", "model.ffn=48", "model.encoder_layers=1", "model.decoder_layers=2")
-SETTINGS += ("model.dropout=0.1", "train.epochs=3", "train.batch_size=4", "train.accumulate=2")
+SETTINGS += ("model.dropout=0.1", "train.epochs=2", "train.batch_size=4", "train.accumulate=2")
 SETTINGS += (
     "train.lr_backbone=0.001",
     "train.lr_text=0.001",
@@ -185,7 +185,7 @@ def main() -> None:
     rng = random.Random(chosen.seed)
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        write_vidstg(scratch / "data", SyntheticConfig(train=4, val=0, test=2, seed=3))
+        write_vidstg(scratch / "data", SyntheticConfig(train=4, val=0, test=1, seed=3))
         assert exit_status(forked(lambda: extract(scratch / "data", scratch / "cache"))) == 0
         ends = [chosen.kills * i // len(chosen.modes) for i in range(len(chosen.modes) + 1)]
         shares = [after - before for before, after in pairwise(ends)]
