@@ -24,8 +24,10 @@ from typing import Any, NamedTuple
 import click
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 
+import stvg
 from stvg.cli import cli
 from stvg.errors import StvgError
 from stvg.evaluate.demo.run import Size
@@ -94,7 +96,7 @@ def spans(document: Path) -> Iterator[Shown]:
 
 
 def is_command(text: str) -> bool:
-    return bool(re.match(r"(uv run )?stvg |torchrun .*-m stvg ", text))
+    return bool(re.match(r"(uv run (--no-dev )?)?stvg |torchrun .*-m stvg ", text))
 
 
 def shown_commands() -> dict[str, str]:
@@ -102,7 +104,7 @@ def shown_commands() -> dict[str, str]:
     found: dict[str, str] = {}
     for where, text in (shown for document in DOCUMENTS for shown in fenced(document)):
         if is_command(text):
-            found.setdefault(text.removeprefix("uv run "), where)
+            found.setdefault(re.sub("^uv run (--no-dev )?", "", text), where)
     return found
 
 
@@ -246,10 +248,12 @@ OF_OTHERS = {
     "--no-dev",
     "--inexact",
     "--extra",
+    "--torch-backend",
+    "--index-url",
     "--logdir",
     "--backend-store-uri",
 }
-"""torchrun's, Slurm's, uv's, TensorBoard's and MLflow's."""
+"""torchrun's, Slurm's, uv's, pip's, TensorBoard's and MLflow's."""
 NO_COMMAND = {"stvg crc32c"}
 """What a user block of HDF5 begins with."""
 
@@ -363,6 +367,13 @@ def test_every_message_that_troubleshooting_quotes_is_one_of_the_program() -> No
             parts = [part.strip() for part in quoted.split("…") if part.strip()]
             known = all(part in text for part in parts) or quoted.split()[0] in ("--on-bad-record", "stvg:")
             assert known or hasattr(load_experiment("paper").model, quoted.rpartition(".")[2]), quoted
+
+
+def test_the_citation_is_of_this_version_and_of_the_paper_the_readme_names() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (cited["cff-version"], cited["version"]) == ("1.2.0", stvg.__version__)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert all(paper["title"] in readme and paper["doi"] in readme for paper in cited["references"])
 
 
 def test_every_function_a_document_points_to_is_there() -> None:
