@@ -48,10 +48,10 @@ class Size:
 
 
 FULL = Size(train=420, test=60, settings=())
-QUICK = Size(train=40, test=8, settings=("train.epochs=3", "train.lr_drop=3"))
+QUICK = Size(train=120, test=30, settings=("train.epochs=20", "train.lr_drop=16"))
 RESOLUTION = 64
 SAMPLING = Sampling(fps=2.5, max_frames=40)
-# The generator's easier half: what a head of 100,000 parameters can learn in three minutes on two cores.
+# The generator's easier half: what a head of 100,000 parameters can learn within minutes on two cores.
 WORLD = SyntheticConfig(
     frames=(48, 48),
     objects=(3, 3),
@@ -126,13 +126,13 @@ def run_demo(out: Path, *, quick: bool, seed: int, say: Say, report: bool = Fals
     say(format_table(scores, dataset="synthetic", split="test"))
     say(f"all sentences      m_tIoU {100 * reached['m_tIoU']:.2f}   m_vIoU {100 * reached['m_vIoU']:.2f}")
     say(f"shuffled sentences m_tIoU {100 * control['m_tIoU']:.2f}   m_vIoU {100 * control['m_vIoU']:.2f}")
-    say("                   (the same head, every video with another one's sentence: reading them is what it learned)")
+    say("                   (the control: the same head, each video paired with another video's sentence)")
     say(f"\none held-out grounding {picture} (ground truth green, prediction yellow)")
     left = {"videos and annotations": data, "features": cache_path, "head and metrics": run_path}
     left |= {"predictions": out / "predictions.jsonl"} | ({"a page to look at": out / "report.html"} if report else {})
     for what, where in left.items():
         say(f"{what:<22} {where}")
-    say("\nwhat to try on it (behind `uv run`, if you came that way)")
+    say("\nwhat to try on it (where stvg is not on the path: uv run --no-dev stvg …)")
     for command in commands_for(out, checkpoint, next(iter(held_out.samples())), seed):
         say(f"  {command}")
     stage("done")
