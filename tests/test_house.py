@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ast
+import re
+import sys
 import tomllib
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
+from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -132,6 +136,25 @@ def test_the_cache_knows_no_video_and_the_metrics_no_tensors():
             assert "av" not in names, source
         if source.name in ("metrics.py", "predictions.py", "tables.py"):
             assert "torch" not in names, source
+
+
+def test_running_the_product_needs_only_what_it_declares():
+    """And not what happens to be installed for the tests, or for another package."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    listed = [*project["dependencies"], *chain.from_iterable(project["optional-dependencies"].values())]
+    declared = {named(re.split(r"[^\w.-]", entry)[0]) for entry in listed}
+    declared |= {"tokenizers", "huggingface-hub"}  # whose versions transformers chooses
+    installed = packages_distributions()
+    for source in SOURCES:
+        for node in ast.walk(tree(source)):
+            modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for module in {m.partition(".")[0] for m in modules} - sys.stdlib_module_names:
+                assert declared & {named(d) for d in installed.get(module, [module])}, f"{source}: {module}"
+
+
+def named(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 def test_every_room_is_in_the_wheel():
