@@ -202,6 +202,25 @@ def test_what_is_left_out_is_named_and_the_exit_status_says_so(
     )
 
 
+def test_a_wrong_folder_of_videos_is_one_message(videos: Path, drawn: Any, tmp_path: Path) -> None:
+    (tmp_path / "v").mkdir()
+    (tmp_path / "v/other.mp4").write_bytes((videos / "scene0.mp4").read_bytes())
+    for name in ("scene0", "scene1"):
+        mot(tmp_path / "mot", LINES, name)
+    with pytest.raises(UsageError, match="none of the 2 videos is in"):
+        import_dataset("mot", tmp_path / "mot", tmp_path / "v", tmp_path / "out")
+    with pytest.raises(UsageError, match="no track can be used") as refused:
+        import_dataset("mot", tmp_path / "mot/scene0", tmp_path / "v", tmp_path / "out")
+    assert "scene0 is not in the folder of videos" in str(refused.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_table_that_nobody_filled_in_is_no_dataset(videos: Path, drawn: Any, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no sentence can be used") as refused:
+        imported(tmp_path, videos, LINES, "scene0,7,")
+    assert "1 row without a sentence: line 2" in str(refused.value)
+
+
 FAULTS = [
     ("1,7,0,0,9", "gt.txt, line 1: not a box"),
     ("1,7,0,0,9,nine,1,1,1", "gt.txt, line 1: not a box"),
@@ -361,7 +380,8 @@ def test_pictures_without_their_video_are_answered_with_the_command_that_makes_i
     for number in (1, 2):
         (tmp_path / f"mot/MOT17-02/img1/{number:06d}.jpg").write_bytes(b"")
     mot(tmp_path / "mot", LINES, "MOT17-02", "[Sequence]\nframeRate=14\nimDir=img1\n")
-    report = import_dataset("mot", mot(tmp_path / "mot", LINES), videos, tmp_path / "out")
+    mot(tmp_path / "mot", LINES)
+    report = import_dataset("mot", tmp_path / "mot", videos, tmp_path / "out")
     made = f"{videos}/MOT17-02.mp4"
     pictures = f"{tmp_path}/mot/MOT17-02/img1/%06d.jpg"
     assert f"ffmpeg -framerate 14 -start_number 1 -i {pictures} -crf 18 {made}" in report.faults[0]

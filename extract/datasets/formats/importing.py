@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ....cache.schema import Video
-from ....errors import StvgError, UsageError
+from ....errors import StvgError, UsageError, VideoError
 from ....wording import counted
 from ...video.clock import Clock
 from ..validate import some
@@ -19,6 +19,9 @@ from .sentences import BLANK, SentenceEntry, own_sentences, read_sentences, requ
 from .table import FORMATS
 from .videos import VideoFolder, require_agreement
 from .written import SplitFiles, require_ours
+
+MOST = 100
+"""Faults that are printed."""
 
 
 @dataclass
@@ -36,7 +39,9 @@ class ImportReport:
     def lines(self) -> list[str]:
         lines = [*self.counts, *(f"note: {note}" for note in self.notes)]
         lines += [f"left out: {what}" for what in self.left_out]
-        lines += [f"left out, most likely a mistake: {what}" for what in self.faults]
+        lines += [f"left out, most likely a mistake: {what}" for what in self.faults[:MOST]]
+        if (more := len(self.faults) - MOST) > 0:
+            lines.append(f"and {more:,} more that are left out by mistake")
         return lines + self.wrote
 
 
@@ -77,8 +82,9 @@ def import_dataset(
         return _blank(report, objects, out / BLANK, split)
     split_files = _split_files(report, entries, objects, split)
     if not split_files.samples:
-        hint = "each line of the table names a video and a track of it; what is wrong is said above"
-        raise UsageError("no sentence can be used", found="\n" + "\n".join(report.faults), effect="nothing was written", hint=hint)  # fmt: skip  # noqa: E501
+        raise _nothing(
+            "no sentence can be used", report, "each row of the table names a video, a track of it, and a sentence"
+        )
     files = {out / f"{name}.json": content for name, content in split_files.files().items()}
     require_ours(out, files)
     report.wrote += split_files.write(out, files)
@@ -86,29 +92,43 @@ def import_dataset(
     return report
 
 
+def _nothing(message: str, report: ImportReport, hint: str) -> UsageError:
+    found = "\n".join(["", *report.left_out, *report.faults[:MOST]])
+    return UsageError(message, found=found, effect="nothing was written", hint=hint)
+
+
 def _videos(
     report: ImportReport, source: Source, folder: VideoFolder, step: int, progress: Callable[[int, int], None]
 ) -> dict[str, tuple[Video, Clock]]:
     """The videos that are there and are as annotated, by what the annotation calls them; and their clocks."""
-    found: dict[str, tuple[Video, Clock]] = {}
-    taken: dict[str, str] = {}
-    for number, clip in enumerate(source.clips.values(), start=1):
+    files: dict[str, Path] = {}
+    for clip in source.clips.values():
         try:
-            video, clock = folder.describe(folder.find(clip))
-            require_agreement(clip, video, step)
-            if (other := taken.setdefault(video.video_id, clip.name)) != clip.name:
-                raise UsageError(f"{video.path} is the file of two videos", found=f"{other}, {clip.name}")
-            found[clip.name] = video, clock
-            if is_renumbered(clip, clock):
-                report.notes.append(
-                    f"{video.path}: {clip.frames} frames are numbered, the file has {video.frame_count}; "
-                    "they are converted by their time"
-                )
-        except UsageError:
-            raise
-        except StvgError as error:
+            files[clip.name] = folder.find(clip)
+        except VideoError as error:
             report.faults.append(str(error))
-        progress(number, len(source.clips))
+    if len(source.clips) > 1 and not files:
+        message, expected = f"none of the {len(source.clips):,} videos is in {folder.root}", some(list(source.clips), 4)
+        there = some([str(file.relative_to(folder.root)) for file in folder.files], 4)
+        raise UsageError(message, expected=expected, found=there, effect="nothing was written", hint="--videos DIR")
+    found: dict[str, tuple[Video, Clock]] = {}
+    taken: dict[Path, str] = {}
+    for number, (name, file) in enumerate(files.items(), start=1):
+        if (other := taken.setdefault(file, name)) != name:
+            raise UsageError(f"{file} is the file of two videos", found=f"{other}, {name}")
+        try:
+            video, clock = folder.describe(file)
+            require_agreement(source.clips[name], video, step)
+            found[name] = video, clock
+        except VideoError as error:
+            report.faults.append(str(error))
+        progress(number, len(files))
+    for name, (video, clock) in found.items():
+        if is_renumbered(clip := source.clips[name], clock):
+            report.notes.append(
+                f"{video.path}: {clip.frames} frames are numbered, the file has {video.frame_count}; they are converted by "
+                "their time"
+            )
     return found
 
 
@@ -150,6 +170,8 @@ def _blank(report: ImportReport, objects: Objects, file: Path, split: str) -> Im
     if file.exists():
         hint = f"--sentences {file}, or move it away"
         raise UsageError(f"{file} is there already", effect="it is left as it is", hint=hint)
+    if not objects.by_clip:
+        raise _nothing("no track can be used", report, "stvg dataset import needs the videos that were annotated")
     rows = write_blank(file, objects.named(), split)
     report.wrote.append(
         f"wrote {file} with {counted(rows, 'row')}: fill in the column 'sentence', then repeat the command with "
