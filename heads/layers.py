@@ -180,10 +180,17 @@ def time_code(length: int, d: int, device: torch.device | None = None) -> Tensor
 class MaskedGroupNorm(nn.GroupNorm):
     """Group norm of channels-last maps whose statistics leave padding cells out.
 
-    x (R, L, d), padding (R, L) bool or None; with nothing padded it equals torch's GroupNorm over the same cells.
+    x (R, L, d), padding (R, L) bool or None; with nothing padded it equals torch's GroupNorm over the same cells. For the
+    backward pass it keeps x alone.
     """
 
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
+        if torch.is_grad_enabled():
+            return checkpoint(self.normal, x, padding, use_reentrant=False, preserve_rng_state=False)
+        return self.normal(x, padding)
+
+    def normal(self, x: Tensor, padding: Tensor | None) -> Tensor:
+        """See the class."""
         grouped = at_least_float32(x).unflatten(-1, (self.num_groups, -1))  # (R, L, groups, d / groups)
         if padding is None:
             variance, mean = torch.var_mean(grouped, dim=(1, 3), keepdim=True, correction=0)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.utils.checkpoint import checkpoint
 
 from ...errors import CheckpointError
 from ...weight_files import NAMES
@@ -50,6 +51,35 @@ class FrozenNorm(nn.Module):
         return x * scale + shift
 
 
+def stage(blocks: Any, x: Tensor) -> Tensor:
+    """Blocks one after the other. For the backward pass every second block's output is not kept but computed again, by the
+    smallest of its convolutions: these outputs are most of what a backbone that trains would keep."""
+    opened = blocks[0].conv1(x)
+    for i, (block, following) in enumerate(pairwise(blocks)):
+        parts = (block, following, inside(block, opened), x)
+        if i % 2 and parts[2].requires_grad:
+            x, opened = checkpoint(passed_on, *parts, use_reentrant=False, preserve_rng_state=False)
+        else:
+            x, opened = passed_on(*parts)
+    return closed(blocks[-1], inside(blocks[-1], opened), x)
+
+
+def inside(block: Any, opened: Tensor) -> Tensor:
+    """What a block's last convolution reads, of what its first one gives."""
+    return block.relu(block.bn2(block.conv2(block.relu(block.bn1(opened)))))
+
+
+def closed(block: Any, hidden: Tensor, x: Tensor) -> Tensor:
+    """A block's output, of what its last convolution reads and of its input."""
+    return block.relu(block.bn3(block.conv3(hidden)) + (x if block.downsample is None else block.downsample(x)))
+
+
+def passed_on(block: Any, following: Any, hidden: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """A block's output, and what the first convolution of the following block makes of it."""
+    out = closed(block, hidden, x)
+    return out, following.conv1(out)
+
+
 class ResNet101(nn.Module):
     """ResNet-101 without its classifier; batch norm frozen, its four statistics are buffers. 42,394,816 parameters."""
 
@@ -69,12 +99,12 @@ class ResNet101(nn.Module):
 
     def early(self, pixels: Tensor) -> dict[str, Tensor]:
         body = self.body
-        c2 = body.layer1(body.maxpool(body.relu(body.bn1(body.conv1(pixels)))))
-        c3 = body.layer2(c2)
-        return {"c3": c3, "c4": body.layer3(c3)}
+        c2 = stage(body.layer1, body.maxpool(body.relu(body.bn1(body.conv1(pixels)))))
+        c3 = stage(body.layer2, c2)
+        return {"c3": c3, "c4": stage(body.layer3, c3)}
 
     def last_stage(self, c4: Tensor) -> Tensor:
-        return self.body.layer4(c4)
+        return stage(self.body.layer4, c4)
 
     def trained(self) -> list[nn.Parameter]:
         """Stages 2 to 4; the first convolution and stage 1 stay as they are, as in the baseline."""

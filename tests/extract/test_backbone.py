@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from stvg.cache.view import View
 from stvg.errors import CheckpointError, UsageError
 from stvg.extract.encoders.backbone import Backbone, build_backbone
-from stvg.extract.encoders.resnet import FrozenNorm, ResNet101
+from stvg.extract.encoders.resnet import FrozenNorm, ResNet101, stage
 from stvg.extract.transforms import apply_view
 from stvg.extract.video.decode import read_frames
 from stvg.weights import load_exactly, random_values, read_state_dict, state_sha256
@@ -101,6 +103,24 @@ def test_folded_norms_give_the_same_features(plain: dict[str, torch.Tensor]) -> 
     with torch.inference_mode():
         for level, expected in backbone(pixels).items():
             torch.testing.assert_close(folded(pixels)[level], expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+
+
+def test_a_stage_that_trains_keeps_every_second_output_and_has_the_gradients_of_one_that_keeps_all(
+    resnet: Backbone,
+) -> None:
+    blocks = deepcopy(resnet.encoder.body.layer3).requires_grad_(True)
+    x = torch.rand(1, 512, 8, 6, generator=torch.Generator().manual_seed(0))
+    outputs, gradients = [], []
+    for run in (blocks, partial(stage, blocks)):
+        kept: dict[int, torch.Tensor] = {}
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.setdefault(t.data_ptr(), t), lambda t: t):  # noqa: B023
+            found = run(x)
+        blocks.zero_grad()
+        found.square().sum().backward()
+        outputs.append(sum(t.shape[1:] == (1024, 4, 3) for t in kept.values()))
+        gradients.append([found, *(p.grad for p in blocks.parameters())])
+    assert outputs == [23, 12]
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
 def test_frozen_norms_are_torchvisions_in_float32_and_leave_half_precision_as_it_is() -> None:

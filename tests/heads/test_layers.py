@@ -62,6 +62,20 @@ def test_group_norm_with_padding_equals_torch_without():
     torch.testing.assert_close(norm(x, padding)[:, :6], expected)
 
 
+@pytest.mark.parametrize("padded", [False, True])
+def test_group_norm_keeps_what_it_is_given_as_it_is_and_nothing_else(padded):
+    norm = MaskedGroupNorm(4, 8)
+    x = torch.randn(2, 10, 8, generator=torch.Generator().manual_seed(0)).bfloat16().requires_grad_()
+    padding = torch.zeros(2, 10, dtype=torch.bool)
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        out = norm(x, padding if padded else None)
+    assert {t.data_ptr() for t in kept if t.is_floating_point() and t.numel()} == {x.data_ptr()}
+    out.square().sum().backward()
+    (expected,) = torch.autograd.grad(norm.normal(x, padding if padded else None).square().sum(), x)
+    assert torch.equal(x.grad, expected)
+
+
 @pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16, torch.float32])
 def test_a_layer_on_stored_features_is_a_linear_layer_that_keeps_them_as_they_are_stored(stored):
     torch.manual_seed(0)
