@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import cpu
 from .attention import Attention, attend, hidden, merge_heads, placed_product, split_heads
 from .feed_forward import feed_forward
 from .layers import ResidualNorm, Stack
@@ -37,13 +38,16 @@ class Stream:
 
 @dataclass(frozen=True)
 class Seen:
-    """What one layer makes of a stream's memory: keys and values (R, heads, S, dh) and what is hidden of them."""
+    """What one layer makes of a stream's memory: keys and values (R, heads, S, dh). A processor computes neither, and has
+    memory (R, S, d) and code (R / m, S, d) here; see `cpu.look`."""
 
     count: int
-    keys: Tensor
-    values: Tensor
     hides: Tensor | None
     slots: Tensor | None
+    keys: Tensor | None = None
+    values: Tensor | None = None
+    memory: Tensor | None = None
+    code: Tensor | None = None
 
 
 class CrossAttention(Attention):
@@ -60,7 +64,15 @@ class CrossAttention(Attention):
         """q (B, T, n, d) → what they find (B, T, n, d)."""
         rows = q.flatten(0, 1) if seen.slots is None else q[*seen.slots]
         p = self.dropout if self.training else 0.0
-        found = merge_heads(attend(split_heads(rows, self.heads), seen.keys, seen.values, seen.hides, p))
+        if seen.memory is not None and seen.code is not None:
+            rows = rows * (q.shape[-1] // self.heads) ** -0.5
+            (of_key, weight), (bias_of_key, bias) = (t.chunk(3)[1:] for t in (self.in_proj_weight, self.in_proj_bias))
+            asked = [(rows, seen.memory, of_key, bias_of_key), (rows, seen.code, of_key, None)]
+            found = cpu.look(asked, seen.memory, weight, bias, seen.hides, self.heads, p)
+        else:
+            assert seen.keys is not None
+            assert seen.values is not None
+            found = merge_heads(attend(split_heads(rows, self.heads), seen.keys, seen.values, seen.hides, p))
         if seen.slots is None:
             return found.unflatten(0, q.shape[:2])
         return torch.zeros_like(q).index_put(tuple(seen.slots), found)
@@ -124,6 +136,14 @@ class Decoder(Stack):
 
     def seen(self, stream: Stream, layers: nn.ModuleList) -> list[Seen]:
         """Every layer's keys and values of a stream's memory, in one product."""
+        dtype, together = self.product_type, len(stream.memory) // len(stream.code)
+        hides = None
+        if stream.memory_padding is not None:
+            padding = stream.memory_padding.repeat_interleave(together, 0, output_size=len(stream.memory))
+            hides = hidden(padding, dtype)
+        first = Seen(stream.position.shape[1], hides, stream.slots)
+        if stream.memory.device.type == "cpu":
+            return [replace(first, memory=stream.memory.to(dtype), code=stream.code.to(dtype))] * len(layers)
         attentions: list[Any] = [layer.cross_attn_image for layer in layers]
         d, heads = stream.memory.shape[-1], attentions[0].heads
         weight = torch.cat([a.in_proj_weight[d:] for a in attentions])
@@ -131,11 +151,6 @@ class Decoder(Stack):
         memory = stream.memory.unflatten(0, (len(stream.code), -1))
         both = placed_product(memory, stream.code[:, None], weight, bias, 2 * d, d).flatten(0, 1)  # (R, S, L·2d)
         parts = both.unflatten(-1, (-1, heads, d // heads)).unbind(2)
-        hides = None
-        if stream.memory_padding is not None:
-            padding = stream.memory_padding.repeat_interleave(memory.shape[1], 0, output_size=len(stream.memory))
-            hides = hidden(padding, both.dtype)
-        first = Seen(stream.position.shape[1], parts[0], parts[1], hides, stream.slots)
         return [
             replace(first, keys=k.transpose(1, 2), values=v.transpose(1, 2))
             for k, v in zip(parts[::2], parts[1::2], strict=True)

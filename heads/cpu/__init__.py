@@ -4,8 +4,9 @@ The layers beside this folder ask for it by the device their inputs lie on; with
 """
 
 from .dropping import dropout
+from .few_queries import found, look
 from .memory import hold_memory
 from .tiled_attention import attend
 from .tiled_feed_forward import feed_forward
 
-__all__ = ["attend", "dropout", "feed_forward", "hold_memory"]
+__all__ = ["attend", "dropout", "feed_forward", "found", "hold_memory", "look"]

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import cpu
 from ..attention import Attention, attend, hidden, merge_heads, split_heads
 from ..feed_forward import feed_forward
 from ..layers import MLP, ResidualNorm, Stack, beside
@@ -74,14 +75,25 @@ class SpatialDecoderLayer(nn.Module):
     def look(self, x: Tensor, place: Tensor, sine: Tensor, memory: Tensor, code: Tensor, hides: Tensor) -> Tensor:
         """What every query finds in its own frame's memory: (B, T, d)."""
         query = self.ca_qcontent_proj(x)
+        if self.ca_qpos_proj is not None:  # the first layer, whose queries have no content yet
+            query = query + self.ca_qpos_proj(place)
+        query, of_place = (q.flatten(0, 1)[:, None] for q in (query, self.ca_qpos_sine_proj(sine)))
+        if memory.device.type == "cpu":
+            return self.weighed(query, of_place, memory.flatten(0, 1), code, hides).view(x.shape)
         key, value = beside(memory, self.ca_kcontent_proj, self.ca_v_proj)
         where = self.ca_kpos_proj(code)[:, None].expand_as(key)
-        if self.ca_qpos_proj is not None:  # the first layer, whose queries have no content yet
-            query, key = query + self.ca_qpos_proj(place), key + where
-        queries = [query.flatten(0, 1)[:, None], self.ca_qpos_sine_proj(sine).flatten(0, 1)[:, None]]
+        key = key if self.ca_qpos_proj is None else key + where
         keys = [key.flatten(0, 1), where.flatten(0, 1)]
-        found = self.cross_attn(queries, keys, value.flatten(0, 1), hides)
-        return found[:, 0].unflatten(0, x.shape[:2])
+        return self.cross_attn([query, of_place], keys, value.flatten(0, 1), hides).view(x.shape)
+
+    def weighed(self, query: Tensor, place: Tensor, memory: Tensor, code: Tensor, hides: Tensor) -> Tensor:
+        """What queries (R, 1, d) find in memory (R, S, d) without keys and values; see `cpu.look`."""
+        heads, p = self.cross_attn.heads, self.cross_attn.dropout if self.training else 0.0
+        query, place = (q * (2 * q.shape[-1] // heads) ** -0.5 for q in (query, place))
+        content, of_place, value = self.ca_kcontent_proj, self.ca_kpos_proj, self.ca_v_proj
+        place = place if self.ca_qpos_proj is None else place + query
+        asked = [(query, memory, content.weight, content.bias), (place, code, of_place.weight, of_place.bias)]
+        return self.cross_attn.out_proj(cpu.look(asked, memory, value.weight, value.bias, hides, heads, p))
 
 
 class SpatialDecoder(Stack):

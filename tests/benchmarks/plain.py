@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stvg.cache.batches.batch import Targets
 from stvg.heads.layers import MLP, sine_2d, time_code
 from stvg.heads.model import LayerOutput, Output
 
@@ -85,8 +86,8 @@ class PlainTubeDETR(nn.Module):
         self.bbox_embed, self.sted_embed = MLP([d, d, d, 4]), MLP([d, d, 2], dropout=0.5)
         self.fast_encoder, self.fast_residual = nn.Linear(d, d), nn.Linear(d, d)
 
-    def forward(self, c5: Tensor, words: Tensor) -> Output:
-        """c5 (T, h, w, C) and token features (M, width) of one sample."""
+    def forward(self, c5: Tensor, words: Tensor, targets: Targets) -> Output:
+        """c5 (T, h, w, C) and token features (M, width) of one sample. ``targets`` are not looked at."""
         T = len(c5)
         visual = self.input_proj(c5).flatten(1, 2)  # (T, h·w, d)
         slow = visual[:: self.stride]

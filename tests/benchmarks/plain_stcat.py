@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from plain import PlainDecoderLayer, PlainEncoderLayer, PlainResizer
 from torch import Tensor, nn
 
+from stvg.cache.batches.batch import Targets
 from stvg.heads.layers import MLP, sine_2d, time_code
 from stvg.heads.model import Output
 from stvg.heads.stcat.anchors import Template, box_sine, inverse_sigmoid
@@ -74,8 +75,8 @@ class PlainSTCAT(nn.Module):
         self.bbox_embed = MLP([d, d, d, 4])
         self.temp_embed, self.action_embed = MLP([d, d, 2], dropout=span), MLP([d, d, 1], dropout=span)
 
-    def forward(self, c5: Tensor, words: Tensor) -> Output:
-        """c5 (T, h, w, C) and token features (M, width) of one sample."""
+    def forward(self, c5: Tensor, words: Tensor, targets: Targets) -> Output:
+        """c5 (T, h, w, C) and token features (M, width) of one sample. ``targets`` are not looked at."""
         visual = self.input_proj(c5).flatten(1, 2).transpose(0, 1)  # (h·w, T, d)
         T = visual.shape[1]
         cells = torch.zeros(c5.shape[:3], dtype=torch.bool, device=c5.device)

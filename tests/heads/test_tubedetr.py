@@ -166,10 +166,14 @@ def cross_weights(case: Case, layer: int) -> Tensor:
 def seen_weights(module: CrossAttention, query: Tensor, seen: Seen) -> Tensor:
     """(B·T, n, S): how much the queries (B, n, T, d) look at what they see, mean over heads."""
     d = query.shape[-1]
-    q = F.linear(query, module.in_proj_weight[:d], module.in_proj_bias[:d]).transpose(1, 2).flatten(0, 1)
-    q = split_heads(q, module.heads)
+    (of_query, of_key), (query_bias, key_bias) = (t.split(d)[:2] for t in (module.in_proj_weight, module.in_proj_bias))
+    q = F.linear(query, of_query, query_bias).transpose(1, 2).flatten(0, 1)
+    assert seen.memory is not None
+    assert seen.code is not None
     assert seen.hides is not None
-    return (q @ seen.keys.transpose(-1, -2) / math.sqrt(q.shape[-1]) + seen.hides).softmax(-1).mean(1)
+    placed = seen.memory + seen.code.repeat_interleave(len(seen.memory) // len(seen.code), 0)
+    q, k = split_heads(q, module.heads), split_heads(F.linear(placed, of_key, key_bias), module.heads)
+    return (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]) + seen.hides).softmax(-1).mean(1)
 
 
 def test_every_decoder_layer_equals_the_recorded_one(case: Case) -> None:

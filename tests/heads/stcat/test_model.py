@@ -222,9 +222,19 @@ def self_weights(case: Case, layer: int) -> Tensor:
 
 def placed_weights(case: Case, layer: int) -> Tensor:
     """Cross-attention of a spatial layer (B, T, S), mean over heads."""
-    (query, key, _, hides), _ = case.seen[f"spatial_decoder.layers.{layer}.cross_attn"][0]
-    q, k = (torch.cat([split_heads(part, 4) for part in parts], dim=-1) for parts in (query, key))
-    return softmax(q, k, hides)[:, 0].unflatten(0, case.real.shape)
+    name = f"spatial_decoder.layers.{layer}"
+    module = case.model.spatial_decoder.layers[layer]
+    (_, _, _, _, memory, code, hides, _), _ = case.seen[name][0]
+    query, place = (case.seen[f"{name}.{part}"][0][1] for part in ("ca_qcontent_proj", "ca_qpos_sine_proj"))
+    where = module.ca_kpos_proj(code)[:, None].expand_as(memory)
+    key = module.ca_kcontent_proj(memory)
+    if layer == 0:
+        query, key = query + case.seen[f"{name}.ca_qpos_proj"][0][1], key + where
+    queries, keys = (
+        [split_heads(t.flatten(0, 1), 4) for t in parts]
+        for parts in ((query[:, :, None], place[:, :, None]), (key, where))
+    )
+    return softmax(torch.cat(queries, dim=-1), torch.cat(keys, dim=-1), hides)[:, 0].unflatten(0, case.real.shape)
 
 
 def glance_weights(case: Case, layer: int) -> Tensor:
