@@ -30,6 +30,7 @@ STILL = ("model.dropout=0", "model.span_dropout=0")
 VARIANTS = {
     "paper": ("paper",),
     "tubedetr": ("tubedetr",),
+    "stcat": ("stcat",),
     "baseline without its fast branch": ("tubedetr", "model.fast=false", "model.stride=3"),
     "whole maps": ("paper",),
     "no further levels": ("paper", "model.region_levels=[]"),
