@@ -1,6 +1,6 @@
 """What a step of training end to end keeps for its backward pass, counted on a GPU that computes nothing (counting.py).
 
-    uv run python tests/benchmarks/memory.py [--names paper tubedetr stcat] [--short 224 --long 373]
+    uv run python tests/benchmarks/memory.py [--names FSM TubeDETR STCAT] [--short 224 --long 373]
 
 ResNet-101, RoBERTa-base and a head at its paper's size, 100 frames a clip (STCAT 64), one clip a video, moments
 of 40 % of a clip. Bytes of all distinct tensors that autograd has saved, beside weights and pixels; what `train.recompute`
@@ -16,7 +16,7 @@ import torch
 from counting import counted, device
 from facts import LEVELS, TEXT
 from launches import FACTS, HEADS, clips
-from tables import table
+from tables import heading, line
 from torch import Tensor, nn
 
 from stvg.cache.batches.batch import Batch, LiveFrames
@@ -84,15 +84,15 @@ def main() -> None:
     parser.add_argument("--short", type=int, default=224)
     parser.add_argument("--long", type=int, default=373)
     chosen = parser.parse_args()
-    rows = []
+    print(f"pixels {chosen.short} x {chosen.long}, {TOKENS} tokens of {TEXT.width}; torch {torch.__version__}\n")
+    print(heading(["end to end", "slots", "", "activations", "one clip", "every further clip"]), flush=True)
     for name in chosen.names:
         for amp in ("none", "bf16"):
             for recompute in (False, True):
                 one, two = (kept(name, n, chosen.short, chosen.long, amp, recompute) for n in (1, 2))
                 how = ["float32" if amp == "none" else amp, "recomputed" if recompute else "kept"]
-                rows.append([name, str(HEADS[name][1]), *how, f"{one / 1e9:.2f} GB", f"{(two - one) / 1e9:.2f} GB"])
-    print(f"pixels {chosen.short} x {chosen.long}, {TOKENS} tokens of {TEXT.width}; torch {torch.__version__}\n")
-    table(["end to end", "slots", "", "activations", "one clip", "every further clip"], rows)
+                cells = [name, HEADS[name][1], *how, f"{one / 1e9:.2f} GB", f"{(two - one) / 1e9:.2f} GB"]
+                print(line(cells), flush=True)
 
 
 if __name__ == "__main__":
