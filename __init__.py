@@ -1,12 +1,13 @@
 """stvg: spatio-temporal video grounding from an offline feature cache.
 
-Given an untrimmed video and a sentence, find the tube: when it happens, and the box of the one meant in every frame.
+For an untrimmed video and a sentence, find the tube: the time span of the described event, and a box around the
+described object in every frame of it.
 
     cache = stvg.open("cache/vidstg")
     head = stvg.train(cache, out="runs/fsm", preset="paper")
     head.evaluate(cache, "test").table()
 
-Everything loads when it is first used: the import itself takes no time.
+Submodules are imported on first use, so the import itself is fast.
 """
 
 from importlib import import_module

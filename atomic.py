@@ -1,7 +1,8 @@
-"""Files and folders that are there whole or not at all, and file names for any text.
+"""Atomic writes of files and folders, and file names for any text.
 
-Everything that lasts is written aside in the folder it belongs to, brought to the disk, and renamed into place. A kill
-leaves at most a temporary name, which says who was writing it: `sweep` removes those whose writer is gone.
+Every file is written under a temporary name in its final folder, flushed to disk, and renamed. A killed process leaves
+at most a temporary file or folder. Its name identifies the writer, and `sweep` removes it when the writer no longer
+runs.
 """
 
 from __future__ import annotations
@@ -23,16 +24,17 @@ from urllib.parse import quote, unquote
 from .objects import Location, ObjectPath
 
 TEMPORARY = ".tmp-"
+"""Prefix of temporary names."""
 ABANDONED_SECONDS = 24 * 3600
-"""After this long without a change, a leftover of another machine counts as abandoned."""
+"""A temporary of another machine is abandoned after this time without a change."""
 UNLINKABLE = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
-"""What a file system says that cannot give a file a second name, or not there."""
+"""Errors of file systems that cannot create a hard link, or not at this place."""
 LONGEST_NAME = 200
-"""Bytes of a unit's file name; file systems allow 255, and suffixes need some."""
+"""Maximum bytes of a unit's file name. File systems allow 255, and suffixes need some of them."""
 
 
 def write_atomic(path: Location, data: bytes | str) -> None:
-    """Write a whole file, text as UTF-8. A reader sees the old content or the new one, even after a power cut."""
+    """Write a file, text as UTF-8. Readers see the old or the new content, also after a power failure."""
     data = data.encode() if isinstance(data, str) else data
     if isinstance(path, ObjectPath):
         path.write_bytes(data)
@@ -43,9 +45,9 @@ def write_atomic(path: Location, data: bytes | str) -> None:
 
 @contextmanager
 def open_atomic(path: Path, text: bool = False) -> Iterator[IO[Any]]:
-    """A file to write; ``path`` is replaced when the block ends, and left as it was if the block raises.
+    """Open a file for writing. ``path`` is replaced when the block ends, and unchanged if the block raises.
 
-    Folders above it that are missing are made. What is no file of a folder (see `is_stream`) is written to as it is.
+    Missing parent folders are created. A stream (see `is_stream`) is written to directly.
     """
     if is_stream(path):
         with open(path, "a" if text else "ab", encoding="utf-8" if text else None) as stream:
@@ -65,14 +67,16 @@ def open_atomic(path: Path, text: bool = False) -> Iterator[IO[Any]]:
 
 
 def is_stream(path: Path) -> bool:
-    """Whether a path names a device, a pipe or an open file of this process, such as /dev/stdout."""
+    """Whether a path is a device, a pipe or an open file of this process, such as /dev/stdout."""
     named = str(path).startswith(("/dev/std", "/dev/fd/", "/proc/"))
     return named or (path.exists() and not path.is_file() and not path.is_dir())
 
 
 def write_once(path: Location, data: bytes) -> bool:
-    """Write a whole file unless there is one. Exactly one of several writers gets True, and its content stands; where files
-    have no second names, and in a storage that knows no conditions, two that write at the very same instant may both."""
+    """Write a file unless it exists. Returns True for exactly one of several writers, whose content is kept.
+
+    Without hard links, or in a storage without conditional requests, two simultaneous writers may both get True.
+    """
     if isinstance(path, ObjectPath):
         return not path.exists() and path.write_unless_changed(data, None)
     temporary = path.parent / temporary_name()
@@ -94,10 +98,10 @@ def write_once(path: Location, data: bytes) -> bool:
 
 
 def publish(temporary: Path, final: Path) -> None:
-    """Make a finished file or folder of the same parent folder visible under its name, in one step.
+    """Rename a finished file or folder to its final name in the same parent folder, atomically.
 
-    Raises FileExistsError, and changes nothing, when the name is taken. Of two files published at the very same instant
-    the later one stands; either way what stands is whole.
+    Raises FileExistsError, and changes nothing, if the name exists. If two files are published at the same instant, the
+    later one replaces the other; both are complete.
     """
     _sync(temporary)
     if final.exists():
@@ -112,7 +116,7 @@ def publish(temporary: Path, final: Path) -> None:
 
 
 def make_folder(path: Location) -> None:
-    """Create a folder and those above it where missing, and bring the new names to the disk."""
+    """Create a folder and its missing parents, and flush the new names to disk."""
     if isinstance(path, ObjectPath) or path.is_dir():
         return
     make_folder(path.parent)
@@ -121,7 +125,7 @@ def make_folder(path: Location) -> None:
 
 
 def remove(path: Location) -> None:
-    """Remove a file or a folder. What another process removes meanwhile, or may not be removed, is no error."""
+    """Remove a file or a folder. Missing files and files without permission to remove are ignored."""
     if isinstance(path, ObjectPath):
         path.unlink()
     elif path.is_dir() and not path.is_symlink():
@@ -149,7 +153,7 @@ def _sync_one(path: Path) -> None:
 
 
 def this_host() -> str:
-    """This machine, and on it the namespace in which process numbers mean anything (a container has its own)."""
+    """Name of this machine and of its namespace of process ids; every container has its own namespace."""
     try:
         namespace = os.stat("/proc/self/ns/pid").st_ino
     except OSError:  # not Linux
@@ -158,15 +162,15 @@ def this_host() -> str:
 
 
 def temporary_name() -> str:
-    """A new name no reader looks at and no other writer takes; it says which process on which machine writes."""
+    """A unique temporary name, which readers ignore. It contains the process id and the machine of the writer."""
     return f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(8)}-{this_host()}"
 
 
 def sweep(folder: Path) -> list[Path]:
-    """Remove what killed writers left in a folder (not below it) and return it; live writers keep what is theirs.
+    """Remove the temporaries of killed writers from a folder (not from its subfolders). Returns the removed paths.
 
-    A writer on this machine is live while its process is. What another machine wrote is removed once it has not changed
-    for a day.
+    Temporaries of this machine are kept while their process runs. Those of another machine are removed after a day
+    without a change.
     """
     if not folder.is_dir():
         return []
@@ -177,7 +181,7 @@ def sweep(folder: Path) -> list[Path]:
 
 
 def abandoned(path: Path) -> bool:
-    """Whether the writer of a temporary name is gone."""
+    """Whether the writer of a temporary no longer runs."""
     writer = re.fullmatch(r"(\d{1,9})-[0-9a-f]+-(.+)", path.name.removeprefix(TEMPORARY))
     if writer and writer[2] == this_host():
         return not alive(int(writer[1]))
@@ -189,7 +193,7 @@ def alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # somebody else's, but there
+    except PermissionError:  # a running process of another user
         return True
     return True
 
@@ -197,16 +201,16 @@ def alive(pid: int) -> bool:
 def _last_change(path: Path) -> float:
     try:
         return max([path.stat().st_mtime, *(entry.stat().st_mtime for entry in path.rglob("*"))])
-    except FileNotFoundError:  # being renamed or removed right now: its writer lives
+    except FileNotFoundError:  # renamed or removed at this moment: the writer runs
         return time.time()
 
 
 def unit_name(name: str) -> str:
-    """One file name for any non-empty text: safe on every file system, different for different texts.
+    """A file name for any non-empty text: valid on every file system, and unique for each text.
 
-    Letters, digits and ``_.-~`` stay, other characters become ``%XX`` of their UTF-8. A leading dot, ``_`` or ``~`` is
-    written as ``%XX`` too: hidden files, Zarr's reserved names and hashed names start with these. What would be longer
-    than `LONGEST_NAME` becomes ``~`` and its SHA-256.
+    Letters, digits and ``_.-~`` stay. Other characters become ``%XX`` of their UTF-8 bytes. A leading dot, ``_`` or
+    ``~`` becomes ``%XX`` too, because hidden files, Zarr's reserved names and hashed names start with these. A name
+    longer than `LONGEST_NAME` becomes ``~`` and the SHA-256 of the text.
     """
     if not name:
         raise ValueError("a unit needs a name")
@@ -219,9 +223,9 @@ def unit_name(name: str) -> str:
 
 
 def original_name(unit: str) -> str | None:
-    """The text a file name stands for. None for a hashed name, which only the unit's record can tell.
+    """The inverse of `unit_name`. None for a hashed name; the unit's record holds the text then.
 
-    Raises ValueError for a name `unit_name` does not give.
+    Raises ValueError for a name that `unit_name` cannot return.
     """
     if len(unit) == 65 and unit[0] == "~" and set(unit[1:]) <= set("0123456789abcdef"):
         return None

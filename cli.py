@@ -1,4 +1,4 @@
-"""The command line. Each room keeps its own commands; their heavy imports happen inside, so that help is instant."""
+"""The command line. Every package has its own commands. They import heavy modules when they run, so help is fast."""
 
 from __future__ import annotations
 
@@ -24,21 +24,23 @@ from .options import Commands, say
 from .outputs import of_file_system, reason
 from .stop import Interrupted
 
-ENDED = "the command ended; what it had finished before stays"
+ENDED = "the command stopped; finished results are kept"
 SMALLER = (
     "a smaller batch (extract --batch-frames, evaluate --batch-size, --set train.batch_size), or train.recompute=true"
 )
 
 
 def main() -> None:
-    """Entry point: our errors, and what the system says of a place or a disk, become a message and exit status 1; an
-    interrupt 130, a request to end 143. Click ends a command quietly where nobody reads its output any more."""
+    """Entry point. StvgError and errors of the file system print a message and exit with status 1.
+
+    The status is 130 after SIGINT and 143 after SIGTERM. Click exits silently if the reader of a pipe has closed it.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     logging.getLogger("stvg").setLevel(logging.INFO)
     try:
         cli.main(prog_name="stvg", standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt) as stop:
-        cause = stop.__cause__ or stop  # click turns an interrupt into its Abort
+        cause = stop.__cause__ or stop  # click converts KeyboardInterrupt to Abort
         says, number = getattr(cause, "says", Interrupted.says), getattr(cause, "signal", signal.SIGINT)
         raise SystemExit(_fail(says, 128 + number)) from None
     except click.ClickException as error:
@@ -64,7 +66,7 @@ def main() -> None:
 
 
 def of_memory(error: Exception) -> bool:
-    """Whether memory, of the device or of the machine, is used up: torch says so in ways of its own."""
+    """Whether the memory of the device or the machine is exhausted. torch has errors of its own for this."""
     said = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and said)
 

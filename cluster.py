@@ -1,4 +1,4 @@
-"""The Ray cluster that extractions and ablations are spread over; Ray itself is an extra."""
+"""Connection to a Ray cluster, for extractions and ablations. Ray is an optional extra."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from .wording import install
 
 
 def connect() -> Any:
-    """The module ray, connected: to the cluster of RAY_ADDRESS, or to one of this machine. UsageError without Ray."""
+    """The module ray, connected to the cluster of RAY_ADDRESS or to a new local one. Raises UsageError without Ray."""
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else it copies the working folder to every worker
     try:
         import ray
     except ImportError:
         raise UsageError("--launcher ray needs Ray", hint=install("ray")) from None
-    # A cluster of this machine alone has no business with the network.
+    # A local cluster listens on the loopback interface only.
     alone: dict[str, Any] = (
         {} if "RAY_ADDRESS" in os.environ else {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     )

@@ -1,6 +1,7 @@
-"""YAML presets and ``--set a.b=c`` overrides into dataclasses. The dataclass is the truth; everything else overrides it.
+"""Dataclasses from YAML presets and ``--set a.b=c`` overrides. The dataclass defines all settings and their defaults.
 
-A key that does not exist, or a value of another type than the default's, is refused with the nearest name.
+An unknown key raises UsageError with the nearest known name. A value of another type than the default raises
+UsageError.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Config = TypeVar("Config")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint that names what could have been meant, or else everything there is."""
+    """A hint with the nearest known name, or with all known names if none is near."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(known)}"
@@ -29,7 +30,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Range:
-    """Finite numbers from ``low`` to ``high``; an end that is ``open`` is not among them."""
+    """Finite numbers from ``low`` to ``high``. ``low_open``, ``high_open``: exclude that bound."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -52,12 +53,12 @@ SHARE = Range(0, 1, high_open=True)
 
 
 def setting(default: Any = MISSING, within: Container[Any] | None = None, source: str = "") -> Any:
-    """A field whose value is one of ``within``: a `Range`, or names. ``source``: where the default comes from."""
+    """A dataclass field with values in ``within``: a `Range`, or names. ``source``: the origin of the default."""
     return field(default=default, metadata={"within": within, "source": source})
 
 
 def outside(settings: Any) -> Iterable[tuple[str, Any, Container[Any]]]:
-    """Fields of a dataclass whose value is none of those it may have: (name, value, those)."""
+    """Fields of a dataclass with a value that is not allowed: (name, value, allowed values)."""
     for each in fields(settings):
         within, value = each.metadata.get("within"), getattr(settings, each.name)
         if within is not None and value is not None and value not in within:
@@ -65,12 +66,12 @@ def outside(settings: Any) -> Iterable[tuple[str, Any, Container[Any]]]:
 
 
 def told(within: Container[Any]) -> str:
-    """What a value may be, for people."""
+    """The allowed values as text."""
     return str(within) if isinstance(within, Range) else ", ".join(within)  # type: ignore[arg-type]
 
 
 class Settings:
-    """The base of settings. Raises ValueError for a value outside of its range."""
+    """Base class of settings. Raises ValueError for a value that is not allowed."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
@@ -82,11 +83,11 @@ class Settings:
 
 
 def build(kind: type[Config], values: Mapping[str, Any], where: str, kinds: Mapping[str, type] | None = None) -> Config:
-    """A ``kind`` dataclass from nested ``values``; what is not given keeps its default.
+    """Build a ``kind`` dataclass from nested ``values``. Missing values keep their defaults.
 
-    ``where`` names the source in errors (a file, or a section of it). ``kinds``: the dataclasses of some of its fields,
-    where these are decided by what is given. Raises UsageError for unknown keys, wrong types and
-    values the dataclass itself refuses.
+    ``where``: name of the source in errors, such as a file or a section of it. ``kinds``: dataclasses of fields with a
+    type that depends on other values. Raises UsageError for unknown keys, wrong types, and values that the dataclass
+    rejects.
     """
     if not isinstance(values, Mapping):
         raise UsageError(f"{where} must be a group of settings", found=repr(values))
@@ -133,7 +134,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
-    """The settings in a YAML file; an empty file is an empty group."""
+    """The settings in a YAML file. An empty file gives an empty group."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -148,7 +149,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 
 def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
-    """``values`` with ``group.setting=value`` assignments applied; the right side is read as YAML, a group's merged."""
+    """``values`` with ``group.setting=value`` assignments applied. The value is parsed as YAML; groups are merged."""
     result = _copy(values)
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
@@ -167,7 +168,7 @@ def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str,
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested update: ``over`` wins, groups are merged."""
+    """Nested update: values of ``over`` replace those of ``base``, groups are merged."""
     result = _copy(base)
     for key, value in over.items():
         if isinstance(value, Mapping) and isinstance(result.get(key), dict):

@@ -1,4 +1,4 @@
-"""How far a long command is: a line that is redrawn on a terminal, and in a log a new line now and then."""
+"""Progress of long commands: one redrawn line on a terminal, and periodic lines in a log."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from .errors import WriteError
 from .options import say
 
 REDRAW = 0.5
-"""Seconds between two drawings on a terminal."""
+"""Seconds between two updates on a terminal."""
 FIRST, PERIOD = 5.0, 30.0
-"""Seconds to the second line in a log, and at most between two lines: the pause doubles from the one to the other."""
+"""Seconds between the first two lines of a log, and the maximum between later ones. The pause doubles until then."""
 BAR = 10
+"""Characters of the bar."""
 
 
 class Progress:
-    """Progress of one command on stderr. The line is written although nothing moves: its clock shows that work goes on.
+    """Progress of one command on stderr. The line is also updated without a finished step, so that its clock runs.
 
-    ``total``: steps in all, None where unknown yet; ``done``: steps that an earlier run did; ``doing``: what happens now
-    that is not counted; it ends when the total is told. ``look``: asked for ``terms`` before every line.
-    ``hidden``: write nothing, as every rank but the first.
+    ``total``: number of steps; None if unknown. ``done``: number of steps that an earlier run finished. ``doing``: name
+    of the current work without counted steps, shown until the total is known. ``look``: function that gives ``terms``
+    before every update. ``hidden``: write nothing; for all ranks but the first.
     """
 
     def __init__(
@@ -42,9 +43,9 @@ class Progress:
         self.name, self.unit, self.total = name, unit, total
         self.done = self.first = done
         self.terms: Sequence[str] = ()
-        """What else there is to know, the most important first."""
+        """Additional facts, most important first."""
         self.limit = ""
-        """The stage that the others wait for."""
+        """Name of the slowest stage."""
         self.doing, self.look = doing, look
         self.hidden, self.terminal = hidden, sys.stderr.isatty()
         self.start, self.shown, self.ended = time.monotonic(), 0.0, Event()
@@ -70,11 +71,11 @@ class Progress:
                 self.bar.close()
 
     def step(self, count: int = 1) -> None:
-        """So many steps more are done."""
+        """Count more finished steps."""
         self.at(self.done + count)
 
     def at(self, done: int, total: int | None = None) -> None:
-        """``done`` steps are done, of ``total`` if that is known now."""
+        """Set the number of finished steps, and the total if given."""
         if total is not None:
             self.total, self.doing = total, ""
         self.done = done
@@ -82,12 +83,12 @@ class Progress:
             self.show()
 
     def say(self, text: str, *, err: bool = False) -> None:
-        """Text of its own, above the line."""
+        """Print text above the line."""
         with self.bar.external_write_mode() if self.terminal and not self.hidden else nullcontext():
             say(text, err=err)
 
     def show(self) -> None:
-        """Draw the line, or write one into the log."""
+        """Update the line on the terminal. Write it to the log when that is due."""
         self.shown = time.monotonic()
         if self.look:
             self.terms = self.look()
@@ -98,7 +99,7 @@ class Progress:
             self._log()
 
     def _log(self) -> None:
-        """Write the line into the log: stderr where that is no terminal, and the log file. At the end, only what is new."""
+        """Write the line to the log file, and to stderr if it is not a terminal. At the end, only a changed line."""
         line = self.line()
         if line != self.logged or not self.ended.is_set():
             log_file.copy(line) if self.terminal else say(line, err=True)
@@ -107,7 +108,7 @@ class Progress:
         self.logged, self.log_due = line, self.shown + self.log_pause
 
     def line(self, columns: int | None = None) -> str:
-        """What is known: within ``columns`` as much of it as fits, the most important first."""
+        """The text of the line. With ``columns``, it holds as many facts as fit, most important first."""
         percent = f"{100 * self.done // self.total}%" if self.total else ""
         terms, limit = [t for t in self.terms if t], [f"limit: {self.limit}"] if self.limit else []
         count, rate, left = self._count(), *self._pace()
@@ -136,7 +137,7 @@ class Progress:
         return [f"{self.done:,} {self.unit}"] if self.done else []
 
     def _pace(self) -> tuple[list[str], list[str]]:
-        """Steps per second; and the time left, or taken until now."""
+        """Steps per second, and the remaining or elapsed time. Each is a list of at most one text."""
         seconds, rate = time.monotonic() - self.start, []
         left = f"{clock(seconds)} so far"
         if self.done > self.first and seconds:
@@ -153,12 +154,12 @@ class Progress:
         while not self.ended.wait(REDRAW if self.terminal else self.log_pause):
             try:
                 self.show()
-            except (OSError, ValueError, WriteError):  # nobody reads it any more
+            except (OSError, ValueError, WriteError):  # stderr was closed
                 return
 
 
 def clock(seconds: float) -> str:
-    """1:05, 2:03:04."""
+    """Seconds as m:ss or h:mm:ss, such as 1:05 or 2:03:04."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,12 +1,12 @@
-"""What can go wrong, as a small family. Every message says what, where, expected, found, and what to try.
+"""The exceptions of stvg. A message names the object, what was expected, what was found, the effect, and what to try.
 
 StvgError
 ├── UsageError          an option, a preset or a path given by the user
 ├── AnnotationError     a fault in an annotation file: file, record, field
-├── VideoError          a video that does not give the frames its annotation promises
-├── CacheError          a cache that is missing, stale (made with another recipe) or corrupt
-├── CheckpointError     a checkpoint that cannot be read, or does not fit the model
-├── EncoderError        an encoder that does not give what it says it gives
+├── VideoError          a video without the frames that its annotation refers to
+├── CacheError          a cache that is missing, stale (made with another recipe) or damaged
+├── CheckpointError     a checkpoint that cannot be read or does not fit the model
+├── EncoderError        an encoder with outputs that differ from its declaration
 ├── PredictionError     a prediction file that cannot be scored
 ├── WriteError          a file that could not be written
 └── TrainingDiverged    a loss that is no longer a finite number
@@ -16,10 +16,11 @@ from __future__ import annotations
 
 
 class StvgError(Exception):
-    """Base of every error a user can cause or meet. The command line prints it without a traceback.
+    """Base class of all errors with a cause outside the program. The command line prints them without a traceback.
 
-    The message is one line that says what is wrong; ``facts`` are labelled lines printed below it, e.g.
-    ``expected="a list of boxes", found="null", effect="nothing was written", hint="..."`` (``hint`` prints as "try").
+    ``message``: one line that states the fault. ``facts``: labelled lines printed below it, for example
+    ``expected="a list of boxes", found="null", effect="nothing was written", hint="..."``; ``hint`` is printed as
+    "try".
     """
 
     def __init__(self, message: str, **facts: object) -> None:
@@ -33,7 +34,7 @@ class StvgError(Exception):
         lines += [f"  {names.get(label, label):<10} {value}" for label, value in self.facts.items()]
         return "\n".join(lines)
 
-    def __reduce__(self) -> tuple[object, ...]:  # keyword facts survive the trip between processes
+    def __reduce__(self) -> tuple[object, ...]:  # keeps ``facts`` when an error is pickled
         return _rebuild, (type(self), self.message, self.facts)
 
 
@@ -44,11 +45,11 @@ def _rebuild(kind: type[StvgError], message: str, facts: dict[str, str]) -> Stvg
 
 
 class UsageError(StvgError):
-    """An option, a preset or a path the user gave cannot be used."""
+    """An option, a preset or a path from the user that cannot be used."""
 
 
 class AnnotationError(StvgError):
-    """A fault in an annotation file, named by file, record (key or index) and field."""
+    """A fault in an annotation file, with the file, the record (key or index) and the field."""
 
     def __init__(self, file: object, record: object, field: str, message: str, **facts: object) -> None:
         where = f"{file}" + (f", record {record}" if record is not None else "") + (f", {field}" if field else "")
@@ -57,7 +58,7 @@ class AnnotationError(StvgError):
 
 
 class VideoError(StvgError):
-    """A video that cannot be decoded, or not to the frames its annotation asks for. Nothing is padded or guessed."""
+    """A video that cannot be decoded, or that lacks frames of its annotation. Missing frames are never replaced."""
 
 
 class CacheError(StvgError):
@@ -65,20 +66,20 @@ class CacheError(StvgError):
 
 
 class CheckpointError(StvgError):
-    """A checkpoint or weights file that cannot be read, or does not fit the model."""
+    """A checkpoint or weights file that cannot be read or does not fit the model."""
 
 
 class EncoderError(StvgError):
-    """An encoder that does not give what it says it gives; names the encoder and the level."""
+    """An encoder with outputs that differ from its declaration. The message names the encoder and the level."""
 
 
 class PredictionError(StvgError):
-    """A prediction file that cannot be scored: malformed, unknown or repeated sample ids."""
+    """A prediction file that cannot be scored: it is malformed, or has unknown or repeated sample ids."""
 
 
 class WriteError(StvgError):
-    """A file that could not be written: a full disk, no permission, something else in its place."""
+    """A file that could not be written, for example because of a full disk or missing permission."""
 
 
 class TrainingDiverged(StvgError):
-    """A loss stopped being a finite number; names the step, the terms and the samples."""
+    """A loss that became NaN or infinite. The message names the step, the loss terms and the samples."""

@@ -1,6 +1,6 @@
-"""What ``import stvg`` offers: the commands as functions, for notebooks and programs of one's own.
+"""The public functions of ``import stvg``: the commands as Python functions, for notebooks and other programs.
 
-Every function takes what its command takes, under the options' names with underscores, and says on stderr how far it is.
+Every function has the options of its command, with underscores in the names. It shows its progress on stderr.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ Place = str | PathLike[str]
 
 
 def open_cache(place: Place, annotation_set: str | None = None) -> Cache:
-    """A cache of `stvg extract`, in a folder or in object storage (``s3://bucket/folder``). It is called ``stvg.open``.
+    """Open a cache in a folder or in object storage (``s3://bucket/folder``). The public name is ``stvg.open``.
 
-    ``annotation_set``: the samples it is seen through.  [the only set] Raises CacheError where there is no cache.
+    ``annotation_set``: name of the annotation set to select.  [the only set]
+    Raises CacheError if there is no cache.
     """
     return Cache.open(location(fspath(place)), annotation_set)
 
@@ -45,12 +46,11 @@ def open_cache(place: Place, annotation_set: str | None = None) -> Cache:
 def extract_features(
     dataset: str, annotations: Place, *, out: Place, device: str | None = None, **options: Any
 ) -> Cache:
-    """Run the frozen encoders over a dataset, or over what the cache at ``out`` lacks; see ``stvg extract --help``.
+    """Compute the features of a dataset that the cache at ``out`` lacks; see ``stvg extract``. Returns the cache.
 
     ``options``: ``videos``, ``splits``, ``backbone``, ``backbone_weights``, ``text_encoder``, ``fps``, ``max_frames``,
-    ``resolution``, ``levels``, ``views``, ``dtype`` and the other fields of
-    `extract.request.ExtractRequest`. Videos that cannot be read are left out and named on stderr; with ``strict`` the
-    first one raises its VideoError. Returns the cache.
+    ``resolution``, ``levels``, ``views``, ``dtype`` and the other fields of `extract.request.ExtractRequest`.
+    Videos that cannot be read are left out and listed on stderr. With ``strict``, the first of them raises VideoError.
     """
     from .extract.launchers.parts import assigned_part
     from .extract.launchers.requested import extract_requested
@@ -77,10 +77,10 @@ def train(
     device: str | None = None,
     **options: Any,
 ) -> TrainedHead:
-    """Train a head in the folder ``out``, or go on where a run there ended; see ``stvg train-head --help``.
+    """Train a head in the folder ``out``, or resume the run there; see ``stvg train-head``. Returns the best head.
 
     ``set``: settings, such as ``{"train.lr": 1e-4}``. ``options``: ``mode``, ``videos``, ``init``, ``split``,
-    ``val_split``, ``protocol``, and the encoders' names and weights. Returns the best head.
+    ``val_split``, ``protocol``, and the names and weights of encoders.
     """
     from .evaluate.training import train_requested
     from .heads.training.options import TrainRequest
@@ -100,10 +100,11 @@ def train(
 
 
 def load(checkpoint: Place, device: str | None = None, **encoders: Any) -> TrainedHead:
-    """A trained head: a checkpoint, or the folder of a run for its best one.
+    """Load a trained head from a checkpoint, or from the folder of a run (its best checkpoint).
 
-    ``encoders``: where those of its features lie now, for videos of one's own: ``backbone``, ``backbone_weights``,
-    ``text_encoder``, ``text_weights``, ``tokenizer``, ``weights_seed``. Raises CheckpointError.
+    ``encoders``: names and files of the encoders, to ground sentences in new videos. They are ``backbone``,
+    ``backbone_weights``, ``text_encoder``, ``text_weights``, ``tokenizer`` and ``weights_seed``.
+    Raises CheckpointError.
     """
     from .evaluate.evaluation import load_head
     from .weight_files import checkpoint_in
@@ -116,7 +117,7 @@ def load(checkpoint: Place, device: str | None = None, **encoders: Any) -> Train
 
 @dataclass(frozen=True)
 class TrainedHead:
-    """A head that can be scored on a cache and asked about videos."""
+    """A trained head, for evaluation on a cache and for grounding sentences in videos."""
 
     head: Head
     checkpoint: Path
@@ -130,7 +131,7 @@ class TrainedHead:
         return f"TrainedHead {config.head}, {count:,} parameters, reads {read}: {self.checkpoint}"
 
     def evaluate(self, cache: Cache | Place, split: str = "test", **options: Any) -> Evaluation:
-        """Its scores on a split of a cache; samples whose features are not there are left out, and counted.
+        """Scores on a split of a cache. Samples without features are left out and counted.
 
         ``options``: ``protocol``, ``max_frames``, ``batch_size``, ``shuffle_sentences`` and the other fields of
         `evaluate.scoring.HeadScoring`.
@@ -149,15 +150,15 @@ class TrainedHead:
     def ground(
         self, video: Place, *sentences: str, cache: Place | None = None, moments: int = Ground.moments
     ) -> Grounding:
-        """When and where in a video file each sentence happens. ``cache``, ``moments``: as those of ``stvg predict``.
+        """Find the tube of each sentence in a video file. ``cache``, ``moments``: the options of ``stvg predict``.
 
-        Raises UsageError, VideoError, CacheError as `evaluate.grounding.predictor.Predictor` does.
+        Raises UsageError, VideoError or CacheError, see `evaluate.grounding.predictor.Predictor`.
         """
         from .evaluate.grounding.predictor import open_predictor
 
         if not sentences or not all(isinstance(sentence, str) for sentence in sentences):
             raise UsageError(
-                "sentences are texts, one or more", expected='ground("street.mp4", "the man in red turns around")'
+                "one or more sentences are needed", expected='ground("street.mp4", "the man in red turns around")'
             )
         features = None if cache is None else location(fspath(cache))
         request = Ground(self.checkpoint, moments, features, self.device, **self.encoders)
@@ -170,7 +171,7 @@ class TrainedHead:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of a split. Prints as a table, beside the published figures where all of that split was scored."""
+    """Scores of a split. The printed table includes published figures if the whole split was scored."""
 
     scores: Scores
     dataset: str
@@ -181,13 +182,16 @@ class Evaluation:
         return self.table()
 
     def table(self, style: str = "terminal") -> str:
-        """As text: ``terminal``, ``markdown``, ``latex`` or ``csv``."""
+        """The table as text. ``style``: ``terminal``, ``markdown``, ``latex`` or ``csv``."""
         from .evaluate.tables import format_table
 
         return format_table(self.scores, dataset=self.dataset, split=self.split, run=self.run, style=style)
 
     def to_frame(self, samples: bool = False) -> pandas.DataFrame:
-        """The means, a row a group; or with ``samples`` a row a sample. Fractions from 0 to 1."""
+        """Mean scores with one row per group; with ``samples``, one row per sample.
+
+        Scores are fractions from 0 to 1.
+        """
         import pandas
 
         if samples:
@@ -195,7 +199,7 @@ class Evaluation:
         return pandas.DataFrame.from_dict(self.scores.groups, orient="index").rename_axis("group")
 
     def plot(self) -> Figure:
-        """How many samples have at least how much temporal and spatio-temporal overlap."""
+        """Plot the share of samples with at least a given tIoU and vIoU."""
         import numpy as np
         from matplotlib.figure import Figure
 
@@ -219,10 +223,11 @@ def ablate(
     caches: Mapping[int, Place] | None = None,
     **options: Any,
 ) -> Ablated:
-    """Train and score the rows of some of the paper's tables, or of ``grid``, a YAML file; see ``stvg ablate --help``.
+    """Train and score the rows of the paper's tables, or of a YAML file ``grid``; see ``stvg ablate --help``.
 
-    ``caches``: those of other resolutions. ``options``: ``seeds``, ``test_split``, ``devices``, ``launcher`` of
-    `evaluate.ablation.request.AblateRequest`, and those of `train`. What is finished in ``out`` never runs again.
+    ``tables``: names of the paper's tables. ``caches``: caches by resolution, for rows with another resolution.
+    ``options``: ``seeds``, ``test_split``, ``devices``, ``launcher`` of `evaluate.ablation.request.AblateRequest`, and
+    the options of `train`. Rows that are finished in ``out`` are not run again.
     """
     from .evaluate.ablation.request import AblateRequest
     from .evaluate.ablation.run import ablate_requested
@@ -239,19 +244,22 @@ def ablate(
 
 
 def place_of(cache: Cache | Place) -> Location:
-    """Where a cache lies."""
+    """Location of a cache."""
     return cache.path if isinstance(cache, Cache) else location(fspath(cache))
 
 
 def opened_cache(cache: Cache | Place, annotation_set: str | None = None) -> Cache:
-    """A cache that was opened, or is opened now."""
+    """An open cache with the given annotation set selected. Opens the cache if needed."""
     if not isinstance(cache, Cache):
         return open_cache(cache, annotation_set)
     return cache if annotation_set is None else Cache.open(cache.path, annotation_set)
 
 
 def leaves(settings: object, above: str = "") -> Iterator[tuple[str, Any]]:
-    """Settings under dotted names, whether they are given so or in groups. Raises UsageError for what is no mapping."""
+    """Settings as (dotted name, value).
+
+    Nested mappings are flattened. Raises UsageError if ``settings`` is no mapping.
+    """
     if not isinstance(settings, Mapping):
         raise UsageError("set is no mapping", expected='{"train.lr": 1e-4, "model.d": 64}', found=repr(settings))
     for name, value in settings.items():

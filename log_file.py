@@ -1,4 +1,4 @@
-"""``--log FILE``: a copy of all that a command says, every line with its time."""
+"""``--log FILE``: a copy of a command's output, with the time of every line."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from .outputs import reason
 from .untrusted import harmless
 
 SAID = logging.getLogger("stvg.said")
-"""What commands say; it goes nowhere but into a log file."""
+"""Logger for the output of commands. It writes to the log file only."""
 SAID.propagate = False
 SAID.addHandler(logging.NullHandler())
 
 
 class LogFile(logging.FileHandler):
-    """Appends lines to a file, whose folder is made where missing. Processes may share it: a record is one write.
+    """Appends lines to a file and creates its folder if needed. Processes can share the file, as a record is one write.
 
-    Where the file cannot be written any more, that is said once, and the command goes on without it.
+    If a write fails, a warning is printed once, and the command continues without the log.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,11 +35,11 @@ class LogFile(logging.FileHandler):
         stop()
         error = sys.exc_info()[1]
         found = reason(error) if isinstance(error, OSError) else error
-        sys.stderr.write(f"stvg: WARNING the log {self.baseFilename} cannot be written, and ends here: {found}\n")
+        sys.stderr.write(f"stvg: WARNING the log {self.baseFilename} cannot be written and stops here: {found}\n")
 
 
 def start(path: Path) -> None:
-    """Copy everything that is said from now on, warnings of the program among it. Raises OSError."""
+    """Copy all further output and warnings to a file. Raises OSError."""
     stop()
     log = LogFile(path)
     for logger in (SAID, logging.getLogger()):
@@ -54,10 +54,10 @@ def stop() -> None:
             logger.removeHandler(log)
             try:
                 log.close()
-            except OSError:  # of a line that could not be written either
+            except OSError:  # buffered lines cannot be written
                 continue
 
 
 def copy(text: str) -> None:
-    """Write a text into the log file, if there is one."""
+    """Write a text to the log file, if there is one."""
     SAID.info("%s", text)

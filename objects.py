@@ -1,8 +1,8 @@
-"""Places in object storage (``s3://bucket/folder``), with the few methods of `pathlib.Path` that a cache needs.
+"""Paths in object storage (``s3://bucket/folder``), with the methods of `pathlib.Path` that a cache needs.
 
-Objects are whole or not there, and there are no folders: a name is a folder when something lies below it. Failures of the
-server are tried again with growing pauses; what fails for good is a CacheError. The obstore library does the talking and
-reads the usual settings (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, …) from the environment.
+Objects are written atomically. There are no folders: a name is a folder if objects exist below it. Failed requests are
+repeated with increasing pauses, and finally raise CacheError. Requests are made by the obstore library, which reads the
+usual settings (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, …) from the environment.
 """
 
 from __future__ import annotations
@@ -26,45 +26,46 @@ Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 Tag = dict[str, str]
-"""Names one version of an object."""
+"""Identifies one version of an object."""
 
 HEADER = "cache.json"
-"""The file that makes a place a cache."""
+"""The file that marks a folder as a cache."""
 ATTEMPTS = 4
-"""How often a request is made whose answer broke off or failed in a way the library does not try again itself."""
+"""Maximum number of attempts for a request that fails in a way that the library does not retry itself."""
 PAUSE_SECONDS = 0.5
-"""Before the second attempt; doubled before each later one."""
+"""Pause before the second attempt. It doubles before each later one."""
 SERVER_RETRIES = 8
+"""The library's own retries of one request."""
 PATIENCE_SECONDS = 120
-"""In all, for the library's own retries of one request."""
+"""Maximum total time of these retries."""
 BUCKET = r"[A-Za-z0-9._-]+"
 AUTHORITIES = dict.fromkeys(("http", "https"), BUCKET + r"(:\d+)?") | dict.fromkeys(
     ("abfs", "abfss"), BUCKET + f"(@{BUCKET})?"
 )
-"""What stands between ``://`` and the next slash, where that is not only a bucket's name."""
+"""Patterns of the part between ``://`` and the next slash, for schemes where it is more than a bucket's name."""
 SLOWEST_SECONDS = 30
-"""An answer that takes longer is given up and asked for again."""
+"""Timeout of one request, after which it is repeated."""
 
 
 @dataclass(frozen=True)
 class ObjectPath:
-    """One name in one bucket; ``root`` is ``scheme://bucket``, ``key`` what follows, without slashes at its ends."""
+    """A name in a bucket. ``root``: ``scheme://bucket``. ``key``: the rest, without slashes at its ends."""
 
     root: str
     key: str = ""
 
     @classmethod
     def parse(cls, url: str) -> ObjectPath:
-        """Of ``scheme://bucket/key``; every character belongs to one of them. Raises UsageError where one cannot."""
+        """Parse ``scheme://bucket/key``. Raises UsageError for an invalid bucket or key."""
         scheme, _, rest = url.partition("://")
         bucket, _, key = rest.partition("/")
         scheme, key = scheme.lower(), key.rstrip("/")
         if not re.fullmatch(AUTHORITIES.get(scheme, BUCKET), bucket):
-            raise _unusable(url, f"{bucket!r} is no bucket", f"{scheme}://bucket/folder")
+            raise _unusable(url, f"{bucket!r} is not a bucket name", f"{scheme}://bucket/folder")
         if scheme in ("http", "https") and set(key) & set("?#"):
             raise _unusable(url, "a query or a fragment", "an address without one")
         if any(part in ("", ".", "..") for part in key.split("/") if key) or not key.isprintable():
-            raise _unusable(url, f"the key {key!r}", "names with one / between them, none of them . or ..")
+            raise _unusable(url, f"the key {key!r}", "names separated by single slashes, none of them . or ..")
         return cls(f"{scheme}://{bucket}", key)
 
     def __str__(self) -> str:
@@ -92,7 +93,7 @@ class ObjectPath:
         return True
 
     def size(self) -> int:
-        """Bytes. Raises FileNotFoundError."""
+        """Size in bytes. Raises FileNotFoundError."""
         return int(self._ask("head")["size"])
 
     def is_dir(self) -> bool:
@@ -106,15 +107,15 @@ class ObjectPath:
         return bytes(self._ask("get", then=lambda answer: answer.bytes()))
 
     def read_ranges(self, starts: Sequence[int], ends: Sequence[int]) -> list[Any]:
-        """Several half-open ranges of bytes, in flight together: buffers, short where the object ends before."""
+        """Read half-open byte ranges concurrently. Returns buffers, which are shorter if the object ends earlier."""
         return list(self._ask("get_ranges", starts=starts, ends=ends, coalesce=0))
 
     def write_bytes(self, data: bytes | Path) -> None:
-        """Replace the object; a reader sees the old one or the new one."""
+        """Replace the object atomically."""
         self._ask("put", data)
 
     def read_tagged(self) -> tuple[bytes, Tag]:
-        """The content, and what tells this version of the object from others. Raises FileNotFoundError."""
+        """The content, and the tag of this version of the object. Raises FileNotFoundError."""
 
         def tagged(answer: Any) -> tuple[bytes, Tag]:
             tag = {name: answer.meta[name] for name in ("e_tag", "version") if answer.meta.get(name)}
@@ -124,9 +125,9 @@ class ObjectPath:
         return found
 
     def write_unless_changed(self, data: bytes, tag: Tag | None) -> bool:
-        """Replace the version of this tag, or with None make an object that is not there. False where another one is there.
+        """Replace the version with this tag; with None, create the object. Returns False if another version exists.
 
-        A storage that knows no conditions replaces whatever there is, and that is said.
+        A storage without conditional requests replaces any version, and a warning is logged.
         """
         from obstore.exceptions import AlreadyExistsError, NotSupportedError, PreconditionError
 
@@ -135,7 +136,8 @@ class ObjectPath:
                 self._module.put(self._client, self.key, data, mode="create" if tag is None else tag or "overwrite")
             except (NotSupportedError, NotImplementedError):
                 log.warning(
-                    "%s: this storage knows no conditions; let one process at a time write annotations there", self
+                    "%s: this storage has no conditional writes; let one process at a time write annotations there",
+                    self,
                 )
                 self._module.put(self._client, self.key, data)
             except (AlreadyExistsError, PreconditionError, FileNotFoundError):
@@ -145,7 +147,7 @@ class ObjectPath:
         if _request(self, put):
             return True
         try:
-            return self.read_bytes() == data  # an attempt whose answer was lost
+            return self.read_bytes() == data  # True if an earlier attempt succeeded without a response
         except FileNotFoundError:
             return False
 
@@ -155,16 +157,16 @@ class ObjectPath:
             path._ask("delete")
 
     def iterdir(self) -> Iterator[ObjectPath]:
-        """What lies directly below: objects, and names with something below them."""
+        """Direct children: objects, and names with objects below them."""
         prefix = f"{self.key}/" if self.key else ""
         found = _request(self, lambda: self._module.list_with_delimiter(self._client, prefix or None))
         names = [*found["common_prefixes"], *(entry["path"] for entry in found["objects"])]
         return (ObjectPath(self.root, name.strip("/")) for name in names)
 
     def below(self) -> list[tuple[ObjectPath, int]]:
-        """All objects below, with their sizes."""
+        """All objects below, with their sizes in bytes."""
         prefix = f"{self.key}/" if self.key else None
-        # As one request: a listing that broke off half-way cannot be continued, and must not pass for a whole one.
+        # Retried as a whole: an interrupted listing cannot be continued, and is incomplete.
         entries = _request(self, lambda: [entry for page in self._module.list(self._client, prefix) for entry in page])
         return [(ObjectPath(self.root, entry["path"]), entry["size"]) for entry in entries]
 
@@ -184,25 +186,27 @@ Location = Path | ObjectPath
 
 
 def location(text: str) -> Location:
-    """Where a cache lies: a local path, or a URL of object storage. Nothing of it is cut off or guessed.
+    """Parse the location of a cache: a local path, or a URL of object storage.
 
-    A file URL is read as browsers and `Path.as_uri` write it: ``%20`` is a space. Elsewhere ``%20`` is three characters.
-    Raises UsageError for an empty text, and for a URL that could mean another place than it seems to.
+    In a file URL, ``%20`` is a space, as in `Path.as_uri`. Elsewhere ``%20`` is three characters.
+    Raises UsageError for an empty text and for ambiguous URLs.
     """
     if not text:
-        raise UsageError("an empty text names no place", expected="a path, or s3://bucket/folder")
+        raise UsageError("the path is empty", expected="a path, or s3://bucket/folder")
     if re.match(r"(file|memory|s3a?|gs|az|adl|abfss?|azure|https?):(?!//)", text, re.IGNORECASE):
         raise _unusable(text, "no // after the colon", "file:///folder, s3://bucket/folder, or ./ before a local name")
     if not text.lower().startswith("file://"):
         return ObjectPath.parse(text) if "://" in text else Path(text)
     host, slash, path = text[len("file://") :].partition("/")
     if host not in ("", "localhost") or not slash:
-        raise _unusable(text, f"{host!r} where a host stands", "file:///folder, absolute; or a path without file://")
+        raise _unusable(
+            text, f"{host!r} as the host", "file:///folder with an absolute path; or a path without file://"
+        )
     return Path(unquote("/" + path))
 
 
 def local_path(text: str) -> Path:
-    """A path of this machine. Raises UsageError for any other place."""
+    """Parse a path of this machine. Raises UsageError for any other location."""
     place = location(text)
     if not isinstance(place, Path):
         raise UsageError(f"{text} is not on this machine", expected="a local path", hint="copy it here first")
@@ -210,14 +214,17 @@ def local_path(text: str) -> Path:
 
 
 def _unusable(text: str, found: str, expected: str) -> UsageError:
-    return UsageError(f"{text} does not name a place clearly", expected=expected, found=found)
+    return UsageError(f"{text} is not a valid location", expected=expected, found=found)
 
 
 def _request(where: ObjectPath, work: Callable[[], Result]) -> Result:
-    """Do it, again after pauses where that may help. FileNotFoundError passes; other failures become a CacheError."""
+    """Call ``work``, with retries for failures that may be temporary.
+
+    FileNotFoundError is passed on; other failures raise CacheError.
+    """
     from obstore.exceptions import BaseError, InvalidPathError, PermissionDeniedError, UnauthenticatedError
 
-    if _first_process() != os.getpid():  # the library would wait for threads that are not here
+    if _first_process() != os.getpid():  # a fork lacks the library's threads and would wait forever
         raise CacheError(
             f"{where}: object storage cannot be read in a forked process",
             hint="multiprocessing_context='spawn', or threads",
@@ -231,7 +238,7 @@ def _request(where: ObjectPath, work: Callable[[], Result]) -> Result:
             final = isinstance(error, InvalidPathError | PermissionDeniedError | UnauthenticatedError)
             if final or attempt == ATTEMPTS - 1:
                 raise CacheError(
-                    f"{where}: the object storage does not do what it was asked",
+                    f"{where}: object storage request failed",
                     found=" ".join(str(error).split())[:300],
                     tried=f"{attempt + 1} times",
                     hint="check the address, the access keys and the connection, then repeat the command",
@@ -251,7 +258,7 @@ def _library() -> Any:
 
 @lru_cache(None)
 def _connect(root: str) -> Any:
-    """One client per bucket; its connections and threads do not survive a fork."""
+    """One client per bucket. Its connections and threads are not usable in a forked process."""
     try:
         if root.startswith("memory://"):
             return _library().store.MemoryStore()
@@ -259,8 +266,8 @@ def _connect(root: str) -> Any:
             root,
             client_options={
                 "timeout": timedelta(seconds=SLOWEST_SECONDS),
-                "allow_http": True,
-            },  # where that is asked for
+                "allow_http": True,  # for http:// addresses
+            },
             retry_config={"max_retries": SERVER_RETRIES, "retry_timeout": timedelta(seconds=PATIENCE_SECONDS)},
         )
     except (ValueError, _library().exceptions.BaseError) as error:
@@ -269,5 +276,5 @@ def _connect(root: str) -> Any:
 
 @lru_cache(1)
 def _first_process() -> int:
-    """The process that talks to object storage: the first that did, and no fork of it."""
+    """Id of the process that first accessed object storage. Forks of it keep this id and are refused."""
     return os.getpid()

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how a group of commands behaves."""
+"""Options and parameter types that several commands share, and the class of command groups."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 def say(text: str, *, err: bool = False, nl: bool = True) -> None:
-    """Print for people, and into the log file if there is one. Control characters in texts of others are replaced."""
+    """Print text, also to the log file if there is one. Control and bidi characters are replaced, see `harmless`."""
     try:
         log_file.copy(text)
         click.echo(harmless(text), err=err, nl=nl)
-    except BrokenPipeError:  # nobody reads it any more
+    except BrokenPipeError:  # the reader closed the pipe
         raise
     except OSError as error:
         raise WriteError(f"standard {'error' if err else 'output'} cannot be written", found=reason(error)) from None
@@ -34,7 +34,7 @@ AMP = ("none", "tf32", "bf16")
 
 
 class LocalPlace(click.ParamType):
-    """A file or folder of this machine. An address of object storage is refused, not taken for a name."""
+    """A file or folder of this machine. Fails for an address of object storage."""
 
     name = "path"
 
@@ -43,7 +43,7 @@ class LocalPlace(click.ParamType):
 
 
 class CachePlace(click.ParamType):
-    """Where a cache lies: a local folder, or a URL of object storage."""
+    """The location of a cache: a local folder, or a URL of object storage."""
 
     name = "place"
 
@@ -52,7 +52,7 @@ class CachePlace(click.ParamType):
 
 
 class Checkpoint(LocalPlace):
-    """A checkpoint, or the folder of a run, which stands for its best one."""
+    """A checkpoint file, or the folder of a run for its best checkpoint."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         from .weight_files import checkpoint_in
@@ -61,8 +61,10 @@ class Checkpoint(LocalPlace):
 
 
 class OutCache(CachePlace):
-    """Where a cache is to be filled. A folder is looked at before the work, unless it holds a cache: a finished one may lie
-    on a read-only disk."""
+    """The location of a cache to fill. A new folder is tested for writing before the work starts.
+
+    An existing cache is not tested: a complete one may be on a read-only disk.
+    """
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Location:
         place = super().convert(value, param, ctx)
@@ -70,7 +72,7 @@ class OutCache(CachePlace):
 
 
 class OutFile(LocalPlace):
-    """A file to write. Whether it can be written is known before the work; see `writable_file`."""
+    """A file to write. Writing is tested before the work starts; see `writable_file`."""
 
     name = "file"
 
@@ -79,7 +81,7 @@ class OutFile(LocalPlace):
 
 
 class OutFolder(LocalPlace):
-    """A folder to write to, made if missing; see `writable_folder`."""
+    """A folder to write to, created if missing. Writing is tested before the work starts; see `writable_folder`."""
 
     name = "dir"
 
@@ -88,7 +90,7 @@ class OutFolder(LocalPlace):
 
 
 class Finite(click.ParamType):
-    """A number that is neither infinite nor NaN, and above ``above``."""
+    """A finite number greater than ``above``."""
 
     name = "float"
 
@@ -102,7 +104,7 @@ class Finite(click.ParamType):
             found = math.nan
         if not self.above < found < math.inf:
             above = "" if self.above == -math.inf else f" above {self.above:g}"
-            self.fail(f"{value} is no finite number{above}", param, ctx)
+            self.fail(f"{value} is not a finite number{above}", param, ctx)
         return found
 
 
@@ -111,7 +113,7 @@ OUT_FILE, OUT_FOLDER, OUT_CACHE = OutFile(), OutFolder(), OutCache()
 
 
 class RowOf(click.Choice[str]):
-    """The name of a row of a table, as the table is when a command line is read."""
+    """A key of a table. The choices are read when a command line is parsed, so tables can be extended before."""
 
     def __init__(self, table: Mapping[str, Any]) -> None:
         self.table, self.case_sensitive = table, True
@@ -122,7 +124,7 @@ class RowOf(click.Choice[str]):
 
 
 class Commands(click.Group):
-    """Lists commands in working order, and prints our errors without a traceback."""
+    """A group that lists commands in the order of definition, and suggests the nearest name for an unknown command."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -151,7 +153,7 @@ annotations_option = click.option(
     "--annotations", type=FOLDER, required=True, metavar="PATH", help="Dataset folder, or one annotation file."
 )
 annotation_set_option = click.option(
-    "--annotation-set", metavar="NAME", help="Which of the cache's annotation sets to read.  [the only one]"
+    "--annotation-set", metavar="NAME", help="Annotation set of the cache to use.  [the only one]"
 )
 vidor_option = click.option(
     "--vidor", type=FOLDER, metavar="DIR", help="VidOR folder, if not inside the dataset folder."
@@ -163,31 +165,31 @@ encoder_names = options(
     click.option(
         "--backbone",
         metavar="NAME",
-        help="Where the encoder of pictures lies: hf:FOLDER, file.py:Class.  [its recorded name]",
+        help="Visual encoder, if it moved: hf:FOLDER, file.py:Class.  [its recorded name]",
     ),
     click.option(
         "--text-encoder",
         metavar="NAME",
-        help="Where the encoder of sentences lies: hf:FOLDER, file.py:Class.  [its recorded name]",
+        help="Text encoder, if it moved: hf:FOLDER, file.py:Class.  [its recorded name]",
     ),
 )
-"""For commands whose head or cache knows its encoders already."""
+"""Encoder options of commands that read the encoders' names from a head or a cache."""
 tokenizer_option = click.option(
     "--tokenizer",
     metavar="DIR",
-    help="Folder with tokenizer.json, or vocab.json and merges.txt.  [that of the text weights]",
+    help="Folder with tokenizer.json, or vocab.json and merges.txt.  [the folder of the text weights]",
 )
 weight_options = options(
     click.option(
         "--backbone-weights",
         metavar="PATH",
-        help="A file of weights, an index of shards, or 'random'; of several encoders, one for each, divided by commas.  "
+        help="A weights file, an index of shards, or 'random'; for several encoders, one each, separated by commas.  "
         "[local torch hub cache]",
     ),
     click.option(
         "--text-weights",
         metavar="PATH",
-        help="A folder or file of weights, or 'random'.  [local Hugging Face cache]",
+        help="A weights file or folder, or 'random'.  [local Hugging Face cache]",
     ),
 )
 encoder_options = options(
@@ -198,7 +200,7 @@ encoder_options = options(
 
 
 def start_log(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
-    """Open the file of ``--log``."""
+    """Callback of ``--log``: open the log file."""
     if path is not None and not ctx.resilient_parsing:
         with naming_write_errors(path, hint="name another file"):
             log_file.start(path)
@@ -210,20 +212,20 @@ log_option = click.option(
     metavar="FILE",
     expose_value=False,
     callback=start_log,
-    help="Append all that is said to this file, too, every line with its time.",
+    help="Also append the output to this file, with the time of every line.",
 )
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device of that name; None: a GPU if there is one. Raises UsageError where it cannot compute."""
+    """The device with this name; None selects a GPU if there is one. Raises UsageError if the device is not usable."""
     import torch
 
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.zeros((), device=device).add(1).item()  # some devices give tensors, but no numbers
-    except Exception as error:  # of another kind for every kind of device
+        torch.zeros((), device=device).add(1).item()  # some devices create tensors, but cannot compute
+    except Exception as error:  # its type depends on the device
         raise UsageError(
             f"device {name!r} cannot be used",
             expected=f"cpu{gpus(torch.cuda.device_count())}",
@@ -234,5 +236,5 @@ def choose_device(name: str | None) -> torch.device:
 
 
 def gpus(count: int) -> str:
-    """How the GPUs of this machine are called, after the processor."""
+    """The names of this machine's GPUs, as continuation of the text "cpu"."""
     return {0: " (no GPU is found)", 1: " or cuda"}.get(count, f", cuda, cuda:0 … cuda:{count - 1}")

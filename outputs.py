@@ -1,4 +1,4 @@
-"""Places to write to: looked at before the work begins, and named in one message when a write fails."""
+"""Output files and folders: tests before the work starts, and one message for a failed write."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .atomic import TEMPORARY, is_stream, temporary_name
 from .errors import UsageError, WriteError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-"""What only a write can meet."""
+"""Errors that only writes raise."""
 FILE_SYSTEM = (
     *NO_ROOM,
     *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR),
@@ -27,26 +27,26 @@ FILE_SYSTEM = (
         errno.ETXTBSY,
     ),
 )
-"""What is the matter with a place, a disk or the limits of a process, and not with the program."""
+"""Errors caused by a path, a disk or the limits of a process, not by the program."""
 BLOCK = 4096
-"""Bytes written on trial: an empty file fits on a full disk."""
+"""Bytes of a trial write. An empty file would succeed on a full disk."""
 REFUSED = "nothing was read or written"
 
 
 def writable_file(path: Path) -> Path:
-    """``path``, where a file can be written; folders above it that are missing can be made.
+    """Return ``path`` if a file can be written there. Missing parent folders are allowed if they can be created.
 
-    What lies there is not touched, and nothing is left behind. Raises UsageError.
+    Existing files are not changed, and no file remains. Raises UsageError if writing is impossible.
     """
     if path.is_dir():
-        raise _unusable(path, "a folder, where a file is meant", hint=f"name a file in it, such as {path / 'out'}")
+        raise _unusable(path, "a folder instead of a file", hint=f"name a file in it, such as {path / 'out'}")
     if not is_stream(path):
         _try(path, path.parent)
     return path
 
 
 def writable_folder(path: Path) -> Path:
-    """``path``, a folder that files can be written to, or that can be made. Otherwise as `writable_file`."""
+    """Return ``path`` if it is a writable folder or can be created. Otherwise like `writable_file`."""
     if os.path.lexists(path) and not path.is_dir():
         raise _unusable(path, _other_kind(path), hint="name another folder, or move the file away")
     _try(path, path)
@@ -54,7 +54,7 @@ def writable_folder(path: Path) -> Path:
 
 
 def _try(path: Path, folder: Path) -> None:
-    """Write a little where the missing part of ``folder`` begins, and remove it."""
+    """Write and remove a trial file in the nearest existing parent of ``folder``."""
     existing = folder
     try:
         while not os.path.lexists(existing):
@@ -80,8 +80,8 @@ def _write_on_trial(path: Path) -> None:
 
 
 def _other_kind(path: Path) -> str:
-    """What is there instead of a folder."""
-    return "a file" if path.exists() else "a link to nothing"
+    """Name of the kind of entry that exists instead of a folder."""
+    return "a file" if path.exists() else "a broken link"
 
 
 def _unusable(path: Path, found: str, hint: str) -> UsageError:
@@ -89,35 +89,35 @@ def _unusable(path: Path, found: str, hint: str) -> UsageError:
 
 
 def reason(error: OSError) -> str:
-    """What the operating system says, in its own words and without numbers."""
+    """The message of the operating system, without the error number."""
     said = error.strerror or str(error) or type(error).__name__
     return os.strerror(error.errno) if error.errno in FILE_SYSTEM and "\n" in said else said  # HDF5 adds its state
 
 
 def of_file_system(error: OSError) -> bool:
-    """Whether an error says something of a place or a disk, and so is no fault of the program."""
+    """Whether an error is caused by a path or a disk, not by the program."""
     return not isinstance(error, ConnectionError) and (error.filename is not None or error.errno in FILE_SYSTEM)
 
 
 def _below(name: str, place: str) -> bool:
-    """Whether a file is ``place``, lies in it, or beside it: what is written is written aside first."""
+    """Whether a file is ``place``, is inside it, or is a temporary file, which every write uses."""
     return Path(name).absolute().is_relative_to(Path(place).absolute()) or Path(name).name.startswith(TEMPORARY)
 
 
 @contextmanager
 def naming_write_errors(
     place: object,
-    effect: str = "what was being written is not there; what was finished before stays",
-    hint: str = "make room or mend the disk, then repeat the command",
+    effect: str = "the file was not written; finished results are kept",
+    hint: str = "free disk space or fix the disk, then repeat the command",
 ) -> Iterator[None]:
-    """What the operating system says against writing at or below ``place``, as a WriteError."""
+    """Convert errors of the operating system from writing at or below ``place`` to WriteError."""
     try:
         yield
     except OSError as error:
-        if error.errno is not None and not of_file_system(error):  # HDF5 gives no number where it has none
+        if error.errno is not None and not of_file_system(error):  # HDF5 errors may have no number
             raise
         elsewhere = isinstance(error.filename, str) and not _below(error.filename, str(place))
-        if elsewhere and error.errno not in NO_ROOM:  # something that was read
+        if elsewhere and error.errno not in NO_ROOM:  # an error of reading
             raise
         found = f"{error.filename}: {reason(error)}" if elsewhere else reason(error)
         shown = Path(str(place)).parent if Path(str(place)).name.startswith(TEMPORARY) else place

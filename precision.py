@@ -1,4 +1,5 @@
-"""In which numbers products are computed. By torch's default a GPU's convolutions run in TF32, which keeps 10 bits."""
+"""Numeric precision of matrix products and convolutions. By torch's default, GPU convolutions use TF32 (10-bit
+mantissa)."""
 
 from __future__ import annotations
 
@@ -10,9 +11,9 @@ import torch
 
 @contextmanager
 def float32_products(tf32: bool = False) -> Iterator[None]:
-    """Convolutions and matrix products of float32 tensors in full float32, or, where asked for, in a GPU's TF32.
+    """Compute convolutions and matrix products of float32 tensors in full float32, or in TF32 on a GPU.
 
-    Process-wide while entered; what torch was set to comes back afterwards. A CPU does not know TF32.
+    The setting applies to the whole process within the context, and is restored afterwards. CPUs have no TF32.
     """
     convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
     before = convolutions.allow_tf32, products.allow_tf32
@@ -25,6 +26,6 @@ def float32_products(tf32: bool = False) -> Iterator[None]:
 
 @contextmanager
 def computing_in(amp: str, device: torch.device) -> Iterator[None]:
-    """``none``: float32. ``tf32``: see `float32_products`. ``bf16``: under autocast, the rest in float32."""
+    """Numeric precision within the context. ``none``: float32. ``tf32``: see `float32_products`. ``bf16``: autocast."""
     with float32_products(amp == "tf32"), torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16"):
         yield

@@ -1,7 +1,7 @@
-"""What a command, or a function of the library, can be asked for.
+"""Requests: the parameters of a command, or of a function of the library.
 
-A request is a frozen dataclass with a field for everything that can be said. Defaults and choices stand in its fields and
-nowhere else; the options of the command line are made of them, see `option`.
+A request is a frozen dataclass with one field per parameter. Its fields define the defaults and choices. The options of
+the command line are generated from the fields, see `option`.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from .errors import UsageError
 from .options import Decorator, RowOf
 
 PROTOCOLS = ("tubedetr", "dense", "hcstvg_official")
-"""How the field's metrics are counted; see `evaluate.metrics`."""
-PROTOCOL_HELP = "How the field's metrics are counted: on sampled frames as published numbers are, or on every frame."
+"""Evaluation protocols; see `evaluate.metrics`."""
+PROTOCOL_HELP = "Evaluation protocol: metrics on sampled frames, as in published results, or on every frame."
 MODES = ("cached", "text", "last-stage", "end-to-end")
-"""What trains besides the head; see `TrainConfig.mode`."""
+"""Training modes: the parts of the encoders that are trained with the head; see `TrainConfig.mode`."""
 
 
 def one_of(known: Collection[str], default: Any = MISSING) -> Any:
-    """A field whose value is a row of a table or a name of a list; its first default is ``default``."""
+    """A field with a value among ``known``: the keys of a table, or a list of names."""
     return setting(default, known)
 
 
 class Request:
-    """The base of requests. Raises UsageError for a value that is none of its field's choices."""
+    """Base class of requests. Raises UsageError for a value that is not among its field's choices."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
@@ -41,21 +41,21 @@ class Request:
 
 
 def names_of(request: type[Request], but: str = "") -> list[str]:
-    """The names of a request's fields, ``but`` one."""
+    """Names of a request's fields, without the field ``but``."""
     return [each.name for each in fields(request) if each.name != but]
 
 
 def require_known(given: Iterable[str], known: Collection[str], function: str) -> None:
-    """UsageError for an option that ``function`` has none of, with the nearest name."""
+    """Raise UsageError, with the nearest name, for an option that ``function`` does not have."""
     for name in given:
         if name not in known:
             raise UsageError(f"{function} has no option {name!r}", hint=nearest(name, known))
 
 
 def option(request: type[Request], name: str, *declarations: str, **attributes: Any) -> Decorator:
-    """A command's option for a field of its request: with the field's default and its choices.
+    """The click option of a request's field, with the field's default and choices.
 
-    ``declarations``: as `click.option` takes them, ``--name`` where there are none. ``attributes``: its other arguments.
+    ``declarations``: names for `click.option`.  [--name] ``attributes``: its other arguments.
     """
     found = next(each for each in fields(request) if each.name == name)
     known = found.metadata.get("within")

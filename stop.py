@@ -1,4 +1,4 @@
-"""Ending work from outside: some signals are wishes. What is under way ends and is saved, then the work stops."""
+"""Graceful stop: SIGINT and SIGTERM request that the work finishes its current step, saves, and exits."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from types import FrameType
 from typing import Any, Self
 
 IMPATIENT = 3.0
-"""Seconds after which a repeated signal ends the work where it stands. Launchers repeat theirs sooner."""
+"""A signal repeated after this many seconds stops the work at once. Launchers repeat their signals sooner."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """Work was asked to end, and did. ``signal``: by which signal; the exit status is 128 more. ``says``: for the user."""
+    """Work was stopped by a signal.
+
+    ``signal``: its number; the exit status is 128 more. ``says``: message for the user.
+    """
 
     says = "interrupted; repeat the command to go on"
 
@@ -25,9 +28,9 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Stop:
-    """While this context is open, these signals do not raise; ``signal`` says which one came, 0 for none.
+    """Within this context, these signals do not raise. ``signal``: number of the first received signal; 0 for none.
 
-    ``then`` is called with each of them, to pass it on.
+    ``then``: function that is called with every received signal, for example to forward it.
     """
 
     def __init__(
@@ -41,7 +44,7 @@ class Stop:
         self.before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():  # others get no signals
+        if threading.current_thread() is threading.main_thread():  # Python delivers signals to the main thread only
             self.before = {number: signal.signal(number, self.receive) for number in self.signals}
         return self
 
@@ -60,7 +63,7 @@ class Stop:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Around what may be left at any moment: a signal raises Interrupted there and then."""
+        """Context for work that can stop at any point: a signal raises Interrupted at once."""
         if self.signal:
             raise Interrupted(self.signal)
         self.waits = False

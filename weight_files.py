@@ -1,4 +1,5 @@
-"""Files of weights as they lie on a disk: one file, or shards with their index. Tensors and plain data, never code."""
+"""Reading of weights files: a single file, or shards with an index. Only tensors and plain data are loaded, never
+code."""
 
 from __future__ import annotations
 
@@ -22,13 +23,16 @@ from .wording import install
 
 INDEX = ".index.json"
 NAMES = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin", f"pytorch_model.bin{INDEX}")
-"""What a folder of Hugging Face's keeps its weights in; the first that is there is taken."""
+"""File names of weights in a Hugging Face folder. The first existing one is used."""
 CHECKPOINTS = ("best.safetensors", "last.safetensors")
-"""What a run's folder keeps its head in."""
+"""File names of checkpoints in the folder of a run. The first existing one is used."""
 
 
 def find_file(place: Path, names: Sequence[str] = NAMES, what: str = "weights") -> Path:
-    """``place`` itself, or the first of ``names`` where it is a folder. CheckpointError when the folder has none."""
+    """``place`` if it is not a folder, else the first existing file of ``names`` in it.
+
+    CheckpointError if there is none.
+    """
     if not place.is_dir():
         return place
     found = next((place / name for name in names if (place / name).is_file()), None)
@@ -38,20 +42,20 @@ def find_file(place: Path, names: Sequence[str] = NAMES, what: str = "weights") 
 
 
 def checkpoint_in(place: Path) -> Path:
-    """``place`` itself, or the best checkpoint of the run whose folder it is. Raises CheckpointError where it has none."""
+    """``place``, or the best checkpoint in it if it is the folder of a run. Raises CheckpointError if it has none."""
     return find_file(place, CHECKPOINTS, "checkpoint")
 
 
 def read_file(path: Path) -> Any:
-    """What a .safetensors file, a torch file or an index of shards holds.
+    """The content of a .safetensors file, a torch file or an index of shards.
 
-    Raises CheckpointError for anything else; a pickle that holds more than tensors is refused without running it.
+    Raises CheckpointError for other files. A pickle with other objects than tensors is rejected without being executed.
     """
     return read_shards(path) if path.name.endswith(INDEX) else read_whole(path)
 
 
 def read_whole(path: Path) -> Any:
-    """What one file holds; its first bytes say of which kind it is."""
+    """The content of one file. Its first bytes determine the format."""
     try:
         with path.open("rb") as file:
             head = file.read(64)
@@ -60,18 +64,18 @@ def read_whole(path: Path) -> Any:
         raise CheckpointError(f"weights {path} cannot be read", found=error.strerror) from None
     if head.startswith(b"version https://git-lfs"):
         raise CheckpointError(
-            f"{path} is not weights but a git-lfs pointer",
+            f"{path} is a git-lfs pointer, not weights",
             found=f"{size} bytes of text",
             hint="git lfs pull, or download the file itself",
         )
     try:
         if head[8:9] == b"{" or (path.suffix == ".safetensors" and not head.startswith(b"PK")):
             return load_file(path)
-        # MDETR and TubeDETR store their options as an argparse namespace, which holds data and runs nothing.
-        # Opened here: by its name torch would take a file for safetensors.
+        # MDETR and TubeDETR store their options as an argparse namespace, which holds only data.
+        # The file is opened here, because torch.load would choose safetensors by the file name.
         with torch.serialization.safe_globals([argparse.Namespace]), path.open("rb") as file:
             return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged pickles raise whatever their bytes lead to
+    except Exception as error:  # damaged pickles raise exceptions of any type
         raise CheckpointError(
             f"{path} cannot be read as weights",
             expected="a whole .safetensors file, or a torch file of tensors only",
@@ -81,25 +85,25 @@ def read_whole(path: Path) -> Any:
 
 
 def why(error: Exception) -> str:
-    """Why a file of weights could not be read. Torch answers with advice on how to run what the file holds."""
+    """The reason why a weights file could not be read, without torch's advice to load it unsafely."""
     if isinstance(error, SafetensorError | RuntimeError | EOFError | OSError):
         return first_line(error)
     refused = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
-    return f"it holds more than tensors: {refused[1]}" if refused else "it is no file of torch's"
+    return f"it holds more than tensors: {refused[1]}" if refused else "it is not a torch file"
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's error says: its first sentence, or as many of its words as fit into one of our lines."""
+    """The first sentence of a library's error message, cut to 160 characters at a word."""
     line = (str(error) or type(error).__name__).splitlines()[0]
     sentence = line.split(". ")[0]
     return sentence if len(sentence) <= 160 else f"{sentence[:160].rpartition(' ')[0] or sentence[:160]} …"
 
 
 def read_shards(index: Path) -> dict[str, Tensor]:
-    """The tensors of all shards that an index names, each from the shard it is said to lie in.
+    """The tensors of all shards of an index, each from the shard that the index gives.
 
-    Raises CheckpointError for an index that is none, a shard that is missing or lies outside the index's folder, and a
-    tensor that is not in its shard.
+    Raises CheckpointError for an invalid index, a shard that is missing or outside the index's folder, and a tensor
+    that is not in its shard.
     """
     try:
         places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
@@ -133,10 +137,10 @@ def read_shards(index: Path) -> dict[str, Tensor]:
 
 
 def require_finite(tensors: Mapping[str, Tensor], where: object) -> None:
-    """Raises CheckpointError, naming it, for a tensor with NaN or infinity in it, or one without numbers of its own."""
+    """Raise CheckpointError for a tensor with NaN or infinity, and for a meta, quantised or sparse tensor."""
     for name, value in tensors.items():
         if value.is_meta or value.is_quantized or value.layout is not torch.strided:
-            raise CheckpointError(f"{where}: {name} is no plain tensor", found=f"{value.device}, {value.layout}")
+            raise CheckpointError(f"{where}: {name} is not a plain tensor", found=f"{value.device}, {value.layout}")
         if value.is_floating_point() and not (finite := value.to(torch.float32).isfinite()).all():
             raise CheckpointError(
                 f"{where}: {name} holds numbers that are not finite",
@@ -148,20 +152,21 @@ def require_finite(tensors: Mapping[str, Tensor], where: object) -> None:
 
 @dataclass(frozen=True)
 class PackagedWeights:
-    """A file or folder of weights inside a package."""
+    """A file or folder of weights inside a Python package."""
 
     encoder: str
-    """Whose weights these are."""
+    """Name of the encoder."""
     distribution: str
-    """The package's name where packages are installed from."""
+    """Name of the package on the package index."""
     module: str
+    """Name of the package for import."""
     place: str
-    """Below the package's folder."""
+    """Path of the weights, relative to the package's folder."""
     otherwise: str
-    """What else to try, for people."""
+    """Alternative to installing the package, for the error message."""
 
     def find(self) -> Path:
-        """Where they lie. Raises CheckpointError when the package is not installed; nothing is downloaded."""
+        """Path of the weights. Raises CheckpointError if the package is not installed. Nothing is downloaded."""
         spec = find_spec(self.module)
         for folder in (spec.submodule_search_locations or []) if spec else []:
             if (Path(folder) / self.place).exists():

@@ -1,4 +1,4 @@
-"""Weights from files the user names, whatever they are wrapped in; and a hash that does not depend on the file format."""
+"""State dicts from weights files of various layouts, and a hash of them that does not depend on the file format."""
 
 from __future__ import annotations
 
@@ -18,41 +18,41 @@ from .weight_files import NAMES, find_file, read_file, require_finite
 StateDict = dict[str, Tensor]
 
 AVERAGED = ("model_ema", "ema", "ema_model", "state_dict_ema", "ema_state_dict", "params_ema")
-"""Names of the entries, and of the modules, that hold averaged weights; these are preferred. MDETR and TubeDETR write a
-``model_ema`` of None when they average nothing."""
+"""Names of entries and modules with averaged weights, which are preferred. MDETR and TubeDETR write a ``model_ema`` of
+None if they do not average."""
 CONTAINERS = (*AVERAGED, "model", "state_dict", "model_state_dict", "module", "params")
-"""Entries of a checkpoint that hold a state dict, or another container; the better first."""
+"""Entries of a checkpoint that hold a state dict or another container, in order of preference."""
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-"""Parts of a tensor's name that come from DataParallel, torch.compile, FSDP and recomputation, and say nothing."""
+"""Parts of tensor names that DataParallel, torch.compile, FSDP and recomputation add. They are removed."""
 DEEPEST = 3
-"""Entries within entries that are looked into."""
+"""Maximum depth of nested entries."""
 COUNTERS = ("num_batches_tracked", "n_averaged")
-"""Last parts of the names of what counts steps, and is no weight."""
+"""Last name parts of tensors that count steps. They are not weights."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The state dict of a file, and what had to be taken off to get at it. Prints as one line that says so."""
+    """A state dict, its file, and the changes made while reading it. Prints as one line."""
 
     tensors: StateDict
     file: Path
     entry: str | None = None
-    """The entry of the file that held them, such as ``model`` or ``state_dict.model``; None: the file itself."""
+    """The entry that held the tensors, such as ``model`` or ``state_dict.model``; None for the top level."""
     removed: tuple[str, ...] = ()
-    """Parts of names that were taken off."""
+    """Parts that were removed from tensor names."""
 
     def __str__(self) -> str:
         entry = [f"entry {self.entry}"] if self.entry else []
-        removed = [f"{' and '.join(self.removed)} taken off the names"] if self.removed else []
+        removed = [f"{' and '.join(self.removed)} removed from the names"] if self.removed else []
         kinds = sorted({str(v.dtype).removeprefix("torch.") for v in self.tensors.values() if v.is_floating_point()})
         stored = [f"stored as {' and '.join(kinds)}"] if kinds and kinds != ["float32"] else []
         notes = "; ".join(entry + removed + stored)
         return f"{self.file} ({notes})" if notes else str(self.file)
 
     def beside(self, anchor: str) -> Weights:
-        """The module that has the tensor ``anchor``, whatever its name in the file; counters are left out.
+        """The weights of the module that has the tensor ``anchor``, for any prefix of its name. Counters are left out.
 
-        Raises CheckpointError when several modules have one and not exactly one of these is averaged.
+        Raises CheckpointError if several modules have such a tensor, unless exactly one of them is averaged.
         """
         prefix = self.prefix_of(anchor) or ""
         kept = {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
@@ -60,30 +60,30 @@ class Weights:
         return replace(self, tensors=kept, removed=(*self.removed, prefix) if prefix else self.removed)
 
     def prefix_of(self, anchor: str) -> str | None:
-        """What stands before ``anchor`` in the name of the one tensor that ends so; None when none does."""
+        """The prefix of the tensor with a name that ends in ``anchor``; None if there is no such tensor."""
         ends = [k.removesuffix(anchor) for k in self.tensors if k.endswith(anchor)]
         found = [p for p in ends if not p or p.endswith(".")]
         chosen = found if len(found) == 1 else [p for p in found if {*AVERAGED} & {*p.split(".")}]
         if len(found) > 1 and len(chosen) != 1:
             raise CheckpointError(
-                f"{self.file} holds several modules that could be meant",
+                f"{self.file} holds several matching modules",
                 found=some(f"{p}{anchor}" for p in found),
                 effect="nothing was loaded",
-                hint="save the state dict of one of them alone",
+                hint="save only the state dict of one of them",
             )
         return chosen[0] if chosen else None
 
 
 def read_state_dict(path: Path) -> StateDict:
-    """The tensors of a file of weights, by name; see `read_weights`."""
+    """The tensors of a weights file, by name; see `read_weights`."""
     return read_weights(path).tensors
 
 
 def read_weights(place: Path, names: Sequence[str] = NAMES) -> Weights:
     """The state dict of a .safetensors or torch file, of an index of shards, or of the first of ``names`` in a folder.
 
-    Averaged weights are preferred to others, see `CONTAINERS`; `WRAPPERS` are taken off the names. Raises CheckpointError
-    for anything else, for numbers that are not finite, and for tensors that would have one name.
+    Averaged weights are preferred, see `CONTAINERS`. `WRAPPERS` are removed from names. Raises CheckpointError for
+    other files, for values that are not finite, and if two tensors would get the same name.
     """
     path = find_file(place, names)
     loaded = read_file(path)
@@ -105,10 +105,10 @@ def read_weights(place: Path, names: Sequence[str] = NAMES) -> Weights:
         removed |= dict.fromkeys(f"{p}." for p in parts if p in WRAPPERS)
         if plain in tensors:
             raise CheckpointError(
-                f"two tensors of {path} are both {plain}",
+                f"two tensors of {path} have the name {plain}",
                 found=f"{origin[plain]}, {name}",
                 effect="nothing was loaded",
-                hint="save the state dict of one of the two alone",
+                hint="save only the state dict of one of the two",
             )
         tensors[plain], origin[plain] = value, name
     require_finite(tensors, path)
@@ -116,7 +116,7 @@ def read_weights(place: Path, names: Sequence[str] = NAMES) -> Weights:
 
 
 def state_dict_in(loaded: Any, entry: tuple[str, ...] = ()) -> tuple[StateDict, tuple[str, ...]] | None:
-    """The best state dict in what a file holds, and through which entries it was reached; None if there is none."""
+    """The preferred state dict in a file's content, and the entries that lead to it; None if there is none."""
     if not isinstance(loaded, Mapping) or not loaded or len(entry) > DEEPEST:
         return None
     if all(isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items()):
@@ -126,9 +126,9 @@ def state_dict_in(loaded: Any, entry: tuple[str, ...] = ()) -> tuple[StateDict, 
 
 
 def load_exactly(module: nn.Module, tensors: StateDict, where: object) -> None:
-    """Load every tensor of ``module`` by name, shape and kind of number; half precision becomes the module's own.
+    """Load every tensor of ``module``. Names, shapes and kinds of number must match; floats are cast to its precision.
 
-    CheckpointError lists what is missing or left over.
+    Raises CheckpointError with lists of the missing, unexpected and mismatched tensors.
     """
     state = module.state_dict()
     wanted = {k: tuple(v.shape) for k, v in state.items()}
@@ -150,14 +150,14 @@ def load_exactly(module: nn.Module, tensors: StateDict, where: object) -> None:
 
 
 def some(names: Iterable[str], count: int = 4) -> str | None:
-    """The first names of a list, and how many more there are; None when there are none."""
+    """The first names of a list and the number of others, as text; None for an empty list."""
     listed = list(names)
     more = f" and {len(listed) - count} more" if len(listed) > count else ""
     return ", ".join(listed[:count]) + more if listed else None
 
 
 def state_sha256(tensors: Mapping[str, Tensor], extra: bytes = b"") -> str:
-    """Hash of names, types, shapes and values, whatever file they came from; ``extra`` is hashed in."""
+    """Hash of names, types, shapes and values, independent of the file format. ``extra``: more bytes to hash."""
     digest = hashlib.sha256(extra)
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()
@@ -167,10 +167,10 @@ def state_sha256(tensors: Mapping[str, Tensor], extra: bytes = b"") -> str:
 
 
 def random_values(shape: Sequence[int], seed: int, name: str) -> Tensor:
-    """Seeded random numbers of mean 0 and variance 1, float32, the same on every machine.
+    """Seeded uniform random numbers with mean 0 and variance 1, float32, identical on every machine.
 
-    Torch's normal numbers differ in their last bits with the processor's vector unit, and so would the hash of weights
-    made of them. These are whole numbers scaled, which leaves nothing to rounding: uniform, every tensor by itself.
+    The last bits of torch's normal numbers depend on the CPU's vector unit, and so would the hash of random weights.
+    These numbers are scaled integers, so every machine rounds them equally. Every tensor name has a stream of its own.
     """
     number = int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:8], "little")
     whole = np.random.Generator(np.random.PCG64(number)).integers(-(2**22), 2**22, tuple(shape), dtype=np.int32)

@@ -1,1 +1,1 @@
-"""What every room shares: samples, sampling, the feature store and the batches read from it."""
+"""The feature cache: samples, frame sampling, feature stores, and the batches that are read from them."""

@@ -1,4 +1,4 @@
-"""An annotation set: the samples of some splits of one dataset, apart from every feature."""
+"""Annotation sets: the samples of some splits of one dataset, independent of features."""
 
 from __future__ import annotations
 
@@ -20,15 +20,18 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 @dataclass(frozen=True)
 class Split:
-    """What a set says of one of its splits."""
+    """Facts about one split of a set."""
 
     sha256: str
-    """Of its samples, whatever their order."""
+    """Hash of its samples, independent of their order."""
     samples: int
+    """Number of samples."""
     videos: int
+    """Number of videos."""
     max_frames: int | None = None
-    """The sampling at which the annotation was checked, and with ``on_bad_record`` what admitted its samples."""
+    """The ``max_frames`` for which the annotations were checked."""
     on_bad_record: str = "raise"
+    """Handling of faulty records: ``raise``, or ``skip`` to leave them out."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,10 @@ class AnnotationSet:
     splits: dict[str, Split]
     samples: SampleTable = field(repr=False)
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """By video id the file that the set means (``bytes``, ``mtime_ns``; ``sha256`` once it is known), where its extraction
-    saw another one than the cache holds features of."""
+    """By video id: the file of the set's own extraction (``bytes``, ``mtime_ns``; ``sha256`` once it is known). Only
+    for videos with features of another file in the cache."""
     stored_in: Location | None = None
-    """The cache that holds exactly this set."""
+    """The cache that holds exactly this set; None if no cache does."""
 
     @classmethod
     def of(
@@ -55,10 +58,10 @@ class AnnotationSet:
         max_frames: int | None = None,
         on_bad_record: str = "raise",
     ) -> AnnotationSet:
-        """A set in memory. ``splits``: those that may have no sample. Raises UsageError for a name no file can have."""
+        """A set in memory. ``splits``: names of splits that may be empty. Raises UsageError for an invalid set name."""
         if not NAME.fullmatch(name):
             raise UsageError(
-                f"{name!r} cannot name an annotation set", expected="letters, digits, _ . and -, at most 100 of them"
+                f"{name!r} cannot name an annotation set", expected="at most 100 characters: letters, digits, _ . and -"
             )
         table = SampleTable.of(samples, f"annotation set {name}")
         found = {
@@ -69,12 +72,12 @@ class AnnotationSet:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the dataset's name and all samples, whatever their order."""
+        """Hash of the dataset's name and all samples, independent of their order."""
         content = json.dumps([self.dataset, {split: facts.sha256 for split, facts in sorted(self.splits.items())}])
         return hashlib.sha256(content.encode(errors="surrogatepass")).hexdigest()
 
     def means(self, video_id: str, source: Mapping[str, Any]) -> bool:
-        """Whether features of a file (a unit's ``source``) are of the video that this set calls so, as far as is known."""
+        """Whether a unit's ``source`` is the file of this set's video ``video_id``. True if either file is unknown."""
         file = self.files.get(video_id)
         return (
             not file
@@ -85,23 +88,26 @@ class AnnotationSet:
         )
 
     def with_files(self, seen: Mapping[str, Mapping[str, Any] | None]) -> AnnotationSet:
-        """This set, for which files were seen: None where the cache's features are of the file that is there."""
+        """This set with updated `files`.
+
+        ``seen``: by video id the file found; None if it matches the cache's features.
+        """
         files = {video_id: file for video_id, file in {**self.files, **seen}.items() if file}
         return self if files == self.files else replace(self, files=files, stored_in=None)
 
     def rows(self, split: str) -> list[int]:
-        """The rows of a split's samples."""
+        """Table rows of a split's samples."""
         return [row for row, name in enumerate(self.samples.splits) if name == split]
 
     def with_splits_of(self, other: AnnotationSet, where: object = "") -> AnnotationSet:
-        """This set with the other's splits in place of its own of these names. Raises CacheError for another dataset."""
+        """This set with its splits replaced by the other's of the same names. Raises CacheError for another dataset."""
         if self.dataset != other.dataset:
             raise CacheError(
                 f"{where}: annotation set {self.name} is of another dataset",
                 expected=self.dataset,
                 found=other.dataset,
                 effect="nothing was written",
-                hint="--annotation-set NAME, another name for these annotations",
+                hint="--annotation-set NAME, to give these annotations another name",
             )
         splits = {**self.splits, **other.splits}
         kept = {s: (self if self._holds(s, splits[s]) else other) for s in splits}
@@ -113,7 +119,10 @@ class AnnotationSet:
         return AnnotationSet(self.name, self.dataset, facts, table, {**self.files, **other.files})
 
     def united_with(self, other: AnnotationSet, where: object) -> AnnotationSet:
-        """The samples of both, each once. CacheError when they contradict: another dataset, rule, or sample of one id."""
+        """The union of both sets' samples.
+
+        Raises CacheError for another dataset, other reading options of a split, or different samples with one id.
+        """
         if self.sha256 == other.sha256:
             return self.with_files(other.files)
         found = {(s.split, s.sample_id): s for s in self.samples} if self.dataset == other.dataset else {}
@@ -122,20 +131,20 @@ class AnnotationSet:
             mine, theirs = (s.splits[split] for s in (self, other))
             if (mine.max_frames, mine.on_bad_record) != (theirs.max_frames, theirs.on_bad_record):
                 faults.append(
-                    f"{split} was read with --max-frames {mine.max_frames} --on-bad-record {mine.on_bad_record} and with "
-                    f"--max-frames {theirs.max_frames} --on-bad-record {theirs.on_bad_record}"
+                    f"{split} was read with --max-frames {mine.max_frames} --on-bad-record {mine.on_bad_record}, "
+                    f"and with --max-frames {theirs.max_frames} --on-bad-record {theirs.on_bad_record}"
                 )
         faults += [
-            f"sample {sample.sample_id} of {sample.split} is another"
+            f"sample {sample.sample_id} of {sample.split} is different"
             for sample in other.samples
             if not same_sample(found.setdefault((sample.split, sample.sample_id), sample), sample)
         ]
         if faults:
             raise CacheError(
-                f"{where}: annotation set {self.name} contradicts the one of this name that is there",
+                f"{where}: annotation set {self.name} contradicts an existing set of this name",
                 found="; ".join(faults[:3]) + (f"; and {len(faults) - 3:,} more" if len(faults) > 3 else ""),
                 effect="nothing was written",
-                hint="stvg cache remove-annotations in one of the caches, then stvg extract it again",
+                hint="run stvg cache remove-annotations on one of the caches, then stvg extract again",
             )
         table = SampleTable.of(list(found.values()), f"annotation set {self.name}")
         rules = {**other.splits, **self.splits}
@@ -146,7 +155,7 @@ class AnnotationSet:
         return split in self.splits and self.splits[split].sha256 == wanted.sha256
 
     def to_json(self) -> dict[str, str]:
-        """For the record of a run."""
+        """Name and hash, for the record of a run."""
         return {"name": self.name, "sha256": self.sha256}
 
 

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 @click.group(cls=Commands, short_help="Inspect, verify, convert and merge caches.")
 def cache() -> None:
-    """Look into a cache, check it, and bring it into another form."""
+    """Inspect, verify, convert, export and merge caches."""
 
 
 @cache.command("info")
 @click.argument("path", type=CACHE)
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def cache_info(path: Location, as_json: bool) -> None:
-    """What a cache holds and exactly how it was made."""
+    """Print the contents of a cache, and the recipe of its features."""
     from .index import Cache
     from .upkeep.summary import summarise, summary_lines
 
@@ -35,17 +35,17 @@ def cache_info(path: Location, as_json: bool) -> None:
     say(json.dumps(found, indent=1) if as_json else "\n".join(summary_lines(found)))
 
 
-@cache.command("verify", short_help="Compare every checksum, and name all that is wrong.")
+@cache.command("verify", short_help="Compare every checksum, and report all faults.")
 @click.argument("path", type=CACHE)
 @click.option(
-    "--repair", is_flag=True, help="Remove what is damaged or left over, so that stvg extract writes it again."
+    "--repair", is_flag=True, help="Remove damaged parts and leftovers. The next stvg extract writes them again."
 )
 @click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Units read at once.")
 def cache_verify(path: Location, repair: bool, jobs: int) -> None:
-    """Read everything, compare every checksum, and name all that is missing, damaged or foreign.
+    """Read the whole cache, compare every checksum, and report missing, damaged and foreign parts.
 
-    Exits with 1 if anything is wrong, repaired or not: after a repair, stvg extract has to fill the gaps. Files that are
-    not the cache's own are named and left alone.
+    The exit status is 1 if there are faults, also after a repair: run stvg extract to write the removed parts again.
+    Foreign files are reported and never removed.
     """
     from .upkeep import verify as check
 
@@ -56,22 +56,22 @@ def cache_verify(path: Location, repair: bool, jobs: int) -> None:
     say(f"{counted(findings.units, 'unit')} read, {counted(len(findings.problems), 'problem')}")
     if repair:
         removed = check.repair(findings)
-        say(f"removed {len(removed):,}; the next stvg extract writes again what belongs there")
+        say(f"removed {len(removed):,}; the next stvg extract writes the missing parts again")
         for place in removed:
             say(f"  {place}")
     elif findings.removable:
         pieces = counted(len(findings.removable), "file or folder", "files and folders")
-        say(f"--repair would remove {pieces}, for stvg extract to write again")
+        say(f"--repair would remove {pieces}; stvg extract writes them again")
     if findings.problems:
         raise SystemExit(1)
 
 
-@cache.command("convert", short_help="Copy a cache into another store or place.")
+@cache.command("convert", short_help="Copy a cache to another store or location.")
 @click.argument("source", type=CACHE)
 @click.argument("target", type=OUT_CACHE)
-@click.option("--store", type=RowOf(STORES), required=True, help="How TARGET keeps its units.")
+@click.option("--store", type=RowOf(STORES), required=True, help="File format of the units in TARGET.")
 def cache_convert(source: Location, target: Location, store: str) -> None:
-    """Copy a cache into another store or to another place: the same features, byte for byte.
+    """Copy a cache to another store or location. The bytes of all features stay identical.
 
     \b
     Example: stvg cache convert cache/vidstg s3://bucket/vidstg --store zarr
@@ -87,10 +87,13 @@ def cache_convert(source: Location, target: Location, store: str) -> None:
 @click.argument("source", type=CACHE)
 @click.argument("out", type=OUT_FOLDER)
 @annotation_set_option
-@click.option("--level", metavar="NAME", help="Whose maps are written.  [the last]")
+@click.option("--level", metavar="NAME", help="Level of the maps to write.  [the last]")
 @click.option("--format", "form", type=click.Choice(["npz", "npy"]), default="npz", show_default=True)
 def cache_export(source: Location, out: Path, annotation_set: str | None, level: str | None, form: str) -> None:
-    """Write the maps of one level: OUT/VIDEO.npz with features, source frames and timestamps_ms, or OUT/VIDEO.npy.
+    """Write the maps of one level as NumPy files.
+
+    OUT/VIDEO.npz holds features, source frames and timestamps_ms. With --format npy: OUT/VIDEO.npy and
+    OUT/VIDEO.frames.npy.
 
     \b
     Example: stvg cache export cache/vidstg features
@@ -103,28 +106,28 @@ def cache_export(source: Location, out: Path, annotation_set: str | None, level:
     say(f"export: {counted(written, 'video')} → {out}")
 
 
-@cache.command("remove-annotations", short_help="Take an annotation set out of a cache.")
+@cache.command("remove-annotations", short_help="Remove an annotation set from a cache.")
 @click.argument("path", type=CACHE)
 @click.argument("name")
 def cache_remove_annotations(path: Location, name: str) -> None:
-    """Take the annotation set NAME out of a cache. Features stay: another set may need them, and so may this one again."""
+    """Remove the annotation set NAME from a cache. All features stay."""
     from .index import read_header
     from .set_files import remove_set
 
     read_header(path)
     with naming_write_errors(path):
         remove_set(path, name)
-    say(f"removed the annotation set {name} of {path}; its features stay")
+    say(f"removed annotation set {name} from {path}; all features stay")
 
 
 @cache.command("merge", short_help="Merge caches of one recipe into one.")
 @click.argument("out", type=OUT_CACHE)
 @click.argument("shards", type=CACHE, nargs=-1, required=True)
 def cache_merge(out: Location, shards: tuple[Location, ...]) -> None:
-    """Make one cache of SHARDS of the same recipe, whatever their annotations; OUT may be there already.
+    """Merge SHARDS of one recipe into the cache OUT, which may exist. Their annotations may differ.
 
-    On one file system units are linked, not copied. Annotation sets of one name are united; where they contradict, nothing
-    is written.
+    Within a file system, units are hard-linked instead of copied. Annotation sets of one name are united. If two of
+    them contradict each other, nothing is written.
 
     \b
     Example: stvg cache merge cache/vidstg shards/0 shards/1 shards/2

@@ -1,6 +1,6 @@
-"""What of a split can be read: which videos are complete, and which samples they serve. For the record of a run.
+"""The readable contents of a split, for the record of a run: its complete videos and their samples.
 
-Two caches with equal digests give a run the same samples in the same order.
+Caches with equal digests give a run the same samples in the same order.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ COLUMNS = (
     "height",
     "fps",
 )
-"""What of a row reaches training, the boxes aside."""
+"""Columns that training reads, in addition to the boxes."""
 NAMED = 5
-"""Videos that a change names; the others are counted."""
+"""Videos that a change lists by name; it counts the rest."""
 
 
 @dataclass(frozen=True)
 class Contents:
-    """The videos of a split that are complete, and their samples."""
+    """The complete videos of a split and their samples."""
 
     split: str
     fingerprint: str
-    """Of the recipe of the features."""
+    """Fingerprint of the features' recipe."""
     videos: dict[str, tuple[int, str]]
-    """Video id → number of samples, checksum of all that training reads of them; in the order of the table."""
+    """Video id → (number of samples, checksum of the columns and boxes that training reads), in table order."""
     order: str
     """Checksum of the order of the samples."""
     sources: dict[str, str] = field(default_factory=dict)
-    """Video id → the beginning of the SHA-256 of the file its features are of, where that is known."""
+    """Video id → first 16 hex digits of the SHA-256 of the file of its features, if known."""
 
     @classmethod
     def of(
@@ -59,10 +59,7 @@ class Contents:
         fingerprint: str,
         sources: Mapping[str, str] | None = None,
     ) -> Contents:
-        """Of some rows of a table of samples, ascending: all those a run can read.
-
-        ``sources``: as the attribute.
-        """
+        """Contents of the rows of a table that a run can read, ascending. ``sources``: see the attribute."""
         sums: dict[str, tuple[int, int]] = {}
         order = hashlib.sha256()
         for row, content in zip(rows, table.contents(rows, COLUMNS), strict=True):
@@ -79,7 +76,7 @@ class Contents:
 
     @property
     def digest(self) -> str:
-        """16 hex digits, of everything here."""
+        """Hash of all fields, as 16 hex digits."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
@@ -94,7 +91,7 @@ class Contents:
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Contents:
-        """Raises CacheError for anything else than `to_json` gives."""
+        """Inverse of `to_json`. Raises CacheError for anything else."""
         try:
             videos = {str(video_id): (int(count), str(total)) for video_id, (count, total) in stored["videos"].items()}
             return cls(
@@ -108,15 +105,15 @@ class Contents:
             raise CacheError("the recorded contents of a cache cannot be read", found=repr(error)) from None
 
     def changes(self, now: Contents) -> list[str]:
-        """What is not as it was when this was recorded, a line each, with counts and names. Empty when all is the same."""
+        """The differences between this record and ``now``, one line each, with counts and names. Empty if equal."""
         found = []
         if (self.split, self.fingerprint) != (now.split, now.fingerprint):
             found.append(f"split {self.split}, recipe {self.fingerprint}; now {now.split}, {now.fingerprint}")
         came, went = ([v for v in a.videos if v not in b.videos] for a, b in ((now, self), (self, now)))
         other = [v for v, facts in self.videos.items() if v in now.videos and now.videos[v] != facts]
         replaced = [v for v, file in self.sources.items() if now.sources.get(v, file) != file]
-        found += [f"{counted(len(came), 'video')} came: {_some(came)}"] if came else []
-        found += [f"{counted(len(went), 'video')} went: {_some(went)}"] if went else []
+        found += [f"{counted(len(came), 'video')} added: {_some(came)}"] if came else []
+        found += [f"{counted(len(went), 'video')} removed: {_some(went)}"] if went else []
         found += [f"{counted(len(other), 'video')} with other samples: {_some(other)}"] if other else []
         found += [f"{counted(len(replaced), 'video')} of another file: {_some(replaced)}"] if replaced else []
         if self.samples != now.samples:

@@ -1,4 +1,4 @@
-"""Which of many samples a cache has all features of."""
+"""Test which samples have all their features in a cache."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from .video_unit import VideoUnit
 
 ROWS_AT_ONCE = 512
 VIDEO = 2.0**32
-"""Frames of the n-th of some videos are counted from n times this on, where regions of several are looked for."""
+"""Offset between the frame numbers of consecutive videos, to search the regions of several videos in one index."""
 
 
 def covered(
     table: SampleTable, rows: Sequence[int], units: Mapping[str, VideoUnit], recipe: Recipe
 ) -> NDArray[np.bool_]:
-    """(n,) for some samples whether all frames and regions they need are stored, whatever slots are looked at.
+    """(n,) bool: whether all frames and regions that a sample needs are stored, for any ``max_frames``.
 
-    ``units``: of the videos that have any.
+    ``units``: the features of the videos that have any, by video id.
     """
     if recipe.bare:
         return np.ones(len(rows), dtype=bool)
@@ -42,7 +42,7 @@ def covered(
 def _block(
     table: SampleTable, rows: IntArray, video: IntArray, units: Sequence[VideoUnit], recipe: Recipe
 ) -> NDArray[np.bool_]:
-    """Of some samples (n,), each of the unit of this number ``video`` (n,)."""
+    """`covered` for samples (n,) of a few videos. ``video`` (n,): each sample's position in ``units``."""
     start, end, fps = (table.columns[name][rows] for name in ("segment_start", "segment_end", "fps"))
     frames, exists = sample_many(start, end, fps, Sampling(recipe.fps, UNTHINNED))
     there = np.asarray((_stored(units, video, frames) | ~exists).all(1))
@@ -54,10 +54,9 @@ def _block(
 
 
 def _stored(units: Sequence[VideoUnit], video: IntArray, frames: IntArray) -> NDArray[np.bool_]:
-    """Which of some frames (n, T) of the units ``video`` (n,) are stored."""
-    ends = np.array(
-        [int(unit.frames[-1]) + 2 if len(unit.frames) else 1 for unit in units]
-    )  # the last one is not stored
+    """Mask of the stored frames among (n, T); row i belongs to unit ``video[i]``."""
+    # One entry per frame number, and one more that stays False for all larger numbers.
+    ends = np.array([int(unit.frames[-1]) + 2 if len(unit.frames) else 1 for unit in units])
     starts = np.cumsum(ends) - ends
     stored = np.zeros(int(ends.sum()), dtype=bool)
     stored[np.concatenate([unit.frames + first for unit, first in zip(units, starts, strict=True)])] = True
@@ -65,5 +64,5 @@ def _stored(units: Sequence[VideoUnit], video: IntArray, frames: IntArray) -> ND
 
 
 def _of_video(regions: FloatArray, video: IntArray) -> FloatArray:
-    """Regions (r, 5) that those of another video never equal."""
+    """Regions (r, 5) with frame numbers shifted per video, so that regions of different videos are never equal."""
     return np.concatenate([regions[:, :1] + VIDEO * video[:, None], regions[:, 1:]], axis=1)

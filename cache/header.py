@@ -1,4 +1,4 @@
-"""cache.json: how the features of a cache were made, guarded by a checksum."""
+"""cache.json: the recipe, store and library versions of a cache, with a checksum."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FORMAT = "stvg feature cache"
 
 @dataclass(frozen=True)
 class Header:
-    """What cache.json says."""
+    """The contents of cache.json."""
 
     recipe: Recipe
     store: str
@@ -29,13 +29,13 @@ class Header:
 
     @classmethod
     def from_bytes(cls, stored: bytes, where: object) -> Header:
-        """Raises CacheError when a byte is not as it was written, or the format is another release's."""
+        """Raises CacheError if the file is damaged or has another format version."""
         try:
             content: dict[str, Any] = json.loads(stored)
             recipe = Recipe.from_json(content["recipe"])
             header = cls(recipe, content["store"], content["versions"])
             if header.to_bytes() != stored:
-                raise ValueError("its checksum does not fit")
+                raise ValueError("its checksum does not match")
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise CacheError(
                 f"{where} is damaged", found=error, hint="restore the file, or: stvg cache verify --repair"

@@ -1,13 +1,13 @@
-"""A cache folder as a whole: its recipe, its units, its annotation sets, and what could not be read.
+"""A cache: recipe, feature units, annotation sets, and the list of skipped videos.
 
     cache.json        recipe, fingerprint, store, versions (see `header`)
-    annotations/      the samples, one table a set (see `annotations`)
+    annotations/      the samples, one table per annotation set (see `annotations`)
     videos/           the first unit of every video (see `video_unit`)
     more/             units that were added to a video later
-    text/             token features of sentences, whatever set asked for them (see `texts`)
-    skipped.jsonl     what could not be read, and why (see `skipped`)
+    text/             token features of sentences of all annotation sets (see `texts`)
+    skipped.jsonl     videos that could not be read, with reasons (see `skipped`)
 
-Which videos are complete is read from the store alone.
+The units in the store alone determine which videos are complete.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 READERS = 8
-"""Threads that ask for records of units."""
+"""Threads that read the records of units."""
 UNITS_AT_ONCE = 32
-"""Of each of these."""
+"""Units per task of such a thread."""
 
 
 class Cache:
-    """An opened cache, seen through one of its annotation sets. Safe to share between threads and to send to workers.
+    """An open cache with one selected annotation set. Can be shared between threads and pickled to worker processes.
 
-    ``annotation_set``: the name of that set; None: the only one. It is looked for when it is first asked for.
+    ``annotation_set``: name of the set; None selects the only one. The set is read on first use.
     """
 
     def __init__(self, path: Location, header: Header, annotation_set: str | None = None) -> None:
@@ -59,21 +59,21 @@ class Cache:
         self.annotation_set = annotation_set
         self.store: Store = open_store(path, header.store)
         self.texts = Texts(self.store, self.recipe.fingerprint)
-        """Where the token features are; elsewhere only for `with_samples_of`."""
+        """The token features. They are in another cache after `with_samples_of`."""
         self.skip_list = SkipList(path)
         self._units: dict[str, VideoUnit] = {}
         self._more: dict[str, list[str]] | None = None
 
     @classmethod
     def open(cls, path: Location, annotation_set: str | None = None) -> Cache:
-        """Open what is there. Raises CacheError for a folder that is no cache, or one whose header is damaged."""
+        """Open a cache. Raises CacheError if the folder is not a cache or its header is damaged."""
         return cls(path, read_header(path), annotation_set)
 
     @classmethod
     def create(cls, path: Location, recipe: Recipe, store: str, versions: dict[str, str]) -> Cache:
-        """Make a cache without annotations, or open the one that is there.
+        """Create a cache without annotations, or open an existing one.
 
-        Raises CacheError when that has another recipe or store.
+        Raises CacheError if the existing cache has another recipe or store.
         """
         header = Header(recipe, store, versions)
         if not (path / HEADER).exists() and make(path, header):
@@ -84,10 +84,10 @@ class Cache:
         return cache
 
     def require_store(self, store: str) -> None:
-        """Refuse to write in another store than the units that are there."""
+        """Raise CacheError unless ``store`` is the store of this cache."""
         if self.header.store != store:
             raise CacheError(
-                f"{self.path} is kept otherwise",
+                f"{self.path} has another store",
                 expected=f"--store {self.header.store}",
                 found=f"--store {store}",
                 effect="nothing was read or written",
@@ -99,7 +99,10 @@ class Cache:
 
     @cached_property
     def annotations(self) -> AnnotationSet:
-        """The set this cache is seen through. Raises CacheError when there is no such one, or several and none is named."""
+        """The selected annotation set.
+
+        Raises CacheError if it does not exist, or if no name was given and several exist.
+        """
         return choose_set(self.path, self.annotation_set)
 
     @property
@@ -108,25 +111,25 @@ class Cache:
         return self.annotations.samples
 
     def annotate(self, new: AnnotationSet) -> Cache:
-        """Put an annotation set into the cache, see `update_set`; returns the cache seen through it."""
+        """Write an annotation set into the cache, see `update_set`. Returns this cache with the set selected."""
         return self.seen_through(update_set(self.path, new))
 
     def seen_through(self, annotations: AnnotationSet) -> Cache:
-        """The same features under some samples, which need not be in the cache."""
+        """This cache with the given annotation set selected. The set need not be stored in the cache."""
         other = copy(self)
         vars(other)["annotations"] = annotations
         other.annotation_set = annotations.name
         return other
 
     def with_samples_of(self, other: Cache) -> Cache:
-        """The videos of this cache under the samples and sentences of another, of the same recipe. Nothing is copied."""
+        """This cache's videos with the samples and sentences of another cache of the same recipe. Nothing is copied."""
         self.recipe.require_equal(other.recipe, self.path)
         both = self.seen_through(other.annotations)
         both.texts = other.texts
         return both
 
     def unit(self, video_id: str) -> VideoUnit:
-        """All features of a video. CacheError if there are none, or of another recipe."""
+        """All features of a video. Raises CacheError if there are none, or if they have another recipe."""
         if video_id not in self._units:
             keys = self.unit_keys(video_id)
             if not keys:
@@ -137,10 +140,11 @@ class Cache:
     def features(
         self, video_id: str, level: str | None = None, frames: Sequence[int] | None = None, view: int = 0
     ) -> Tensor:
-        """Maps of a level (n, rows, columns, channels) at some source frames, as they are stored; uint8 ones decoded.
+        """Maps of a level at source frames: (n, rows, columns, channels), as stored; uint8 is decoded to float16.
 
-        ``level``: [the last]; ``frames``: [all that are stored, ascending: `unit`'s ``frames``]; ``view``: the stored
-        rendition. Raises CacheError where the cache keeps no maps of the level, or not of one of these frames.
+        ``level``: a name from the recipe.  [the last] ``frames``: (n,) source frames.  [all stored ones, ascending]
+        ``view``: number of the stored view; 0 is the evaluation view.
+        Raises CacheError if the cache has no maps of the level or of a frame, or no such view.
         """
         unit, name = self.unit(video_id), level or self.recipe.visual.levels[-1].name
         if self.recipe.kept.get(name) != "maps":
@@ -154,7 +158,7 @@ class Cache:
         return unit.read(array_name(name, view), unit.places(wanted))
 
     def unit_keys(self, video_id: str) -> list[str]:
-        """The units of a video: the first, then those that were added to it."""
+        """Keys of a video's units: the first unit, then those that were added later."""
         if self._more is None:
             more: dict[str, list[str]] = {}
             for key in self.store.keys(MORE):
@@ -164,23 +168,23 @@ class Cache:
         return [first] * self.store.contains(first) + self._more.get(video_id, [])
 
     def look_again(self) -> None:
-        """Notice units that were written since videos were last asked for."""
+        """Forget cached facts of units, so that units written in the meantime are found."""
         self._more = None
         self._units.clear()
 
     @property
     def videos(self) -> list[str]:
-        """The ids of all videos of which any features are stored, in order."""
+        """Ids of all videos with stored features, sorted."""
         return sorted(self.complete())
 
     def complete(self) -> set[str]:
-        """The videos of which any features are in the cache."""
+        """Ids of all videos with stored features."""
         return {video_of(key) for room in (ROOM, MORE) for key in self.store.keys(room)}
 
     def covered(self, rows: Sequence[int]) -> NDArray[np.bool_]:
-        """(n,) for some samples whether the cache has all frames and regions they need, whatever slots are looked at.
+        """(n,) bool for table rows: whether all frames and regions of the sample are stored, for any ``max_frames``.
 
-        Features of another file than the annotation set means are not there.
+        Features of another file than the annotation set describes do not count.
         """
         there = self.complete()
         videos = [v for v in dict.fromkeys(self.samples.video_ids[row] for row in rows) if v in there]
@@ -188,37 +192,37 @@ class Cache:
         return covered(self.samples, rows, {v: self.unit(v) for v in videos if self.means(v)}, self.recipe)
 
     def lacking_sentences(self) -> list[str]:
-        """The different sentences of the annotation set whose features have to be here and are not."""
+        """Distinct sentences of the annotation set with missing features. Empty for a cache that keeps no features."""
         return [] if self.recipe.bare else self.texts.missing(self.samples.sentences())
 
     def mistaken(self, rows: Sequence[int]) -> list[str]:
-        """The videos of some samples that are there, but of another file, or size, than the annotation set means."""
+        """Videos of these table rows with features of another file or size than the annotation set describes."""
         there = self.complete()
         videos = dict.fromkeys(self.samples.video_ids[row] for row in rows)
         return [v for v in videos if v in there and not self.means(v)]
 
     def means(self, video_id: str) -> bool:
-        """Whether the features of a video are of the file, and of the size, that the annotation set calls so."""
+        """Whether a video's features are of the file and size that the annotation set describes."""
         unit, table = self.unit(video_id), self.samples
         row, view = table.rows_of_videos[video_id][0], unit.views[0]
         size = (table.columns["width"][row], table.columns["height"][row])
         return size == (view.source_width, view.source_height) and self.annotations.means(video_id, unit.source)
 
     def contents(self, split: str) -> Contents:
-        """What of a split can be read now, for the record of a run and for comparing with one."""
+        """The contents of a split that can be read now, for the record of a run or a comparison with it."""
         rows = self.annotations.rows(split)
         rows = [row for row, there in zip(rows, self.covered(rows), strict=True) if there]
         return Contents.of(self.samples, split, rows, self.recipe.fingerprint, self.sources(rows))
 
     def sources(self, rows: Sequence[int]) -> dict[str, str]:
-        """By video id, the beginning of the SHA-256 of the file that the features of some samples are of, where known."""
+        """By video id: first 16 hex digits of the SHA-256 of the file of its features, if known."""
         there = self.complete()
         videos = [v for v in dict.fromkeys(self.samples.video_ids[row] for row in rows) if v in there]
         self.read_units(videos)
         return {video: unit.source["sha256"][:16] for video in videos if (unit := self.unit(video)).source}
 
     def read_units(self, videos: Iterable[str]) -> None:
-        """Ask for the facts of some videos together: over a network, one by one is slow."""
+        """Read the facts of several videos concurrently, because of network latency."""
         wanted = list(videos)
         some = [wanted[at : at + UNITS_AT_ONCE] for at in range(0, len(wanted), UNITS_AT_ONCE)]
         with ThreadPoolExecutor(READERS, "units") as pool:
@@ -226,17 +230,17 @@ class Cache:
                 pass
 
     def skipped(self) -> dict[str, str]:
-        """Videos that could not be read, with the reason, unless a later attempt succeeded."""
+        """Videos that could not be read, with reasons, except those that were extracted later."""
         reasons = self.skip_list.read()
         return {v: reason for v, reason in reasons.items() if not self.unit_keys(v)}
 
     def skip(self, video_id: str, reason: str) -> None:
-        """Note a video that could not be read."""
+        """Add a video that could not be read to the skip list."""
         self.skip_list.add(video_id, reason)
 
 
 def description(cache: Cache) -> list[str]:
-    """A cache in some lines: what made its features, of how many videos, and its annotation sets."""
+    """A short description of a cache: encoders, levels, number of videos, annotation sets. One entry per line."""
     recipe, names = cache.recipe, set_names(cache.path)
     levels = ", ".join(f"{level.name} ({recipe.kept[level.name]})" for level in recipe.levels) or "no features are kept"
     lines = [
@@ -252,7 +256,7 @@ def description(cache: Cache) -> list[str]:
 
 
 def read_header(path: Location) -> Header:
-    """The header of the cache at ``path``. CacheError when there is none, or a byte of it is not as it was written."""
+    """The header of the cache at ``path``. Raises CacheError if it is missing or damaged."""
     try:
         stored = (path / HEADER).read_bytes()
     except (FileNotFoundError, NotADirectoryError):

@@ -1,8 +1,8 @@
-"""What a cache can keep of its encoders' levels, and in what type."""
+"""Forms in which a cache keeps levels, and the types of stored features."""
 
 from __future__ import annotations
 
 KEPT = {"roi": "regions", "full": "maps", "last": "none", "none": "none"}
-"""What is kept of the levels before the last, by `Recipe.keep`."""
+"""Form of the levels before the last, by `Recipe.keep`."""
 DTYPES = ("float16", "float32", "bfloat16", "uint8")
-"""How features are stored; see `stores.quantise`."""
+"""Types of stored features; see `stores.quantise`."""

@@ -1,4 +1,4 @@
-"""How a cache begins: with its header, which one of several extractors writes."""
+"""Creation of a cache: one of several extractors writes the header."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from .stores.kinds import kinds_of, open_store
 from .video_unit import MORE, ROOM
 
 OWN = {HEADER, FOLDER, ROOM, MORE, "text"}
-"""What makes a folder without a header a cache that lost it."""
+"""Names in a cache folder. A folder that has one of them but no header is a cache with a lost header."""
 
 
 def make(path: Location, header: Header) -> bool:
-    """Write the header of a new cache. False, and nothing is decided, when another was first."""
+    """Write the header of a new cache. Returns False if another process wrote one first."""
     require_room(path, header.recipe, header.store)
-    open_store(path, header.store)  # refuses what this place cannot hold
+    open_store(path, header.store)  # raises UsageError if the location does not support this store
     make_folder(path)
     return write_once(path / HEADER, header.to_bytes())
 
 
 def require_room(path: Location, recipe: Recipe, store: str) -> None:
-    """A new cache needs an empty folder, or units whose header was lost: these must be of this recipe and store."""
+    """Raise CacheError unless the folder is empty or holds, without a header, units of this recipe and store."""
     found_names = (entry.name for entry in path.iterdir()) if path.is_dir() else ()
-    # What others write aside at this moment is no reason: several extractors may begin at once.
+    # Temporary files are ignored: several extractors may start at the same time.
     present = {name for name in found_names if not name.startswith(TEMPORARY)}
     if present and not present & OWN:
         raise CacheError(f"{path} is not empty and not a cache", hint="choose another --out folder")

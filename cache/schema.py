@@ -1,7 +1,7 @@
-"""The nouns every room shares: Video, Sample, Tube; Level and Recipe.
+"""Data types that all packages share: Video, Sample, Tube; Level, Visual, Text and Recipe.
 
-At both ends of the pipeline everything is source frames (half-open spans) and source pixels (xyxy boxes); in the middle,
-slots and cxcywh fractions. `view` is where boxes change from one to the other.
+Readers and writers use source frames (half-open spans) and source pixels (xyxy boxes). Batches and heads use slots and
+cxcywh fractions. `sampling` converts frames and slots; `view` converts boxes.
 """
 
 from __future__ import annotations
@@ -23,49 +23,53 @@ from .view import View
 
 FORMAT_VERSION = 4
 LEVEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
-"""Level names become parts of the names of arrays, which put underscores between them."""
+"""Form of a level's name. It has no underscores, because array names join their parts with underscores."""
 
 Span = tuple[int, int]
+"""Half-open range of source frames: (first, last + 1)."""
 
 
 @dataclass(frozen=True)
 class Video:
-    """One video file as its annotation describes it."""
+    """A video file, as the annotation describes it."""
 
     video_id: str
     path: str
-    """Where the file lies below the dataset's video folder; HC-STVG only knows the name, and it is searched for."""
+    """Path below the dataset's video folder. HC-STVG gives only the file name, which is then searched for."""
     width: int
+    """Pixels."""
     height: int
+    """Pixels."""
     fps: float
-    """Source frames per second. For HC-STVG this is frame_count / 20, as the field counts it."""
+    """Source frames per second. For HC-STVG it is frame_count / 20, as in published work."""
     frame_count: int
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One sentence about one video. Frames are 0-based source frames, spans half-open, boxes source pixels (xyxy).
+    """A sentence about a video, with its annotation: 0-based source frames, half-open spans, xyxy boxes in pixels.
 
     ``boxes``: (moment length, 4) float64, one row per source frame of the moment; NaN where the target has no box.
     """
 
     sample_id: int | str
-    """VidSTG: the running number over a file's sentences. HC-STVG: the file name. Users' data: as given."""
+    """VidSTG: the number of the sentence within the annotation file. HC-STVG: the file name. Own data: as given."""
     video: Video
     sentence: str
     qtype: str
-    """Group the metrics are averaged over: 'declarative', 'interrogative', or 'all' where there is one kind only."""
+    """Group for averaged metrics: 'declarative', 'interrogative', or 'all' for datasets with a single kind."""
     split: str
     segment: Span
-    """The part of the video the model is given."""
+    """The part of the video that is the model's input."""
     moment: Span
-    """When it happens. May end one frame after the segment (VidSTG); never clipped."""
+    """The time span of the described event. It may end one frame after the segment (VidSTG); it is never clipped."""
     boxes: FloatArray = field(repr=False)
     target_id: str = "0"
-    """Names the object within its video; samples that share it share their boxes and their stored RoI features."""
+    """Name of the object within its video. Samples of one object share their boxes and stored RoI features."""
     baseline_shift: int = 0
-    """Frames by which the field's public evaluator places the moment later than it is: 1 for HC-STVG, whose 1-based
-    ``st_frame`` it reads as 0-based. Only the ``tubedetr`` protocol looks at it, since published numbers carry it."""
+    """Number of frames by which the public evaluator places the moment too late. For HC-STVG it is 1, because the
+    evaluator reads the 1-based ``st_frame`` as 0-based. Only the ``tubedetr`` protocol uses it: published numbers have
+    this shift."""
 
     def frames(self, sampling: Sampling) -> IntArray:
         """Source frame of every slot of this sample's clip: (T,) ascending."""
@@ -81,42 +85,43 @@ class Sample:
 
 @dataclass(frozen=True)
 class Level:
-    """One kind of feature map an encoder gives of a frame of H x W pixels: (channels, ⌈H / stride⌉, ⌈W / stride⌉)."""
+    """One feature map of an encoder, for frames of H x W pixels: (channels, ⌈H / stride⌉, ⌈W / stride⌉)."""
 
     name: str
     channels: int
     stride: int
-    """Pixels a cell."""
+    """Pixels per cell."""
 
     @property
     def encoder(self) -> str:
-        """Which of several encoders it is of: what stands before the hyphen of its name; empty where there is one."""
+        """Name of its encoder among several: the name's part before the last hyphen; empty for a single encoder."""
         return self.name.rpartition("-")[0]
 
     def __str__(self) -> str:
         return f"{self.name} ({self.channels} channels, stride {self.stride})"
 
     def cells(self, view: View) -> tuple[int, int]:
-        """Rows and columns of its maps of a view."""
+        """Rows and columns of its maps in a view."""
         return -(-view.height // self.stride), -(-view.width // self.stride)
 
 
 @dataclass(frozen=True)
 class Visual:
-    """A visual encoder, as far as it decides what a feature is."""
+    """The properties of a visual encoder that determine its features."""
 
     name: str
     sha256: str
-    """Of its weights, and of a plugin's source."""
+    """Hash of its weights, and of a plugin's source."""
     levels: tuple[Level, ...]
-    """What it gives of a frame, finest first; of several encoders side by side, those of one after those of another."""
+    """Its feature maps, finest first. For several encoders: the levels of the first, then those of the next."""
     mean: tuple[float, float, float]
+    """Mean per colour channel, for pixels in [0, 1]."""
     std: tuple[float, float, float]
-    """Pixels in [0, 1] are normalised with these, one a colour."""
+    """Standard deviation per colour channel, for pixels in [0, 1]."""
     multiple: int = 1
-    """Sides of a picture are filled up to a multiple of this many pixels before it is encoded."""
+    """Pictures are padded so that both sides are multiples of this number of pixels."""
     window: int = 1
-    """Frames of the video's grid that it looks at for one frame's features."""
+    """Number of grid frames that the encoder reads for the features of one frame."""
 
     @property
     def last_levels(self) -> tuple[Level, ...]:
@@ -132,33 +137,33 @@ class Visual:
         ):
             raise UsageError(
                 f"the levels of encoder {self.name} cannot be stored",
-                expected="at least one level; names of up to 64 letters, digits and hyphens, that differ in more than case",
+                expected="at least one level; names of 1 to 64 letters, digits, hyphens, that differ in more than case",
                 found=", ".join(map(repr, names)) or "none",
             )
         if any(level.channels < 1 or level.stride < 1 for level in self.levels):
             raise UsageError(
                 f"the levels of encoder {self.name} cannot be stored",
-                expected="at least one channel and one pixel a cell",
+                expected="at least one channel and one pixel per cell",
                 found=", ".join(map(str, self.levels)),
             )
 
 
 @dataclass(frozen=True)
 class Text:
-    """A text encoder, as far as it decides what a feature is."""
+    """The properties of a text encoder that determine its features."""
 
     name: str
     sha256: str
-    """Of its weights and its tokenizer."""
+    """Hash of its weights and its tokenizer."""
     width: int
-    """Numbers a token."""
+    """Number of features per token."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that changes a stored feature. Two caches with equal fingerprints hold equal features.
+    """All settings that change a stored feature. Caches with equal fingerprints hold equal features.
 
-    Library versions are recorded beside it, not hashed.
+    The header records library versions separately; they are not part of the fingerprint.
     """
 
     visual: Visual
@@ -167,16 +172,17 @@ class Recipe:
     resolution: int = 224
     max_side: int = 373
     keep: str = "roi"
-    """Of the levels before an encoder's last: ``roi`` keeps RoI-aligned regions of annotated boxes, ``full`` maps, ``last``
-    nothing. Of the last, maps are kept. ``none`` keeps no features at all, nor those of sentences: see `bare`."""
+    """The form in which levels before an encoder's last are kept: ``roi`` as RoI-aligned regions of annotated boxes,
+    ``full`` as maps, ``last`` not at all. The last level is kept as maps. ``none`` keeps no features, also none of
+    sentences: see `bare`."""
     roi_size: int = 4
     dtype: str = "float16"
-    """How features are stored: see `quantise`."""
+    """Stored type of features: see `quantise`."""
     decode: str = "exact"
     amp: str = "none"
-    """What the visual encoder computed in: see `computing_in`. ``tf32`` and ``bf16`` round more than ``none``."""
+    """Numeric precision of the visual encoder: see `computing_in`. ``tf32`` and ``bf16`` round more than ``none``."""
     views: int = 1
-    """Renditions of every video: the evaluation geometry, then random resizes and crops."""
+    """Number of stored views per video: the evaluation view, then random resizes and crops."""
     views_seed: int = 0
     format_version: int = field(default=FORMAT_VERSION)
 
@@ -187,23 +193,23 @@ class Recipe:
 
     @property
     def bare(self) -> bool:
-        """Whether no features are kept: such a cache knows its encoders and annotations, for heads that read pixels."""
+        """Whether no features are kept: the cache holds only the recipe and annotations, for training on pixels."""
         return self.keep == "none"
 
     @property
     def kept(self) -> dict[str, str]:
-        """What is kept of every level of the visual encoder, in order: ``maps``, ``regions`` or ``none``."""
+        """The form in which every level of the visual encoder is kept, in order: ``maps``, ``regions`` or ``none``."""
         last = () if self.bare else self.visual.last_levels
         return {k.name: "maps" if k in last else KEPT[self.keep] for k in self.visual.levels}
 
     @property
     def keeps_regions(self) -> bool:
-        """Whether regions of annotated boxes are kept of any level."""
+        """Whether any level is kept as regions of annotated boxes."""
         return "regions" in self.kept.values()
 
     @property
     def levels(self) -> tuple[Level, ...]:
-        """The levels of which anything is kept, finest first."""
+        """The levels that are kept in any form, finest first."""
         kept = self.kept
         return tuple(level for level in self.visual.levels if kept[level.name] != "none")
 
@@ -212,14 +218,14 @@ class Recipe:
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Recipe:
-        """Raises CacheError for another format, and for what is no recipe."""
+        """Raises CacheError for another format version and for invalid fields."""
         if stored.get("format_version") != FORMAT_VERSION:
             raise CacheError(
                 "this cache has another format",
                 expected=f"format version {FORMAT_VERSION}",
                 found=stored.get("format_version"),
                 effect="nothing was read or written",
-                hint="make a new one: stvg extract --out ANOTHER_FOLDER, with the other options this one was made with",
+                hint="make a new cache: stvg extract --out ANOTHER_FOLDER, with the options this cache was made with",
             )
         try:
             return build(cls, stored, "the recipe")
@@ -229,12 +235,15 @@ class Recipe:
             ) from None
 
     def differing(self, other: Recipe) -> dict[str, tuple[Any, Any]]:
-        """The fields in which two recipes differ, with the value of each; those of the encoders as ``visual.sha256``."""
+        """The differing fields of two recipes, with both values.
+
+        Fields of encoders have names like ``visual.sha256``.
+        """
         mine, theirs = self._flat(), other._flat()
         return {name: (mine[name], theirs[name]) for name in mine if mine[name] != theirs[name]}
 
     def _flat(self) -> dict[str, Any]:
-        """Every field under the name people know it by."""
+        """Every field by its dotted name."""
         found: dict[str, Any] = {}
         for name, value in vars(self).items():
             nested = vars(value) if isinstance(value, Visual | Text) else {}
@@ -242,9 +251,9 @@ class Recipe:
         return {**found, "visual.levels": ", ".join(map(str, self.visual.levels))}
 
     def require_equal(self, other: Recipe, where: object, **facts: str) -> None:
-        """Refuse ``other`` (what is asked for now) unless it equals this one (what the cache was made with).
+        """Raise CacheError unless ``other``, the requested recipe, equals this one, the recipe of the cache.
 
-        ``facts``: more lines for the CacheError.
+        ``facts``: additional lines of the CacheError.
         """
         if differing := self.differing(other):
             raise CacheError(
@@ -257,13 +266,13 @@ class Recipe:
 
 
 def same_sample(a: Sample, b: Sample) -> bool:
-    """Whether two samples are equal in everything."""
+    """Whether two samples are equal in all fields."""
     mine, theirs = vars(a) | {"boxes": None}, vars(b) | {"boxes": None}
     return mine == theirs and np.array_equal(a.boxes, b.boxes, equal_nan=True)
 
 
 def has_boxes(boxes: FloatArray) -> NDArray[np.bool_]:
-    """Which rows (…, 4) hold a box: all four coordinates finite."""
+    """Mask (…) of the rows (…, 4) that hold a box: all four coordinates are finite."""
     return np.asarray(np.isfinite(boxes).all(axis=-1))
 
 
@@ -275,10 +284,11 @@ class Tube:
     start: float
     """First source frame."""
     end: float
-    """One past the last source frame. Predictions of others may be inverted or lie outside the clip; scoring knows."""
+    """Last source frame + 1. In imported predictions the span may be inverted or outside the clip; scoring allows
+    it."""
     frames: IntArray
-    """(n,) ascending source frames that have a box."""
+    """(n,) ascending source frames with a box."""
     boxes: FloatArray
-    """(n, 4) xyxy."""
+    """(n, 4) xyxy source pixels."""
     score: float | None = None
     query: int | None = None

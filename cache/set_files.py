@@ -1,10 +1,10 @@
-"""The annotation sets of a cache, as files.
+"""Files of the annotation sets of a cache.
 
-    annotations/<name>.json             dataset, splits, the table's file, its bytes and crc32c
-    annotations/<name>.<hash>.parquet   one row per sentence (see `table`)
+    annotations/<name>.json             header: dataset, splits, file name, bytes and crc32c of the table
+    annotations/<name>.<hash>.parquet   table with one row per sentence (see `table`)
 
-A set is replaced by writing the new table, then the header in one step, then removing the old table. No feature depends on
-it, and a reader that has the old table open goes on with it.
+A set is replaced in three steps: the new table is written, the header is replaced atomically, the old table is removed.
+Features do not depend on annotation sets. A reader that has the old table open continues to read it.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from .table import SampleTable, checksum
 FOLDER = "annotations"
 FORMAT = "stvg annotation set 1"
 WRITERS = 20
-"""How often a set is written that others change at the same time."""
+"""Maximum number of attempts to write a set that other processes change at the same time."""
 ATTEMPTS = 5
-"""How often a set is read whose table was replaced between its header and its table."""
+"""Maximum number of attempts to read a set that is replaced between the reads of its header and its table."""
 
 
 def set_names(cache: Location) -> list[str]:
-    """The sets of a cache, sorted."""
+    """Names of the annotation sets of a cache, sorted."""
     folder = cache / FOLDER
     entries = folder.iterdir() if folder.is_dir() else ()
     found = (entry.name.removesuffix(".json") for entry in entries if entry.name.endswith(".json"))
@@ -45,14 +45,14 @@ def set_names(cache: Location) -> list[str]:
 
 
 def read_set(cache: Location, name: str) -> AnnotationSet:
-    """A set of a cache. Raises CacheError when there is none of this name, or it is damaged."""
+    """Read an annotation set. Raises CacheError if it does not exist or is damaged."""
     for attempt in range(ATTEMPTS):
         facts = _read_header(cache, name)
         place = cache / FOLDER / facts["table"]["file"]
         try:
             table = SampleTable(place, expected=(facts["table"]["bytes"], facts["table"]["crc32c"]))
         except CacheError:
-            if attempt < ATTEMPTS - 1 and _read_header(cache, name) != facts:  # it was replaced a moment ago
+            if attempt < ATTEMPTS - 1 and _read_header(cache, name) != facts:  # it was replaced in the meantime
                 continue
             raise
         splits = {s: Split(**f) for s, f in facts["splits"].items()}
@@ -61,7 +61,10 @@ def read_set(cache: Location, name: str) -> AnnotationSet:
 
 
 def choose_set(cache: Location, name: str | None) -> AnnotationSet:
-    """The set of this name; without one the only set. Raises CacheError where there is no such one, or several."""
+    """Read the set of this name, or for None the only set.
+
+    Raises CacheError if there is none, or if None is ambiguous.
+    """
     names = set_names(cache)
     if name is None and len(names) != 1:
         raise CacheError(
@@ -77,9 +80,9 @@ def choose_set(cache: Location, name: str | None) -> AnnotationSet:
 
 
 def update_set(cache: Location, new: AnnotationSet) -> AnnotationSet:
-    """Put a set into a cache: its splits replace those of the set of its name, others stay. Returns what is there now.
+    """Write a set's splits into the cache's set of the same name. Other splits stay. Returns the resulting set.
 
-    Nothing is written where the cache has exactly these samples. Raises CacheError for another dataset under this name.
+    Nothing is written if the cache has exactly these samples. Raises CacheError if the name belongs to another dataset.
     """
     now = _change(cache, new.name, lambda found: found.with_splits_of(new, cache) if found else new)
     assert now is not None
@@ -87,7 +90,7 @@ def update_set(cache: Location, new: AnnotationSet) -> AnnotationSet:
 
 
 def put_set(cache: Location, new: AnnotationSet) -> None:
-    """Put a set into a cache in place of the one of its name, unless that is the same."""
+    """Replace the cache's set of the same name, unless it is equal."""
     facts = (new.sha256, new.splits, new.files)
     _change(
         cache, new.name, lambda found: found if found and (found.sha256, found.splits, found.files) == facts else new
@@ -95,20 +98,23 @@ def put_set(cache: Location, new: AnnotationSet) -> None:
 
 
 def note_files(cache: Location, name: str, seen: Mapping[str, Mapping[str, Any] | None]) -> None:
-    """Say in a cache's set which files its extraction saw, see `AnnotationSet.with_files`. Nothing else changes."""
+    """Record in a cache's set the video files that its extraction found; see `AnnotationSet.with_files`."""
     _change(cache, name, lambda found: found.with_files(seen) if found else None)
 
 
 def with_splits(cache: Location, new: AnnotationSet) -> AnnotationSet:
-    """What a cache's set of this name would be with these splits in it. Nothing is written."""
+    """The result that `update_set` would give. Nothing is written."""
     return read_set(cache, new.name).with_splits_of(new, cache) if new.name in set_names(cache) else new
 
 
 def _change(
     cache: Location, name: str, change: Callable[[AnnotationSet | None], AnnotationSet | None]
 ) -> AnnotationSet | None:
-    """Put what ``change`` makes of a cache's set into its place. When another was written meanwhile, in object storage, it
-    is made of that one. Raises CacheError when that happens again and again."""
+    """Replace a cache's set by ``change(set)``. ``change`` gets None without a set, and may return None to do nothing.
+
+    In object storage, this is repeated if another process wrote the set in the meantime. Raises CacheError after
+    `WRITERS` attempts.
+    """
     for _ in range(WRITERS):
         with _alone(cache):
             tag = _tag(cache, name)
@@ -116,14 +122,15 @@ def _change(
             if now is None or now.stored_in == cache or write_set(cache, now, tag):
                 return now
     raise CacheError(
-        f"{cache}: annotation set {name} is changed by others all the time",
-        effect="it was not changed by this command",
+        f"{cache}: other processes kept changing annotation set {name}",
+        tried=f"{WRITERS} times",
+        effect="this command did not change it",
         hint="repeat the command",
     )
 
 
 def write_set(cache: Location, new: AnnotationSet, tag: Tag | None = None) -> bool:
-    """Put a set into a cache. False where that has another one of its name by now than ``tag`` says; see `_tag`."""
+    """Write a set into a cache. Returns False if the stored version of its name is no longer ``tag``; see `_tag`."""
     stored = new.samples.to_bytes()
     name = f"{new.name}.{hashlib.sha256(stored).hexdigest()[:16]}.parquet"
     place = cache / FOLDER / name
@@ -138,14 +145,16 @@ def write_set(cache: Location, new: AnnotationSet, tag: Tag | None = None) -> bo
     for old in tables_of(cache, new.name):
         if old.name not in used:
             remove(old)
-    if not place.exists():  # in object storage another writer may have taken it for an old one
+    if not place.exists():  # in object storage, another writer may have removed it as outdated
         write_atomic(place, stored)
     return True
 
 
 def _tag(cache: Location, name: str) -> Tag | None:
-    """Names the version of a set's header, in object storage; empty in a folder, where one writer at a time has the lock.
-    None: there is no set of this name."""
+    """Version tag of a set's header in object storage.
+
+    Empty in a folder, where a lock protects the set. None: no such set.
+    """
     header = cache / FOLDER / f"{name}.json"
     try:
         return header.read_tagged()[1] if isinstance(header, ObjectPath) else {} if header.exists() else None
@@ -154,7 +163,7 @@ def _tag(cache: Location, name: str) -> Tag | None:
 
 
 def remove_set(cache: Location, name: str) -> None:
-    """Take a set out of a cache; every feature stays. Raises CacheError when there is none of this name."""
+    """Remove a set from a cache. All features stay. Raises CacheError if there is no set of this name."""
     with _alone(cache):
         header = cache / FOLDER / f"{name}.json"
         if not NAME.fullmatch(name) or not header.exists():
@@ -166,7 +175,7 @@ def remove_set(cache: Location, name: str) -> None:
 
 
 def tables_of(cache: Location, name: str) -> list[Location]:
-    """The files of tables of a set: one, unless a writer was killed."""
+    """The table files of a set. There is one, unless a writer was killed."""
     folder = cache / FOLDER
     entries = folder.iterdir() if folder.is_dir() else ()
     return sorted(e for e in entries if re.fullmatch(re.escape(name) + r"\.[0-9a-f]{16}\.parquet", e.name))
@@ -192,14 +201,14 @@ def _sealed(content: Mapping[str, Any]) -> bytes:
 
 
 def _read_header(cache: Location, name: str) -> dict[str, Any]:
-    """Raises CacheError when a byte is not as it was written."""
+    """Read and verify a set's header. Raises CacheError if it is damaged."""
     place = cache / FOLDER / f"{name}.json"
     try:
         stored = place.read_bytes()
         content: dict[str, Any] = json.loads(stored)
         del content["crc32c"]
         if _sealed(content) != stored or (content["format"], content["name"]) != (FORMAT, name):
-            raise ValueError("its checksum does not fit, or it is of another release")
+            raise ValueError("its checksum does not match, or another release wrote it")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CacheError(
             f"{place} is damaged", found=error, hint="stvg cache verify --repair, then repeat the extraction"
@@ -209,14 +218,14 @@ def _read_header(cache: Location, name: str) -> dict[str, Any]:
 
 @contextmanager
 def _alone(cache: Location) -> Iterator[None]:
-    """Only one process of a machine at a time changes the sets of a cache, as far as the file system can say so."""
+    """Lock the sets of a cache against other processes of this machine, if the file system supports it."""
     if not isinstance(cache, Path):
         yield
         return
     make_folder(cache / FOLDER)
     descriptor = os.open(cache / FOLDER, os.O_RDONLY)
     try:
-        with suppress(OSError):  # some network file systems lock no folders
+        with suppress(OSError):  # some network file systems cannot lock folders
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:

@@ -1,7 +1,7 @@
-"""skipped.jsonl: videos that could not be read, and why. One line each, with a checksum of its own.
+"""skipped.jsonl: the videos that could not be read, with reasons. Every line has a checksum.
 
-Several extractors append at once, in one step each. Object storage cannot append: there, every line is an object of its
-own below ``skipped/``.
+Several extractors may append at the same time, because each line is one write. Object storage cannot append, so there
+every line is a separate object below ``skipped/``.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from ..objects import Location, ObjectPath
 
 NAME, FOLDER = "skipped.jsonl", "skipped"
 NOT_THERE = "is not in the folder of videos"
-"""How the reason of a video begins that had no file, after the file's name."""
+"""Text in the reason of a video without a file, after the file's name."""
 
 
 class SkipList:
-    """The skipped videos of the cache at ``path``."""
+    """The list of skipped videos of the cache at ``path``."""
 
     def __init__(self, path: Location) -> None:
         self._cache = path
@@ -41,14 +41,14 @@ class SkipList:
             os.close(descriptor)
 
     def read(self) -> dict[str, str]:
-        """Every video listed and the last reason given. CacheError names a damaged line."""
+        """The last reason for every listed video. Raises CacheError for a damaged line."""
         found, damaged = self.survey()
         if damaged:
             raise CacheError(f"{self.path}, {damaged[0]} is damaged", hint="stvg cache verify --repair")
         return found
 
     def survey(self) -> tuple[dict[str, str], list[str]]:
-        """The videos of the lines that are as they were written, and the names of the others."""
+        """The videos of the intact lines with their reasons, and the names of the damaged lines."""
         found: dict[str, str] = {}
         damaged = []
         for name, line in self._lines():
@@ -84,7 +84,7 @@ class SkipList:
 
 
 def was_absent(reason: str) -> bool:
-    """Whether a video was skipped because there was no file; it may be there by now."""
+    """Whether a video was skipped because its file did not exist. It may exist now."""
     first = reason.partition("\n")[0]
     return first.endswith((NOT_THERE, " is not there"))
 

@@ -1,4 +1,4 @@
-"""Mean and spread of features, from the sums that every unit holds; no features are read."""
+"""Mean and standard deviation of features, computed from the sums in every unit. No features are read."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from .sampling import FloatArray
 from .schema import Level
 
 READERS = 8
-"""Units that are asked for at once."""
+"""Number of threads that read units."""
 SMALLEST = 1e-3
-"""Least spread of a channel, as a share of the mean spread of all: what hardly varies is not blown up."""
+"""Lower bound of a channel's standard deviation, relative to the mean over channels. It limits the gain of channels
+that are almost constant."""
 
 
 def channel_statistics(cache: Cache, videos: Sequence[str], level: Level) -> tuple[FloatArray, FloatArray]:
-    """Mean and standard deviation of each channel (C,) over the cells of some videos' frames as they are evaluated.
+    """Mean and standard deviation of each channel (C,) over all cells of the videos' frames in the evaluation view.
 
-    Raises CacheError where the cache keeps nothing of the level, or the videos have no frames.
+    Raises CacheError if the cache does not keep the level, or if the videos have no stored frames.
     """
     if cache.recipe.kept.get(level.name, "none") == "none":
         raise CacheError(
             f"{cache.path} has no statistics of level {level.name}",
-            expected="a level that is kept, as maps or as regions",
+            expected="a level that is kept as maps or regions",
             found=f"--levels {cache.recipe.keep}",
             hint="--set model.standardise=false, or a cache extracted with --levels roi or full",
         )
@@ -41,7 +42,7 @@ def channel_statistics(cache: Cache, videos: Sequence[str], level: Level) -> tup
         rows, columns = level.cells(unit.views[0])
         return sums, frames * rows * columns
 
-    with ThreadPoolExecutor(READERS, "statistics") as pool:  # over a network, one by one is slow
+    with ThreadPoolExecutor(READERS, "statistics") as pool:  # concurrent, because of network latency
         found = list(pool.map(of_video, videos))
     count = sum(cells for _, cells in found)
     if not count:

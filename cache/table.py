@@ -1,7 +1,7 @@
-"""The table of an annotation set: one row per sentence; what extraction, training and scoring need of the annotation.
+"""The table of an annotation set: one row per sentence, with all annotations for extraction, training and scoring.
 
-Samples are read back lazily: the table stays in Arrow columns, and a row becomes a Sample when it is asked for. Boxes are
-most of the file and stay in it until the first sample is.
+The table is kept in columns, and a row is converted to a Sample on access. Boxes take most of the file. They are read
+when the first Sample is created.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ SCHEMA = pa.schema(
         ("target_id", pa.string()),
         ("baseline_shift", pa.int32()),
         ("gaps", pa.int64()),  # frames of the moment without a box
-        ("boxes", pa.list_(pa.float64())),  # float32 in the file, where that changes no value
+        ("boxes", pa.list_(pa.float64())),  # stored as float32 if all values are exact in it
     ]
 )
 COLUMNS = tuple(f.name for f in SCHEMA if f.name not in ("gaps", "boxes"))
-"""What a row says, its boxes aside."""
+"""Annotated columns, without the boxes."""
 ROW_GROUP = 8192
 RESTORE = "restore the file, or: stvg cache verify --repair, then repeat the extraction; finished videos are kept"
 
 
 def to_parquet(samples: Sequence[Sample]) -> bytes:
-    """The table as a file; equal samples give equal bytes."""
+    """The table as the bytes of a Parquet file. Equal samples give equal bytes."""
     rows = [
         {
             "sample_id": str(s.sample_id),
@@ -92,15 +92,18 @@ def to_parquet(samples: Sequence[Sample]) -> bytes:
 
 
 class SampleTable(Sequence[Sample]):
-    """The samples of an annotation set, in the order of its table.
+    """The samples of an annotation set, in table order.
 
-    A file that is replaced or removed once this is open makes no difference to it.
+    An open table stays readable if its file is replaced or removed.
     """
 
     def __init__(
         self, place: Location | str, stored: bytes | None = None, expected: tuple[int, int] | None = None
     ) -> None:
-        """``stored``: the file's content; None: it is read at ``place``. ``expected``: its bytes and crc32c."""
+        """``stored``: content of the file; None reads it from ``place``.
+
+        ``expected``: its size in bytes, and its crc32c.
+        """
         self.place, self.stored, self.expected = place, stored, expected
         self._file = _opened(place) if stored is None else pa.BufferReader(stored)
         found = checksum(self._file)
@@ -114,7 +117,7 @@ class SampleTable(Sequence[Sample]):
         table = self._read([f.name for f in SCHEMA if f.name != "boxes"])
         self.splits: list[str] = _shared_texts(table["split"])
         self.video_ids: list[str] = _shared_texts(table["video_id"])
-        # Numbers as numpy columns, text as Arrow scalars: a row costs microseconds, and nothing is copied up front.
+        # Numbers become NumPy columns, texts stay in Arrow: a row takes microseconds, and opening copies nothing.
         self.columns: dict[str, Any] = {
             f.name: table[f.name].combine_chunks() if pa.types.is_string(f.type) else _numbers(table[f.name])
             for f in SCHEMA
@@ -124,7 +127,7 @@ class SampleTable(Sequence[Sample]):
 
     @classmethod
     def of(cls, samples: Sequence[Sample], name: str = "samples") -> SampleTable:
-        """A table that is in memory only. ``name``: what errors call it."""
+        """A table in memory. ``name``: its name in error messages."""
         return cls(name, to_parquet(samples))
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -134,7 +137,7 @@ class SampleTable(Sequence[Sample]):
         return len(self.columns["fps"])
 
     def to_bytes(self) -> bytes:
-        """The file."""
+        """The content of the Parquet file."""
         if self.stored is None:
             self._file.seek(0)
             return self._file.read()
@@ -153,10 +156,10 @@ class SampleTable(Sequence[Sample]):
 
     @cached_property
     def boxes(self) -> tuple[NDArray[np.int64], NDArray[Any]]:
-        """Where each sample's coordinates start, and all of them one after the other."""
+        """Start of each sample's coordinates (N + 1,), and all coordinates concatenated (4 · number of boxes,)."""
         lengths, values = [np.zeros(1, np.int64)], []
         with self._opened() as file:
-            for some in file.iter_batches(ROW_GROUP, columns=["boxes"]):  # ten times as fast as all at once
+            for some in file.iter_batches(ROW_GROUP, columns=["boxes"]):  # ten times as fast as a single read
                 offsets = _numbers(some["boxes"].offsets)
                 lengths.append(np.diff(offsets))
                 values.append(_numbers(some["boxes"].values)[offsets[0] : offsets[-1]])
@@ -169,11 +172,14 @@ class SampleTable(Sequence[Sample]):
         return self.columns["sentence"][i].as_py()
 
     def sentences(self) -> list[str]:
-        """Every different sentence, in order of first appearance."""
+        """Distinct sentences, in order of first appearance."""
         return self.columns["sentence"].dictionary_encode().dictionary.to_pylist()
 
     def to_frame(self, split: str | None = None) -> pandas.DataFrame:
-        """A row a sample, of one split or of all: what is annotated, boxes (frames of the moment, 4) included."""
+        """A DataFrame with one row per sample of a split, or of all splits.
+
+        ``boxes`` holds arrays (frames of the moment, 4) of xyxy source pixels. Raises CacheError for an unknown split.
+        """
         import pandas
 
         if split is not None and split not in {*self.splits}:
@@ -192,7 +198,7 @@ class SampleTable(Sequence[Sample]):
 
     @cached_property
     def rows_of_videos(self) -> dict[str, list[int]]:
-        """Of every video, the rows of its samples."""
+        """By video id: the table rows of its samples."""
         found: dict[str, list[int]] = {}
         for row, video_id in enumerate(self.video_ids):
             found.setdefault(video_id, []).append(row)
@@ -203,7 +209,7 @@ class SampleTable(Sequence[Sample]):
         return int(text) if self.columns["integer_id"][i] else text
 
     def video(self, i: int) -> Video:
-        """The video of a sample; samples of one video share it."""
+        """The video of a sample. Samples of one video share the object."""
         video = self._videos.get(self.video_ids[i])
         if video is None:
             columns = self.columns
@@ -213,7 +219,7 @@ class SampleTable(Sequence[Sample]):
         return video
 
     def contents(self, rows: Sequence[int], names: Sequence[str]) -> Iterator[bytes]:
-        """Some columns and the boxes of some rows, as bytes that are equal where these are."""
+        """For each row, its columns ``names`` and its boxes as bytes. Equal values give equal bytes."""
         index = np.asarray(rows, dtype=np.int64)
         columns = (self.columns[name] for name in names)
         chosen = [
@@ -224,7 +230,7 @@ class SampleTable(Sequence[Sample]):
             boxes = values[offsets[i] : offsets[i + 1]].astype("<f8")
             yield repr(facts).encode(errors="surrogatepass") + boxes.tobytes()
 
-    def __getitem__(self, i):  # type: ignore[no-untyped-def]  # only whole numbers; Sequence also promises slices
+    def __getitem__(self, i):  # type: ignore[no-untyped-def]  # integers only; Sequence also declares slices
         if not 0 <= i < len(self):
             raise IndexError(i)
         row: dict[str, Any] = {
@@ -246,19 +252,19 @@ class SampleTable(Sequence[Sample]):
 
 
 def _shared_texts(column: pa.ChunkedArray) -> list[str]:
-    """A column of few different texts, each of them once in memory."""
+    """A text column as a list that shares equal strings in memory."""
     encoded = column.combine_chunks().dictionary_encode()
     return np.array(encoded.dictionary.to_pylist(), dtype=object)[_numbers(encoded.indices)].tolist()
 
 
 def _numbers(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
-    """A column as it lies in memory. Arrow's own way there imports pandas, which takes longer than all the rest."""
+    """A column as a NumPy array without a copy. `to_numpy` of Arrow would import pandas, which is slow."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     return np.from_dlpack(array.cast(pa.uint8()) if pa.types.is_boolean(array.type) else array)
 
 
 def _column(values: NDArray[Any]) -> pa.Array:
-    """Numbers as an Arrow column. `pa.array` would import pandas."""
+    """An array of numbers as an Arrow column. `pa.array` would import pandas."""
     values = np.ascontiguousarray(values)
     return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])
 
@@ -275,7 +281,7 @@ def _opened(place: Location | str) -> pa.NativeFile:
 
 
 def checksum(file: pa.NativeFile | bytes) -> tuple[int, int]:
-    """Bytes and crc32c of a file, read a block at a time."""
+    """Size in bytes and crc32c of a file, read in blocks."""
     if isinstance(file, bytes):
         return len(file), crc32c(file)
     file.seek(0)

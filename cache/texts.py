@@ -1,7 +1,7 @@
-"""Token features, found by the sentence: any unit of ``text/`` may hold it, written for whatever annotations.
+"""Token features of sentences. They are found by the sentence's hash, in any unit of ``text/``.
 
-A unit has three arrays: ``hashes`` (n, 16) uint8, ``offsets`` (n + 1) int64 and ``hidden`` (tokens, width). Sentence i of
-the unit has the rows ``offsets[i]`` to ``offsets[i + 1]`` of ``hidden``.
+A unit has three arrays: ``hashes`` (n, 16) uint8, ``offsets`` (n + 1) int64 and ``hidden`` (tokens, width). The tokens
+of sentence i are the rows ``offsets[i]`` to ``offsets[i + 1]`` of ``hidden``.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PART_ROWS = 4096
-"""Sentences to a unit, at most."""
+"""Maximum number of sentences per unit."""
 HASH_BYTES = 16
 KEPT_TEXTS = 2048
+"""Number of sentences with features kept in memory."""
 
 
 def sentence_hashes(sentences: Iterable[str]) -> NDArray[np.uint8]:
@@ -34,26 +35,28 @@ def sentence_hashes(sentences: Iterable[str]) -> NDArray[np.uint8]:
 
 
 def text_key(hashes: NDArray[np.uint8]) -> str:
-    """The key of the unit that holds the sentences of these hashes (n, 16), in this order."""
+    """The key of a unit with the sentences of these hashes (n, 16), in this order."""
     return f"text/{hashlib.sha256(hashes.tobytes()).hexdigest()[:16]}"
 
 
 @dataclass(frozen=True)
 class TextIndex:
-    """Where the sentences of some units are."""
+    """Unit and rows of every stored sentence."""
 
     keys: list[str]
+    """Keys of the text units."""
     known: NDArray[np.bytes_]
     """(n,) hashes, sorted."""
     units: IntArray
-    """(n,) which of the keys."""
+    """(n,) positions in ``keys``."""
     starts: IntArray
     """(n,) first row of ``hidden``."""
     ends: IntArray
+    """(n,) last row of ``hidden`` + 1."""
 
     @classmethod
     def of(cls, store: Store, keys: Sequence[str], fingerprint: str) -> TextIndex:
-        """Raises CacheError for a unit of another recipe, and for damage."""
+        """Read the index of some units. Raises CacheError for a unit of another recipe or a damaged unit."""
         hashes, units, starts, ends = [], [], [], []
         for number, key in enumerate(keys):
             require_recipe(store, key, store.attributes(key), fingerprint)
@@ -68,7 +71,7 @@ class TextIndex:
         return cls(list(keys), flat[order], *joined)
 
     def find(self, hashes: NDArray[np.uint8]) -> IntArray:
-        """Positions here of some hashes (n, 16): (n,), -1 where there is none."""
+        """Positions of hashes (n, 16) in this index: (n,), -1 for unknown hashes."""
         wanted = hashes.view(f"S{HASH_BYTES}").reshape(-1)
         if not len(self.known):
             return np.full(len(wanted), -1)
@@ -77,7 +80,7 @@ class TextIndex:
 
 
 class Texts:
-    """The token features of a store. Safe to share between threads."""
+    """The token features of a store. Can be shared between threads."""
 
     def __init__(self, store: Store, fingerprint: str) -> None:
         self.store, self.fingerprint = store, fingerprint
@@ -88,32 +91,32 @@ class Texts:
         return type(self), (self.store, self.fingerprint)
 
     def look_again(self) -> TextIndex:
-        """The index, with what other writers added meanwhile."""
+        """The index, updated with the units that other processes have added."""
         keys = self.store.keys("text")
         if self._index is None or self._index.keys != keys:
             self._index = TextIndex.of(self.store, keys, self.fingerprint)
         return self._index
 
     def missing(self, sentences: Sequence[str]) -> list[str]:
-        """Those of some sentences that no unit holds."""
+        """The sentences without stored features."""
         found = self.look_again().find(sentence_hashes(sentences))
         return [sentence for sentence, at in zip(sentences, found, strict=True) if at < 0]
 
     def read(self, sentence: str) -> Tensor:
-        """Token features of a sentence: (M, width). Recent ones are kept; do not write to them.
+        """Token features of a sentence: (M, width). Recent results are cached and shared, so do not modify them.
 
-        Raises CacheError when no unit holds it.
+        Raises CacheError if the sentence has no stored features.
         """
         found = self._texts.get(sentence)
         if found is None:
             found = self._read(sentence)
             while len(self._texts) >= KEPT_TEXTS:
-                self._texts.pop(next(iter(tuple(self._texts))), None)  # a copy: other threads change it meanwhile
+                self._texts.pop(next(iter(tuple(self._texts))), None)  # on a copy: other threads may change the dict
             self._texts[sentence] = found
         return found
 
     def _read(self, sentence: str) -> Tensor:
-        from .stores.quantise import read_features  # torch loads where features are read; listing a cache does without
+        from .stores.quantise import read_features  # imports torch, which listing a cache does not need
 
         wanted, index = sentence_hashes([sentence]), self._index or self.look_again()
         at = int(index.find(wanted)[0])
@@ -131,7 +134,7 @@ class Texts:
 
 
 def require_recipe(store: Store, key: str, attributes: Mapping[str, Any], fingerprint: str) -> None:
-    """Refuse a unit that says of itself that it is of another recipe: CacheError."""
+    """Raise CacheError if a unit's attributes name another recipe."""
     found = attributes.get("fingerprint")
     if found != fingerprint:
         raise CacheError(

@@ -1,7 +1,7 @@
-"""A video's features, wherever they lie: the unit that was written first, and those that were added since, read as one.
+"""A video's features from all its units: the first one, and those that were added later.
 
-A unit says in its attributes which source ``frames`` the rows of its maps are, through which ``views``, and of which file
-(``source``); its array ``regions`` says which regions the rows of its ``…_roi`` arrays are (see `needs`).
+The attributes of a unit give the source ``frames`` of its rows, its ``views``, and the video file (``source``). Its
+array ``regions`` gives the regions of the rows of its ``…_roi`` arrays (see `needs`).
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ def video_key(video_id: str) -> str:
 
 
 def more_key(video_id: str, frames: IntArray, regions: FloatArray) -> str:
-    """The key of a unit with these frames (F,) and regions (R, 5) that is added to a video."""
+    """The key of an additional unit of a video, with these frames (F,) and regions (R, 5)."""
     held = hashlib.sha256(np.ascontiguousarray(frames, np.int64).tobytes())
     held.update(np.ascontiguousarray(regions, np.float64).tobytes())
     return f"{MORE}/{video_id}/{held.hexdigest()[:16]}"
 
 
 def video_of(key: str) -> str:
-    """The id of the video that a unit is of."""
+    """The video id of a unit."""
     room, _, name = key.partition("/")
     return name.rpartition("/")[0] if room == MORE else name
 
 
 @dataclass(frozen=True)
 class Places:
-    """Rows of a video's arrays: in which of its units, and which row there. (n,) each."""
+    """Locations of n rows of a video: the number of the unit (n,), and the row in it (n,)."""
 
     units: IntArray
     rows: IntArray
 
     def reader(self) -> list[tuple[int, NDArray[np.bool_] | slice, IntArray]]:
-        """For every unit that is read: its number, which of the n rows come from it, and the rows there."""
+        """For every unit to read: its number, the mask of the n rows that it holds, and their row numbers in it."""
         first = int(self.units[0]) if len(self.units) else 0
         if (self.units == first).all():
             return [(first, slice(None), self.rows)]
@@ -65,32 +65,32 @@ class Places:
 
 @dataclass(frozen=True, eq=False)
 class VideoUnit:
-    """What all units of one video hold together."""
+    """The features of one video from all its units."""
 
     store: Store
     keys: tuple[str, ...]
     views: list[View]
-    """The first is the evaluation geometry."""
+    """The stored views. The first is the evaluation view."""
     source: Mapping[str, Any]
-    """The file it was extracted from: ``bytes``, ``mtime_ns``, ``sha256``. Empty where a unit does not say."""
+    """The video file: ``bytes``, ``mtime_ns``, ``sha256``. Empty if it was not recorded."""
     frames: IntArray
-    """(F,) ascending source frames whose maps are stored."""
+    """(F,) ascending source frames with stored maps."""
     _places: Places
-    """(F,)."""
+    """Locations of these F frames."""
 
     def __repr__(self) -> str:
         return f"VideoUnit {', '.join(self.keys)}: {len(self.frames):,} frames, {len(self.views)} views"
 
     @classmethod
     def of(cls, store: Store, keys: Sequence[str], fingerprint: str) -> VideoUnit:
-        """Join some units of a video. Raises CacheError for another recipe, and for units of different files or views."""
+        """Join units of a video. Raises CacheError for another recipe, and for units of different files or views."""
         attributes = [store.attributes(key) for key in keys]
         for key, found in zip(keys, attributes, strict=True):
             require_recipe(store, key, found, fingerprint)
         _require_one_video(store, keys, attributes)
         frames = [np.asarray(a["frames"], dtype=np.int64) for a in attributes]
         views, source = [View.from_json(view) for view in attributes[0]["views"]], attributes[0].get("source", {})
-        if len(frames) == 1:  # most videos: a unit's frames ascend
+        if len(frames) == 1:  # the usual case; the frames of a unit are ascending
             count = len(frames[0])
             places = Places(np.zeros(count, np.int64), np.arange(count))
             return cls(store, tuple(keys), views, source, frames[0], places)
@@ -101,7 +101,7 @@ class VideoUnit:
 
     @cached_property
     def regions(self) -> FloatArray:
-        """(R, 5): the regions of all units, one after the other."""
+        """(R, 5) regions of all units, concatenated."""
         held = [self.store.read(key, REGIONS) for key in self.keys if REGIONS in self.store.arrays(key)]
         return np.concatenate([np.empty((0, 5)), *held])
 
@@ -118,19 +118,22 @@ class VideoUnit:
         return RegionIndex(self.regions)
 
     def places(self, frames: IntArray) -> Places:
-        """Where the maps of source frames are. Raises CacheError when one is not stored."""
+        """Locations of the maps of source frames. Raises CacheError if one is not stored."""
         at, stored = self._find_frames(frames)
         self._require(stored, frames)
         return Places(self._places.units[at], self._places.rows[at])
 
     def region_places(self, frames: IntArray, boxes: FloatArray) -> Places:
-        """Where the regions of boxes (n, 4; source pixels) at source frames (n,) are. CacheError when one is not stored."""
+        """Locations of the regions of boxes (n, 4) xyxy at source frames (n,).
+
+        Raises CacheError if one is not stored.
+        """
         at = self._region_index.find(regions_at(frames, boxes))
         self._require(at >= 0, frames, "regions of the target at ")
         return Places(self._region_places.units[at], self._region_places.rows[at])
 
     def read(self, name: str, places: Places, out: Tensor | None = None) -> Tensor:
-        """Rows of an array, as `read_features` reads them: (n, …, C), into ``out`` where given."""
+        """Rows of an array, read by `read_features`: (n, …, C), written into ``out`` if given."""
         import torch
 
         from .stores.quantise import read_features
@@ -146,14 +149,14 @@ class VideoUnit:
         return out
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of one row of an array. Raises CacheError when no unit has it."""
+        """Shape of one row of an array. Raises CacheError if no unit has the array."""
         for key in self.keys:
             if name in (arrays := self.store.arrays(key)):
                 return arrays[name].shape[1:]
         raise CacheError(f"{self._where} has no array {name!r}", hint="stvg cache verify")
 
     def lacking(self, needs: Needs) -> tuple[IntArray, FloatArray]:
-        """Of what some samples need, the frames and the regions that are not stored: (f,) and (r, 5)."""
+        """The frames (f,) and regions (r, 5) among the needs that are not stored."""
         frames, regions = needs.all_frames(), needs.all_regions()
         return frames[~self._find_frames(frames)[1]], regions[self._region_index.find(regions) < 0]
 
@@ -182,7 +185,7 @@ def _require_one_video(store: Store, keys: Sequence[str], attributes: Sequence[M
             other.get("source", {}).get("sha256") != first.get("source", {}).get("sha256")
         ):
             raise CacheError(
-                f"{store.path}: {keys[0]} and {key} are of different files of the video, or of different sizes of it",
+                f"{store.path}: {keys[0]} and {key} are of different files or sizes of the video",
                 found=f"{store.place(keys[0])} and {store.place(key)}",
-                hint="remove the one that is of the wrong file, then repeat stvg extract",
+                hint="remove the unit of the wrong file, then repeat stvg extract",
             )

@@ -1,4 +1,4 @@
-"""Where boxes change from source pixels to fractions of what an encoder sees, beside the inverse: the geometry of views."""
+"""The geometry of views: conversion of boxes between source pixels and fractions of the encoder's input."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .sampling import FloatArray
 
 
 def resized(width: int, height: int, short: int, max_side: int | None = None) -> tuple[int, int]:
-    """(width, height) with short side ``short``, lowered until the long side fits ``max_side``.
+    """Resize to short side ``short``, or smaller if the long side would exceed ``max_side``: (width, height) in pixels.
 
-    640x360 at 224/373 becomes 373x210: the cap wins over the short side. Rounding follows the public code; what it would
-    round to nothing, 4000x16 at 64/107, is one pixel wide.
+    Example: 640x360 at 224/373 becomes 373x210. Rounding follows the baselines' public code, but no side is shorter
+    than one pixel (4000x16 at 64/107).
     """
     low, high = sorted((width, height))
     if max_side is not None and high / low * short > max_side:
@@ -25,11 +25,12 @@ def resized(width: int, height: int, short: int, max_side: int | None = None) ->
 
 @dataclass(frozen=True)
 class Crop:
-    """A part cut out of a resized picture: all in whole pixels of the picture of ``width`` x ``height``."""
+    """A crop of a resized picture, in whole pixels of the resized picture."""
 
     width: int
+    """Width of the picture after the first resize."""
     height: int
-    """Size the source is brought to before it is cut."""
+    """Height of the picture after the first resize."""
     left: int
     top: int
     cut_width: int
@@ -38,9 +39,9 @@ class Crop:
 
 @dataclass(frozen=True)
 class View:
-    """The geometry of one rendition of a video: resize (view 0, the field's evaluation), or resize, crop, resize.
+    """The geometry of a view: one resize (view 0, the standard evaluation), or resize, crop and resize.
 
-    Turns source pixel boxes into fractions of the rendition and back. Sizes are whole pixels.
+    Converts boxes from source pixels to fractions of the view and back. Sizes are whole pixels.
     """
 
     source_width: int
@@ -51,7 +52,7 @@ class View:
 
     @classmethod
     def evaluation(cls, source_width: int, source_height: int, resolution: int, max_side: int) -> View:
-        """The field's evaluation geometry: short side ``resolution``, long side at most ``max_side``."""
+        """The standard evaluation view: short side ``resolution``, long side at most ``max_side``."""
         size = resized(source_width, source_height, resolution, max_side)
         return cls(source_width, source_height, *size)
 
@@ -65,7 +66,7 @@ class View:
         return size + (list(vars(self.crop).values()) if self.crop else [])
 
     def _window(self) -> tuple[FloatArray, FloatArray]:
-        """Left top corner and size of what the rendition shows, in source pixels: two (x, y)."""
+        """Top left corner and size of the visible part, in source pixels: two arrays (x, y)."""
         source = np.array([self.source_width, self.source_height], dtype=np.float64)
         if self.crop is None:
             return np.zeros(2), source
@@ -73,25 +74,30 @@ class View:
         return scale * (self.crop.left, self.crop.top), scale * (self.crop.cut_width, self.crop.cut_height)
 
     def to_fractions(self, boxes: FloatArray) -> FloatArray:
-        """Source pixels xyxy (…, 4) → cxcywh in [0, 1], clamped to what the rendition shows."""
+        """Source pixels xyxy (…, 4) → cxcywh fractions in [0, 1], clamped to the visible part."""
         start, size = (np.tile(v, 2) for v in self._window())
         x1, y1, x2, y2 = np.moveaxis(np.clip((boxes - start) / size, 0, 1), -1, 0)
         return np.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], axis=-1)
 
     def shows(self, boxes: FloatArray) -> bool:
-        """Whether all of some boxes (n, 4; source pixels) are seen, at least in part. What lies outside the picture is left
-        out of account."""
+        """Whether the view shows all boxes (n, 4) xyxy, at least in part.
+
+        Boxes outside the source picture are ignored.
+        """
         corners = np.clip(boxes, 0, [self.source_width, self.source_height] * 2)
         inside = boxes[(corners[:, 2:] > corners[:, :2]).all(1)]
         return bool((self.to_fractions(inside)[:, 2:] > 0).all())
 
     def to_pixels(self, boxes: FloatArray, beyond: bool = False) -> FloatArray:
-        """cxcywh fractions (…, 4) → source pixels xyxy, clamped to the picture; ``beyond``: at its left and top only."""
+        """cxcywh fractions (…, 4) → source pixels xyxy, clamped to the picture.
+
+        ``beyond``: clamp at left and top only.
+        """
         start, size = (np.tile(v, 2) for v in self._window())
         cx, cy, w, h = np.moveaxis(np.asarray(boxes, dtype=np.float64), -1, 0)
         corners = np.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], axis=-1)
         return np.clip(corners * size + start, 0, None if beyond else [self.source_width, self.source_height] * 2)
 
 
-# Longest allowed long side per evaluation resolution: the baseline's table (spec: 224, 320 and 352 are the paper's).
+# Maximum long side by evaluation resolution, from the baseline's table; the paper uses 224, 320 and 352.
 MAX_SIDE = {64: 107, 96: 160, 128: 213, 160: 267, 192: 320, 224: 373, 256: 427, 288: 480, 320: 533, 352: 587, 384: 640, 416: 693, 448: 746, 480: 800, 800: 1333}  # fmt: skip  # noqa: E501

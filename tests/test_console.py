@@ -121,7 +121,7 @@ def test_a_log_that_cannot_be_written_ends_with_a_warning_and_the_command_goes_o
         options.say(text)
     said = capsys.readouterr()
     assert said.out == "one\ntwo\n"
-    assert said.err == "stvg: WARNING the log /dev/full cannot be written, and ends here: No space left on device\n"
+    assert said.err == "stvg: WARNING the log /dev/full cannot be written and stops here: No space left on device\n"
 
 
 class Screen:

@@ -161,7 +161,7 @@ def test_a_link_to_nothing_is_no_folder(here):
     for look, place in ((writable_folder, Path("link")), (writable_file, Path("link", "file"))):
         with pytest.raises(UsageError, match="cannot be written") as refused:
             look(place)
-        assert "a link to nothing" in refused.value.facts["found"]
+        assert "a broken link" in refused.value.facts["found"]
 
 
 def test_folders_above_a_file_are_made_when_it_is_written(here):

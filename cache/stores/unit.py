@@ -104,7 +104,7 @@ class UnitRecord:
             known = content.pop("crc32c")
             rest = stored.partition(b", ")[2]  # everything after the checksum, in the form `to_bytes` writes
             if known != crc32c(b"{" + rest):
-                raise ValueError("its checksum does not fit")
+                raise ValueError("its checksum does not match")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CacheError(f"{where}: the record of {key or 'a unit'} is damaged", found=error, hint=REPAIR) from None
         if content["format_version"] != FORMAT_VERSION:

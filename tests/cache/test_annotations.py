@@ -176,7 +176,7 @@ def test_sets_are_united_and_contradictions_named():
     assert both.splits["train"].samples == 15
     with pytest.raises(CacheError, match="contradicts") as refused:
         one.united_with(of([replace(make_samples(range(1))[0], sentence="no")], max_frames=100), "c")
-    assert "sample 0 of train is another" in refused.value.facts["found"]
+    assert "sample 0 of train is different" in refused.value.facts["found"]
     with pytest.raises(CacheError, match="contradicts") as refused:
         one.united_with(of(make_samples(range(7, 8)), max_frames=40), "c")
     assert "--max-frames 100" in refused.value.facts["found"]

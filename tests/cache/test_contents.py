@@ -38,8 +38,8 @@ def test_a_video_that_came_is_named(tmp_path):
     write_video(cache, "v4", 4)
     now = cache.contents("train")
     assert then.digest != now.digest
-    assert then.changes(now) == ["1 video came: v4", "9 samples then, 12 now"]
-    assert now.changes(then) == ["1 video went: v4", "12 samples then, 9 now"]
+    assert then.changes(now) == ["1 video added: v4", "9 samples then, 12 now"]
+    assert now.changes(then) == ["1 video removed: v4", "12 samples then, 9 now"]
 
 
 @pytest.mark.parametrize(

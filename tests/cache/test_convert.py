@@ -80,7 +80,7 @@ def test_another_caches_folder_is_refused_and_left_as_it_was(tmp_path):
     for name, says in (
         ("recipe", "another recipe"),
         ("samples", "contradicts"),
-        ("store", "is kept otherwise"),
+        ("store", "has another store"),
         ("a", "itself"),
     ):
         before = contents(Cache.open(tmp_path / name))

@@ -138,7 +138,7 @@ def test_units_of_different_files_or_sizes_are_not_joined(tmp_path, other):
     cache = annotated(tmp_path / "c", make_samples(range(1)), keep="roi")
     write_unit(cache, video_key("v0"), [0], some())
     write_unit(cache, more_key("v0", np.array([5]), some()), [5], some(), **other)
-    with pytest.raises(CacheError, match="of different files of the video"):
+    with pytest.raises(CacheError, match="of different files or sizes of the video"):
         cache.unit("v0")
 
 

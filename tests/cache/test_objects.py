@@ -306,4 +306,4 @@ def test_a_storage_without_conditions_is_written_and_named(monkeypatch, caplog):
     monkeypatch.setattr(obstore, "put", put_plainly)
     assert where.write_unless_changed(b"one", None)
     assert where.read_bytes() == b"one"
-    assert "knows no conditions; let one process at a time write annotations there" in caplog.text
+    assert "has no conditional writes; let one process at a time write annotations there" in caplog.text

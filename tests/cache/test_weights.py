@@ -70,7 +70,7 @@ def test_a_file_without_a_state_dict_says_what_it_holds(tmp_path):
 
 
 def test_two_tensors_that_would_have_one_name_are_refused(tmp_path):
-    with pytest.raises(CheckpointError, match=r"are both conv.weight") as refused:
+    with pytest.raises(CheckpointError, match=r"have the name conv.weight") as refused:
         read_state_dict(saved(tmp_path / "x.pth", {"conv.weight": torch.ones(1), "module.conv.weight": torch.zeros(1)}))
     assert refused.value.facts["found"] == "conv.weight, module.conv.weight"
 

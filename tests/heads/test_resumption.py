@@ -111,7 +111,7 @@ def test_other_videos_in_the_cache_are_refused_by_name(own_cache, tmp_path):
     moved.rename(unit)
     with pytest.raises(CheckpointError, match="trained on other data than the cache holds now") as refused:
         start(own_cache, tmp_path / "run", "train.epochs=1").resume()
-    assert f"1 video came: {unit.name.split('.')[0]}" in refused.value.facts["found"]
+    assert f"1 video added: {unit.name.split('.')[0]}" in refused.value.facts["found"]
     assert json.dumps(fewer.data.to_json()) in json.dumps(load_checkpoint(tmp_path / "run/last.safetensors").facts)
 
 
