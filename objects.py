@@ -192,7 +192,7 @@ def location(text: str) -> Location:
     Raises UsageError for an empty text and for ambiguous URLs.
     """
     if not text:
-        raise UsageError("the path is empty", expected="a path, or s3://bucket/folder")
+        raise UsageError("an empty text is not a location", expected="a path, or s3://bucket/folder")
     if re.match(r"(file|memory|s3a?|gs|az|adl|abfss?|azure|https?):(?!//)", text, re.IGNORECASE):
         raise _unusable(text, "no // after the colon", "file:///folder, s3://bucket/folder, or ./ before a local name")
     if not text.lower().startswith("file://"):

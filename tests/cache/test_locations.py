@@ -65,7 +65,7 @@ def test_characters_that_a_file_url_need_not_escape_are_kept():
     ],
 )
 def test_an_address_that_could_mean_another_place_is_refused(text):
-    with pytest.raises(UsageError, match="place"):
+    with pytest.raises(UsageError, match="location"):
         location(text)
 
 
@@ -101,7 +101,7 @@ def test_every_option_that_takes_a_place_refuses_an_address_it_cannot_use(stvg, 
     ):
         ran = stvg(*words)
         assert ran.code, words
-        assert "place" in ran.err or "not on this machine" in ran.err, (words, ran.err)
+        assert "location" in ran.err or "not on this machine" in ran.err, (words, ran.err)
         assert "Traceback" not in ran.err
     assert list(tmp_path.iterdir()) == []
 

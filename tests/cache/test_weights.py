@@ -110,7 +110,7 @@ def test_of_two_modules_the_averaged_one_is_taken_and_otherwise_none(tmp_path):
     two = {f"{p}.net.{k}": v for p, w in (("ema", PLAIN), ("model", OTHER)) for k, v in w.items()}
     assert equal(read_weights(saved(tmp_path / "x.pth", two)).beside("conv.weight").tensors, PLAIN)
     two = {k.replace("ema.", "teacher."): v for k, v in two.items()}
-    with pytest.raises(CheckpointError, match="several modules") as refused:
+    with pytest.raises(CheckpointError, match="several matching modules") as refused:
         read_weights(saved(tmp_path / "y.pth", two)).beside("conv.weight")
     assert refused.value.facts["found"] == "teacher.net.conv.weight, model.net.conv.weight"
 
