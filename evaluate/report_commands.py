@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..console import Progress
 from ..options import FOLDER, OUT_FILE, device_option, say
-from ..outputs import naming_write_errors
-from ..wording import counted
+from ..outputs import naming_write_errors, writable_file
+from ..wording import counted, install
 from .scoring_commands import scoring_of, scoring_options
 
+if TYPE_CHECKING:
+    from .report.findings import ReportContent
+
+OUT = Path("report.html")
+RUNS = 5
+"""Other runs on one page: each has a colour of its own."""
 NAMED = 5
 """Videos that could not be read and are printed; the others are counted."""
 
@@ -31,18 +38,30 @@ NAMED = 5
     "--metrics", type=FOLDER, metavar="FILE", help="metrics.jsonl of the training.  [beside the checkpoint, if there]"
 )
 @click.option(
-    "--against", type=FOLDER, metavar="FILE", help="Scores of another run (stvg evaluate --json) to set it beside."
+    "--against",
+    type=FOLDER,
+    multiple=True,
+    metavar="FILE",
+    help="Scores of another run (stvg evaluate --json) to set it beside. May be repeated.",
 )
 @click.option("--name", default=None, help="What the run is called.  [folder of the checkpoint, or file's name]")
-@click.option("--out", type=OUT_FILE, default=Path("report.html"), show_default=True, help="The page.")
+@click.option("--out", type=OUT_FILE, help=f"The page.  [{OUT}]")
+@click.option(
+    "--serve",
+    is_flag=True,
+    help="Write no file: show the page on this machine, with frames of every sample, read when it is looked at.",
+)
+@click.option("--port", type=click.IntRange(0, 65535), help="With --serve: where the page is.  [any free one]")
 @device_option
 def report(
     videos: Path | None,
     pictures: int,
     metrics: Path | None,
-    against: Path | None,
+    against: tuple[Path, ...],
     name: str | None,
-    out: Path,
+    out: Path | None,
+    serve: bool,
+    port: int | None,
     **chosen: Any,
 ) -> None:
     """Write one HTML page to look at, which needs no network, no server and no other file.
@@ -53,11 +72,17 @@ def report(
     Examples:
       stvg report --checkpoint runs/fsm/best.safetensors --cache cache/vidstg --videos vidor/video --out report.html
       stvg report --predictions tubes.jsonl --dataset vidstg --annotations vidstg --against fsm.json
+      stvg report --checkpoint runs/fsm/best.safetensors --cache cache/vidstg --videos vidor/video --serve
     """
+    if serve and (out or not videos):
+        raise click.UsageError("--serve needs --videos, and goes without --out.")
+    if port is not None and not serve:
+        raise click.UsageError("--port belongs to --serve.")
+    if not serve and out is None:
+        writable_file(OUT)
     from ..errors import UsageError
     from .compare import ScoresFile, compare, read_scores
-    from .report.findings import ReportContent
-    from .report.page import write_report
+    from .report.findings import Against, ReportContent
     from .report.training import read_training
 
     if videos and not videos.is_dir():  # before a head runs for minutes
@@ -66,7 +91,7 @@ def report(
     if metrics is None and checkpoint and (beside := checkpoint.parent / "metrics.jsonl").exists():
         metrics = beside
     training = read_training(metrics) if metrics else []
-    other = read_scores(against) if against else None
+    names, others = names_of(against), [read_scores(file) for file in against]
     needed = videos if checkpoint else None  # by heads that were trained end to end
     scored = scoring_of({**chosen, "videos": needed, **({"explain": True} if checkpoint else {})}).run()
     ours = ScoresFile.of(source, scored.scores)
@@ -79,9 +104,19 @@ def report(
         tubes=scored.tubes,
         evidence=scored.evidence,
         training=training,
-        against=compare(other, ours) if other else None,
+        against=[Against(name, compare(other, ours)) for name, other in zip(names, others, strict=True)],
         facts=scored.facts,
     )
+    if serve and videos:
+        show(findings, videos, port or 0)
+    else:
+        write(findings, videos, pictures, out or OUT)
+
+
+def write(findings: ReportContent, videos: Path | None, pictures: int, out: Path) -> None:
+    """Write the page, and say what could not be read for it."""
+    from .report.page import write_report
+
     with Progress("report", "videos", doing="drawing the page") as bar, naming_write_errors(out):
         written = write_report(out, findings, videos, pictures, bar.step)
     faults = list(written.faults.values())
@@ -92,3 +127,34 @@ def report(
     say(f"{written.path}  {written.bytes / 1e6:.1f} MB, {counted(written.pictured, 'sample')} with frames")
     if faults:
         raise SystemExit(3)
+
+
+def show(findings: ReportContent, videos: Path, port: int) -> None:
+    """Show the page until the command is interrupted."""
+    from threading import Event
+
+    from ..errors import UsageError
+    from ..stop import Interrupted, Stop
+
+    try:
+        from .report.live import POLICY, LiveReport
+        from .serve.host import serving
+    except ImportError:
+        raise UsageError("--serve needs Starlette and uvicorn", hint=install("serve")) from None
+    with Stop() as stop, stop.at_once(), serving(LiveReport(findings, videos).routes, POLICY, port) as address:
+        say(f"the report is at {address}  (Ctrl-C ends it)")
+        try:
+            Event().wait()
+        except Interrupted as end:
+            end.says = "the server ended; its page shows no more pictures"
+            raise
+
+
+def names_of(files: Sequence[Path]) -> list[str]:
+    """What other runs are called: as their files, with the folder where two are called alike. UsageError for too many."""
+    from ..errors import UsageError
+
+    if len(files) > RUNS:
+        raise UsageError(f"{len(files)} other runs do not fit on one page", expected=f"at most {RUNS}")
+    stems = [file.stem for file in files]
+    return [f.stem if stems.count(f.stem) == 1 else f"{f.absolute().parent.name}/{f.stem}" for f in files]

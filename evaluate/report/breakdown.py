@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...cache.sampling import FloatArray
 from ...cache.schema import Sample, has_boxes
 from ..bootstrap import Interval, intervals
 from ..metrics import METRICS, SampleScore, Scores, counted
 from ..paper_figures import Beside
+
+if TYPE_CHECKING:
+    from .findings import Against
 
 OUTCOMES = (
     ("Found", "vIoU above 0.5"),
@@ -19,7 +22,9 @@ OUTCOMES = (
     ("Right time, wrong place", "tIoU above 0.5, vIoU at most 0.3"),
     ("Wrong time", "tIoU at most 0.5, vIoU at most 0.3"),
 )
-BINS = 20
+BINS = 10
+PLACES = 4
+"""Decimals of an overlap that the page keeps, and that its parts are counted by."""
 SHOWN = ("m_tIoU", "m_vIoU", "vIoU@0.3", "vIoU@0.5")
 
 
@@ -32,6 +37,8 @@ class Mark:
     interval: Interval | None = None
     """95 %; None where there is none."""
     published: bool = False
+    run: int = 0
+    """Of which other run, counted from 1; 0: this run's, or published."""
 
 
 @dataclass(frozen=True)
@@ -56,21 +63,39 @@ def headline(scores: Scores) -> dict[str, Mark]:
     return dict(zip(SHOWN, _means("all sentences", scores.samples)[: len(SHOWN)], strict=True))
 
 
-def by_group(scores: Scores, beside: Beside) -> dict[str, dict[str, list[Mark]]]:
-    """Per metric and group this run and the published figures beside it."""
+def by_group(scores: Scores, beside: Beside, against: Sequence[Against] = ()) -> dict[str, dict[str, list[Mark]]]:
+    """Per metric and group this run, the other runs and the published figures beside it."""
     found: dict[str, dict[str, list[Mark]]] = {metric: {} for metric in SHOWN}
     for group in scores.groups:
         ours = _means("this run", [s for s in scores.samples if s.qtype == group])
         for column, metric in enumerate(SHOWN):
+            runs = [
+                Mark(other.name, d.a, run=number)
+                for number, other in enumerate(against, start=1)
+                for d in other.comparison.differences
+                if (d.group, d.metric) == (group, metric)
+            ]
             theirs = [Mark(name, row[column] / 100, published=True) for name, row in beside.rows.get(group, {}).items()]
-            found[metric][group] = [ours[column], *theirs]
+            found[metric][group] = [ours[column], *runs, *theirs]
     return found
 
 
-def histogram(values: FloatArray) -> list[float]:
-    """Share of values in each of BINS equal parts of [0, 1]; the last holds 1, too."""
-    counts, _ = np.histogram(values, bins=BINS, range=(0, 1))
-    return (counts / max(1, len(values))).tolist()
+def histogram(values: Sequence[float]) -> list[int]:
+    """How many values are in each of BINS equal parts of [0, 1]; the last holds 1, too. They add up to all values."""
+    counts = [0] * BINS
+    for value in values:
+        counts[min(BINS - 1, round(value * 10**PLACES) * BINS // 10**PLACES)] += 1
+    return counts
+
+
+def percentages(counts: Sequence[int]) -> list[int]:
+    """Whole percentages that add up to 100: rounded down, and those that lost most up again."""
+    total = sum(counts) or 1
+    shares = [100 * count // total for count in counts]
+    lost = sorted(range(len(counts)), key=lambda i: -(100 * counts[i] % total))
+    for i in lost[: 100 - sum(shares) if sum(counts) else 0]:
+        shares[i] += 1
+    return shares
 
 
 def breakdowns(scores: Scores, samples: Sequence[Sample]) -> dict[str, list[Slice]]:

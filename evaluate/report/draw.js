@@ -17,10 +17,10 @@ const index = block("index");
 const detailsBlock = remember((number) => block(`details-${number}`));
 const picturesOf = remember((video) => (byId(`pictures-${video}`) ? block(`pictures-${video}`) : {}));
 
-// Everything the index says of the sample in row i. Spans are source frames, half-open.
+// Everything the index says of the sample in row i. Spans are source frames, half-open; `before`: vIoU in other runs.
 function sampleAt(i) {
   const [video, width, height, fps, times] = index.videos[index.video[i]];
-  const before = index.before && index.before[i];
+  const before = index.before.map((of) => of[i]);
   const own = Object.fromEntries(
     ["id", "sentence", "segment", "moment", "tube", "tIoU", "vIoU", "outcome"].map((name) => [name, index[name][i]]),
   );
@@ -34,6 +34,14 @@ function secondsAt({ fps, times }, frame) {
   const low = Math.floor(at);
   const next = times[Math.min(low + 1, times.length - 1)];
   return times[low] + (at - low) * (next - times[low]);
+}
+
+// The frame, with a fraction, that is shown at a second.
+function frameAt({ fps, times }, second) {
+  if (!Array.isArray(times)) return second * fps;
+  const after = times.findIndex((time) => time > second);
+  if (after <= 0) return after ? times.length - 1 : 0;
+  return after - 1 + (second - times[after - 1]) / (times[after] - times[after - 1]);
 }
 
 // A span in seconds; in frames where only an assumed rate is known.
@@ -69,16 +77,26 @@ function shownSlots(clip) {
 }
 
 const within = (frame, [start, end]) => frame >= start && frame < end;
+const between = (a, b, share) => a.map((value, k) => value + share * (b[k] - value));
 
-// The annotated and the predicted box of a slot as [x1, y1, x2, y2] fractions; null where there is none.
-function boxesAt(sample, clip, slot) {
-  const at = (boxes, k) => {
+// The annotated and the predicted box at a frame as [x1, y1, x2, y2] fractions, between two slots those between their
+// boxes; null where there is none.
+function boxesAt(sample, clip, frame) {
+  const { frames } = clip;
+  const next = frames.findIndex((of) => of > frame);
+  const slot = next < 0 ? frames.length - 1 : Math.max(0, next - 1);
+  const share = next > 0 ? (frame - frames[slot]) / (frames[next] - frames[slot]) : 0;
+  const of = (boxes, k) => {
     if (k < 0 || 4 * k >= boxes.length) return null;
     const box = Array.from(boxes.subarray(4 * k, 4 * k + 4), (v) => v / 65535);
     return box[0] <= box[2] ? box : null;
   };
-  const inTube = within(clip.frames[slot], sample.tube);
-  return { truth: at(clip.truth, slot - clip.first), guess: inTube ? at(clip.guess, slot) : null };
+  const at = (boxes, first) => {
+    const here = of(boxes, slot - first);
+    const there = share && of(boxes, slot + 1 - first);
+    return here && there ? between(here, there, share) : here;
+  };
+  return { truth: at(clip.truth, clip.first), guess: within(frame, sample.tube) ? at(clip.guess, 0) : null };
 }
 
 function overlap(a, b) {
@@ -87,26 +105,34 @@ function overlap(a, b) {
   return shared > 0 ? shared / (area(a) + area(b) - shared) : 0;
 }
 
-// One frame: its picture if there is one, and the boxes over it.
-function drawFrame(sample, clip, slot) {
+// Put a frame into its drawing: its picture, if there is one, and the boxes over it.
+function paintFrame(drawing, sample, clip, frame) {
   const { width, height } = sample;
-  const frame = clip.frames[slot];
-  const boxes = boxesAt(sample, clip, slot);
-  const picture = clip.pictures[frame];
+  const boxes = boxesAt(sample, clip, frame);
+  const shown = frame in clip.pictures ? frame : "";
   const said = Object.keys(boxes).filter((name) => boxes[name]).map((n) => (n === "truth" ? "annotated" : "predicted"));
-  const drawing = svg("svg", {
-    class: "frame",
-    viewBox: `0 0 ${width} ${height}`,
-    role: "img",
-    "aria-label": `Frame ${frame}: ${said.length ? `${said.join(" and ")} box` : "no box"}`,
-  });
-  if (picture) drawing.append(svg("image", { href: `data:image/webp;base64,${picture}`, width, height }));
+  drawing.setAttribute("aria-label", `Frame ${Math.round(frame)}: ${said.length ? `${said.join(" and ")} box` : "no box"}`);
+  if (drawing.dataset.shown !== String(shown)) {
+    drawing.dataset.shown = shown;
+    drawing.querySelector("image")?.remove();
+    if (shown !== "") drawing.prepend(svg("image", { href: `data:image/webp;base64,${clip.pictures[shown]}`, width, height }));
+  }
+  drawing.querySelectorAll("rect").forEach((rect) => rect.remove());
   for (const [name, box] of Object.entries(boxes)) {
     if (!box) continue;
     const [x1, y1, x2, y2] = box.map((v, k) => v * (k % 2 ? height : width));
     const place = { x: x1, y: y1, width: x2 - x1, height: y2 - y1 };
     drawing.append(svg("rect", { ...place, class: "casing" }), svg("rect", { ...place, class: `box ${name}` }));
   }
+}
+
+function newFrame({ width, height }) {
+  return svg("svg", { class: "frame", viewBox: `0 0 ${width} ${height}`, role: "img" });
+}
+
+function drawFrame(sample, clip, slot) {
+  const drawing = newFrame(sample);
+  paintFrame(drawing, sample, clip, clip.frames[slot]);
   return drawing;
 }
 
@@ -119,7 +145,7 @@ function drawStrip(sample, clip) {
   for (let k = 0; k < CELLS; k++) {
     const part = [from + ((to - from) * k) / CELLS, from + ((to - from) * (k + 1)) / CELLS];
     const here = slots.filter((slot) => within(clip.frames[slot], part));
-    const worth = (slot) => Object.values(boxesAt(sample, clip, slot)).filter(Boolean).length;
+    const worth = (slot) => Object.values(boxesAt(sample, clip, clip.frames[slot])).filter(Boolean).length;
     const most = Math.max(...here.map(worth));
     const best = here.filter((slot) => worth(slot) === most);
     strip.append(here.length ? drawFrame(sample, clip, best[best.length >> 1]) : html("span", { class: "frame" }));
@@ -127,11 +153,15 @@ function drawStrip(sample, clip) {
   return strip;
 }
 
+const AXIS = 18;
+const STEPS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1200, 3600];
+
 // Both moments, probabilities of start and end, and attention, over the segment; `height` of the curves in pixels.
 function drawTimeline(sample, clip, height) {
   const [from, to] = sample.segment;
   const x = (frame) => 100 * Math.min(1, Math.max(0, (frame - from) / (to - from)));
-  const total = clip.start ? 36 + height : 22;
+  const drawn = clip.start ? 36 + height : 22;
+  const total = drawn + AXIS;
   const drawing = svg("svg", {
     class: "timeline",
     height: total,
@@ -151,10 +181,28 @@ function drawTimeline(sample, clip, height) {
       return svg("polyline", { class: name, points: points.join(" ") });
     };
     const box = { x: 0, y: 24, width: "100%", height, viewBox: "0 -4 1000 108", preserveAspectRatio: "none" };
-    drawing.append(svg("svg", { class: "chances", ...box }, curve("start"), curve("end")), drawAttention(clip, x, total - 9));
+    drawing.append(svg("svg", { class: "chances", ...box }, curve("start"), curve("end")), drawAttention(clip, x, drawn - 9));
   }
-  drawing.append(svg("line", { class: "cursor", x1: 0, x2: 0, y1: 0, y2: total, visibility: "hidden" }));
+  drawing.append(...drawAxis(sample, x, drawn));
+  drawing.append(svg("line", { class: "cursor", x1: 0, x2: 0, y1: 0, y2: drawn, visibility: "hidden" }));
   return drawing;
+}
+
+// Seconds of the video below a time line; frames where only an assumed rate is known.
+function drawAxis(sample, x, y) {
+  const counted = sample.times === false;
+  const [from, to] = counted ? sample.segment : sample.segment.map((frame) => secondsAt(sample, frame));
+  const rough = (to - from) / 5;
+  const step = STEPS.find((s) => s >= (counted ? Math.max(1, rough) : rough)) ?? 3600;
+  const marks = [];
+  for (let k = Math.ceil(from / step - 1e-9); k * step <= to + 1e-9; k++) {
+    const at = x(counted ? k * step : frameAt(sample, k * step));
+    const anchor = at < 4 ? "start" : at > 94 ? "end" : "middle";
+    const text = `${Number((k * step).toFixed(1))}${counted ? "" : " s"}`;
+    marks.push(svg("line", { class: "mark", x1: `${at}%`, x2: `${at}%`, y1: y, y2: y + 4 }));
+    marks.push(svg("text", { class: "when", x: `${at}%`, y: y + 15, "text-anchor": anchor }, text));
+  }
+  return marks;
 }
 
 function drawAttention(clip, x, y) {

@@ -74,6 +74,15 @@ def along_diagonal(blocks: Sequence[FloatArray]) -> FloatArray:
 
 
 @dataclass(frozen=True)
+class Against:
+    """Another run beside this one."""
+
+    name: str
+    comparison: Comparison
+    """The other run (first) and this one (second)."""
+
+
+@dataclass(frozen=True)
 class ReportContent:
     """Everything a report shows, before any of it is drawn."""
 
@@ -89,8 +98,8 @@ class ReportContent:
     """Empty for predictions of a file."""
     training: list[dict[str, Any]] = field(default_factory=list)
     """Lines of the run's metrics.jsonl."""
-    against: Comparison | None = None
-    """Another run (first) and this one (second)."""
+    against: Sequence[Against] = ()
+    """Other runs."""
     facts: Mapping[str, str] = field(default_factory=dict)
     """How it was made, for the foot of the page."""
 

@@ -29,14 +29,13 @@ Pictures = dict[str, dict[int, bytes]]
 """Per video, WebP by source frame."""
 
 
-def choose(scores: Sequence[SampleScore], count: int, against: Comparison | None = None) -> list[Id]:
-    """By turns the best, the median and the worst sample, the most changed too if there is a change; ``count`` in all."""
+def choose(scores: Sequence[SampleScore], count: int, against: Sequence[Comparison] = ()) -> list[Id]:
+    """By turns the best, the median and the worst sample, and the most changed against other runs; ``count`` in all."""
     ranked = [s.sample_id for s in sorted(scores, key=lambda s: (-s.vIoU, -s.tIoU))]
     middle = len(ranked) // 2
     around = sorted(range(len(ranked)), key=lambda i: (abs(i - middle), i))
     orders = [ranked, [ranked[i] for i in around], ranked[::-1]]
-    if against:
-        orders.append([after.sample_id for _, after in against.changed])
+    orders += [[after.sample_id for _, after in other.changed] for other in against]
     turns = (i for turn in zip_longest(*orders) for i in turn if i is not None)
     return list(dict.fromkeys(turns))[:count]
 

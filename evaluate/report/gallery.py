@@ -18,7 +18,7 @@ from ...cache.schema import Sample, Tube, Video, has_boxes
 from ...extract.video.agreement import rate_is_assumed
 from ...extract.video.clock import Clock
 from ..metrics import Id, SampleScore
-from .breakdown import outcome
+from .breakdown import PLACES, outcome
 from .findings import Evidence, ReportContent, Shades
 
 BLOCK = 200
@@ -45,20 +45,25 @@ def clip_frames(findings: ReportContent, sample: Sample) -> IntArray:
 
 
 def index(
-    findings: ReportContent, rows: Shown, chosen: Sequence[Id], clocks: Mapping[str, Clock] | None = None
+    findings: ReportContent,
+    rows: Shown,
+    chosen: Sequence[Id],
+    clocks: Mapping[str, Clock] | None = None,
+    live: bool = False,
 ) -> dict[str, Any]:
     """One list per column.
 
     ``chosen``: the samples with pictures, in the order they are first shown in. ``clocks``: of the videos whose files
-    were read.
+    were read. ``live``: a server gives the pictures of every sample.
     """
     videos = {sample.video.video_id: sample.video for sample, _, _ in rows}
     video_row = {video_id: i for i, video_id in enumerate(videos)}
     kinds = sorted({sample.qtype for sample, _, _ in rows})
-    before = {a.sample_id: a.vIoU for a, _ in findings.against.changed} if findings.against else {}
+    before = [{a.sample_id: a.vIoU for a, _ in other.comparison.changed} for other in findings.against]
     place = {sample.sample_id: i for i, (sample, _, _) in enumerate(rows)}
     return {
         "block": BLOCK,
+        "live": live,
         "kinds": kinds,
         "chosen": [place[i] for i in chosen if i in place],
         "videos": [[v.video_id, v.width, v.height, *times(v, findings.dataset, clocks or {})] for v in videos.values()],
@@ -69,12 +74,14 @@ def index(
         "segment": [sample.segment for sample, _, _ in rows],
         "moment": [sample.moment for sample, _, _ in rows],
         "tube": [(round(float(tube.start), 2), round(float(tube.end), 2)) for _, tube, _ in rows],
-        "tIoU": [round(score.tIoU, 4) for _, _, score in rows],
-        "vIoU": [round(score.vIoU, 4) for _, _, score in rows],
+        "tIoU": [round(score.tIoU, PLACES) for _, _, score in rows],
+        "vIoU": [round(score.vIoU, PLACES) for _, _, score in rows],
         "outcome": [outcome(score) for _, _, score in rows],
-        "before": [round(before[i], 4) if (i := score.sample_id) in before else None for _, _, score in rows]
-        if findings.against
-        else None,
+        "runs": [other.name for other in findings.against],
+        "before": [
+            [round(of_run[i], PLACES) if (i := score.sample_id) in of_run else None for _, _, score in rows]
+            for of_run in before
+        ],
     }
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 
 from ... import __version__
 from ...atomic import write_atomic
@@ -30,7 +29,8 @@ from .frames import Taken, choose, pictured_frames, take_pictures
 from .training import charts_of
 
 HERE = Path(__file__).parent
-SCRIPTS = ("elements.js", "theme.js", "draw.js", "gallery.js", "player.js", "page.js")
+CONNECT = "connect-src 'self'; "
+SCRIPTS = ("elements.js", "theme.js", "draw.js", "live.js", "gallery.js", "player.js", "page.js")
 PICTURES = 36
 """Samples with frames, unless told otherwise."""
 
@@ -61,7 +61,7 @@ def write_report(
     the report that the page states. Raises UsageError when ``videos`` is not a folder of videos.
     """
     rows = gallery.shown(findings)
-    chosen = choose([score for _, _, score in rows], pictures, findings.against)
+    chosen = choose([score for _, _, score in rows], pictures, [other.comparison for other in findings.against])
     taken = Taken()
     if videos is not None and chosen:
         known = {sample.sample_id: (sample, tube) for sample, tube, _ in rows}
@@ -81,12 +81,13 @@ def render(
     rows: gallery.Shown,
     chosen: Sequence[int | str],
     taken: Taken,
+    live: bool = False,
 ) -> str:
-    """The page as text."""
+    """The page as text. ``live``: it asks its server for pictures, see `live`."""
     scores = findings.scores
     style = (HERE / "page.css").read_text(encoding="utf-8")
     script = "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    index = gallery.index(findings, rows, chosen, taken.clocks)
+    index = gallery.index(findings, rows, chosen, taken.clocks, live)
     place = {video[0]: i for i, video in enumerate(index["videos"])}
     beside = published_beside(scores, findings.dataset, findings.split)
     template = jinja2.Environment(
@@ -97,9 +98,10 @@ def render(
         scores=scores,
         style=style,
         script=script,
-        policy=policy(style, script),
+        policy=policy(style, script, live),
+        live=live,
         headline=breakdown.headline(scores),
-        groups=breakdown.by_group(scores, beside),
+        groups=breakdown.by_group(scores, beside, findings.against),
         metrics=METRICS,
         intervals=scores.intervals(),
         spread=spread,
@@ -108,8 +110,8 @@ def render(
         summary=describe(scores, findings.dataset, findings.split),
         outcomes=_outcomes(findings),
         histograms={
-            "tIoU": breakdown.histogram(np.array([s.tIoU for s in scores.samples])),
-            "vIoU": breakdown.histogram(np.array([s.vIoU for s in scores.samples])),
+            "tIoU": breakdown.histogram([round(s.tIoU, breakdown.PLACES) for s in scores.samples]),
+            "vIoU": breakdown.histogram([round(s.vIoU, breakdown.PLACES) for s in scores.samples]),
         },
         breakdowns=breakdown.breakdowns(scores, findings.samples),
         charts=charts_of(findings.training),
@@ -129,9 +131,8 @@ def _outcomes(findings: ReportContent) -> list[dict[str, Any]]:
     counts = [0] * len(breakdown.OUTCOMES)
     for score in findings.scores.samples:
         counts[breakdown.outcome(score)] += 1
-    total = max(1, sum(counts))
-    named = zip(breakdown.OUTCOMES, counts, strict=True)
-    return [{"name": name, "rule": rule, "count": n, "share": n / total} for (name, rule), n in named]
+    named = zip(breakdown.OUTCOMES, counts, breakdown.percentages(counts), strict=True)
+    return [{"name": name, "rule": rule, "count": n, "percent": percent} for (name, rule), n, percent in named]
 
 
 def _encoded(pictures: dict[int, bytes]) -> dict[int, str]:
@@ -146,13 +147,13 @@ def json_block(value: Any) -> str:
     return text
 
 
-def policy(style: str, script: str) -> str:
-    """The content security policy: this style, this script, pictures in the page, and nothing else."""
+def policy(style: str, script: str, live: bool) -> str:
+    """The content security policy: this style, this script, pictures in the page or of its server, and nothing else."""
 
     def hashed(text: str) -> str:
         return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"
 
     return (
         f"default-src 'none'; style-src {hashed(style)}; script-src {hashed(script)}; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
+        f"{CONNECT if live else ''}base-uri 'none'; form-action 'none'"
     )

@@ -18,14 +18,16 @@ from stvg.cache.sampling import Sampling
 from stvg.cache.schema import Tube
 from stvg.errors import UsageError
 from stvg.evaluate.compare import ScoresFile, compare
-from stvg.evaluate.metrics import SampleScore
+from stvg.evaluate.metrics import SampleScore, score
 from stvg.evaluate.predictions import write_predictions
-from stvg.evaluate.report.breakdown import OUTCOMES, breakdowns, histogram, outcome
-from stvg.evaluate.report.findings import Evidence, ReportContent, Shades
+from stvg.evaluate.report.breakdown import OUTCOMES, breakdowns, histogram, outcome, percentages
+from stvg.evaluate.report.findings import Against, Evidence, ReportContent, Shades
 from stvg.evaluate.report.frames import Taken, choose, pictured_frames, shrink, take_pictures
 from stvg.evaluate.report.gallery import _evidence, fractions, shown, times
+from stvg.evaluate.report.live import POLICY, LiveReport
 from stvg.evaluate.report.page import json_block, render, write_report
 from stvg.evaluate.report.training import POINTS, charts_of, read_training
+from stvg.evaluate.serve.host import serving
 from stvg.extract.datasets.readers import read_annotations
 from stvg.extract.video.clock import Clock
 from stvg.extract.video.decode import read_frames
@@ -104,7 +106,15 @@ def test_every_sample_has_one_outcome_and_one_place_in_each_distribution(samples
         high = "Found" if s.vIoU > 0.5 else "Nearly"
         low = "Right time, wrong place" if s.tIoU > 0.5 else "Wrong time"
         assert OUTCOMES[outcome(s)][0] == (high if s.vIoU > 0.3 else low)
-    assert sum(histogram(np.array([s.vIoU for s in samples]))) == pytest.approx(1)
+    assert sum(histogram([s.vIoU for s in samples])) == len(samples)
+
+
+@given(st.lists(st.integers(0, 500), min_size=1, max_size=6))
+def test_percentages_are_whole_add_up_to_100_and_none_is_a_whole_one_off(counts):
+    found = percentages(counts)
+    assert sum(found) == (100 if sum(counts) else 0)
+    assert all(abs(p - 100 * n / (sum(counts) or 1)) < 1 for p, n in zip(found, counts, strict=True))
+    assert percentages([2, 1]) == [67, 33]
 
 
 def test_every_sample_is_in_one_slice_of_each_breakdown_and_slices_of_one_measure_do_not_overlap():
@@ -185,7 +195,10 @@ def written(tmp_path_factory) -> Path:
     """30 samples; the first sixteen have frames, striped ones of their own."""
     findings = made_up()
     before = replace(findings.scores, samples=[replace(s, vIoU=0.25) for s in findings.scores.samples])
-    against = compare(*(ScoresFile.of(Path("f"), s) for s in (before, findings.scores)))
+    worse = replace(findings.scores, samples=[replace(s, vIoU=s.vIoU / 2) for s in findings.scores.samples])
+    files = {name: ScoresFile.of(Path(name), s) for name, s in {"<b>flat</b>": before, "half": worse}.items()}
+    ours = ScoresFile.of(Path("f"), findings.scores)
+    against = [Against(name, compare(file, ours)) for name, file in files.items()]
     findings = replace(findings, against=against, facts={"head": "a/b.safetensors"})
     rows = shown(findings)
     chosen = [s.sample_id for s in findings.samples[:16]]
@@ -205,13 +218,20 @@ def sentences(page: Page) -> list[str]:
 def test_the_page_says_how_good_the_run_is_and_draws_a_page_of_examples(opened, written):
     page = opened(written)
     assert page.title() == "a run on synthetic test"
-    assert re.match(r"Of 100 sentences, \d+ get their tube", page.locator(".lead").text_content())
+    lead = [int(n) for n in re.findall(r"\d+", page.locator(".lead").text_content().replace("0.5", ""))]
+    assert lead[0] == sum(lead[1:]) == 30
+    shares = [int(n) for n in re.findall(r"(\d+) %", page.locator(".outcomes").text_content())]
+    assert sum(shares) == 100
+    counts = page.locator(".bars.vIoU text").all_text_contents()
+    assert sum(map(int, counts)) == 30
     assert page.locator(".tile h3").all_text_contents() == ["m_tIoU", "m_vIoU", "vIoU@0.3", "vIoU@0.5"]
     assert page.locator("#count").text_content() == "30 of 30 samples"
     assert page.locator(".card").count() == 8
     assert page.locator(".card").first.locator("svg.frame").count() == 6
     assert page.locator("#training .curves").count() == 3
-    assert page.locator("#against tbody tr").count() == 10
+    assert page.locator("#against tbody tr").count() == 6
+    assert page.locator("#against tbody bdi").all_text_contents()[:3] == ["declarative", "<b>flat</b>", "half"]
+    assert page.locator(".tile .dot.r2").count() == 8
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -285,6 +305,7 @@ def test_search_kind_outcome_and_order_narrow_and_arrange_what_is_shown(opened, 
     assert page.locator(".chip.o3").first.text_content() == "vIoU 0.0"
     page.locator("#order").select_option("change")
     assert page.locator(".chip.better").first.text_content() == "+75.0"
+    assert page.locator(".card").first.locator(".chip .swatch").count() == 2
     page.locator("#order").select_option("file")
     page.locator("#kind").select_option("interrogative")
     assert sentences(page) == [f"the thing n{i:02} moves" for i in range(1, 16, 2)]
@@ -294,6 +315,100 @@ def test_search_kind_outcome_and_order_narrow_and_arrange_what_is_shown(opened, 
     assert page.locator(".chip.o3").count() == page.locator(".card").count() > 0
     page.locator("[data-outcome='3']").click()
     assert page.locator("#count").text_content() == "30 of 30 samples"
+
+
+def test_a_bar_of_a_histogram_shows_its_examples_and_the_list_of_scores_does_so_from_the_keyboard(opened, written):
+    page = opened(written)
+    for part in (0, 9):
+        bar = page.locator(f"[data-range='vIoU:{part}']")
+        count = bar.locator("text").text_content()
+        bar.locator(".hit").click()
+        assert page.locator("#count").text_content() == f"{count} of 30 samples"
+        assert "chosen" in bar.get_attribute("class")
+        assert page.locator("#range").evaluate("(list) => list.selectedOptions[0].textContent").endswith(f"({count})")
+        assert page.evaluate("cards.getBoundingClientRect().top < innerHeight")
+        bar.locator(".hit").click()
+        assert page.locator("#count").text_content() == "30 of 30 samples"
+    options = page.locator("#range option").all_text_contents()[1:]
+    for measure in ("tIoU", "vIoU"):
+        assert sum(int(o.rpartition("(")[2].rstrip(")")) for o in options if o.startswith(measure)) == 30
+    page.locator("#range").select_option(index=1)
+    assert page.locator(".card").count() > 0
+
+
+def test_what_was_searched_for_is_in_view_wherever_the_search_began(opened, written):
+    page = opened(written)
+    seen = "document.querySelector('.card').getBoundingClientRect().top"
+    for place in ("0", "document.body.scrollHeight"):
+        page.evaluate(f"scrollTo(0, {place})")
+        page.keyboard.press("/")
+        page.keyboard.type("n1")
+        assert sentences(page)
+        top = page.evaluate(seen)
+        assert page.evaluate("filters.getBoundingClientRect().bottom") - 1 <= top < 600
+        page.keyboard.press("ControlOrMeta+A")
+        page.keyboard.press("Delete")
+        page.evaluate("document.activeElement.blur()")
+
+
+def test_an_example_has_an_address_that_opens_it_whatever_is_filtered(opened, tmp_path):
+    findings = made_up(12)
+    names = {0: "half a character \ud83d", 1: "a b/ü?#&%"}
+    findings = replace(
+        findings, samples=[replace(s, sample_id=names.get(s.sample_id, s.sample_id)) for s in findings.samples]
+    )
+    tubes = {names.get(i, i): tube for i, tube in findings.tubes.items()}
+    scored = [replace(s, sample_id=names.get(s.sample_id, s.sample_id)) for s in findings.scores.samples]
+    findings = replace(findings, tubes=tubes, scores=replace(findings.scores, samples=scored), evidence={})
+    page = opened(write_report(tmp_path / "report.html", findings).path)
+    page.locator("#order").select_option("file")
+    for row in (0, 1, 5):
+        page.locator(".open").nth(row).click()
+        address, sentence = page.url, page.locator("#player-sentence").text_content()
+        assert "#sample=" in address
+        page.keyboard.press("Escape")
+        expect(page).not_to_have_url(re.compile("#"))
+        page.locator("#search").fill("no such thing")
+        page.evaluate("(hash) => (location.hash = hash)", "#" + address.partition("#")[2])
+        expect(page.locator("#player-sentence")).to_have_text(sentence)
+        page.keyboard.press("Escape")
+        page.locator("#order").select_option("file")
+    page.goto(address)
+    page.reload()
+    assert page.locator("#player-sentence").text_content() == sentence
+    page.evaluate("location.hash = '#sample=none'")
+
+
+def test_the_slider_stands_above_the_cursor_and_a_play_passes_every_picture(opened, written):
+    page = opened(written)
+    page.locator("#search").fill("n06")
+    page.locator(".open").click()
+    line = page.locator("#player-timeline .timeline").bounding_box()
+    for frame in (0, 25, 100):
+        page.locator("#scrub").evaluate("(s, v) => { s.value = v; s.dispatchEvent(new Event('input')); }", frame)
+        cursor = page.locator("#player .cursor").evaluate("(c) => c.getBoundingClientRect().left") - line["x"]
+        assert cursor / line["width"] == pytest.approx(frame / 100, abs=0.01)
+        slider = page.locator("#scrub").bounding_box()
+        thumb = slider["x"] + 8 + frame / 100 * (slider["width"] - 16) - line["x"]
+        assert thumb == pytest.approx(cursor, abs=1)
+    page.keyboard.press("Home")
+    seen = page.evaluate("""() => new Promise((done) => {
+      const seen = new Set(); let moves = 0;
+      new MutationObserver(() => { seen.add(stage.firstChild.getAttribute('aria-label')); moves += 1; })
+        .observe(clock, { childList: true });
+      play.addEventListener('click', () => {}, { once: true });
+      document.querySelector('#play').click();
+      setTimeout(() => done([seen.size, moves]), 1500);
+    })""")
+    assert seen[0] >= 5
+    assert seen[1] > 2 * seen[0]
+
+
+def test_a_time_line_has_seconds_and_frames_where_a_rate_is_only_assumed(opened, tmp_path, written):
+    page = opened(written)
+    assert page.locator(".card").first.locator(".when").all_text_contents() == ["0 s", "1 s", "2 s", "3 s", "4 s"]
+    page = opened(write_report(tmp_path / "report.html", made_up(3, dataset="hcstvg-v1")).path)
+    assert page.locator(".card").first.locator(".when").all_text_contents() == [*map(str, range(0, 101, 30))]
 
 
 def test_pages_hold_every_sample_once_and_end(opened, written):
@@ -315,7 +430,7 @@ def test_everything_can_be_done_with_the_keyboard(opened, written):
     assert page.locator("#search").input_value() == "number 4 /"
     press("ControlOrMeta+A")
     page.keyboard.type("moves")
-    page.locator("#outcome").focus()
+    page.locator("#range").focus()
     press("Tab")
     first, second = sentences(page)[:2]
     assert page.evaluate("document.activeElement.textContent") == first
@@ -413,6 +528,38 @@ def test_nothing_moves_by_itself_for_those_who_asked_for_less_motion(opened, wri
     assert page.evaluate(moves) == ["smooth", "border-color"]
     page.emulate_media(reduced_motion="reduce")
     assert page.evaluate(moves) == ["auto", "none"]
+
+
+def of_annotations(annotations: Path) -> ReportContent:
+    """Perfect predictions for the synthetic dataset."""
+    samples = read_annotations("vidstg", annotations, "test").samples
+    tubes = {s.sample_id: Tube(s.sample_id, *s.moment, np.arange(*s.moment), s.boxes) for s in samples}
+    known = {"samples": samples, "tubes": tubes, "scores": score(samples, tubes), "evidence": {}, "training": []}
+    return made_up(1, **known, dataset="vidstg")
+
+
+def test_a_report_that_is_served_reads_frames_of_every_sample_when_it_is_looked_at(opened, synthetic, tmp_path):
+    findings = of_annotations(synthetic)
+    gone = replace(findings.samples[0].video, video_id="gone", path="0/gone.mp4")
+    first = replace(findings.samples[0], video=gone)
+    live = LiveReport(replace(findings, samples=[first, *findings.samples[1:]]), synthetic / "vidor/video")
+    with serving(live.routes, POLICY, 0) as address:
+        page = opened(address)
+        page.locator("#order").select_option("file")
+        expect(page.locator(".card").nth(1).locator("image")).to_have_count(6)
+        assert page.locator(".card").nth(0).locator("image").count() == 0
+        expect(page.locator(".card").nth(0)).to_contain_text("0/gone.mp4 is not in the folder of videos")
+        page.locator(".open").nth(2).click()
+        expect(page.locator("#stage image")).to_have_count(1)
+        frames = findings.samples[2].frames(Sampling(5, 100)).tolist()
+        page.keyboard.press("Home")
+        for frame in frames[:4]:
+            assert f"frame {frame} " in page.locator("#clock").text_content() + " "
+            assert page.locator("#stage svg").get_attribute("data-shown") == str(frame)
+            page.keyboard.press("ArrowRight")
+        page.keyboard.press("j")
+        expect(page.locator("#stage image")).to_have_count(1)
+    assert live.pictures_of.cache_info().misses >= 4
 
 
 def predict_perfectly(annotations: Path, out: Path) -> int:
