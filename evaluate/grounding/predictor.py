@@ -38,6 +38,8 @@ from .videos import clock_when_known, content_of, find_video, looked_at, require
 SPLIT = "asked"
 UNTRAINED = "tiny"
 """The encoder with random weights."""
+FEW_WORDS = 100
+"""Sentences of training with fewer different words are made up, as those of the synthetic shapes."""
 
 
 class Predictor:
@@ -113,7 +115,8 @@ class Predictor:
         unlike = head.seen.unlike(video, seconds, question.sentences) if head.seen else []
         if not unlike and (head.seen or not untrained):
             return []
-        means = "mean nothing" if untrained else "may mean nothing"
+        few = head.seen is not None and len(head.seen.words.split()) < FEW_WORDS
+        means = "mean nothing" if untrained or few else "may mean nothing"
         lines = [f"{question.shown} is unlike what this head was trained on: the scores {means} here"]
         lines += [f"  asked      {line}" for line in unlike]
         lines += [f"  trained on {head.seen or 'a dataset that its checkpoint does not describe'}"]
