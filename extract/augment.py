@@ -1,4 +1,4 @@
-"""The paper's training augmentation: a random resize, half of the time after a random crop. One draw for a whole clip."""
+"""The paper's training augmentation: a random resize, with probability 1/2 after a random crop. One draw per clip."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ TRIES = 100
 
 @dataclass(frozen=True)
 class Ranges:
-    """What is drawn from, in pixels, for one evaluation resolution."""
+    """Possible sizes, in pixels, for one evaluation resolution."""
 
     short_sides: tuple[int, ...]
-    """Short sides of the final picture, whose long side is at most that of the evaluation."""
+    """Short sides of the final picture; its long side is at most the evaluation's."""
     before_crop: tuple[int, ...]
-    """Short sides of the picture that is cut."""
+    """Short sides of the picture before the crop."""
     smallest_crop: int
 
 
@@ -35,7 +35,7 @@ RANGES = {
 
 
 def ranges(resolution: int) -> Ranges:
-    """Those of the table, or, for other resolutions, those of 224 in proportion."""
+    """The table's row; for other resolutions, that of 224 scaled in proportion."""
     if resolution in RANGES:
         return RANGES[resolution]
 
@@ -47,10 +47,10 @@ def ranges(resolution: int) -> Ranges:
 
 
 def draw_view(rng: np.random.Generator, video: Video, resolution: int, boxes: FloatArray) -> View:
-    """A random view of a video in which every box (n, 4; source pixels) is still seen, at least in part.
+    """A random view of a video that contains at least a part of every box (n, 4; source pixels).
 
-    Half of the time a resize alone; else a resize, a crop and a resize. A crop that loses a box is drawn again, and after
-    100 tries there is none.
+    With probability 1/2 a resize only; else a resize, a crop and a resize. A crop that loses a box is drawn again;
+    after 100 attempts the view has no crop.
     """
     chosen = ranges(resolution)
     crop = None if rng.random() < 0.5 else draw_crop(rng, video, resolution, boxes)
@@ -60,7 +60,7 @@ def draw_view(rng: np.random.Generator, video: Video, resolution: int, boxes: Fl
 
 
 def draw_crop(rng: np.random.Generator, video: Video, resolution: int, boxes: FloatArray) -> Crop | None:
-    """A crop that keeps every box that has an area, or None when none was found."""
+    """A crop that keeps a part of every box with an area; None if none was found in TRIES attempts."""
     chosen = ranges(resolution)
     width, height = resized(video.width, video.height, int(rng.choice(chosen.before_crop)))
     scaled = np.clip(boxes, 0, [video.width, video.height] * 2) * ([width / video.width, height / video.height] * 2)
@@ -77,15 +77,15 @@ def draw_crop(rng: np.random.Generator, video: Video, resolution: int, boxes: Fl
 
 
 def areas(boxes: FloatArray) -> FloatArray:
-    """Of xyxy boxes (n, 4): (n,)."""
+    """Areas (n,) of xyxy boxes (n, 4)."""
     return (boxes[:, 2:] - boxes[:, :2]).clip(min=0).prod(1)
 
 
 def stored_views(video: Video, recipe: Recipe) -> list[View]:
-    """The views a cache stores of one video: the evaluation's, and random ones.
+    """The stored views of one video: the evaluation's, then random ones.
 
-    Draws are functions of the recipe's seed, the video's id and its size: whatever is annotated, the views are the same. A
-    view may miss a target, which is then trained through others.
+    Random views depend on the recipe's seed, the video's id and its size, but not on annotations. So a view may miss a
+    target; the target is then trained with the other views.
     """
     views = [View.evaluation(video.width, video.height, recipe.resolution, recipe.max_side)]
     for k in range(1, recipe.views):

@@ -1,7 +1,7 @@
-"""Frames of many videos mixed to batches of one shape and one size, in bounded memory.
+"""Collect frames of many videos in batches of one shape and a fixed size, in bounded memory.
 
-Every batch has the same number of frames, the last ones filled up with black where there are too few: the last bits of a
-feature may depend on how many frames are encoded at once, and never on which ones, or in what order.
+Every batch has the same number of frames; incomplete ones are filled up with zeros. So the last bits of a feature
+depend on the batch size at most, and never on the other frames of the batch or their order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from .encoders.backbone import Backbone
 
 WAITING_BATCHES = 4
-"""About as many batches' worth of frames may wait for others of their shape."""
+"""Frames that may wait for others of their shape, in batches."""
 
 
 @dataclass(frozen=True)
@@ -26,17 +26,17 @@ class Piece:
     owner: Any
     view: int
     start: int
-    """Position of the first among the rendition's frames."""
+    """Index of the first frame in the rendition."""
     at: int
-    """Position of the first in the batch."""
+    """Index of the first frame in the batch."""
     count: int
 
 
 @dataclass
 class FrameBatch:
-    """Frames of one shape, and whose they are. ``pixels`` (size, height, width, 3) float32, where they are encoded.
+    """Frames of one shape, and their owners. ``pixels``: (size, height, width, 3) float32 on the encoding device.
 
-    For an encoder with a window (size, window, height, width, 3).
+    For an encoder with a window: (size, window, height, width, 3).
     """
 
     pixels: Tensor
@@ -57,24 +57,24 @@ class FrameBatch:
         self.filled += len(frames)
 
     def tensor(self) -> Tensor:
-        """As the encoders want it: (size, 3, height, width), channels last in memory; with a window before the 3."""
+        """Input of the encoders: (size, 3, height, width) or (size, window, 3, height, width), channels-last."""
         return self.pixels.movedim(-1, -3)
 
 
 class Mixer:
-    """Collects frames, ``size`` of one shape to a batch. The frames of a rendition leave in the order they came."""
+    """Collects batches of ``size`` frames of one shape. The frames of a rendition keep their order."""
 
     def __init__(self, size: int, device: torch.device) -> None:
         self.size, self.device = size, device
-        self._open: dict[torch.Size, FrameBatch] = {}  # the one that waits longest first
+        self._open: dict[torch.Size, FrameBatch] = {}  # oldest first
 
     @classmethod
     def of(cls, backbone: Backbone, frames: int, device: torch.device) -> Mixer:
-        """For batches of ``frames`` frames, the windows of an encoder counted with all of theirs."""
+        """For batches of ``frames`` frames in all; a window counts all its frames."""
         return cls(max(1, frames // backbone.window), device)
 
     def add(self, owner: Any, view: int, start: int, frames: Tensor) -> Iterator[FrameBatch]:
-        """Copy frames (n, height, width, 3) on the mixer's device in; yields the batches that are to be encoded now."""
+        """Copy in frames (n, height, width, 3) on the mixer's device; yields the batches to encode now."""
         shape = frames.shape[1:]
         at = 0
         while at < len(frames):
@@ -90,6 +90,6 @@ class Mixer:
             yield self._open.pop(next(iter(self._open)))
 
     def rest(self) -> Iterator[FrameBatch]:
-        """The batches that nothing more comes for."""
+        """The remaining, incomplete batches."""
         while self._open:
             yield self._open.pop(next(iter(self._open)))

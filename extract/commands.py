@@ -21,7 +21,7 @@ from ..requested import option
 from .request import ExtractRequest, dataset_option, sampling_options
 
 ENDED = 75
-"""Exit status of an extraction that was asked to end: EX_TEMPFAIL, try again."""
+"""Exit status of an extraction that a signal ended: EX_TEMPFAIL, try again."""
 
 
 @click.command()
@@ -35,59 +35,57 @@ ENDED = 75
     type=OUT_CACHE,
     required=True,
     metavar="DIR|URL",
-    help="The cache to fill: a folder, or s3://bucket/folder. Repeat the command to go on.",
+    help="The cache to fill: a folder, or s3://bucket/folder. Repeat the command to continue.",
 )
 @option(
     ExtractRequest,
     "backbone",
     metavar="NAME",
-    help="Encoder of pictures: resnet101, timm:NAME, hf:FOLDER, file.py:Class …; see stvg encoder list. Several, divided "
-    "by commas, are stored side by side.",
+    help="Visual encoder: resnet101, timm:NAME, hf:FOLDER, file.py:Class …; see stvg encoder list. Several, with "
+    "commas between them, are stored side by side.",
 )
 @click.option(
     "--text-encoder",
     metavar="NAME",
-    help="Encoder of sentences: roberta-base, hf:FOLDER, file.py:Class …  [tiny with --backbone tiny, else roberta-base]",
+    help="Text encoder: roberta-base, hf:FOLDER, file.py:Class …  [tiny with --backbone tiny, else roberta-base]",
 )
-@click.option(
-    "--annotation-set", metavar="NAME", help="What these annotations are called in the cache.  [the dataset's name]"
-)
+@click.option("--annotation-set", metavar="NAME", help="Name of these annotations in the cache.  [the dataset's name]")
 @encoder_options
 @option(ExtractRequest, "resolution", type=int, help="Short side of the frames, in pixels.")
 @sampling_options
 @option(
     ExtractRequest,
     "levels",
-    help="What is kept of the levels before the last: regions of targets, maps, nothing. none: no features at all, only "
-    "what training end to end reads.",
+    help="What to store of the levels before the last: regions of targets (roi), maps (full), nothing (last). none: no "
+    "features at all, for training end to end.",
 )
 @option(
     ExtractRequest,
     "views",
     type=click.IntRange(min=1),
-    help="Stored renditions of every video: the evaluation's geometry, then random resizes and crops.",
+    help="Number of stored renditions of every video: the evaluation's geometry, then random resizes and crops.",
 )
-@option(ExtractRequest, "views_seed", type=int, help="Seed of those.")
+@option(ExtractRequest, "views_seed", type=int, help="Seed of the random renditions.")
 @option(
     ExtractRequest,
     "dtype",
-    help="How features are stored; uint8 with a scale for every channel and few frames.",
+    help="Data type of stored features; uint8 has scales for each channel and a few frames.",
 )
 @option(
     ExtractRequest,
     "amp",
-    help="What the backbone computes in: float32; tf32, on GPUs that have it; bfloat16. Features differ by rounding.",
+    help="Precision of the backbone: float32 (none); tf32, if the GPU has it; bfloat16. Features differ by rounding.",
 )
 @option(ExtractRequest, "store")
 @option(ExtractRequest, "batch_frames", type=int, help="Frames encoded at once.")
 @option(
     ExtractRequest,
     "on_bad_record",
-    help="What to do about faults in the annotation.",
+    help="Faults in the annotation: raise an error, or skip the record.",
 )
 @option(ExtractRequest, "strict", help="Stop at the first video that cannot be read.")
-@option(ExtractRequest, "retry_skipped", help="Try the videos again that could not be read last time.")
-@click.option("--dry-run", is_flag=True, help="Say what it will cost, after a short probe; write nothing.")
+@option(ExtractRequest, "retry_skipped", help="Retry the videos that could not be read before.")
+@click.option("--dry-run", is_flag=True, help="Print an estimate of time and size after a short probe; write nothing.")
 @click.option(
     "--device",
     "--devices",
@@ -100,18 +98,18 @@ ENDED = 75
     "processes",
     type=click.IntRange(min=1),
     show_default="one for each device",
-    help="Extractors at work; devices are given to them in turn.",
+    help="Number of extractor processes; devices are assigned in turn.",
 )
 @option(
     ExtractRequest,
     "launcher",
-    help="Where they work: on this machine, or as tasks of a Ray cluster.",
+    help="Where they run: on this machine, or as tasks of a Ray cluster.",
 )
 @option(
     ExtractRequest,
     "shard",
     metavar="I/N|auto",
-    help="Only this share of the videos. auto: as Slurm, SkyPilot or torchrun number their processes.",
+    help="Extract only this share of the videos. auto: from the environment of Slurm, SkyPilot or torchrun.",
 )
 @option(
     ExtractRequest,
@@ -124,20 +122,20 @@ ENDED = 75
     ExtractRequest,
     "decode_timeout",
     type=click.FloatRange(min=0, min_open=True),
-    help="Seconds in which a decoder passes no frame before its video is given up.",
+    help="Seconds without another frame after which a video is skipped.",
 )
 @option(
     ExtractRequest,
     "decoder_memory",
     type=click.FloatRange(min=0, min_open=True),
-    help="GiB of address space a decoding process may take.",
+    help="Limit of a decoding process's address space, GiB.",
 )
 @log_option
 def extract(splits: tuple[str, ...], dry_run: bool, **chosen: Any) -> None:
     """Run the frozen encoders once and fill a cache. Interrupt it freely: finished videos are kept.
 
-    Repeated with other or more annotations, it computes what is missing: videos, frames, regions, sentences. SIGTERM and
-    SIGUSR1 end it once the videos in flight are written, with exit status 75: repeat the command to go on.
+    Repeat it with other or more annotations, and it computes what is missing: videos, frames, regions, sentences. After
+    SIGTERM or SIGUSR1 it writes the videos in flight and exits with status 75: repeat the command to continue.
 
     \b
     Example: stvg extract --dataset vidstg --annotations vidstg --videos vidor/video --out cache/vidstg

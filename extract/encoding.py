@@ -1,4 +1,4 @@
-"""Batches of frames through the backbone; on a GPU in smaller ones where its memory does not hold them."""
+"""Encode batches of frames; a batch that does not fit the GPU's memory is split."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Levels = dict[str, Tensor]
 
 
 class Encoding:
-    """A backbone on a device. A batch that does not fit is halved, and so are later ones of its shape."""
+    """A backbone on a device. If a batch does not fit, it and later batches of its shape are encoded in halves."""
 
     def __init__(self, backbone: Backbone, device: torch.device, amp: str) -> None:
         self.backbone, self.device, self.amp = backbone, device, amp
         self._most: dict[torch.Size, int] = {}
-        """By the shape of a frame, how many fit where not all of a batch did."""
+        """Frame shape → number of frames encoded at once, for shapes of which a batch did not fit."""
 
     def __call__(self, frames: Tensor) -> Levels:
-        """The levels of normalised frames (n, 3, H, W). Raises StvgError when not even one frame fits."""
+        """The levels of normalised frames (n, 3, H, W). Raises StvgError if a single frame does not fit."""
         most = self._most.get(frames.shape[1:], len(frames))
         try:
             parts = [self._encode(frames[at : at + most]) for at in range(0, len(frames), most)]
@@ -44,11 +44,11 @@ class Encoding:
             raise StvgError(
                 f"a frame of {width} x {height} does not fit the memory of {self.device}",
                 effect="extraction stops; finished videos are kept",
-                hint="a smaller --resolution, a smaller backbone, or a GPU that nothing else uses",
+                hint="use a smaller --resolution, a smaller backbone, or a GPU without other work",
             )
         torch.cuda.empty_cache()
         self._most[shape] = most // 2
         log.warning(
-            "%d frames of %d x %d do not fit the memory of %s: going on with %d at once",
+            "%d frames of %d x %d do not fit the memory of %s: continuing with %d at once",
             *(most, width, height, self.device, most // 2),
         )

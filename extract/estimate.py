@@ -1,4 +1,4 @@
-"""What an extraction will cost: counted from the annotations, timed on a few real blocks. Nothing is written."""
+"""Estimate the cost of an extraction: counts from the annotations, times from a few real blocks. Nothing is written."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PROBED_VIDEOS, PROBED_FRAMES, PROBED_SENTENCES = 4, 64, 64
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds a frame, measured on some frames."""
+    """Seconds per frame, measured on some frames of some videos."""
 
     decode: float
     encode: float
@@ -40,11 +40,11 @@ class Speed:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is left to do, and how long it takes."""
+    """The remaining work of an extraction, and its duration."""
 
     videos: int
     topped_up: int
-    """Videos that are there, and lack something."""
+    """Videos in the cache that lack frames or regions."""
     missing: int
     """Videos without a file."""
     already: int
@@ -52,15 +52,15 @@ class Estimate:
     sentences: int
     bytes: int
     speed: Speed | None
-    """None where there is nothing to do, or nothing could be read."""
+    """None if there is nothing to do, or no video could be read."""
     job: ExtractJob
     processes: int
 
     def seconds(self) -> dict[str, float]:
-        """For each stage, working alone with all it is given."""
+        """Seconds of each stage, if it ran alone with all its processes."""
         if self.speed is None:
             return {"decode": 0.0, "encode": 0.0}
-        on_cpu = self.job.device.type == "cpu"  # then more processes share the same cores
+        on_cpu = self.job.device.type == "cpu"  # more processes would share the same cores
         decoders = self.job.decoding.processes * self.processes
         return {
             "decode": self.frames * self.speed.decode / min(decoders, os.cpu_count() or 1),
@@ -68,7 +68,7 @@ class Estimate:
         }
 
     def lines(self) -> list[str]:
-        """For people."""
+        """The estimate as printed lines."""
         stages = self.seconds()
         on_cpu = self.job.device.type == "cpu"
         hours = (sum(stages.values()) if on_cpu else max(stages.values())) / 3600
@@ -82,18 +82,18 @@ class Estimate:
         if self.speed is not None:
             where = f"measured on {counted(self.speed.frames, 'frame')} of {counted(self.speed.videos, 'video')}"
             said += [
-                f"decode     {1e3 * self.speed.decode:.1f} ms a frame and process",
+                f"decode     {1e3 * self.speed.decode:.1f} ms a frame in one process",
                 f"encode     {1e3 * self.speed.encode:.1f} ms a frame on {self.job.device}",
-                f"time       {hours:,.2f} h, {where}; {max(stages, key=lambda s: stages[s])[:-1]}ing limits",
+                f"time       {hours:,.2f} h, {where}; the bottleneck is {max(stages, key=lambda s: stages[s])}",
             ]
         return [*said, "nothing was written"]
 
 
 def estimate(job: ExtractJob, processes: int = 1) -> Estimate:
-    """Count what ``job`` would write and time a few blocks. Raises CacheError for a cache of another recipe."""
+    """Count what ``job`` would write, and time a few blocks. Raises CacheError if the cache has another recipe."""
     ready = prepare(job)
     mine = job.part.of(list(ready.files))
-    with TemporaryDirectory() as scratch:  # a cache without a unit, where there is none
+    with TemporaryDirectory() as scratch:  # for an empty cache, if there is none yet
         cache = ready.cache or nothing(Path(scratch), ready)
         pending_videos = {v: plan(cache, v, rate_is_assumed(job.dataset)) for v in mine}
         sentences = cache.lacking_sentences()
@@ -120,12 +120,12 @@ def estimate(job: ExtractJob, processes: int = 1) -> Estimate:
 
 
 def nothing(place: Path, ready: Prepared) -> Cache:
-    """An empty cache, seen through the annotations at hand."""
+    """An empty cache with the job's annotations."""
     return Cache(place, Header(ready.recipe, "zarr", {})).seen_through(ready.annotations)
 
 
 def _text_bytes(ready: Prepared, sentences: list[str]) -> int:
-    """From the mean length of some sentences; each also has a hash and an offset."""
+    """Bytes of token features, from the mean length of some sentences; each sentence also has a hash and an offset."""
     if not sentences:
         return 0
     chosen = sentences[:: max(1, len(sentences) // PROBED_SENTENCES)][:PROBED_SENTENCES]
@@ -135,13 +135,13 @@ def _text_bytes(ready: Prepared, sentences: list[str]) -> int:
 
 
 def _measure(job: ExtractJob, ready: Prepared, todo: dict[str, PendingVideo]) -> Speed | None:
-    """Time the first frames of a few videos, spread over all. None when not one of them can be read."""
+    """Time the first frames of a few videos, evenly spread over the list. None if none of them can be read."""
     pending_videos = list(todo.values())[:: max(1, len(todo) // PROBED_VIDEOS)][:PROBED_VIDEOS]
     intake = Intake(job.device, ready.backbone.mean, ready.backbone.std)
     mixer = Mixer.of(ready.backbone, job.batch_frames, job.device)
     settings = intake.settings(job.decoding, ready.recipe, (pending.video for pending in pending_videos))
     jobs = (replace(_beginning(pending, ready), raw=intake.raw) for pending in pending_videos)
-    batches: dict[tuple[int, ...], FrameBatch] = {}  # one of every shape
+    batches: dict[tuple[int, ...], FrameBatch] = {}  # one for every shape
     decoding, decoded, read = 0.0, 0, 0
     with Decoders(settings) as decoders:
         for event in decoders.decode(jobs):
@@ -172,7 +172,7 @@ def _beginning(pending: PendingVideo, ready: Prepared) -> DecodeJob:
 
 
 def _encode_seconds(backbone: Backbone, batch: FrameBatch, job: ExtractJob) -> float:
-    """Of the second time: the first prepares what later batches find ready."""
+    """Seconds of the second call; the first one includes set-up work."""
     seconds = 0.0
     for _ in range(2):
         start = time.perf_counter()

@@ -1,6 +1,6 @@
-"""Files of features made elsewhere: a NumPy file for each video, and when each of its rows was looked at.
+"""Read feature files of other tools: a NumPy file per video, and the time of each of its rows.
 
-A file holds (n, channels), or (n, h, w, channels): n moments of a video, in order.
+A file holds an array (n, channels) or (n, h, w, channels): features of n moments of a video, in order.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ SUFFIXES = (".npz", ".npy")
 
 @dataclass(frozen=True)
 class Times:
-    """When the rows of files are that do not say so: row i at i / ``fps`` seconds, or at source frame ``offset`` + i ·
-    ``stride``."""
+    """Times of the rows in files without stated times.
+
+    Row i is at i / ``fps`` seconds, or at source frame ``offset`` + i · ``stride``.
+    """
 
     fps: float | None = None
     stride: float | None = None
@@ -33,33 +35,33 @@ class Times:
 
     def __post_init__(self) -> None:
         if self.fps is not None and self.stride is not None:
-            raise UsageError("--feature-fps and --stride are two ways to say one thing", hint="give one of them")
+            raise UsageError("--feature-fps and --stride exclude each other", hint="give one of them")
 
     def positions(self, count: int, video: Video, file: Path) -> FloatArray:
-        """(n,) source frames. Raises UsageError where nothing was said."""
+        """Source frame of each row, (n,). Raises UsageError if neither ``fps`` nor ``stride`` was given."""
         rows = np.arange(count, dtype=np.float64)
         if self.fps is not None:
             return rows * (video.fps / self.fps)
         if self.stride is not None:
             return self.offset + rows * self.stride
         raise UsageError(
-            f"{file} does not say when its features are",
+            f"{file} does not say when its features were taken",
             expected="an array frames or timestamps_ms in it, or --feature-fps F, or --stride N with --offset M",
         )
 
 
 @dataclass(frozen=True)
 class Imported:
-    """One file."""
+    """The content of one feature file."""
 
     features: NDArray[Any]
     """(n, h, w, channels)."""
     positions: FloatArray
-    """(n,) the source frame of each, ascending."""
+    """(n,) source frame of each row, ascending."""
 
     @classmethod
     def read(cls, file: Path, video: Video, times: Times) -> Imported:
-        """Raises VideoError for a file that cannot be used."""
+        """Raises VideoError if the file cannot be used, UsageError if the times are not known."""
         found = arrays_in(file)
         features = found["features"]
         require_features(features, file)
@@ -82,7 +84,7 @@ class Imported:
         return cls(features, positions)
 
     def rows_at(self, frames: IntArray, video: Video, file: Path) -> IntArray:
-        """The row nearest to each of some source frames (f,). Raises VideoError where it is further than one step away."""
+        """Index of the row nearest to each source frame (f,). Raises VideoError if one is more than a step away."""
         after = np.clip(np.searchsorted(self.positions, frames), 1, max(1, len(self.positions) - 1))
         before = after - 1
         after = np.minimum(after, len(self.positions) - 1)
@@ -93,7 +95,7 @@ class Imported:
         if far.any():
             raise VideoError(
                 f"{file} has no features near source frame {frames[far][0]} of video {video.video_id}",
-                expected=f"one within {max(step, 1.0):g} frames, the distance of its own",
+                expected=f"a row within {max(step, 1.0):g} frames, the distance between its rows",
                 found=f"{len(self.positions)} from frame {self.positions[0]:g} to {self.positions[-1]:g}",
                 hint="check --feature-fps, or --stride and --offset",
             )
@@ -101,7 +103,7 @@ class Imported:
 
 
 def require_features(features: NDArray[Any], file: Path) -> None:
-    """Raises VideoError for an array that cannot be features."""
+    """Raises VideoError if the array has no numbers, or a wrong number of dimensions."""
     if features.ndim not in (2, 4) or features.dtype.kind not in "fiu" or not features.size:
         raise VideoError(
             f"{file} holds no features",
@@ -111,7 +113,7 @@ def require_features(features: NDArray[Any], file: Path) -> None:
 
 
 def require_times(stated: NDArray[Any], count: int, file: Path) -> None:
-    """Raises VideoError for an array that cannot say when ``count`` features are."""
+    """Raises VideoError unless ``stated`` has ``count`` finite, ascending numbers."""
     numbers = stated.shape == (count,) and stated.dtype.kind in "fiu"
     if not numbers or not np.isfinite(stated).all() or not (stated[1:] > stated[:-1]).all():
         raise VideoError(
@@ -124,7 +126,7 @@ def require_times(stated: NDArray[Any], count: int, file: Path) -> None:
 
 
 def arrays_in(file: Path) -> dict[str, NDArray[Any]]:
-    """``features``, and ``frames`` or ``timestamps_ms`` where the file says them. Raises VideoError."""
+    """``features``, and ``frames`` or ``timestamps_ms`` if the file has them. Raises VideoError."""
     try:
         with file.open("rb") as opened:
             loaded = np.load(opened, allow_pickle=False)
@@ -134,7 +136,7 @@ def arrays_in(file: Path) -> dict[str, NDArray[Any]]:
             beside = file.with_suffix(".frames.npy")
             times = {"frames": np.load(beside, allow_pickle=False)} if beside.is_file() else {}
             return {"features": loaded, **times}
-    except Exception as error:  # NumPy, zipfile and zlib raise of many kinds for a damaged file
+    except Exception as error:  # NumPy, zipfile and zlib raise many kinds for a damaged file
         raise VideoError(f"{file} cannot be read", found=first_line(error)) from None
     timing = {name: found.pop(name) for name in ("frames", "timestamps_ms") if name in found}
     if "features" not in found and len(found) != 1:
@@ -143,19 +145,19 @@ def arrays_in(file: Path) -> dict[str, NDArray[Any]]:
 
 
 def files_below(folder: Path) -> dict[str, Path]:
-    """The files of features below a folder, by name without suffix. UsageError when there is none, or two of one name."""
+    """Name without suffix → feature file, for all below a folder. Raises UsageError for none, or two of one name."""
     found: dict[str, Path] = {}
     listed = (p for p in folder.rglob("*") if p.suffix in SUFFIXES and p.is_file())
     for file in sorted(p for p in listed if not p.name.endswith(".frames.npy")):
         if found.setdefault(file.stem, file) != file:
-            raise UsageError(f"{found[file.stem]} and {file} are of one video", hint="leave one of them there")
+            raise UsageError(f"{found[file.stem]} and {file} belong to the same video", hint="keep one of them")
     if not found:
         raise UsageError(f"no features in {folder}", expected="a file VIDEO.npy or VIDEO.npz for each video")
     return found
 
 
 def file_of(video: Video, files: dict[str, Path]) -> Path | VideoError:
-    """The file called like a video's id, or like its file."""
+    """The feature file named like the video's id, or like its video file; or an error."""
     names = dict.fromkeys((video.video_id, unit_name(video.video_id), Path(video.path).stem))
     for name in names:
         if name in files:
@@ -164,7 +166,7 @@ def file_of(video: Video, files: dict[str, Path]) -> Path | VideoError:
 
 
 def channels_of(files: Mapping[str, Path]) -> int:
-    """Of the first file that can be read. Raises VideoError when none can."""
+    """Number of channels in the first readable file. Raises VideoError if none can be read."""
     unread: VideoError | None = None
     for place in files.values():
         try:

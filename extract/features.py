@@ -1,4 +1,4 @@
-"""What is stored of a video, and how it is computed: maps of its frames, regions of its targets, in the stored dtype."""
+"""Compute the stored features of a video: maps of its frames, and regions of its targets."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from .encoders.backbone import Backbone
 
 @torch.inference_mode()
 def encode(backbone: Backbone, pixels: Tensor, device: torch.device, amp: str = "none") -> dict[str, Tensor]:
-    """All levels of a batch: (n, C, h, w) float32 each. ``amp``: what the encoder computes in; see `computing_in`."""
+    """All levels of a batch: (n, C, h, w) float32 each. ``amp``: precision of the encoder; see `computing_in`."""
     layout = torch.channels_last if pixels.dim() == 4 else torch.preserve_format
     with computing_in(amp, device):
         levels = backbone(pixels.to(device, non_blocking=True, memory_format=layout))
-    return {name: level.float() for name, level in levels.items()}  # regions are cut with boxes of the maps' own type
+    return {name: level.float() for name, level in levels.items()}  # roi_align needs maps and boxes of one type
 
 
 @torch.inference_mode()
 def select_levels(
     levels: dict[str, Tensor], recipe: Recipe, regions: Regions, mapped: NDArray[np.bool_]
 ) -> dict[str, NDArray[Any]]:
-    """What is stored of a block of frames, channels last, by array: maps (m, h, w, C), regions (r, S², C).
+    """The stored arrays of a block of frames, channels last: maps (m, h, w, C), regions (r, S², C).
 
-    ``mapped`` (n,): the m frames whose maps are stored; of the others only regions are.
+    ``mapped`` (n,): the m frames whose maps are stored; of the others only regions are stored.
     """
     boxes = torch.from_numpy(np.concatenate([regions.slots[:, None], regions.corners], axis=1)).float()
     stored = {}
@@ -54,36 +54,36 @@ def select_levels(
 def sums_of_frames(maps: Tensor) -> NDArray[np.float64]:
     """Sum and sum of squares over the cells of each frame's map: (n, C, h, w) → (n, 2, C).
 
-    A frame's are the same bits, whichever frames are beside it.
+    The bits of a frame's sums do not depend on the other frames.
     """
     cells = maps.permute(0, 2, 3, 1).flatten(1, 2)
-    blocks = cells.split(1 if maps.device.type == "cpu" else len(cells))  # one frame at a time stays in a core's memory
+    blocks = cells.split(1 if maps.device.type == "cpu" else len(cells))  # one frame fits a core's cache
     found = [torch.stack([b.sum(1), b.square().sum(1)], dim=1) for b in (block.double() for block in blocks)]
     return torch.cat(found).cpu().numpy()
 
 
 def rows_at(maps: Tensor, mapped: NDArray[np.bool_]) -> Tensor:
-    """Some frames of a block; the block itself where these are all."""
+    """The selected frames of a block; the block itself if all are selected."""
     return maps if mapped.all() else maps[torch.from_numpy(mapped).to(maps.device)]
 
 
 def to_host(values: Tensor) -> NDArray[Any]:
-    """As a contiguous float32 array."""
+    """Values as a contiguous float32 array in CPU memory."""
     return values.contiguous().float().cpu().numpy()
 
 
 @dataclass(frozen=True)
 class Regions:
-    """Regions of one video seen through one view, in the order in which they are stored."""
+    """Regions of one video in one view, in stored order."""
 
     slots: IntArray
-    """(R,) positions among the frames that are decoded, ascending; or in the block at hand."""
+    """(R,) index of each region's frame in the grid, or in the present block; ascending."""
     corners: FloatArray
     """(R, 4) xyxy in pixels of the rendition."""
 
     @classmethod
     def of(cls, regions: FloatArray, frames: IntArray, view: View) -> Regions:
-        """Of regions (R, 5; see `needs`) ascending by frame, all of them at some of the ``frames``."""
+        """From regions (R, 5; see `needs`), ascending by frame; their frames must be among ``frames``."""
         fractions = view.to_fractions(regions[:, 1:])
         half = fractions[:, 2:] / 2
         corners = np.concatenate([fractions[:, :2] - half, fractions[:, :2] + half], axis=1)
@@ -97,7 +97,7 @@ class Regions:
 
 
 def layout(recipe: Recipe, views: list[View], frames: int, regions: int) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every array of features of a unit, rows first, in the order they are declared.
+    """Name and shape of every feature array of a unit, rows first, in the order of declaration.
 
     A unit without frames has no maps.
     """

@@ -27,27 +27,27 @@ if TYPE_CHECKING:
 
 @click.command("import", short_help="Make a cache of features that were made elsewhere.")
 @click.argument("folder", type=FOLDER)
-@click.option("--name", required=True, help="What made the features: the cache calls its encoder imported:NAME.")
+@click.option("--name", required=True, help="Encoder that made the features; the cache records imported:NAME.")
 @dataset_option
 @annotations_option
 @vidor_option
 @click.option("--split", "splits", multiple=True, help="May be repeated.  [every split found]")
 @click.option("--out", type=OUT_CACHE, required=True, metavar="DIR|URL", help="The cache to fill.")
-@click.option("--feature-fps", type=Finite(above=0), help="Features a second, from second 0 on.")
-@click.option("--stride", type=Finite(above=0), help="Source frames from one to the next.")
+@click.option("--feature-fps", type=Finite(above=0), help="Features per second, from second 0 on.")
+@click.option("--stride", type=Finite(above=0), help="Source frames from one feature to the next.")
 @click.option(
-    "--offset", type=Finite(), default=0.0, show_default=True, help="With --stride: source frame of the first."
+    "--offset", type=Finite(), default=0.0, show_default=True, help="With --stride: source frame of the first feature."
 )
-@click.option("--text-encoder", default="roberta-base", show_default=True, help="What encodes the sentences.")
+@click.option("--text-encoder", default="roberta-base", show_default=True, help="Text encoder of the sentences.")
 @click.option("--text-weights", metavar="PATH", help="A folder or file of weights, or 'random'.")
 @tokenizer_option
 @sampling_options
 @option(Extraction, "dtype")
 @option(Extraction, "store")
 @option(Extraction, "on_bad_record")
-@click.option("--annotation-set", metavar="NAME", help="What the cache calls these annotations.  [the dataset's name]")
+@click.option("--annotation-set", metavar="NAME", help="Name of these annotations in the cache.  [the dataset's name]")
 @option(Extraction, "strict", help="Stop at the first video without features.")
-@click.option("--device", default=None, metavar="NAME", help="For the sentences.  [cuda if there is one]")
+@click.option("--device", default=None, metavar="NAME", help="Device of the text encoder.  [cuda if there is one]")
 def cache_import(
     folder: Path,
     name: str,
@@ -63,7 +63,8 @@ def cache_import(
 ) -> None:
     """Make a cache of FOLDER: a file VIDEO.npy or VIDEO.npz for each video, (n, channels) or (n, h, w, channels).
 
-    A .npz may say with an array timestamps_ms, or frames, when its features are; otherwise --feature-fps does, or --stride.
+    An array timestamps_ms or frames in a .npz gives the times of its features; otherwise --feature-fps or --stride
+    does.
 
     \b
     Example: stvg cache import i3d --name i3d --dataset json --annotations mine --stride 8 --offset 8 --out cache/i3d

@@ -1,7 +1,7 @@
-"""Features made elsewhere become a cache: a folder with a NumPy file for each video (see `feature_files`).
+"""Make a cache from features of other tools: a folder with a NumPy file for each video (see `feature_files`).
 
-A map shows the whole picture, whatever its shape. A cache wants features at the frames of its own grid; each takes those of
-the moment nearest to it.
+A map covers the whole picture, for any map shape. Each frame of the cache's grid gets the features of the nearest
+moment.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ from .video.source import sha256_of
 from .work import Report
 
 LEVEL, STRIDE = "imported", 32
-"""The one level such a cache has. A map is taken for that of a picture of as many pixels a cell."""
+"""Name and stride of the only level of an imported cache. The stride is nominal: a cell counts as 32 x 32 pixels."""
 
 
 def require_fit(features: NDArray[np.float32], dtype: str, file: Path) -> None:
-    """Raises VideoError for values that are not finite, or too large for the dtype of the cache."""
+    """Raises VideoError if a value is not finite, or too large for the cache's dtype."""
     peak = float(np.abs(features).max(initial=0.0))  # nan and inf survive max
     if not peak <= LARGEST[dtype]:
         raise VideoError(
-            f"{file} holds values that {dtype} cannot",
+            f"{file} holds values that {dtype} cannot represent",
             expected=f"finite values up to {LARGEST[dtype]:g}",
             found=f"{peak:g}",
-            hint="--dtype float32" if np.isfinite(peak) and dtype != "float32" else "mend the file",
+            hint="--dtype float32" if np.isfinite(peak) and dtype != "float32" else "correct the file",
         )
 
 
 def content_hash(files: dict[str, Path]) -> str:
-    """Of all files, whatever folder they lie in."""
+    """Hash of the names and contents of all files, without their folders."""
     listed = "".join(f"{name} {sha256_of(file)}\n" for name, file in sorted(files.items()))
     return hashlib.sha256(listed.encode(errors="surrogatepass")).hexdigest()
 
@@ -61,13 +61,13 @@ def import_features(
     job: ExtractJob,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
-    """Fill the cache of ``job`` with what the files in ``folder`` say of the videos of its annotations.
+    """Fill the cache of ``job`` with features from the files in ``folder``, for the videos of its annotations.
 
-    Sentences are encoded here. Videos without a usable file are listed in skipped.jsonl and in the report. Files that
-    change make other features: a cache made of other ones is refused. Raises UsageError and CacheError as extraction.
+    Sentences are encoded here. Videos without a usable file are listed in skipped.jsonl and in the report. A cache that
+    was made from files with other contents is refused. Raises UsageError and CacheError as extraction does.
     """
     if not name.strip() or not name.isprintable():
-        raise UsageError(f"{name!r} names no encoder", expected="--name, of letters that can be printed")
+        raise UsageError(f"{name!r} names no encoder", expected="--name with printable characters")
     files = files_below(folder)
     annotations, _ = read_set(job)
     text = build_text_encoder(
@@ -109,7 +109,9 @@ def _import_one(cache: Cache, video_id: str, files: dict[str, Path], times: Time
     features = found.features[found.rows_at(frames, video, file)].astype(np.float32)
     level = cache.recipe.levels[0]
     if features.shape[-1] != level.channels:
-        raise VideoError(f"{file} has other features", expected=f"{level.channels} channels", found=features.shape[-1])
+        raise VideoError(
+            f"{file} has another number of channels", expected=f"{level.channels} channels", found=features.shape[-1]
+        )
     require_fit(features, cache.recipe.dtype, file)
     key = video_key(video_id)
     with cache.store.writer(more_key(video_id, frames, np.empty((0, 5))) if known else key) as unit:

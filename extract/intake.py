@@ -1,7 +1,7 @@
-"""From a decoder's memory to what is encoded, on the device that encodes.
+"""Move blocks of frames from a decoder's memory to the encoding device, and render them there.
 
-For a processor the decoders render already. A GPU takes frames as they are decoded, uint8, and resizes and normalises them
-itself: a quarter of the bytes cross for every stored view, and the decoders' processors are free for decoding.
+If the encoder runs on a CPU, the decoders render. A GPU gets frames as decoded, uint8, and resizes and normalises them
+itself: a quarter of the bytes is transferred for every stored view, and the decoders only decode.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Places = tuple[Tensor, Tensor, Tensor]
 
 
 class Renderer:
-    """`render.render` on a device. Every step is one rounding of one number, as there: the bits are the same."""
+    """`render.render` on a device. Every step rounds each number once, as there, so the bits are the same."""
 
     def __init__(self, device: torch.device, mean: Sequence[float], std: Sequence[float]) -> None:
         self.device = device
@@ -42,7 +42,7 @@ class Renderer:
         return pixels.float().sub(self.offset).div_(self.scale)
 
     def resize(self, pixels: Tensor, height: int, width: int) -> Tensor:
-        """(n, H, W, 3) → (n, height, width, 3) float32; the pictures themselves when they have that size."""
+        """(n, H, W, 3) → (n, height, width, 3) float32; the input itself if it has that size."""
         if pixels.shape[1:3] == (height, width):
             return pixels
         above, below, down = self.places(pixels.shape[1], height)
@@ -63,16 +63,16 @@ def _between(low: Tensor, high: Tensor, share: Tensor) -> Tensor:
 
 
 class Intake:
-    """Takes blocks of frames as decoders hand them over."""
+    """Takes the decoders' blocks and returns rendered frames on the device."""
 
     def __init__(self, device: torch.device, mean: Sequence[float], std: Sequence[float]) -> None:
         self.device, self.raw = device, device.type != "cpu"
-        """Whether decoders are to hand over frames as they are decoded."""
+        """Whether decoders send frames as decoded (uint8), to be rendered on the device."""
         self.render = Renderer(device, mean, std) if self.raw else None
         self.stream = torch.cuda.Stream(device) if self.raw and torch.cuda.is_available() else None
 
     def settings(self, settings: Settings, recipe: Recipe, videos: Iterable[Video]) -> Settings:
-        """How these videos are to be decoded: with slots that hold what is handed over."""
+        """The decoding settings, with slots that are large enough for these videos."""
         if not self.raw:
             return settings.fitting(recipe)
         return settings.for_raw_frames(max((v.width * v.height * 3 for v in videos), default=1))
@@ -80,8 +80,8 @@ class Intake:
     def __call__(self, block: Block) -> list[Tensor]:
         """Per view (n, height, width, 3) float32 on the device.
 
-        On a processor this is the decoder's memory itself. From a GPU it returns once the frames are copied, which a
-        stream of its own does beside the encoding, so that the decoder may overwrite them.
+        On a CPU the tensors are views of the decoder's memory. On a GPU the call returns once the frames are copied, so
+        that the decoder may overwrite them; a separate stream copies them during the encoding.
         """
         if self.render is None:
             return [torch.from_numpy(pixels) for pixels in block.pixels]

@@ -1,4 +1,4 @@
-"""What `stvg extract` asks for, put together: annotations, encoders, recipe, then the runner on one device."""
+"""Prepare an extraction (annotations, video files, encoders, recipe), and run it on one device."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ from .work import Options, Part, Progress, Report
 log = logging.getLogger(__name__)
 
 ASKED = (signal.SIGTERM, signal.SIGUSR1)
-"""By these an extraction is asked to end; the second is what Slurm sends ahead of a time limit, where it is told to."""
+"""Signals that request a graceful end. Slurm can send SIGUSR1 before a time limit (``--signal``)."""
 
 
 class Bar(Progress, Protocol):
-    """A progress display that is told what will be done, and the number of videos, once they are known."""
+    """A progress display that also shows a plan and the number of videos."""
 
     def plan(self, text: str) -> None: ...
 
@@ -49,21 +49,21 @@ class Bar(Progress, Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractJob(Extraction):
-    """The work of one process."""
+    """The extraction of one process, on one device."""
 
     sampling: Sampling
     device: torch.device
     part: Part = field(default_factory=Part)
-    """The share of the videos that is extracted."""
+    """The share of the videos to extract."""
     decoding: Settings = field(default_factory=Settings)
 
     @classmethod
     def of(cls, request: ExtractRequest, part: Part, device: torch.device) -> ExtractJob:
-        """What a request asks of one device. Raises UsageError for rates and counts that cannot be."""
+        """The job of a request on one device. Raises UsageError for an invalid fps or max_frames."""
         try:
             sampling = Sampling(request.fps, request.max_frames)
         except (TypeError, ValueError) as error:
-            raise UsageError("fps and max_frames cannot be so", found=error) from None
+            raise UsageError("fps or max_frames is invalid", found=error) from None
         decoding = Settings(
             processes=request.decoders or (1 if device.type == "cpu" else 4),
             timeout=request.decode_timeout,
@@ -73,7 +73,7 @@ class ExtractJob(Extraction):
         return cls(**shared, sampling=sampling, device=device, part=part, decoding=decoding)
 
     def options(self) -> Options:
-        """What the runner is told of it."""
+        """The options for the runner."""
         return Options(
             self.device,
             batch_frames=self.batch_frames,
@@ -89,33 +89,33 @@ class Prepared:
     """Everything an extraction needs, read and checked."""
 
     annotations: AnnotationSet
-    """The splits that were named, as they are read now."""
+    """The requested splits."""
     dropped: list[AnnotationError]
     recipe: Recipe
     cache: Cache | None
-    """Seen through its set with these splits in it, which are not written yet. None: there is no cache yet."""
+    """The existing cache, with an annotation set that includes these splits (not written yet); None: there is none."""
     files: VideoFiles
-    """The file of every video that features are kept of, or why there is none."""
+    """For every video with features, its file or the error that says why there is none."""
     backbone: Backbone
     text: TextEncoder
 
     @property
     def samples(self) -> SampleTable:
-        """Those of the whole set."""
+        """The samples of the whole annotation set."""
         return (self.cache.annotations if self.cache else self.annotations).samples
 
 
 def run_job(job: ExtractJob, progress: Bar | None = None) -> tuple[Report, list[AnnotationError]]:
     """Extract in this process. Returns the report and the records that were dropped.
 
-    A signal of `ASKED` ends it once the videos in flight are written; `Report.ended` then says so.
+    After a signal of `ASKED`, the videos in flight are written, and `Report.ended` holds the signal.
     """
     with Stop(ASKED) as stop:
         try:
             with stop.at_once():
                 ready = prepare(job)
             if progress:
-                if not job.part.index:  # said once for all processes
+                if not job.part.index:  # printed by one of several processes
                     progress.plan(plan_of(job, ready))
                 progress.total(len(job.part.of(list(ready.files))))
             report = extract(
@@ -175,7 +175,7 @@ def prepare(job: ExtractJob) -> Prepared:
 
 
 def plan_of(job: ExtractJob, ready: Prepared) -> str:
-    """What is about to be done: videos, sentences, encoders, device, folder."""
+    """One line on what will be done: videos, sentences, encoders, device, folder."""
     part = job.part
     share = f"{len(part.of(list(ready.files))):,} of " if part.count > 1 else ""
     data = f"{share}{counted(len(ready.files), 'video')} ({counted(len(ready.annotations.samples), 'sentence')}"
@@ -184,7 +184,7 @@ def plan_of(job: ExtractJob, ready: Prepared) -> str:
 
 
 def read_set(job: ExtractJob) -> tuple[AnnotationSet, list[AnnotationError]]:
-    """The splits a job names, and the records that were dropped."""
+    """The annotation set of a job's splits, and errors of dropped records."""
     splits = list(dict.fromkeys(job.splits or find_splits(job.dataset, job.annotations)))
     read = [
         read_annotations(
@@ -192,7 +192,7 @@ def read_set(job: ExtractJob) -> tuple[AnnotationSet, list[AnnotationError]]:
         )
         for split in splits
     ]
-    for part in read if job.part.index == 0 else ():  # what all processes would say is said once
+    for part in read if job.part.index == 0 else ():  # logged by one of several processes
         for doubt in part.doubts:
             log.warning("%s: %s", part.split, doubt)
     samples = [s for part in read for s in part.samples]
@@ -206,7 +206,7 @@ def no_file_is_there(files: VideoFiles) -> bool:
 
 
 def settled(cache: Cache, videos: Iterable[str]) -> bool:
-    """Whether a cache has all that its annotation set needs of some videos, or says why they cannot be read."""
+    """Whether the cache has all features that its annotation set needs of some videos, unreadable videos excepted."""
     bad = {video_id for video_id, reason in cache.skipped().items() if not was_absent(reason)}
     table, asked = cache.samples, set(videos) - bad
     return bool(cache.covered([row for row, video_id in enumerate(table.video_ids) if video_id in asked]).all())

@@ -1,4 +1,4 @@
-"""Sentences that are longer than a text encoder reads: which, by how much, and which of them become the same."""
+"""Report sentences that are longer than a text encoder reads, and those that are equal after they are cut."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from .encoders.text import token_reader
 from .encoders.tokenizer import LONGEST, TokenReader
 
 LISTED = 10
-"""Samples that a notice names; of the others it says how many there are."""
+"""Samples listed in a notice; the others are counted."""
 SHOWN = 30
-"""Letters of a sentence's beginning in a notice."""
+"""Characters of a sentence shown in a notice."""
 FIELDS = "roberta-base"
-"""The field's text encoder: what it reads is known without its tokenizer."""
+"""The papers' text encoder; bounds of its token counts are known without its tokenizer."""
 
 
 def token_counts(reader: TokenReader, sentences: Iterable[str]) -> dict[str, int]:
-    """How many tokens, marks included, the sentences have that are longer than is read. Others are left out."""
+    """Sentence → number of tokens (start and end included), for sentences longer than the encoder reads."""
     if reader.longest is None:
         return {}
     long = may_be_long(sentences, reader.longest)
@@ -28,14 +28,14 @@ def token_counts(reader: TokenReader, sentences: Iterable[str]) -> dict[str, int
 
 
 def may_be_long(sentences: Iterable[str], longest: int) -> list[str]:
-    """The distinct sentences that can have more than ``longest`` tokens: each but the two marks is a byte at least."""
+    """The distinct sentences that can exceed ``longest`` tokens: every token has a byte, except start and end."""
     return [s for s in dict.fromkeys(sentences) if len(s.encode("utf-8", "surrogatepass")) > longest - 2]
 
 
 def notice_of_cuts(samples: Sequence[Sample], reader: TokenReader | None) -> str | None:
-    """Which samples' sentences are cut, and which of these are read alike; None where every sentence is read whole.
+    """List the samples whose sentences are cut, and those equal after the cut; None if no sentence is cut.
 
-    ``reader``: of the text encoder, None for one that reads any length.
+    ``reader``: the text encoder's tokenizer; None for an encoder without a limit.
     """
     counts = token_counts(reader, (s.sentence for s in samples)) if reader else {}
     if reader is None or not counts:
@@ -53,9 +53,10 @@ def notice_of_cuts(samples: Sequence[Sample], reader: TokenReader | None) -> str
 
 
 def notice_of_long_ones(samples: Sequence[Sample], encoder: str, folder: str | None) -> str | None:
-    """As `notice_of_cuts`, for a text encoder by name, with the tokenizer of a folder or its own.
+    """As `notice_of_cuts`, for an encoder's name, with the tokenizer of a folder or the encoder's own.
 
-    Where RoBERTa's is not at hand and no folder is given, it says what is certain. Raises as `token_reader`.
+    If no folder is given and RoBERTa's tokenizer is not found, the notice has bounds of the counts. Raises as
+    `token_reader` does.
     """
     certain = encoder == FIELDS and folder is None
     long = set(may_be_long((s.sentence for s in samples), LONGEST))
@@ -78,7 +79,7 @@ def notice_of_long_ones(samples: Sequence[Sample], encoder: str, folder: str | N
 
 
 def beginning(sample: Sample) -> str:
-    """How a sample's sentence begins, on one line."""
+    """The beginning of a sample's sentence, on one line."""
     text = " ".join(sample.sentence.split())
     return repr(text if len(text) <= SHOWN else f"{text[:SHOWN]}…")
 

@@ -1,4 +1,4 @@
-"""A video on its way into the cache: what is wanted of it, and how much of that is done."""
+"""A video during extraction: what is to be written of it, and how much is done."""
 
 from __future__ import annotations
 
@@ -28,34 +28,34 @@ from .windows import Windows
 
 @dataclass
 class PendingVideo:
-    """One video on its way into the cache, or what is added to it."""
+    """One video during extraction: its first unit, or a further unit that adds to it."""
 
     video: Video
     key: str
-    """Of the unit that is written."""
+    """Key of the unit that is written."""
     grid: IntArray
-    """(F,) ascending source frames that are decoded."""
+    """(F,) ascending source frames that are encoded."""
     mapped: NDArray[np.bool_]
-    """(F,) those whose maps are stored; the others only have regions that are new."""
+    """(F,) frames whose maps are stored; of the others only new regions are stored."""
     wanted: FloatArray
     """(R, 5) regions that are stored."""
     views: list[View]
     regions: list[Regions]
-    """Per view."""
+    """One for each view."""
     missing: int
     """Frames of all views that are not written yet."""
     rate_is_assumed: bool
-    """Whether the video's rate is not among its annotations."""
+    """Whether the annotated rate is an assumption of the dataset."""
     known: VideoUnit | None = None
-    """What is stored of the video already."""
+    """The stored features of the video, if there are any."""
     windows: list[Windows] = field(default_factory=list)
-    """Per view, for an encoder that looks at several frames at once."""
+    """One for each view, for an encoder that takes several frames at once."""
     source: WatchedFile | None = None
-    """Its file, once it is decoded."""
+    """The video's file, from the start of decoding on."""
     failed: bool = False
     features: FeatureWriter | None = None
     sums: dict[str, NDArray[np.float64]] = field(default_factory=dict)
-    """Per kept level (2, C): sum and sum of squares over the cells of view 0 so far, of frames whose maps are stored."""
+    """Level → (2, C): sum and sum of squares over the cells of view 0, so far, of frames whose maps are stored."""
     opened: ExitStack = field(default_factory=ExitStack)
 
     @classmethod
@@ -68,7 +68,7 @@ class PendingVideo:
         rate_is_assumed: bool,
         known: VideoUnit | None = None,
     ) -> PendingVideo:
-        """``frames`` (f,) whose maps, and ``regions`` (R, 5) that are wanted and not in what is ``known``."""
+        """``frames`` (f,): those whose maps are missing in ``known``; ``regions`` (R, 5): those missing in it."""
         grid = np.union1d(frames, regions[:, 0].astype(np.int64))
         views = stored_views(video, recipe)
         cut = [Regions.of(regions, grid, view) for view in views]
@@ -88,7 +88,7 @@ class PendingVideo:
         return self.video.video_id
 
     def decode_job(self, file: Path, recipe: Recipe) -> DecodeJob:
-        """What is to be decoded of its file: its frames, and those that the encoder looks at around them."""
+        """The decoding job: the grid's frames, and the neighbours that the encoder's window needs."""
         visual, size = recipe.visual, (self.video.width, self.video.height)
         around = neighbours(self.grid, self.video.frame_count, recipe.fps / self.video.fps, visual.window)
         decoded = np.unique(around)
@@ -97,27 +97,27 @@ class PendingVideo:
         return replace(job, annotated=self.video, rate_is_assumed=self.rate_is_assumed)
 
     def gathered(self, view: int, start: int, frames: Tensor) -> tuple[int, Tensor]:
-        """What the encoder is given once these frames are decoded: position of the first, and frames or windows."""
+        """Input of the encoder after these decoded frames: index of the first, and the frames or complete windows."""
         return self.windows[view].add(start, frames) if self.windows else (start, frames)
 
     def layout(self, recipe: Recipe) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every array of features of its unit."""
+        """Name and shape of every feature array of the unit."""
         return layout(recipe, self.views, int(self.mapped.sum()), len(self.wanted))
 
     def count_in(self, levels: Mapping[str, Tensor], recipe: Recipe, mapped: NDArray[np.bool_]) -> None:
-        """Add the next frames of view 0, (n, C, h, w) of every level, to the sums; ``mapped`` (n,): those that count."""
+        """Add the next frames of view 0, (n, C, h, w) per level, to the sums; ``mapped`` (n,): frames that count."""
         for level in recipe.levels if mapped.any() else ():
             total = self.sums.setdefault(level.name, np.zeros((2, level.channels)))
             for frame in sums_of_frames(rows_at(levels[level.name], mapped)):
                 total += frame
 
     def attributes(self, fingerprint: str) -> dict[str, object]:
-        """What its unit says of itself. Raises VideoError when its file changed while it was decoded, or is another one."""
+        """The unit's attributes. Raises VideoError if the file changed during decoding, or is not the known unit's."""
         source = self.source.record() if self.source else {}
         before = self.known.source.get("sha256") if self.known else None
         if source and before and source["sha256"] != before:
             raise VideoError(
-                f"video {self.video_id} was extracted from another file than is there now",
+                f"video {self.video_id} was extracted from another file than the present one",
                 expected=f"SHA-256 {before[:16]}…",
                 found=f"SHA-256 {source['sha256'][:16]}…",
                 effect="nothing was added to the video",
@@ -131,9 +131,9 @@ class PendingVideo:
 
 
 def plan(cache: Cache, video_id: str, rate_is_assumed: bool) -> PendingVideo | None:
-    """What the annotation set needs of a video and the cache lacks; None where it has everything.
+    """The part of a video that the annotation set needs and the cache lacks; None if nothing is missing.
 
-    Raises CacheError where what is there is damaged, or of the video in another size.
+    Raises CacheError if the stored units are damaged, or their video has another size.
     """
     rows = cache.samples.rows_of_videos[video_id]
     video, needs = cache.samples.video(rows[0]), Needs.of(cache.samples, rows, cache.recipe)
@@ -143,11 +143,11 @@ def plan(cache: Cache, video_id: str, rate_is_assumed: bool) -> PendingVideo | N
     was = known.views[0]
     if (was.source_width, was.source_height) != (video.width, video.height):
         raise CacheError(
-            f"{cache.path} holds video {video_id} in another size than annotation set {cache.annotations.name} says",
+            f"{cache.path} holds video {video_id} in another size than annotation set {cache.annotations.name} states",
             expected=f"{was.source_width}x{was.source_height}",
             found=f"{video.width}x{video.height}",
-            effect="nothing was added to the video, and its features are not read for these annotations",
-            hint="mend the annotation; or, if it is another video, give it another name",
+            effect="nothing was added to the video, and this annotation set does not read its features",
+            hint="correct the annotation; or, if it is another video, give it another id",
         )
     frames, regions = known.lacking(needs)
     if not len(frames) and not len(regions):

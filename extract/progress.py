@@ -1,4 +1,4 @@
-"""What `stvg extract` says while it works, and what it says at the end."""
+"""The output of `stvg extract`: progress, faults and a summary."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ..wording import counted
 from .work import Report
 
 NAMED = 5
-"""Faults that are printed; the others are counted."""
+"""Number of faults of each kind that are printed; the others are counted."""
 
 
 class ExtractionProgress:
-    """Videos done, frames encoded, and how busy each stage is: the one near 100 % is the limit."""
+    """Shows videos done, frames encoded, and how busy each stage is. The stage near 100 % is the bottleneck."""
 
     def __init__(self, bar: Progress) -> None:
         self.bar, self.encoded, self.skipped = bar, 0, 0
@@ -26,14 +26,14 @@ class ExtractionProgress:
         self.start: float | None = None
 
     def plan(self, text: str) -> None:
-        """Say what is about to be done."""
+        """Print what will be done."""
         self.bar.say(text, err=True)
 
     def total(self, count: int) -> None:
         self.bar.at(self.bar.done, count)
 
     def frames(self, count: int) -> None:
-        """So many frames more went through the backbone."""
+        """Count frames that the backbone has encoded."""
         self.start = self.start or time.monotonic()
         self.encoded += count
         self.bar.terms = self._terms()
@@ -41,7 +41,7 @@ class ExtractionProgress:
     def __call__(self, video_id: str, frames: int, skipped: str | None, stages: dict[str, float]) -> None:
         if skipped is not None:
             self.skipped += 1
-        elif not frames:  # it was there already, and says nothing of the pace
+        elif not frames:  # complete before: does not count for the rate
             self.bar.first += 1
         self.stages = stages
         self.bar.terms = self._terms()
@@ -57,12 +57,12 @@ class ExtractionProgress:
 
 
 def faults_of(report: Report, dropped: Sequence[AnnotationError], out: Location) -> list[str]:
-    """What could not be used, of each kind the first few, and where the whole list is."""
-    skipped = f"the whole list is {SkipList(out).path}; try them again with --retry-skipped"
+    """Lines on faults: the first few of each kind, and where the complete list is."""
+    skipped = f"the complete list is {SkipList(out).path}; --retry-skipped tries these videos again"
     kinds = (
         ("record dropped", list(map(str, dropped)), "stvg dataset check lists them all"),
         ("video skipped", list(report.skipped.values()), skipped),
-        ("video replaced", list(report.outdated.values()), "the same command says which is next"),
+        ("video replaced", list(report.outdated.values()), "repeat the command to see the next ones"),
         ("warning", sorted(report.warnings), "stvg dataset check --videos lists them all"),
     )
     lines = []
@@ -76,17 +76,17 @@ def faults_of(report: Report, dropped: Sequence[AnnotationError], out: Location)
 
 
 def summary_of(report: Report, dropped: Sequence[AnnotationError], out: Location) -> list[str]:
-    """How much was done, and what limited it."""
+    """Lines on what was done, and on the stage that was the bottleneck."""
     lines = []
     if report.frames:
         shares = report.shares()
         busy = ", ".join(f"{stage} {share:.0%}" for stage, share in shares.items())
-        lines.append(f"busy: {busy}; {max(shares, key=lambda s: shares[s])} is the limit")
+        lines.append(f"busy: {busy}; the bottleneck is {max(shares, key=lambda s: shares[s])}")
     already = f"{report.already:,} were there already"
     already += f" ({len(report.outdated):,} of another file)" if report.outdated else ""
     if report.ended:
         name = signal.Signals(report.ended).name
-        lines.append(f"ended by {name} before all was done; repeat the command to go on")
+        lines.append(f"ended by {name} before all was done; repeat the command to continue")
     return [
         *lines,
         f"extract: {counted(report.videos, 'video')} done, {report.topped_up:,} topped up "

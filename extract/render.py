@@ -1,7 +1,8 @@
-"""A View's geometry applied to the pixels of one frame, in plain NumPy.
+"""Apply a View's geometry to the pixels of one frame, in NumPy.
 
-Every step is one rounding of one number, whatever the number of threads, the frames at hand or the processor's vectors:
-the same frame gives the same bits everywhere. (PyTorch's `interpolate` does not: its last bits follow the thread count.)
+Every step rounds each number once, independent of the number of threads, the other frames and the vector instructions.
+So a frame gives the same bits on every machine. (PyTorch's `interpolate` does not: its last bits depend on the thread
+count.)
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ Picture = NDArray[np.float32]
 def render(frame: NDArray[np.uint8], view: View, mean: Sequence[float], std: Sequence[float], out: Picture) -> None:
     """A frame (H, W, 3) uint8 RGB of the source size → ``out`` (view.height, view.width, 3) float32, normalised.
 
-    Bilinear between pixel centres without antialiasing, as the field's transforms do it; a crop is cut out of the resized
-    picture, and resized again. Raises ValueError for a frame of another size than the view's source.
+    Bilinear between pixel centres without antialiasing, as in the papers' code. A crop is cut out of the resized
+    picture, and resized again. Raises ValueError if the frame's size is not the view's source size.
     """
     if frame.shape != (view.source_height, view.source_width, 3):
         raise ValueError(f"frames are {frame.shape}, the view expects {(view.source_height, view.source_width, 3)}")
@@ -36,7 +37,7 @@ def render(frame: NDArray[np.uint8], view: View, mean: Sequence[float], std: Seq
 
 
 def resize(pixels: NDArray[Any], height: int, width: int) -> NDArray[Any]:
-    """(H, W, 3) → (height, width, 3) float32; the picture itself when it has that size."""
+    """(H, W, 3) → (height, width, 3) float32; the input itself if it has that size."""
     if pixels.shape[:2] == (height, width):
         return pixels
     above, below, down = neighbours(pixels.shape[0], height)
@@ -55,13 +56,13 @@ def _between(low: Picture, high: Picture, share: Picture) -> Picture:
 
 
 def _values(columns: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where the three values of some columns lie in a row."""
+    """Indices, within a row, of the three values of each column."""
     return (columns[:, None] * 3 + np.arange(3)).ravel()
 
 
 @lru_cache(64)
 def neighbours(size: int, wanted: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Picture]:
-    """Per output position the two input positions it lies between, and how far from the first, in [0, 1)."""
+    """For each output position, the two input positions around it, and its distance from the first, in [0, 1)."""
     scale, half = np.float32(size) / np.float32(wanted), np.float32(0.5)
     at = np.maximum(scale * (np.arange(wanted, dtype=np.float32) + half) - half, np.float32(0))
     low = np.minimum(at.astype(np.int64), size - 1)

@@ -1,4 +1,4 @@
-"""What an extraction can be asked for."""
+"""The request of an extraction: its settings, defaults and choices."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Extraction(Request):
-    """What decides what is written, on whatever machine it runs."""
+    """The settings that do not depend on the machine."""
 
     dataset: str = one_of(DATASETS)
     annotations: Path
@@ -32,14 +32,14 @@ class Extraction(Request):
     videos: Path | None = None
     """None: the dataset's usual place."""
     splits: Sequence[str] | None = None
-    """None: every split that is found."""
+    """None: all splits of the dataset."""
     annotation_set: str | None = None
     """The name of these annotations in the cache; None: the dataset's."""
     backbone: str = "resnet101"
-    """Several, divided by commas, are stored side by side."""
+    """Several, separated by commas, are stored side by side."""
     backbone_weights: str | None = None
     text_encoder: str | None = None
-    """None: tiny beside the backbone tiny, else roberta-base."""
+    """None: tiny with the backbone tiny, else roberta-base."""
     text_weights: str | None = None
     tokenizer: str | None = None
     weights_seed: int = 0
@@ -61,34 +61,34 @@ class Extraction(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractRequest(Extraction):
-    """All that is said to `stvg extract` and `stvg.extract_features`."""
+    """All settings of `stvg extract` and `stvg.extract_features`."""
 
     fps: float = 5.0
-    """Frames looked at per second of video."""
+    """Sampled frames per second of video."""
     max_frames: int = 100
-    """Longer clips are thinned to this many."""
+    """Longer clips are thinned to this many frames."""
     devices: str | None = None
-    """Names divided by commas; None: the best one."""
+    """Names separated by commas; None: the best one."""
     processes: int = 1
-    """At least one for each device."""
+    """Number of extractor processes, at least one per device."""
     launcher: str = one_of(LAUNCHERS, "local")
     shard: str = "1/1"
     """``i/n``, or ``auto``."""
     decoders: int | None = None
-    """Decoding processes of each extractor; None: 1 on a processor, 4 on a GPU."""
+    """Decoding processes of each extractor; None: 1 on a CPU, 4 on a GPU."""
     decode_timeout: float = 120.0
-    """Seconds in which a decoder passes no frame before its video is given up."""
+    """Seconds without another frame after which a video is skipped."""
     decoder_memory: float = 4.0
-    """GiB of address space a decoding process may take."""
+    """Limit of a decoding process's address space, GiB."""
 
     def targets(self, number: int | None = None) -> list[torch.device]:
-        """The devices that are named. ``number``: of several GPUs that of this process, where none is named."""
+        """The named devices. ``number``: the index of this process's GPU, used if no device is named."""
         names = [None] if self.devices is None else self.devices.split(",")
         return [own_device(choose_device(name), number) for name in names]
 
 
 def own_device(device: torch.device, number: int | None) -> torch.device:
-    """Of several GPUs the one of this process, where the user named none."""
+    """GPU ``number`` (modulo their count) if ``device`` is CUDA without an index; else ``device``."""
     import torch
 
     if device.type != "cuda" or device.index is not None or number is None:
@@ -98,6 +98,6 @@ def own_device(device: torch.device, number: int | None) -> torch.device:
 
 dataset_option = option(ExtractRequest, "dataset", help="Annotation format.")
 sampling_options = options(
-    option(ExtractRequest, "fps", type=Finite(above=0), help="Frames looked at per second of video."),
-    option(ExtractRequest, "max_frames", type=click.IntRange(min=1), help="Longer clips are thinned to this many."),
+    option(ExtractRequest, "fps", type=Finite(above=0), help="Sampled frames per second of video."),
+    option(ExtractRequest, "max_frames", type=click.IntRange(min=1), help="Frames of a clip; longer ones are thinned."),
 )

@@ -1,8 +1,8 @@
 """Run the frozen encoders once over a dataset and fill a cache: decode → encode → write, resumable.
 
-Videos are decoded in processes of their own (`decoders`), their frames encoded here in batches that mix videos
-(`batches`), and written by a thread (`writer`). The three work at once and are timed apart, so the bottleneck names
-itself. A kill at any moment loses at most the videos in flight.
+Child processes decode videos (`decoders`). This process encodes frames in batches that mix videos (`batches`), and a
+thread writes the features (`writer`). The three stages run concurrently and are timed separately, which shows the
+bottleneck. If the process is killed, at most the videos in flight are lost.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ Item = TypeVar("Item")
 
 
 def library_versions() -> dict[str, str]:
-    """Recorded beside the recipe, never hashed into it."""
+    """Versions of Python and libraries, recorded beside the recipe but not part of its fingerprint."""
     names = ("stvg", "torch", "torchvision", "transformers", "timm", "av", "numpy", "zarr", "h5py")
     return {"python": platform.python_version(), **{n: version(n) for n in names}}
 
@@ -76,13 +76,13 @@ def extract(
     progress: Progress | None = None,
     stop: Stop | None = None,
 ) -> Report:
-    """Give the cache at ``out`` these annotations, and everything of ``options.part`` that they need and it lacks.
+    """Add annotations to the cache at ``out``, and the features that they need and it lacks (of ``options.part`` only).
 
-    ``files``: the file of every video id, or why there is none; none for a recipe that keeps no features. Videos that
-    cannot be read are listed in skipped.jsonl and in the report; with ``options.strict`` the first one raises its
-    VideoError. Nothing that is complete is written again. Raises CacheError when the cache was made with another recipe or
-    store, or a feature does not fit its dtype, WriteError when it cannot be written. Once ``stop`` has a signal, no further
-    video is begun, and those in flight are written.
+    ``files``: for every video id, its file or the error that says why there is none; empty for a recipe that keeps no
+    features. Videos that cannot be read are listed in skipped.jsonl and in the report; with ``options.strict`` the
+    first one raises its VideoError. Complete units are not written again. Raises CacheError if the cache has another
+    recipe or store, or if a feature does not fit its dtype; WriteError if the cache cannot be written. After a signal
+    to ``stop``, no further video is begun, and those in flight are written.
     """
     options, stop = options or Options(), stop or Stop(())
     with naming_write_errors(out):
@@ -99,7 +99,7 @@ def extract(
 
 
 class Extraction:
-    """One run over some videos: who is at which stage, and what became of whom."""
+    """One run over some videos: the videos in flight, their stages, and the report."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class Extraction:
         self.assumed = rate_is_assumed(cache.annotations.dataset)
         self.pending: dict[str, PendingVideo] = {}
         self.again: list[str] = []
-        """Videos of which another extractor wrote a unit at the same time, perhaps for other annotations."""
+        """Videos whose unit another extractor wrote at the same time, perhaps for other annotations."""
         self.began, self.encoding = time.perf_counter(), 0.0
 
     def run(self) -> Report:
@@ -135,13 +135,13 @@ class Extraction:
         return self.report
 
     def note_files(self, seen: dict[str, Mapping[str, Any] | None]) -> None:
-        """Say in the annotation set which of its videos are of other files than the cache holds."""
+        """Record in the annotation set which of its videos have other files than the cached features."""
         before = self.cache.annotations
         if before.with_files(seen) is not before:
             note_files(self.cache.path, before.name, seen)
 
     def pass_over(self, videos: list[str]) -> None:
-        """Do what some videos need."""
+        """Extract what some videos lack."""
         mixer, table = Mixer.of(self.backbone, self.options.batch_frames, self.options.device), self.cache.samples
         pictured = (table.video(table.rows_of_videos[video][0]) for video in videos)
         decoding = self.intake.settings(self.options.decoding, self.cache.recipe, pictured)
@@ -164,10 +164,10 @@ class Extraction:
         self.settle(writer)
 
     def jobs(self, videos: list[str]) -> Iterator[DecodeJob]:
-        """What there is to decode; videos that need nothing, or are known to be bad, are settled on the way.
+        """The decoding jobs. Videos that are complete, or known to be unreadable, are reported here and left out.
 
-        Every extractor has an order of its own, so several on one cache seldom work on the same video, without knowing of
-        each other.
+        The order is random in every extractor. So several extractors on one cache seldom work on the same video,
+        without any coordination.
         """
         known_bad = {} if self.options.retry_skipped else self.cache.skipped()
         SystemRandom().shuffle(videos)
@@ -179,7 +179,7 @@ class Extraction:
             file = self.files[video_id]
             try:
                 pending = plan(self.cache, video_id, self.assumed)
-            except CacheError as error:  # what is there is damaged, or of the video in another size
+            except CacheError as error:  # the stored unit is damaged, or its video has another size
                 self.outdate(video_id, str(error))
                 continue
             if pending is None:
@@ -199,7 +199,7 @@ class Extraction:
                     proven = True
                 try:
                     pending.source = self.sources.read(file)
-                except VideoError as error:  # it went away since it was found
+                except VideoError as error:  # the file was removed after it was found
                     self.skip(video_id, error)
                     continue
                 self.pending[video_id] = pending
@@ -216,7 +216,7 @@ class Extraction:
         self.settle(writer)
 
     def settle(self, writer: Writer) -> None:
-        """Count what has been written meanwhile."""
+        """Update the report with the videos that the writer has finished."""
         self.report.elapsed = time.perf_counter() - self.began
         self.report.busy |= {"encode": self.encoding + writer.fetching, "write": writer.writing}
         for pending in emptied(writer.forestalled):
@@ -233,7 +233,7 @@ class Extraction:
             self.note(pending.video_id, len(pending.grid), None)
 
     def fail(self, pending: PendingVideo, error: VideoError) -> None:
-        """List a video that does not decode, unless its file changed meanwhile: then the next extraction tries again."""
+        """Skip a video that does not decode. If its file changed meanwhile, it is not listed: the next run retries."""
         try:
             if pending.source:
                 pending.source.require_unchanged()
@@ -245,7 +245,7 @@ class Extraction:
             self.skip(pending.video_id, error)
 
     def skip(self, video_id: str, error: VideoError) -> None:
-        """List a video that cannot be read."""
+        """Add a video that cannot be read to the skip list and the report."""
         if self.options.strict:
             raise error
         with naming_write_errors(self.cache.path):
@@ -253,7 +253,7 @@ class Extraction:
         self.note(video_id, 0, str(error))
 
     def outdate(self, video_id: str, why: str | None = None) -> None:
-        """Leave a video as it is whose features are damaged (``why``), or of another file than is there now."""
+        """Report a video whose features are damaged (``why``) or belong to another file; its unit stays unchanged."""
         if why is not None:
             self.report.outdated[video_id] = why
         self.report.already += 1
@@ -267,7 +267,7 @@ class Extraction:
 
 
 def emptied(queue: Queue[Item]) -> Iterator[Item]:
-    """All that is in a queue now."""
+    """Remove and return all present items of a queue."""
     while True:
         try:
             yield queue.get_nowait()
@@ -276,7 +276,7 @@ def emptied(queue: Queue[Item]) -> Iterator[Item]:
 
 
 def make_recipe(backbone: Backbone, text: TextEncoder, chosen: dict[str, Any]) -> Recipe:
-    """The recipe of an extraction; ``chosen`` holds the other fields."""
+    """The recipe of an extraction; ``chosen``: the fields that do not come from the encoders."""
     facts = (backbone.levels, backbone.mean, backbone.std, backbone.multiple, backbone.window)
     visual = Visual(backbone.name, backbone.sha256, *facts)
     return Recipe(visual, Text(text.name, text.sha256, text.width), **chosen)

@@ -1,4 +1,4 @@
-"""Token features of sentences, each computed once, whichever annotation set asks for it."""
+"""Write token features of sentences. Each sentence is encoded once for all annotation sets."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ log = logging.getLogger(__name__)
 
 
 def write_text(cache: Cache, text: TextEncoder, options: Options) -> int:
-    """Token features of the sentences of the cache's annotation set that it lacks, as far as they are of ``options.part``.
+    """Write the token features that the cache's annotation set needs and the cache lacks, of ``options.part`` only.
 
-    Returns how many were computed. They are divided in runs of `PART_ROWS`, whatever is there, so that every extractor
-    knows its own.
+    Returns how many were computed. All sentences, stored or not, are divided into runs of `PART_ROWS`, so that every
+    extractor finds its own runs.
     """
     table = cache.samples
     if cache.recipe.bare:
@@ -37,7 +37,7 @@ def write_text(cache: Cache, text: TextEncoder, options: Options) -> int:
 
 
 def write_sentences(cache: Cache, text: TextEncoder, sentences: list[str], batch: int) -> None:
-    """One unit of token features."""
+    """Encode sentences and write them as one unit."""
     features = [f for i in range(0, len(sentences), batch) for f in text.encode(sentences[i : i + batch])]
     offsets = np.cumsum([0, *map(len, features)], dtype=np.int64)
     hashes = sentence_hashes(sentences)

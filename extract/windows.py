@@ -1,4 +1,4 @@
-"""For encoders that look at several frames at once: decoded frames of a rendition, put together to windows."""
+"""Assemble decoded frames of a rendition into windows, for encoders that take several frames at once."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ..cache.sampling import IntArray
 
 
 class Windows:
-    """Takes the frames of one rendition in order and gives the windows that are complete, in order.
+    """Takes the frames of one rendition in order, and returns complete windows in order.
 
-    ``frames`` (n, window): source frames of every window, see `sampling.neighbours`. ``decoded``: the source frames that
-    come, ascending.
+    ``frames`` (n, window): source frames of every window, see `sampling.neighbours`. ``decoded``: the source frames
+    that are decoded, ascending.
     """
 
     def __init__(self, frames: IntArray, decoded: IntArray) -> None:
@@ -22,9 +22,11 @@ class Windows:
         self._kept: dict[int, Tensor] = {}
 
     def add(self, start: int, frames: Tensor) -> tuple[int, Tensor]:
-        """Frames (m, height, width, 3) from decoded position ``start`` on → the position of the first complete window among
-        all, and those that are complete now: (k, window, height, width, 3)."""
-        self._kept |= {start + i: frame for i, frame in enumerate(frames.clone())}  # the decoder's memory is used again
+        """Add frames (m, height, width, 3) from decoded position ``start`` on.
+
+        Returns the index of the first newly complete window, and these windows (k, window, height, width, 3).
+        """
+        self._kept |= {start + i: frame for i, frame in enumerate(frames.clone())}  # the decoder overwrites its memory
         first, end = self.given, int((self.places.max(1) < start + len(frames)).sum())
         windows = [torch.stack([self._kept[int(place)] for place in row]) for row in self.places[first:end]]
         self.given = end

@@ -1,4 +1,4 @@
-"""What an extraction is told, and what it tells: options, shares of the videos, progress, the report."""
+"""Input and output of an extraction: options, progress calls, the report."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ STAGES = ("decode", "encode", "write")
 
 @dataclass(frozen=True)
 class Options:
-    """How to work; nothing here changes what is stored, but for the last bits that follow ``batch_frames``."""
+    """Options of a run. They do not change stored features, except that the last bits depend on ``batch_frames``."""
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     batch_frames: int = 32
-    """Frames encoded at once, of as many videos as it takes."""
+    """Frames encoded at once; a batch may mix videos."""
     text_batch: int = 64
     strict: bool = False
     """Stop at the first video that cannot be read instead of listing it."""
@@ -29,45 +29,46 @@ class Options:
 
 
 class Progress(Protocol):
-    """Told after every video; ``stages``: how much of the time each stage was busy, 0 to 1."""
+    """Called after every video. ``stages``: fraction of the time that each stage was busy, 0 to 1."""
 
     def __call__(self, video_id: str, frames: int, skipped: str | None, stages: dict[str, float]) -> None: ...
 
     def frames(self, count: int) -> None:
-        """Told after every batch: so many frames more went through the backbone."""
+        """Called after every batch, with the number of frames it encoded."""
 
 
 @dataclass
 class Report:
-    """What one run of the extractor did."""
+    """The results of one run."""
 
     videos: int = 0
-    """Of which nothing was there."""
+    """Videos extracted for the first time."""
     topped_up: int = 0
-    """To which frames or regions were added."""
+    """Videos to which frames or regions were added."""
     frames: int = 0
-    """Decoded for either."""
+    """Frames whose features were written for these videos."""
     already: int = 0
+    """Videos that were complete before, or are in ``outdated``."""
     sentences: int = 0
-    """Computed now."""
+    """Sentences encoded in this run."""
     skipped: dict[str, str] = field(default_factory=dict)
     outdated: dict[str, str] = field(default_factory=dict)
-    """Complete videos whose features are of another file than is there now, or damaged, and what to do."""
+    """Video id → error text, for complete videos whose features are damaged or were extracted from another file."""
     warnings: list[str] = field(default_factory=list)
-    """In what extracted videos differ from their annotations."""
+    """Differences of extracted videos from their annotations."""
     busy: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     """Seconds of each stage; decoding is averaged over its processes."""
     ended: int = 0
-    """The signal by which it was asked to end before all was done; 0: it was not."""
+    """The signal that ended the run before all was done; 0: none."""
     elapsed: float = 0.0
-    """Seconds the three stages ran side by side, text and set-up aside."""
+    """Seconds in which the three stages ran, without text encoding and set-up."""
 
     def shares(self) -> dict[str, float]:
-        """How much of the time each stage was busy; the one that limits is near 1."""
+        """Fraction of the time that each stage was busy; the bottleneck is near 1."""
         return {stage: seconds / max(self.elapsed, 1e-9) for stage, seconds in self.busy.items()}
 
     def add(self, other: Report) -> None:
-        """Count in what another process did meanwhile."""
+        """Add the report of another process."""
         self.videos += other.videos
         self.topped_up += other.topped_up
         self.sentences += other.sentences

@@ -1,4 +1,4 @@
-"""The writing thread: what is encoded goes to the store while the next frames are encoded."""
+"""The writing thread: it writes encoded frames to the store while the next ones are encoded."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ AHEAD = 2
 
 @dataclass(frozen=True)
 class Encoded:
-    """A batch's levels, (n, C, h, w) each, and whose frames they are of. ``done``: on a GPU, when they are computed."""
+    """An encoded batch: levels (n, C, h, w), and the pieces of videos in it. ``done``: GPU event after the encoding."""
 
     pieces: list[Piece]
     levels: dict[str, Tensor]
@@ -38,21 +38,21 @@ class Encoded:
 
 
 class Writer:
-    """Stores batches in the order they are given, and commits every video whose last frame was stored.
+    """Stores batches in order, and commits a video when its last frame is stored.
 
-    An error of the thread is raised by the next call. On leaving, what is not committed is given up.
+    The next call raises an error of the thread. On exit, videos that are not committed are discarded.
     """
 
     def __init__(self, cache: Cache, device: torch.device) -> None:
         self.cache = cache
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" and torch.cuda.is_available() else None
-        """Features are selected and fetched beside the encoding of later batches."""
+        """CUDA stream that selects and copies features during the encoding of later batches."""
         self.finished: Queue[tuple[PendingVideo, VideoError | None]] = Queue()
-        """Those that are in the cache for good, or whose file changed while it was read."""
+        """Committed videos (error None), and videos whose file changed during decoding."""
         self.forestalled: Queue[PendingVideo] = Queue()
-        """Those whose unit another extractor wrote meanwhile, perhaps for other annotations."""
+        """Videos whose unit another extractor wrote meanwhile, perhaps for other annotations."""
         self.fetching = self.writing = 0.0
-        """Seconds spent waiting for features, and on writing them."""
+        """Seconds spent on fetching features from the device, and on writing them."""
         self._given: Queue[Encoded | PendingVideo | None] = Queue(AHEAD)
         self._open: list[PendingVideo] = []
         self._error: Exception | None = None
@@ -69,13 +69,13 @@ class Writer:
             raise self._error
 
     def write(self, encoded: Encoded) -> None:
-        """Returns at once, or once there is room."""
+        """Queue a batch; blocks while AHEAD batches wait."""
         if self.stream is not None:
             encoded = replace(encoded, done=torch.cuda.current_stream(self.stream.device).record_event())
         self._hand_over(encoded)
 
     def give_up(self, pending: PendingVideo) -> None:
-        """Nothing of this video shall remain."""
+        """Discard what was written of a video."""
         pending.failed = True
         self._hand_over(pending)
 
@@ -101,12 +101,12 @@ class Writer:
                         for piece in item.pieces:
                             if not piece.owner.failed:
                                 self._store(piece, item.levels)
-        except Exception as error:  # raised again where the extractor sees it
+        except Exception as error:  # raised in the extractor's thread
             self._error = self._error or error
 
     @contextmanager
     def _after(self, encoded: Encoded) -> Iterator[None]:
-        """Work that begins when a batch is encoded, on this thread's own stream."""
+        """Run the body on this thread's CUDA stream, after the batch has been encoded."""
         if self.stream is None or encoded.done is None:
             yield
             return

@@ -330,7 +330,7 @@ def test_options_that_do_not_go_together_are_usage_errors(stvg, tmp_path):
         assert ran.code == 2, bad
         assert bad[0] in ran.err
     assert stvg("encoder", "check", "tiny", "--resolution", "0").code == 2
-    says(stvg("encoder", "check", "roberta-base"), "an encoder of sentences", "--text")
+    says(stvg("encoder", "check", "roberta-base"), "is a text encoder", "--text")
     for name in ("mine.py", "mine.py:"):
         says(stvg("encoder", "check", name), "names a file and no class", "mine.py:Class")
     says(stvg("train-head", "--cache", tmp_path, "--preset", "papr"), "did you mean 'paper'")

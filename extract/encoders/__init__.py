@@ -1,1 +1,1 @@
-"""Frozen encoders of pictures and of sentences."""
+"""Frozen visual encoders and text encoders."""

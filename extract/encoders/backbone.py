@@ -1,4 +1,4 @@
-"""The table of encoders of pictures: one row a kind, one file behind it."""
+"""The table of visual encoders: one row per kind of name, one file per kind."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ __all__ = ("BACKBONES", "Backbone", "build_backbone")
 log = logging.getLogger(__name__)
 
 BACKBONES: tuple[EncoderKind[Backbone], ...] = (
-    EncoderKind("resnet101", "ResNet-101 of the field; weights: a file, or torch's local hub cache", resnet.build),
-    EncoderKind("lite0", "EfficientNet-Lite0, small, of ImageNet; weights: extra lite, or a file", lite0.build),
-    EncoderKind("tiny", "small and seeded, for synthetic videos; no weights", tiny.build),
+    EncoderKind("resnet101", "ResNet-101, as in the papers; weights: a file, or torch's local hub cache", resnet.build),
+    EncoderKind("lite0", "EfficientNet-Lite0, small, ImageNet; weights: extra lite, or a file", lite0.build),
+    EncoderKind("tiny", "small, random from a seed, for synthetic videos; no weights", tiny.build),
     EncoderKind(
-        "timm:", "timm:NAME, a network of timm; weights: a file or folder under timm's names", timm_models.build
+        "timm:", "timm:NAME, a network of timm; weights: a file or folder with timm's tensor names", timm_models.build
     ),
     EncoderKind("hf:", "hf:FOLDER, a backbone of transformers with its weights", huggingface.build),
     EncoderKind(
@@ -36,18 +36,18 @@ BACKBONES: tuple[EncoderKind[Backbone], ...] = (
 
 
 def build_backbone(name: str, weights: str | Path | None = None, seed: int = 0, device: torch.device = CPU) -> Backbone:
-    """A frozen encoder; several where the name is a list with commas (see `several`).
+    """A frozen visual encoder; if the name is a comma-separated list, several side by side (see `several`).
 
-    ``weights``: a file or folder, ``random`` (seeded), or None for where its kind keeps its own.
+    ``weights``: a file or folder, ``random`` (seeded), or None for the default place of its kind.
 
-    Raises UsageError for an unknown name, CheckpointError for weights that are missing or do not fit, EncoderError for a
-    class that does not keep the contract.
+    Raises UsageError for an unknown name, CheckpointError for weights that are missing or do not fit, EncoderError for
+    a class that does not fulfil the contract.
     """
     if name.startswith("imported:"):
         raise UsageError(
             f"{name} cannot compute features: those of its cache were made elsewhere",
             effect="nothing was computed",
-            hint="make those of the new videos there, too, then: stvg cache import",
+            hint="make the features of new videos with the same tool, then: stvg cache import",
         )
     if BETWEEN in name:
         return build_several(

@@ -1,4 +1,4 @@
-"""What an encoder must do, tried: `stvg encoder check`. Every finding names what is wrong and where."""
+"""Test an encoder against the contract: `stvg encoder check`. Every finding names the fault and its place."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .contract import Backbone, Frozen
 from .text_contract import TextEncoder
 
 LARGEST = 65_504.0
-"""Of float16."""
+"""Largest float16 value."""
 SMALLEST = 6e-5
-"""A map whose largest value is below this loses most of its digits in float16."""
+"""A map whose largest value is below this loses most of its precision in float16."""
 TOLERANCE = 1e-4
-"""Between a frame alone and in a batch, as a share of the map's spread."""
+"""Largest difference between a frame alone and in a batch, as a fraction of the map's standard deviation."""
 FRAMES_A_MINUTE = 300
 SENTENCES = ["the man in red walks across the street", "a", "what swims across the green water?", "THE DOG, again!"]
 
@@ -30,7 +30,7 @@ Seeded = Callable[[str | None, int], Any]
 
 @dataclass
 class EncoderFindings:
-    """What was found: what holds, and what is wrong. Prints as lines."""
+    """Results of a check: passed checks, faults, and facts. Printed as lines."""
 
     name: str
     held: list[str] = field(default_factory=list)
@@ -38,7 +38,7 @@ class EncoderFindings:
     facts: list[str] = field(default_factory=list)
 
     def note(self, fault: str | None, held: str = "") -> None:
-        """One check: its fault, or what holds when there is none."""
+        """Add one check: its fault, or else the line that says what holds."""
         if fault:
             self.faults.append(fault)
         elif held:
@@ -51,7 +51,7 @@ class EncoderFindings:
 
 
 def noise(backbone: Backbone, count: int, height: int, width: int, device: torch.device) -> Tensor:
-    """Seeded pixels of the usual spread, with a window where the encoder has one."""
+    """Seeded normal pixels (n, 3, H, W), or (n, window, 3, H, W) if the encoder has a window."""
     frames = (count, 3) if backbone.window == 1 else (count, backbone.window, 3)
     return torch.randn(*frames, height, width, generator=torch.Generator().manual_seed(0)).to(device)
 
@@ -59,7 +59,7 @@ def noise(backbone: Backbone, count: int, height: int, width: int, device: torch
 def check_backbone(
     backbone: Backbone, build: Seeded, weights: str | None, seed: int, resolution: int
 ) -> EncoderFindings:
-    """Try an encoder of pictures. ``build`` makes it again, to see that its weights count."""
+    """Check a visual encoder. ``build`` builds it with other weights, to see whether features depend on them."""
     found = EncoderFindings(backbone.name)
     found.facts += [
         f"weights  {backbone.source}",
@@ -96,7 +96,7 @@ def try_backbone(
 
 
 def check_state(encoder: Frozen, pixels: Tensor, found: EncoderFindings) -> bool:
-    """Evaluation mode, no gradients, pixels left as they are, type and device of the maps; whether numbers can be read."""
+    """Check evaluation mode, gradients, unchanged pixels, the maps' type and device. True if the device is right."""
     before = pixels.clone()
     maps = encoder(pixels)
     note_training(encoder, found)
@@ -118,16 +118,16 @@ def note_training(encoder: Frozen, found: EncoderFindings) -> None:
 
 
 def check_values(backbone: Backbone, pixels: Tensor, found: EncoderFindings) -> None:
-    """Finite, the same bits twice, the same alone as in a batch, in the range of float16, and following the pixels."""
+    """Check values: finite, reproducible, independent of the batch, within float16, and dependent on the pixels."""
     maps, again = backbone(pixels), backbone(pixels)
     alone = [backbone(pixels[i : i + 1]) for i in (0, len(pixels) - 1)]
     for name, value in maps.items():
         what = f"level {name}"
         if note_infinite(what, value, found):
             continue
-        found.note(unequal(what, value, again[name]), f"{what}: the same bits twice")
+        found.note(unequal(what, value, again[name]), f"{what}: two calls give the same bits")
         fault = depends(what, value[[0, -1]], torch.cat([a[name] for a in alone]))
-        found.note(fault, f"{what}: a frame alone as in a batch of {len(pixels)}")
+        found.note(fault, f"{what}: a frame has the same features alone and in a batch of {len(pixels)}")
         found.note(out_of_range(what, value), f"{what}: at most {value.abs().max():.3g}, fits float16")
         found.note(f"{what} does not depend on the pixels" if torch.equal(value[0], value[1]) else None)
 
@@ -140,7 +140,7 @@ def note_infinite(what: str, value: Tensor, found: EncoderFindings) -> bool:
 
 def unequal(what: str, value: Tensor, again: Tensor) -> str | None:
     apart = (value - again).abs().max().item() if value.numel() else 0.0
-    return f"{what}: two calls give other values, by {apart:.2g}: dropout, or another random step" if apart else None
+    return f"{what}: two calls give other values, by {apart:.2g}: dropout, or other random numbers" if apart else None
 
 
 def depends(what: str, together: Tensor, alone: Tensor) -> str | None:
@@ -148,24 +148,24 @@ def depends(what: str, together: Tensor, alone: Tensor) -> str | None:
     apart = (together.float() - alone.float()).abs().max().item()
     if apart <= TOLERANCE * spread:
         return None
-    return f"{what}: alone it differs from itself in a batch by {apart:.2g}; allowed are {TOLERANCE * spread:.2g}"
+    return f"{what}: alone it differs from itself in a batch by {apart:.2g}; at most {TOLERANCE * spread:.2g} allowed"
 
 
 def out_of_range(what: str, value: Tensor) -> str | None:
     most = value.abs().max().item()
     if most > LARGEST:
         return f"{what}: {most:.3g} is beyond float16, which ends at {LARGEST:,.0f}; scale it, or --dtype bfloat16"
-    return f"{what}: at most {most:.2g}, too small for the digits of float16" if most < SMALLEST else None
+    return f"{what}: at most {most:.2g}, too small for the precision of float16" if most < SMALLEST else None
 
 
 def check_weights(
     encoder: Any, other: Callable[[], Any], run: Callable[[Any, Any], Any], given: Any, found: EncoderFindings
 ) -> None:
-    """Other weights must give other features. Encoders that take no random weights are not compared, which is said."""
+    """Other weights must give other features. An encoder without random weights is not compared; a line says so."""
     try:
         second = other()
     except StvgError as error:
-        found.facts.append(f"not tried: whether other weights give other features; {first_line(error)}")
+        found.facts.append(f"not checked: whether other weights give other features; {first_line(error)}")
         return
     pairs = zip(values_of(run(encoder, given)), values_of(run(second.to(encoder.device), given)), strict=True)
     same = all(torch.equal(a, b) for a, b in pairs)
@@ -180,7 +180,7 @@ def values_of(result: Any) -> Iterator[Tensor]:
 
 
 def refused(run: Callable[[], Any]) -> str | None:
-    """What an encoder says, or what its code raises, when it is called; None when nothing."""
+    """The error text of a call that raises; None if it succeeds."""
     try:
         run()
     except StvgError as error:
@@ -191,7 +191,7 @@ def refused(run: Callable[[], Any]) -> str | None:
 
 
 def measure(backbone: Backbone, resolution: int, found: EncoderFindings) -> None:
-    """Time of a frame in a batch of 8 and what a minute of video takes, at 16:9 and 5 frames a second, in float16."""
+    """Measure milliseconds a frame in a batch of 8; compute the float16 size of a minute of 16:9 video at 5 fps."""
     height, width = resolution, resolution * 16 // 9
     pixels, seconds = noise(backbone, 8, height, width, backbone.device), 0.0
     pixels = pixels.contiguous(memory_format=torch.channels_last) if backbone.window == 1 else pixels
@@ -212,7 +212,7 @@ def measure(backbone: Backbone, resolution: int, found: EncoderFindings) -> None
 
 
 def check_text(text: TextEncoder, build: Seeded, weights: str | None, seed: int) -> EncoderFindings:
-    """Try an encoder of sentences."""
+    """Check a text encoder."""
     found = EncoderFindings(text.name)
     found.facts += [f"weights  {text.source}", f"sha256   {text.sha256[:16]}…"]
     found.facts += [f"width    {text.width}, longest sentence {text.longest or 'any'} tokens"]
@@ -242,7 +242,7 @@ def try_text(text: TextEncoder, build: Seeded, weights: str | None, seed: int, f
             found.note(depends(what, a, c))
             found.note(out_of_range(what, a))
     if not found.faults:
-        found.held.append("finite, the same twice, alone as in a batch, fits float16")
+        found.held.append("finite, two calls agree, alone as in a batch, fits float16")
     same = any(x.shape == y.shape and torch.equal(x, y) for x, y in _pairs(together))
     found.note(
         "different sentences have the same features" if same else None, "different sentences have different features"

@@ -1,4 +1,4 @@
-"""``stvg encoder``: which encoders there are, and whether one does what it says."""
+"""``stvg encoder``: list the encoders, and check one."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from ...options import FOLDER, Commands, choose_device, device_option, say, toke
 
 @click.group(cls=Commands, short_help="List and check encoders of pictures and sentences.")
 def encoder() -> None:
-    """Encoders of pictures and of sentences: which there are, and whether one does what it says."""
+    """Visual encoders and text encoders: list them, check one."""
 
 
 @encoder.command("list", short_help="List the encoders that can be named.")
 def encoder_list() -> None:
-    """List the kinds of encoders and the plugins that are installed."""
+    """List the kinds of encoders and the installed plugins."""
     from .backbone import BACKBONES
     from .plugins import registered
     from .text import TEXT_ENCODERS
 
-    for title, kinds in (("pictures (--backbone)", BACKBONES), ("sentences (--text-encoder)", TEXT_ENCODERS)):
+    for title, kinds in (("images (--backbone)", BACKBONES), ("text (--text-encoder)", TEXT_ENCODERS)):
         say(title)
         for kind in kinds:
             say(f"  {kind.name:<14}{kind.what}")
@@ -32,9 +32,9 @@ def encoder_list() -> None:
 @encoder.command("check")
 @click.argument("name")
 @click.option(
-    "--weights", metavar="PATH", help="A file or folder of weights, or 'random'.  [where its kind keeps its own]"
+    "--weights", metavar="PATH", help="A file or folder of weights, or 'random'.  [the default place of its kind]"
 )
-@click.option("--text", is_flag=True, help="NAME is an encoder of sentences.")
+@click.option("--text", is_flag=True, help="NAME is a text encoder.")
 @tokenizer_option
 @click.option("--weights-seed", "seed", type=int, default=0, show_default=True, help="Seed of random weights.")
 @click.option("--values", type=FOLDER, metavar="FILE", help="Compare with recorded values, see docs/encoders.md.")
@@ -43,7 +43,7 @@ def encoder_list() -> None:
     type=click.IntRange(min=32),
     default=224,
     show_default=True,
-    help="Short side of the frames that are timed.",
+    help="Short side, in pixels, of the frames that are timed.",
 )
 @device_option
 def encoder_check(
@@ -56,7 +56,7 @@ def encoder_check(
     resolution: int,
     device: str | None,
 ) -> None:
-    """Try an encoder: shapes, values, batches, weights, speed. Exits with 1 and names what is wrong.
+    """Check an encoder: shapes, values, batches, weights, speed. Lists faults; exits with 1 if there are any.
 
     \b
     Example: stvg encoder check timm:resnet18 --weights random
@@ -68,9 +68,9 @@ def encoder_check(
     from .text import TEXT_ENCODERS, build_text_encoder
 
     if BETWEEN in name:
-        raise UsageError(f"{name} are several encoders", hint="check each of them by itself")
+        raise UsageError(f"{name} are several encoders", hint="check them one at a time")
     if not text and name in {kind.name for kind in TEXT_ENCODERS} - {kind.name for kind in BACKBONES}:
-        raise UsageError(f"{name} is an encoder of sentences", hint=f"stvg encoder check {name} --text")
+        raise UsageError(f"{name} is a text encoder", hint=f"stvg encoder check {name} --text")
     recorded, where = read_recorded(values) if values else {}, choose_device(device)
     if text:
         sentences = build_text_encoder(name, weights, tokenizer, seed, where)

@@ -1,7 +1,7 @@
-"""What an encoder of pictures gives, and what is done once for every one of them: pad, check, crop, freeze, hash.
+"""The interface of visual encoders, and what is shared by all of them: padding, checks, cropping, freezing, hashing.
 
-The class behind a name is as small as it can be: the facts ``levels``, ``mean``, ``std`` (and ``multiple``, ``window``
-where they are not 1), and a call from pixels to maps. `Backbone` wraps it; nothing else in the project sees it.
+An encoder class needs only the attributes ``levels``, ``mean``, ``std`` (and ``multiple``, ``window`` if they are not
+1), and a call from pixels to maps. `Backbone` wraps it; the rest of the project uses only the wrapper.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Origin:
-    """Which encoder it is. ``name``: as recorded in the recipe; ``source``: where its weights come from, as printed."""
+    """Identity of an encoder. ``name``: as recorded in the recipe; ``source``: origin of its weights, for printing."""
 
     name: str
     source: str
     extra: bytes = b""
-    """Hashed beside the weights: a plugin's source, options."""
+    """Bytes hashed together with the weights, such as a plugin's source and options."""
     make: Callable[[torch.device], Any] | None = None
-    """Builds the same encoder on another device, for classes whose parts cannot be moved."""
+    """Builds the same encoder on another device; for classes that cannot be moved."""
 
 
 class Frozen(nn.Module):
-    """An encoder in evaluation mode without gradients. ``sha256``: of its weights and of all that `Origin` names."""
+    """An encoder in evaluation mode without gradients. ``sha256``: of its weights and of ``Origin.extra``."""
 
     def __init__(self, encoder: Any, origin: Origin, sha256: str | None = None) -> None:
         super().__init__()
         self.encoder, self.origin = encoder, origin
-        if not isinstance(encoder, nn.Module):  # the modules of a plain class move and freeze with this one
+        if not isinstance(encoder, nn.Module):  # modules of a plain class are moved and frozen with this one
             parts = {k: v for k, v in vars(encoder).items() if isinstance(v, nn.Module)}
             self.parts = nn.ModuleDict(parts)
         self.eval().requires_grad_(False)
@@ -60,12 +60,12 @@ class Frozen(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where its weights lie."""
+        """The device of its weights."""
         return next((t.device for t in [*self.parameters(), *self.buffers()]), CPU)
 
     @property
     def class_sha256(self) -> str:
-        """Of what `Origin` names beside the weights: the same for an encoder before and after it trained."""
+        """Hash of ``Origin.extra`` without the weights: training does not change it."""
         return hashlib.sha256(self.origin.extra).hexdigest()
 
     def offers(self, part: str) -> bool:
@@ -73,11 +73,11 @@ class Frozen(nn.Module):
         return callable(getattr(self.encoder, part, None))
 
     def trained(self) -> list[nn.Parameter]:
-        """The parameters that train when the whole encoder does: all, unless the class says which."""
+        """The parameters to train end to end: all, unless the class has a method ``trained``."""
         return list(self.encoder.trained() if self.offers("trained") else self.parameters())
 
     def moved(self, encoder: Any, device: torch.device) -> Any:
-        """``encoder`` on a device; a plain class is made anew there."""
+        """``encoder`` on a device; a class that is no ``nn.Module`` is rebuilt there."""
         if isinstance(encoder, nn.Module):
             return encoder.to(device)
         return self.origin.make(device) if self.origin.make and device != CPU else encoder
@@ -86,8 +86,8 @@ class Frozen(nn.Module):
 class Backbone(Frozen):
     """Pixels (n, 3, H, W), normalised with ``mean`` and ``std`` → {level: (n, C, ⌈H / stride⌉, ⌈W / stride⌉)}.
 
-    An encoder with a ``window`` above 1 takes (n, window, 3, H, W): the frames around each, see `sampling.neighbours`.
-    Raises EncoderError, also while it encodes, when the class does not give what it says.
+    An encoder with a ``window`` above 1 takes (n, window, 3, H, W): each frame with its neighbours, see
+    `sampling.neighbours`. Raises EncoderError, also in a call, if the class does not do what its attributes say.
     """
 
     def __init__(self, encoder: Any, origin: Origin, sha256: str | None = None) -> None:
@@ -102,21 +102,21 @@ class Backbone(Frozen):
         return self.checked(self.encoder.early(self.padded(pixels)), pixels, self.levels[:-1])
 
     def last_stage(self, maps: Tensor) -> Tensor:
-        """The last level from the maps (n, C, h, w) of the level before it, so that this stage can train on cached maps."""
+        """The last level from the maps (n, C, h, w) of the level before; used to train this stage on cached maps."""
         return self.encoder.last_stage(maps)
 
     @property
     def has_last_stage(self) -> bool:
-        """Whether the last level can be computed from the one before. Padding would be lost on the way."""
+        """Whether the last level can be computed from the level before. Not with padding, which cached maps lack."""
         return self.multiple == 1 and all(map(self.offers, ("early", "last_stage", "drop_early_stages")))
 
     def drop_early_stages(self) -> Backbone:
-        """Keep what `last_stage` needs, for a run that only ever sees the level before the last; returns itself."""
+        """Free the stages that `last_stage` does not need; returns itself. For runs that read cached maps only."""
         self.encoder.drop_early_stages()
         return self
 
     def for_extraction(self, device: torch.device) -> Backbone:
-        """On a device, in as few steps as possible, laid out as convolutions are fastest."""
+        """The encoder on a device for inference: norms folded if the class can, 4-D weights in channels-last layout."""
         encoder = self.encoder.folded() if self.offers("folded") else self.encoder
         found = Backbone(self.moved(encoder, device), self.origin, self.sha256)
         for parameter in found.parameters():
@@ -125,15 +125,15 @@ class Backbone(Frozen):
         return found
 
     def padded(self, pixels: Tensor) -> Tensor:
-        """Zeros on the right and at the bottom up to a multiple of ``multiple``."""
+        """Pixels padded with zeros on the right and at the bottom, up to multiples of ``multiple``."""
         right, bottom = (-size % self.multiple for size in (pixels.shape[-1], pixels.shape[-2]))
         return F.pad(pixels, (0, right, 0, bottom)) if right or bottom else pixels
 
     def checked(self, maps: Any, pixels: Tensor, levels: Sequence[Level]) -> dict[str, Tensor]:
-        """The maps in the order of the levels, cropped to the picture that was not padded."""
+        """Check names and shapes of maps; returns them in the order of the levels, cropped to the unpadded picture."""
         if not isinstance(maps, Mapping) or {*maps} != {level.name for level in levels}:
             raise EncoderError(
-                f"encoder {self.name} does not give the levels it says it gives",
+                f"encoder {self.name} does not return the levels it declares",
                 expected=f"a dict of {', '.join(level.name for level in levels)}",
                 found=some(map(str, maps)) if isinstance(maps, Mapping) else type(maps).__name__,
             )
@@ -145,11 +145,11 @@ class Backbone(Frozen):
             expected = (len(pixels), level.channels, h, w)
             if not isinstance(found, Tensor) or tuple(found.shape) != expected:
                 raise EncoderError(
-                    f"encoder {self.name}, level {level.name}: the map has another shape than its facts say",
+                    f"encoder {self.name}, level {level.name}: the map has another shape than the class declares",
                     expected=f"{expected} for pixels {(*pixels.shape[:-2], *whole)}, {level.channels} channels, "
                     f"stride {level.stride}",
                     found=tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__,
-                    hint="set levels, multiple to what the encoder does; stvg encoder check names more",
+                    hint="correct levels or multiple in the class; stvg encoder check lists more faults",
                 )
             rows, columns = (-(-size // level.stride) for size in sizes)
             cropped[level.name] = found[..., :rows, :columns]
@@ -157,14 +157,14 @@ class Backbone(Frozen):
 
 
 def facts_of(encoder: Any, name: str) -> tuple[tuple[Level, ...], Colour, Colour, int, int]:
-    """Levels, mean, std, multiple and window of a class. Raises EncoderError for facts that cannot be."""
+    """Levels, mean, std, multiple and window of a class. Raises EncoderError for invalid values."""
     try:
         levels = tuple(Level(str(n), index(c), index(s)) for n, c, s in (_triple(level) for level in encoder.levels))
         mean, std = _colour(encoder.mean), _colour(encoder.std)
         multiple, window = (index(getattr(encoder, fact, 1)) for fact in ("multiple", "window"))
     except (AttributeError, TypeError, ValueError) as error:
         raise EncoderError(
-            f"the facts of encoder {name} cannot be read",
+            f"the attributes of encoder {name} cannot be read",
             expected="levels = [(name, channels, stride), …], mean = (r, g, b), std = (r, g, b)",
             found=error,
         ) from None
@@ -180,8 +180,8 @@ def facts_of(encoder: Any, name: str) -> tuple[tuple[Level, ...], Colour, Colour
     }
     if wrong := some(fact for fact, bad in faults.items() if bad):
         raise EncoderError(
-            f"the facts of encoder {name} cannot be: {wrong}",
-            expected="levels with different names of up to 30 letters and digits, finest first; mean, std of values 0 to 1",
+            f"encoder {name} declares invalid values: {wrong}",
+            expected="levels with distinct names of up to 30 letters and digits, finest first; mean, std for values 0 to 1",
             found=f"levels {[tuple(vars(level).values()) for level in levels]}, mean {mean}, std {std}, "
             f"multiple {multiple}, window {window}",
         )

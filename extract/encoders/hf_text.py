@@ -1,4 +1,4 @@
-"""``hf:FOLDER`` for sentences: text models of transformers (BERT, MiniLM, CLIP's text tower, T5's encoder, …)."""
+"""``hf:FOLDER`` as text encoder: text models of transformers (BERT, MiniLM, CLIP's text tower, T5's encoder, …)."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .text_contract import TextEncoder
 from .tokenizer import TokenReader
 
 UNLIMITED = 10**6
-"""Tokenizers that say a length above this say none."""
+"""A tokenizer whose stated length is above this has no limit."""
 UNUSED = "pooler."
-"""A sentence's vector is not used, so weights may lack what computes it; zeros stand there."""
+"""The pooler is not used, so weights may lack it; missing tensors are filled with zeros."""
 
 
 class HfText(nn.Module):
@@ -70,7 +70,7 @@ def tokens(asked: EncoderRequest) -> TokenReader:
 
 
 def text_model(folder: Path) -> tuple[Any, Any]:
-    """The class that encodes text, and its settings: the text half of a model of pictures and text, the encoder of T5."""
+    """The model class that encodes text, and its config: of CLIP the text model, of T5 the encoder."""
     from transformers import AutoModel, AutoModelForTextEncoding
 
     config = config_of(folder)
@@ -81,13 +81,13 @@ def text_model(folder: Path) -> tuple[Any, Any]:
         raise UsageError(
             f"{folder} holds no encoder of text",
             found=f"a model of type {config.model_type}",
-            hint="a class of your own",
+            hint="your own class",
         )
     return kind, config
 
 
 def read_tokenizer(folder: str) -> Any:
-    """The tokenizer of a folder, padding on the right. Raises CheckpointError for none, or one that says no ids' rules."""
+    """The tokenizer of a folder, padding on the right. Raises CheckpointError if it is missing or cannot be used."""
     from transformers import AutoTokenizer
 
     hint = "--tokenizer DIR"
@@ -114,7 +114,7 @@ def read_tokenizer(folder: str) -> Any:
 
 
 def longest_of(network: Any, tokenizer: Any) -> int | None:
-    """Tokens a model reads of a sentence: what its tokenizer says and its positions allow; None: any number."""
+    """Largest number of tokens, by the tokenizer's limit and the model's positions; None: no limit."""
     limits = [tokenizer.model_max_length] if tokenizer.model_max_length < UNLIMITED else []
     positions = getattr(network.config, "max_position_embeddings", None)
     if positions:

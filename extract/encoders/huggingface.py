@@ -1,4 +1,4 @@
-"""``hf:FOLDER``: backbones of transformers (DINOv2, Swin, ConvNeXt, …), with the weights and settings of a local folder."""
+"""``hf:FOLDER``: backbones of transformers (DINOv2, Swin, ConvNeXt, …), with weights and settings of a local folder."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from .kinds import EncoderRequest
 from .networks import multiple_of, quietly, randomise
 
 FINEST = 8
-"""Smallest stride that is taken where the folder does not choose stages."""
+"""Smallest stride of a level, if the folder does not choose stages."""
 SIDE = 224
-"""Pixels of the square picture that strides are measured with: a multiple of all usual ones."""
+"""Side, in pixels, of the square picture that strides are measured with: a multiple of all usual strides."""
 NORMS = "hidden_states_norms."
-"""Norms of the stages, which weights of classifiers lack; they start as identities but for the scale."""
+"""Norms of the stages, which weights of classifiers lack; initialised, they normalise without gain and bias."""
 
 
 class HfFeatures(nn.Module):
-    """A backbone of transformers: the maps of its stages, under the stages' names."""
+    """A backbone of transformers: the maps of its stages, named as the stages."""
 
     def __init__(self, network: nn.Module, levels: Sequence[tuple[str, int, int]], folder: Path) -> None:
         super().__init__()
@@ -67,12 +67,12 @@ def weights_elsewhere(asked: EncoderRequest, option: str) -> UsageError:
 def require_whole(folder: Path, lacking: Sequence[str]) -> None:
     if lacking:
         raise CheckpointError(
-            f"the weights of {folder} are not whole", missing=some(lacking), effect="nothing was loaded"
+            f"the weights of {folder} are incomplete", missing=some(lacking), effect="nothing was loaded"
         )
 
 
 def model_folder(name: str, what: str) -> Path:
-    """The folder that ``hf:`` names. UsageError where it holds no model; names of hubs are not looked up."""
+    """The folder that ``hf:`` names. Raises UsageError if it holds no model; names on a hub are not looked up."""
     folder = Path(name).expanduser()
     if not (folder / "config.json").is_file():
         raise UsageError(
@@ -85,7 +85,7 @@ def model_folder(name: str, what: str) -> Path:
 
 
 def name_of(folder: Path) -> str:
-    """What a recipe calls it: without the folders of this machine, also where it lies in the local cache of a hub."""
+    """The folder's name in a recipe, without its parents; for a snapshot in a hub's cache, the repository's name."""
     whole = folder.resolve()
     return whole.parents[1].name if whole.parent.name == "snapshots" else whole.name
 
@@ -95,14 +95,14 @@ def config_of(folder: Path) -> Any:
 
     try:
         return AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # KeyError, ValueError, OSError …, by what is wrong with the file
+    except Exception as error:  # KeyError, ValueError, OSError …, depending on the fault
         raise CheckpointError(f"{folder / 'config.json'} cannot be read", found=first_line(error)) from None
 
 
 def choose_levels(config: Any, folder: Path) -> list[tuple[str, int, int]]:
-    """Name, channels, stride of the stages to take: those the folder's config.json chooses, else the last of every stride.
+    """Name, channels, stride of the levels: the stages that config.json chooses, else the last stage of every stride.
 
-    transformers writes the last stage alone where nobody chose; so that counts as no choice.
+    transformers writes the last stage as the default. So a single stage in config.json counts as no choice.
     """
     stages = list(getattr(config, "stage_names", None) or ())
     chosen = list(getattr(config, "out_features", None) or ())
@@ -134,7 +134,7 @@ def empty(config: Any, folder: Path) -> nn.Module:
 
 
 def loaded(kind: Any, config: Any, folder: Path) -> tuple[nn.Module, list[str]]:
-    """The model of a folder, and the tensors that its weights lack. Raises CheckpointError. Nothing is downloaded."""
+    """The model of a folder, and the names of missing tensors. Raises CheckpointError. Nothing is downloaded."""
     with silent():
         try:
             network, said = kind.from_pretrained(
@@ -150,7 +150,7 @@ def loaded(kind: Any, config: Any, folder: Path) -> tuple[nn.Module, list[str]]:
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """Without transformers' own lines and bars: what matters of a load is checked here."""
+    """Suppress transformers' log lines and progress bars; `loaded` reports problems itself."""
     from transformers.utils import logging
 
     before = logging.get_verbosity()
@@ -164,7 +164,7 @@ def silent() -> Iterator[None]:
 
 
 def normalisation_of(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std of preprocessor_config.json, or ImageNet's. Raises CheckpointError for another scale."""
+    """Mean and std of preprocessor_config.json, or ImageNet's. Raises CheckpointError if the scale is not 1/255."""
     file = folder / "preprocessor_config.json"
     if not file.is_file():
         return IMAGENET_MEAN, IMAGENET_STD

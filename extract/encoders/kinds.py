@@ -1,6 +1,6 @@
-"""How an encoder is named: built in, ``timm:NAME``, ``hf:FOLDER``, ``torchvision:NAME``, ``file.py:Class``, or as a plugin.
+"""Names of encoders: built in, ``timm:NAME``, ``hf:FOLDER``, ``torchvision:NAME``, ``file.py:Class``, or a plugin's.
 
-Each of the two tables (`backbone`, `text`) has one row a kind; a row says how a name of its kind is built.
+The two tables (`backbone`, `text`) have one row per kind of name. The row's function builds the encoder.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ Encoder = TypeVar("Encoder")
 
 @dataclass(frozen=True)
 class EncoderRequest:
-    """What is asked for. ``name``: without the kind's prefix."""
+    """A requested encoder. ``name``: without the prefix of its kind."""
 
     name: str
     weights: str | None = None
-    """A path, ``random``, or None for where this kind finds its own."""
+    """A path, ``random``, or None for the default place of this kind."""
     tokenizer: str | None = None
-    """A folder; of encoders of sentences."""
+    """A folder; for text encoders."""
     seed: int = 0
-    """Of random weights."""
+    """Seed of random weights."""
     device: torch.device = CPU
 
     @property
@@ -40,20 +40,20 @@ class EncoderRequest:
 
 @dataclass(frozen=True)
 class EncoderKind(Generic[Encoder]):
-    """One row. ``name`` ends with a colon where a name follows."""
+    """One row. ``name`` ends with a colon if a name follows it."""
 
     name: str
     what: str
-    """For people: what it is and what it needs."""
+    """Description for `stvg encoder list`: the encoder and its weights."""
     build: Callable[[EncoderRequest], Encoder]
     tokens: Callable[[EncoderRequest], TokenReader | None] = lambda _: None
-    """What it reads of sentences, known without its weights; None: any length, or it is not known."""
+    """Builds the tokenizer without weights; returns None if sentences of any length are read, or it is not known."""
 
 
 def find(
     kinds: Sequence[EncoderKind[Encoder]], what: str, asked: EncoderRequest
 ) -> tuple[EncoderKind[Encoder], EncoderRequest]:
-    """The kind of that name, and what is asked of it. Raises UsageError for a name of no kind."""
+    """The row of a name, and the request without prefix. Raises UsageError for an unknown name."""
     exact = next((k for k in kinds[:-1] if k.name == asked.name and not k.name.endswith(":")), None)
     if exact:
         return exact, asked
@@ -61,7 +61,7 @@ def find(
     kind = next((kind for kind in kinds if colon and kind.name == f"{prefix}:"), None)
     if kind:
         if not rest:
-            raise UsageError(f"{what} {asked.name!r} says no name after the colon", expected=kind.what)
+            raise UsageError(f"{what} {asked.name!r} lacks a name after the colon", expected=kind.what)
         return kind, replace(asked, name=rest)
     last = kinds[-1]
     if is_plugin(asked.name):

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, small and trained on ImageNet; its weights come as a Python package (extra ``lite``)."""
+"""EfficientNet-Lite0, small, trained on ImageNet. A Python package contains its weights (extra ``lite``)."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ PUBLISHED = PackagedWeights(
     "--backbone-weights FILE, or --backbone-weights random to try things out",
 )
 ENDS = {2: "s8", 4: "s16", 6: "s32"}
-"""After which stage a level is taken, before any activation."""
+"""Stage → level taken after it, before any activation."""
 STAGES = (1, 2, 2, 3, 3, 4, 1)
-"""Blocks of each stage; the published file counts them through."""
+"""Blocks of each stage; the published file numbers blocks across stages."""
 TOP = {"_conv_stem": "conv_stem", "_bn0": "bn1"}
 UNUSED = ("_conv_head.", "_bn1.", "_fc.")
 FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
@@ -36,11 +36,11 @@ LATER = {
     "_project_conv": "conv_pwl",
     "_bn2": "bn3",
 }
-"""The published file's names of a block's parts, and timm's, in the first block and in the others."""
+"""Published names of a block's parts → timm's: FIRST for the first block, LATER for the others."""
 
 
 class Lite0(nn.Module):
-    """The stages of timm's ``tf_efficientnet_lite0``, whose padding is the published one. Norms keep their statistics."""
+    """The stages of timm's ``tf_efficientnet_lite0``, which pads as the published model does. Norms stay frozen."""
 
     levels = (("s8", 40, 8), ("s16", 112, 16), ("s32", 320, 32))
     mean, std = (127 / 255,) * 3, (128 / 255,) * 3
@@ -91,7 +91,7 @@ def build(asked: EncoderRequest) -> Backbone:
 
 
 def plain_names(tensors: StateDict) -> StateDict:
-    """Published names as timm's; the classifier and what leads to it are left out."""
+    """Published names converted to timm's, without the classifier and the layers only it uses."""
     place = [(stage, block) for stage, count in enumerate(STAGES) for block in range(count)]
     found = {}
     for name, value in tensors.items():

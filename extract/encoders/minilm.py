@@ -1,4 +1,4 @@
-"""all-MiniLM-L6-v2, a small text encoder; its weights and tokenizer come as a Python package (extra ``lite``)."""
+"""all-MiniLM-L6-v2, a small text encoder. A Python package contains its weights and tokenizer (extra ``lite``)."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ def tokens(asked: EncoderRequest) -> TokenReader:
 
 
 def folder_of(asked: EncoderRequest) -> str:
-    """The model that is named, or the one of the installed package."""
+    """The given folder, or that of the installed package."""
     return asked.weights if asked.weights and not asked.random else str(PUBLISHED.find())

@@ -1,4 +1,4 @@
-"""What is done with any library's network: seeded random weights, the same everywhere, and which sizes it takes."""
+"""Helpers for networks of any library: reproducible random weights, and the picture sizes that a network accepts."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ...errors import EncoderError
 from ...weights import random_values
 
 SPREAD = 0.02
-"""Of positions, marks and tables, as transformers start."""
+"""Standard deviation of random position embeddings, special tokens and tables, as transformers are initialised."""
 NORM_AT_END = 0.25
-"""Gain of a block's last norm that libraries start at zero: a block that adds nothing would hide the weights before it."""
+"""Gain of norms that libraries initialise to zero. With zero, features would not depend on the block's weights."""
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
 def quietly(make: Callable[[], Network]) -> Network:
-    """Build a network without moving the caller's random numbers: what it draws is replaced."""
+    """Build a network without changing the caller's random state. Its own random weights are replaced later."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return make()
@@ -29,17 +29,17 @@ def quietly(make: Callable[[], Network]) -> Network:
 
 @torch.no_grad()
 def randomise(network: nn.Module, seed: int) -> None:
-    """Weights of layers preserve variance; positions and tables are small; biases are zero; norms stay as they start."""
+    """Fill in seeded weights: layers preserve variance, embeddings are small, biases are zero, norms are unchanged."""
     for name, value in network.state_dict().items():
         if not value.is_floating_point() or value.numel() == 0:
             continue
         if value.dim() == 1:
-            if name.endswith("bias"):  # libraries draw those of convolutions
+            if name.endswith("bias"):  # libraries draw random biases for convolutions
                 value.zero_()
             elif name.endswith("weight") and not value.any():
                 value.fill_(NORM_AT_END)
         elif name.endswith("weight") and "embedding" not in name and value.dim() != 3:
-            gain = 2 if value.dim() > 3 else 1  # convolutions stand before activations that halve the variance
+            gain = 2 if value.dim() > 3 else 1  # the activation after a convolution halves the variance
             value.copy_(random_values(value.shape, seed, name) * math.sqrt(gain / value[0].numel()))
         else:
             value.copy_(random_values(value.shape, seed, name) * SPREAD)
@@ -47,7 +47,7 @@ def randomise(network: nn.Module, seed: int) -> None:
 
 @torch.inference_mode()
 def multiple_of(features: Any, name: str, patch: int) -> int:
-    """What sides must be a multiple of so that every map has ⌈H / stride⌉ rows: 1, a patch, or the coarsest stride."""
+    """The multiple to which sides are padded, so that maps have ⌈H / stride⌉ rows: 1, patch size or coarsest stride."""
     coarsest = features.levels[-1][2]
     window = getattr(features, "window", 1)
     weight = next(features.parameters())

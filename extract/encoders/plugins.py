@@ -1,7 +1,7 @@
 """Encoders of users: a class in a file, in an installed package, or registered as an entry point of ``stvg.encoders``.
 
-The hash of such an encoder covers the source files its class is made of: its own, and those of the same folder or package
-that these import.
+The hash of a plugin covers the source file of its class, and the files of the same folder or package that it imports,
+directly or not.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .kinds import EncoderRequest
 
 GROUP = "stvg.encoders"
-"""Entry points of this group name classes of encoders."""
+"""Entry-point group of encoder classes."""
 
 
 def registered() -> list[str]:
@@ -40,14 +40,14 @@ def registered() -> list[str]:
 
 
 def is_plugin(name: str) -> bool:
-    """Whether a name is ``file.py:Class``, ``package:Class`` or that of an entry point."""
+    """Whether a name has the form ``file.py:Class`` or ``package:Class``, or is an entry point's."""
     return name in registered() or bool(name.partition(":")[2])
 
 
 def build_plugin(asked: EncoderRequest, wrapper: Any) -> Any:
-    """The class of a name, made and wrapped. ``wrapper``: `Backbone` or `TextEncoder`.
+    """Find the class of a name, instantiate and wrap it. ``wrapper``: `Backbone` or `TextEncoder`.
 
-    Raises UsageError where there is no such class, EncoderError when it cannot be made.
+    Raises UsageError if there is no such class, EncoderError if its constructor fails.
     """
     with importable(asked.name):
         kind, recorded = find_class(asked.name)
@@ -56,7 +56,7 @@ def build_plugin(asked: EncoderRequest, wrapper: Any) -> Any:
         def make(device: torch.device) -> Any:
             options = {} if asked.tokenizer is None else {"tokenizer": asked.tokenizer}
             with importable(asked.name), torch.random.fork_rng(devices=[]):
-                torch.manual_seed(asked.seed)  # a class that draws its weights follows the seed
+                torch.manual_seed(asked.seed)  # seeds classes that draw random weights
                 try:
                     return kind(asked.weights, device, **options)
                 except StvgError:
@@ -77,7 +77,7 @@ def build_plugin(asked: EncoderRequest, wrapper: Any) -> Any:
 
 
 def find_class(name: str) -> tuple[type, str]:
-    """The class of a plugin's name, and the name a recipe records, which has no folders of this machine."""
+    """The class of a plugin's name, and the name that a recipe records (without folders of this machine)."""
     point = next((p for p in entry_points(group=GROUP) if p.name == name), None)
     place, _, attribute = point.value.partition(":") if point else name.rpartition(":")
     if place.endswith(".py"):
@@ -97,7 +97,7 @@ def find_class(name: str) -> tuple[type, str]:
 
 
 def module_of_file(file: Path) -> ModuleType:
-    """Run a file as a module of its own name. Raises UsageError when there is none or it does not run."""
+    """Import a file as a module. Raises UsageError if it does not exist or cannot be imported."""
     if not file.is_file():
         raise UsageError(f"there is no file {file}", expected="file.py:Class, with the path of an existing file")
     name = f"stvg_plugin_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:16]}"
@@ -116,7 +116,7 @@ def module_of_file(file: Path) -> ModuleType:
 
 @contextmanager
 def importable(name: str) -> Iterator[None]:
-    """Lets a plugin's file import the files beside it."""
+    """Let a plugin's file import files of its folder."""
     place = name.rpartition(":")[0]
     before = sys.path[:]
     if place.endswith(".py"):
@@ -128,9 +128,9 @@ def importable(name: str) -> Iterator[None]:
 
 
 def sources_of(kind: type) -> list[Path]:
-    """The class's own file, and the files of its folder or package that it imports, directly or not; in order of names.
+    """The class's file, and the files of its folder or package that it imports, directly or not; sorted.
 
-    Raises UsageError when a module of that name was loaded from elsewhere: then that one would run, not the file.
+    Raises UsageError if a module of the same name was already loaded from another place: Python would use that one.
     """
     own = Path(inspect.getfile(kind)).resolve()
     depth = (
@@ -152,7 +152,7 @@ def sources_of(kind: type) -> list[Path]:
 
 
 def imported(file: Path, root: Path) -> Iterator[tuple[str, Path]]:
-    """Modules below ``root`` that a file imports, wherever the import stands: name and file."""
+    """Name and file of the modules below ``root`` that a file imports, at any place in its code."""
     package = file.relative_to(root).parent.parts
     for node in ast.walk(ast.parse(file.read_bytes())):
         names: list[tuple[str, ...]] = []
@@ -169,12 +169,12 @@ def imported(file: Path, root: Path) -> Iterator[tuple[str, Path]]:
 
 
 def has_modules(encoder: Any) -> bool:
-    """Whether its weights can be seen, and so hashed, as those of modules."""
+    """Whether the encoder is or has an ``nn.Module``, so that its weights can be hashed as a state dict."""
     return isinstance(encoder, nn.Module) or any(isinstance(v, nn.Module) for v in vars(encoder).values())
 
 
 def content_of(weights: str | None) -> str:
-    """Hash of a file of weights, or of all files of a folder; empty where there is none."""
+    """Hash of a weights file, or of all files of a folder; empty if there is none."""
     place = Path(weights or "")
     if not weights or not place.exists():
         return ""

@@ -1,11 +1,12 @@
-"""Recorded values of an encoder, to see that weights and network belong together: names and shapes that fit are no proof.
+"""Compare an encoder with recorded values. Matching names and shapes do not prove that weights belong to a network.
 
 A JSON file: ``{"tolerance": 1e-3, "pictures": [{"height": 224, "width": 224, "mean": […], "std": […], "levels": {NAME:
-{"shape": [C, h, w], "mean": …, "std": …}}}], "sentences": [{"sentence": "…", "shape": [tokens, width], "mean": …, "std": …,
-"first": [the first values of the first token]}]}``.
+{"shape": [C, h, w], "mean": …, "std": …}}}], "sentences": [{"sentence": "…", "shape": [tokens, width], "mean": …,
+"std": …, "first": [the first values of the first token]}]}``.
 
-A picture has the value ``(row · column + 17 · channel) mod 256`` at every pixel, from 0 to 255, and is normalised with the
-``mean`` and ``std`` of the file, given for values from 0 to 1. Differences count in units of the recorded ``std``.
+The pixel values of a picture are ``(row · column + 17 · channel) mod 256``, from 0 to 255. The picture is normalised
+with the file's ``mean`` and ``std``, given for values from 0 to 1. Differences are measured in units of the recorded
+``std``.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from .contract import Backbone
 from .text_contract import TextEncoder
 
 TOLERANCE = 1e-3
-"""Of a file that says none: a share of the recorded spread."""
+"""Default tolerance, as a fraction of the recorded std."""
 
 
 def read_recorded(file: Path) -> dict[str, Any]:
-    """Raises UsageError for a file that cannot be read, or holds no values."""
+    """The content of a file of recorded values. Raises UsageError if it cannot be read, or has no values."""
     try:
         said = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(said, dict) or not (said.get("pictures") or said.get("sentences")):
@@ -42,7 +43,7 @@ def read_recorded(file: Path) -> dict[str, Any]:
 
 
 def require_values(said: dict[str, Any]) -> None:
-    """Raises one of many errors for values that cannot be compared."""
+    """Raises ValueError, KeyError, TypeError or AttributeError for values that cannot be compared."""
     tables = [("sentence " + str(s["sentence"].strip()[:40]), s) for s in said.get("sentences", ())]
     for picture in said.get("pictures", ()):
         if not min(picture[side] for side in ("height", "width")) >= 1:
@@ -60,7 +61,7 @@ def require_values(said: dict[str, Any]) -> None:
 
 
 def pattern(height: int, width: int, mean: Any, std: Any) -> Tensor:
-    """The picture values are recorded for: (1, 3, height, width), normalised."""
+    """The picture that values are recorded for: (1, 3, height, width), normalised."""
     rows, columns, channels = torch.arange(height), torch.arange(width), torch.arange(3)
     values = (rows[:, None] * columns + 17 * channels[:, None, None]) % 256
     mean, std = (torch.tensor(v, dtype=torch.float64)[:, None, None] for v in (mean, std))
@@ -69,27 +70,27 @@ def pattern(height: int, width: int, mean: Any, std: Any) -> Tensor:
 
 @torch.inference_mode()
 def compare_pictures(backbone: Backbone, said: dict[str, Any], found: EncoderFindings) -> None:
-    """Note for every level of every recorded picture how far it is away."""
+    """Compare every level of every recorded picture, and note the result."""
     for picture in said.get("pictures", ()):
         height, width = picture["height"], picture["width"]
         for fact in ("mean", "std"):
             recorded, own = picture.get(fact), getattr(backbone, fact)
             if recorded is not None and not np.allclose(recorded, own, atol=1e-6):
-                found.note(f"{fact} of the pixels: recorded with {tuple(recorded)}, the encoder says {own}")
+                found.note(f"{fact} of the pixels: recorded {tuple(recorded)}, the encoder has {own}")
         pixels = pattern(height, width, picture.get("mean", backbone.mean), picture.get("std", backbone.std))
         if backbone.window > 1:
             pixels = pixels[:, None].expand(-1, backbone.window, -1, -1, -1)
         maps = backbone(pixels.to(backbone.device))
         for name, level in picture["levels"].items():
             if name not in maps:
-                found.note(f"level {name} is recorded, the encoder gives {', '.join(maps)}")
+                found.note(f"level {name} is recorded, the encoder returns {', '.join(maps)}")
             else:
                 compare(f"{height} x {width}, level {name}", maps[name][0], level, said, found)
 
 
 @torch.inference_mode()
 def compare_sentences(text: TextEncoder, said: dict[str, Any], found: EncoderFindings) -> None:
-    """Note for every recorded sentence how far it is away."""
+    """Compare the features of every recorded sentence, and note the result."""
     for recorded in said.get("sentences", ()):
         features = torch.from_numpy(text.encode([recorded["sentence"]])[0])
         compare(f"{recorded['sentence']!r}", features, recorded, said, found)
@@ -104,7 +105,7 @@ def compare(what: str, value: Tensor, recorded: dict[str, Any], said: dict[str, 
     own = {"mean": value.mean().item(), "std": value.std().item()}
     first = recorded.get("first", [])
     if len(first) > value.numel():
-        found.note(f"{what}: {len(first)} first values are recorded, it gives {value.numel()} in all")
+        found.note(f"{what}: {len(first)} first values are recorded, the encoder returns {value.numel()} in all")
         return
     apart = [abs(own[k] - recorded[k]) for k in own if k in recorded]
     apart += [abs(a - b) for a, b in zip(value.flatten()[: len(first)].tolist(), first, strict=True)]
@@ -112,6 +113,6 @@ def compare(what: str, value: Tensor, recorded: dict[str, Any], said: dict[str, 
     line = f"{what}: mean {own['mean']:.5f}, std {own['std']:.5f}"
     known = ", ".join(f"{k} {recorded[k]}" for k in own if k in recorded)
     if max(apart, default=0.0) > tolerance * unit:
-        found.note(f"{line}; recorded {known}: weights and network do not belong together, or another normalisation")
+        found.note(f"{line}; recorded {known}: weights and network do not belong together, or normalisation differs")
     else:
         found.note(None, f"{line} as recorded")

@@ -1,4 +1,4 @@
-"""ResNet-101 as the field uses it: torchvision's first weights, frozen batch norm, its last three stages."""
+"""ResNet-101 as in the papers: torchvision's first weights, frozen batch norm, the last three stages."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ from .contract import IMAGENET_MEAN, IMAGENET_STD, Backbone, Origin
 from .kinds import EncoderRequest
 
 PUBLISHED = "resnet101-63fe2227.pth"
-"""torchvision's first weights, from which the field starts. Its second, resnet101-cd907fc2.pth, give other features."""
+"""torchvision's first weights, which the papers start from. The second ones, resnet101-cd907fc2.pth, differ."""
 ANCHOR = "layer4.0.conv1.weight"
-"""Where a ResNet stands in a larger model is seen by this tensor."""
+"""This tensor's name shows the prefix of a ResNet inside a larger model."""
 
 
 class FrozenNorm(nn.Module):
-    """torchvision's frozen batch norm, but for half precision, which it leaves as it is: float32 of it would be kept for
-    the backward pass, and cast again by the convolution that follows."""
+    """torchvision's frozen batch norm, but half-precision inputs stay half precision.
+
+    torchvision's would return float32, which is kept for the backward pass, and cast again by the next convolution.
+    """
 
     eps = 1e-5
     weight: Tensor
@@ -81,7 +83,7 @@ def passed_on(block: Any, following: Any, hidden: Tensor, x: Tensor) -> tuple[Te
 
 
 class ResNet101(nn.Module):
-    """ResNet-101 without its classifier; batch norm frozen, its four statistics are buffers. 42,394,816 parameters."""
+    """ResNet-101 without its classifier. Batch norm is frozen: its four tensors are buffers. 42,394,816 parameters."""
 
     levels = (("c3", 512, 8), ("c4", 1024, 16), ("c5", 2048, 32))
     mean, std = IMAGENET_MEAN, IMAGENET_STD
@@ -107,7 +109,7 @@ class ResNet101(nn.Module):
         return stage(self.body.layer4, c4)
 
     def trained(self) -> list[nn.Parameter]:
-        """Stages 2 to 4; the first convolution and stage 1 stay as they are, as in the baseline."""
+        """The parameters of stages 2 to 4; the first convolution and stage 1 stay frozen, as in the baseline."""
         stages = [self.body.get_submodule(f"layer{i}") for i in (2, 3, 4) if hasattr(self.body, f"layer{i}")]
         return [p for stage in stages for p in stage.parameters()]
 
@@ -116,7 +118,7 @@ class ResNet101(nn.Module):
             delattr(self.body, name)
 
     def folded(self) -> ResNet101:
-        """A copy whose norms are part of the convolutions before them. Equal but for rounding, and a quarter faster."""
+        """A copy with norms folded into the convolutions before them. Equal up to rounding, and a quarter faster."""
         copy = deepcopy(self)
         for block in list(copy.modules()):
             names = list(dict(block.named_children()))
@@ -130,7 +132,7 @@ class ResNet101(nn.Module):
         return copy
 
     def randomise(self, seed: int) -> None:
-        """Seeded weights that keep activations of all 33 blocks between fp16's ends.
+        """Fill in seeded weights that keep the activations of all 33 blocks within the range of float16.
 
         Convolutions preserve variance; each block's last norm scales its branch by a quarter, so that 33 residual
         additions multiply the second moment by about 1.06 each instead of 2.
@@ -143,9 +145,9 @@ class ResNet101(nn.Module):
                 value.fill_(0.25)
 
     def load(self, path: Path) -> str:
-        """The ResNet-101 of a file or folder, under torchvision's names or inside of a larger model; says what was read.
+        """Load the ResNet-101 of a file or folder, also from inside a larger model; returns the source.
 
-        The classifier is left out. Raises CheckpointError; see `read_weights`.
+        Tensors have torchvision's names; the classifier is left out. Raises CheckpointError; see `read_weights`.
         """
         found = read_weights(path, ("backbone.safetensors", *NAMES)).beside(ANCHOR)
         load_exactly(self.body, {k: v for k, v in found.tensors.items() if not k.startswith("fc.")}, found)
@@ -163,14 +165,14 @@ def build(asked: EncoderRequest) -> Backbone:
 
 
 def _in_hub_cache() -> Path:
-    """The weights of the field in torch's local cache. CheckpointError names what else lies there; nothing is guessed."""
+    """The papers' weights in torch's local cache. Raises CheckpointError, which names other ResNet-101 files there."""
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     if (folder / PUBLISHED).is_file():
         return folder / PUBLISHED
     others = sorted(p.name for p in folder.glob("resnet101-*"))
     raise CheckpointError(
         "no weights for resnet101",
-        expected=f"{PUBLISHED} (torchvision's IMAGENET1K_V1, the field's) in {folder}",
+        expected=f"{PUBLISHED} (torchvision's IMAGENET1K_V1, as in the papers) in {folder}",
         found=f"{some(others)}: other weights, which give other features" if others else None,
         effect="nothing is downloaded",
         hint="--backbone-weights FILE, or --backbone-weights random to try things out",

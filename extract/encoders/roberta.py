@@ -1,4 +1,4 @@
-"""RoBERTa-base of the transformers library, as the field uses it."""
+"""RoBERTa-base of the transformers library, the text encoder of the papers."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .text_contract import TextEncoder
 from .tokenizer import LONGEST, VOCABULARY, TokenReader, in_hub_cache, load_tokenizer
 
 INITIAL_SPREAD = 0.02
-"""Of random weights, as BERT and its kind start."""
+"""Standard deviation of random weights, as in BERT."""
 ANCHOR = "embeddings.word_embeddings.weight"
-"""Where a RoBERTa stands in a larger model is seen by this tensor."""
+"""This tensor's name shows the prefix of a RoBERTa inside a larger model."""
 
 
 class Roberta(nn.Module):
@@ -72,16 +72,16 @@ def wrap(module: nn.Module, tokenizer: Any, source: str = "as given") -> TextEnc
 
 
 def roberta_module() -> nn.Module:
-    """RoBERTa-base with weights that mean nothing yet."""
+    """RoBERTa-base with untrained weights."""
     from transformers import RobertaConfig, RobertaModel
 
     config = RobertaConfig(vocab_size=VOCABULARY, max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5)
-    with torch.random.fork_rng(devices=[]):  # what it draws is replaced, and not the caller's to miss
+    with torch.random.fork_rng(devices=[]):  # keeps the caller's random state
         return RobertaModel(config)
 
 
 def _weights_file(weights: str | None) -> Path:
-    """A file, the file in a folder, or the one in the local Hugging Face cache. Never fetched."""
+    """The file itself, the file in a folder, or the one in the local Hugging Face cache. Nothing is downloaded."""
     if weights is not None:
         return find_file(Path(weights), ("roberta.safetensors", *NAMES), "RoBERTa weights")
     found = next(filter(None, map(in_hub_cache, NAMES)), None)
@@ -96,14 +96,14 @@ def _weights_file(weights: str | None) -> Path:
 
 
 def plain_names(tensors: StateDict) -> StateDict:
-    """RoBERTa's weights alone: without the language model's head and the position ids that old files carry."""
+    """RoBERTa's weights, without the language-model head and the position ids of old files."""
     return with_pooler({k: v for k, v in tensors.items() if k != "embeddings.position_ids" and k[:8] != "lm_head."})
 
 
 def with_pooler(tensors: StateDict) -> StateDict:
-    """RoBERTa's weights with a pooler of zeros where there is none, as in the published roberta-base.
+    """RoBERTa's weights, with a pooler of zeros if the file has none, as in the published roberta-base.
 
-    Nothing here uses it. Random values in its place would give the same weights another hash every time.
+    The pooler is not used. With random values instead of zeros, the hash of the same weights would differ each time.
     """
     pooler = {"pooler.dense.weight": torch.zeros(768, 768), "pooler.dense.bias": torch.zeros(768)}
     return {**pooler, **tensors}

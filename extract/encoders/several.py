@@ -1,7 +1,7 @@
-"""Several encoders of pictures in one cache: ``resnet101,timm:vit_small_patch14_dinov2``.
+"""Several visual encoders in one cache: ``resnet101,timm:vit_small_patch14_dinov2``.
 
-They see the same frames in the same geometry, each normalised in its own way and filled up to its own multiple. The levels
-of each are called after it: ``resnet101-c5``. A head reads the levels it names.
+All encoders get the same frames in the same geometry, each with its own normalisation and padding. The name of a level
+starts with its encoder's: ``resnet101-c5``. A head reads the levels that its settings name.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from ...errors import UsageError
 from .contract import Backbone, Frozen, Origin
 
 BETWEEN = ","
-"""Between the names, and between the weights, of encoders."""
+"""Separates the names of encoders, and their weights."""
 
 
 class Several(Backbone):
-    """Encoders side by side: takes pixels from 0 to 255, not normalised, and gives the levels of each encoder in turn.
+    """Encoders side by side: takes pixels from 0 to 255, not normalised; returns the levels of all encoders in order.
 
-    Features are those of each encoder alone, to the bit. An encoder with a smaller ``window`` than another's takes the
-    middle of the longer one.
+    Features equal those of each encoder alone, bit for bit. An encoder whose ``window`` is smaller than the largest one
+    takes the middle frames.
     """
 
     def __init__(self, parts: Sequence[Backbone], names: Sequence[str], whole: Several | None = None) -> None:
-        """``names``: what the levels of each are called after. ``whole``: those of which these are a part."""
+        """``names``: prefixes of the level names, one per encoder. ``whole``: the superset if ``parts`` is a subset."""
         self.names, self.multiple = list(names), 1
         self.window = whole.window if whole else max(part.window for part in parts)
-        self.mean, self.std = (0.0,) * 3, (1 / 255,) * 3  # so that pixels keep their values
+        self.mean, self.std = (0.0,) * 3, (1 / 255,) * 3  # this normalisation leaves pixels at 0 to 255
         self.levels = tuple(
             replace(level, name=f"{name}-{level.name}")
             for name, part in zip(names, parts, strict=True)
@@ -70,14 +70,14 @@ class Several(Backbone):
         return Several([part.for_extraction(device) for part in self.each], self.names, self)
 
     def that_give(self, levels: Collection[str]) -> Backbone:
-        """Those of the encoders that give any of some levels."""
+        """Only the encoders that compute one of these levels."""
         read = {level.rpartition("-")[0] for level in levels}
         kept = [(name, part) for name, part in zip(self.names, self.each, strict=True) if name in read]
         return Several([part for _, part in kept], [name for name, _ in kept], self)
 
 
 def seen_by(part: Backbone, pixels: Tensor, window: int) -> Tensor:
-    """Pixels (n, 3, H, W) from 0 to 255 as one encoder takes them; (n, window, 3, H, W) where another has a window.
+    """The input of one encoder, from pixels 0 to 255: (n, 3, H, W), or (n, window, 3, H, W) if an encoder has a window.
 
     The arithmetic is that of `render.render`.
     """
@@ -89,7 +89,7 @@ def seen_by(part: Backbone, pixels: Tensor, window: int) -> Tensor:
 
 
 def hash_of(parts: Sequence[Backbone]) -> str:
-    """Of all that decides the features of each."""
+    """Hash of everything that decides the features of the encoders."""
     facts = [
         [part.sha256, [asdict(level) for level in part.levels], part.mean, part.std, part.multiple, part.window]
         for part in parts
@@ -98,8 +98,10 @@ def hash_of(parts: Sequence[Backbone]) -> str:
 
 
 def build_several(name: str, weights: str | None, build: Callable[[str, str | None], Backbone]) -> Backbone:
-    """The encoders of a list of names. ``weights``: as many, an empty one for where its kind keeps its own; or None or
-    ``random`` for all. Raises UsageError for another number of them.
+    """The encoders of a comma-separated list of names.
+
+    ``weights``: one entry per encoder, an empty one for the default place of its kind; or None or ``random`` for all.
+    Raises UsageError if the numbers of names and weights differ.
     """
     names = [one.strip() for one in name.split(BETWEEN)]
     given = [one.strip() for one in (weights or "").split(BETWEEN)]
@@ -108,16 +110,16 @@ def build_several(name: str, weights: str | None, build: Callable[[str, str | No
     if len(given) != len(names):
         raise UsageError(
             f"{len(names)} encoders and {len(given)} weights",
-            expected=f"weights for each of {', '.join(names)}, divided by commas; nothing between two commas for its own",
+            expected=f"weights for each of {', '.join(names)}, separated by commas; an empty entry for the default",
             found=weights,
         )
     if not all(names):
-        raise UsageError(f"a name is missing in {name!r}", expected="names of encoders, divided by commas")
+        raise UsageError(f"a name is missing in {name!r}", expected="names of encoders, separated by commas")
     return Several([build(n, w or None) for n, w in zip(names, given, strict=True)], called(names))
 
 
 def called(names: Sequence[str]) -> list[str]:
-    """What the levels of each encoder are called after: its name without kind and folders, numbered if it comes again."""
+    """Prefixes of the level names: each encoder's name without kind and folders, numbered if it occurs again."""
     found: list[str] = []
     for name in names:
         short = re.sub("[^A-Za-z0-9]", "", re.split(r"[:/\\]", name.rstrip(":/\\"))[-1])[:30] or "encoder"

@@ -1,4 +1,4 @@
-"""The table of encoders of sentences: one row a kind, one file behind it. They run once per distinct sentence."""
+"""The table of text encoders: one row per kind of name, one file per kind. They run once per distinct sentence."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ log = logging.getLogger(__name__)
 TEXT_ENCODERS: tuple[EncoderKind[TextEncoder], ...] = (
     EncoderKind(
         "roberta-base",
-        "RoBERTa of the field; weights: a folder or file, or the local Hugging Face cache",
+        "RoBERTa, as in the papers; weights: a folder or file, or the local Hugging Face cache",
         roberta.build,
         roberta.tokens,
     ),
-    EncoderKind("minilm", "MiniLM, small, of sentences; weights: extra lite, or a folder", minilm.build, minilm.tokens),
-    EncoderKind("tiny", "words without context, seeded; no weights", tiny_text.build),
+    EncoderKind("minilm", "MiniLM, small; weights: extra lite, or a folder", minilm.build, minilm.tokens),
+    EncoderKind("tiny", "a random vector per word, from a seed; no weights", tiny_text.build),
     EncoderKind(
         "hf:",
         "hf:FOLDER, a text model of transformers (BERT, MiniLM, CLIP, T5, …) with its weights",
@@ -46,10 +46,10 @@ def build_text_encoder(
     seed: int = 0,
     device: torch.device = CPU,
 ) -> TextEncoder:
-    """A frozen text encoder. ``weights``: a folder, a file, ``random``, or None for where its kind keeps its own.
+    """A frozen text encoder. ``weights``: a folder, a file, ``random``, or None for the default place of its kind.
 
     Raises UsageError for an unknown name, CheckpointError for weights or a tokenizer that are missing or do not fit,
-    EncoderError for a class that does not keep the contract.
+    EncoderError for a class that does not fulfil the contract.
     """
     asked = EncoderRequest(name, str(weights) if weights is not None else None, tokenizer, seed, device)
     kind, asked = find(TEXT_ENCODERS, "text encoder", asked)
@@ -59,7 +59,7 @@ def build_text_encoder(
 
 
 def token_reader(name: str, tokenizer: str | None = None) -> TokenReader | None:
-    """How a text encoder reads sentences, known without its weights; None where it reads any length, or that is not known.
+    """A text encoder's tokenizer and longest sentence, without its weights; None if any length is read, or unknown.
 
     Raises UsageError for an unknown name, CheckpointError for a tokenizer that is missing or does not fit.
     """

@@ -1,7 +1,7 @@
-"""What an encoder of sentences gives, and what is done once for every one of them: check, pad, freeze, hash.
+"""The interface of text encoders, and what is shared by all of them: checks, padding, freezing, hashing.
 
-The class behind a name has the fact ``width`` and a call from sentences to token features. It may have a ``tokenizer`` and
-the ``longest`` number of tokens it reads of a sentence.
+An encoder class has the attribute ``width`` and a call from sentences to token features. It may have a ``tokenizer``,
+and ``longest``, the largest number of tokens that it reads of a sentence.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .tokenizer import TokenReader, tokenizer_sha256
 class TextEncoder(Frozen):
     """Sentences → token features, frozen (`encode`) or with gradients (`forward`).
 
-    Its hash is of the weights, of all of the tokenizer that decides on ids, and of the longest length.
+    Its hash covers the weights, everything in the tokenizer that decides token ids, and the longest length.
     """
 
     def __init__(self, encoder: Any, origin: Origin, sha256: str | None = None) -> None:
@@ -32,12 +32,12 @@ class TextEncoder(Frozen):
         width = getattr(encoder, "width", None)
         if not isinstance(width, int) or width < 1:
             raise EncoderError(
-                f"text encoder {origin.name} does not say its width", expected="width = 768", found=width
+                f"text encoder {origin.name} declares no width", expected="a positive integer: width = 768", found=width
             )
         self.width = width
         tokenizer = getattr(encoder, "tokenizer", None)
         self.tokenizer = tokenizer and TokenReader(origin.name, tokenizer, getattr(encoder, "longest", None))
-        """Of an encoder that reads tokens."""
+        """None if the encoder uses no tokenizer."""
         self.tokenizer_sha256: str | None = None
         if tokenizer is not None:
             self.tokenizer_sha256 = tokenizer_sha256(tokenizer)
@@ -47,11 +47,11 @@ class TextEncoder(Frozen):
 
     @property
     def longest(self) -> int | None:
-        """Tokens it reads of a sentence, marks included; None: any number."""
+        """Largest number of tokens read of a sentence, start and end included; None: no limit."""
         return self.tokenizer.longest if self.tokenizer else None
 
     def forward(self, sentences: list[str]) -> tuple[Tensor, Tensor]:
-        """Features (B, M, width), start and end marks included, and their padding (B, M) bool, True where there is none."""
+        """Token features (B, M, width), start and end tokens included; padding (B, M) bool, True where no token is."""
         found = self.encoder(sentences)
         if isinstance(found, list):
             found = padded_together(self.checked_list(found, len(sentences)))
@@ -59,7 +59,7 @@ class TextEncoder(Frozen):
 
     @torch.inference_mode()
     def encode(self, sentences: list[str]) -> list[NDArray[np.float32]]:
-        """Per sentence (M, width) float32, whatever else is in the batch."""
+        """Features of each sentence, (M, width) float32, independent of the other sentences of the batch."""
         if not sentences:
             return []
         with float32_products():
@@ -68,21 +68,21 @@ class TextEncoder(Frozen):
         return [values[i][kept[i]] for i in range(len(sentences))]
 
     def with_words(self, words: Sequence[str]) -> TextEncoder:
-        """Where the class learns words one by one (it has `words` and `with_words`): the encoder that learns these."""
+        """For classes with trainable word vectors (`words`, `with_words`): the encoder in which these words train."""
         return TextEncoder(self.encoder.with_words(words), self.origin, self.sha256)
 
     def words_of(self, sentences: Iterable[str]) -> list[str]:
-        """The words that such a class can learn of some sentences, sorted; none of any other class."""
+        """The trainable words in some sentences, sorted; empty for a class without trainable word vectors."""
         if not (self.offers("words") and self.offers("with_words")):
             return []
         return sorted({word for sentence in sentences for word in self.encoder.words(sentence)})
 
     def for_extraction(self, device: torch.device) -> TextEncoder:
-        """On a device."""
+        """The same encoder on a device."""
         return TextEncoder(self.moved(self.encoder, device), self.origin, self.sha256)
 
     def trained(self) -> list[nn.Parameter]:
-        """All but a pooler, which never sees a gradient, unless the class says which."""
+        """The parameters to train: all but a pooler, which gets no gradient; or the result of ``trained()``."""
         if self.offers("trained"):
             return super().trained()
         return [p for n, p in self.named_parameters() if "pooler" not in n]
@@ -105,12 +105,12 @@ class TextEncoder(Frozen):
 
     def fault(self, expected: str, found: object) -> EncoderError:
         return EncoderError(
-            f"text encoder {self.name} does not give what it says it gives", expected=expected, found=found
+            f"text encoder {self.name} does not return what it declares", expected=expected, found=found
         )
 
 
 def padded_together(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Features (M_i, width) of several sentences as one (B, M, width), and the padding (B, M)."""
+    """Features (M_i, width) of several sentences, padded to (B, M, width), and the padding mask (B, M)."""
     lengths = torch.tensor([len(f) for f in features], device=features[0].device)
     together = nn.utils.rnn.pad_sequence(list(features), batch_first=True)
     return together, torch.arange(together.shape[1], device=lengths.device) >= lengths[:, None]

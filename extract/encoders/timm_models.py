@@ -1,4 +1,4 @@
-"""``timm:NAME``: networks of timm, with weights from a file or folder under timm's own names, or random ones."""
+"""``timm:NAME``: networks of timm, with random weights, or those of a file or folder with timm's tensor names."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from .kinds import EncoderRequest
 from .networks import multiple_of, quietly, randomise
 
 FINEST = 8
-"""Smallest stride that is taken: finer maps are large and say little."""
+"""Smallest stride of a level: finer maps are large and carry little information."""
 ANY_SIZE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
-"""How a family is told to take pictures of any size; the last: it needs no telling."""
+"""Options that make a model family accept pictures of any size; the last entry is for families that need none."""
 
 
 class TimmFeatures(nn.Module):
-    """The last map of every stride from ``FINEST`` on, or the last map of all where there is none.
+    """The last map of every stride from ``FINEST`` on; if all strides are smaller, the map of the largest stride.
 
-    A vision transformer has one stride, so it gives the map of its last block, after its last norm.
+    A vision transformer has one stride; its level is the map of the last block, after the last norm.
     """
 
     def __init__(self, network: nn.Module, normalisation: dict[str, Any]) -> None:
@@ -50,7 +50,7 @@ class TimmFeatures(nn.Module):
 
 
 def stages_of(network: nn.Module) -> list[dict[str, Any]]:
-    """timm's own list of what a network gives: channels and reduction of every stage."""
+    """timm's list of a network's stages: channels and reduction of each."""
     info = network.feature_info
     return list(getattr(info, "info", info))  # type: ignore[arg-type]
 
@@ -64,7 +64,7 @@ def build(asked: EncoderRequest) -> Backbone:
     elif asked.weights is None:
         raise CheckpointError(
             f"no weights for timm:{asked.name}",
-            expected="--backbone-weights PATH: a file or folder with weights under timm's names",
+            expected="--backbone-weights PATH: a file or folder with weights under timm's tensor names",
             effect="nothing is downloaded",
             hint="--backbone-weights random to try things out",
         )
@@ -78,7 +78,7 @@ def build(asked: EncoderRequest) -> Backbone:
 
 
 def create(name: str) -> nn.Module:
-    """The whole network without its classifier, for pictures of any size where its family can. Nothing is downloaded."""
+    """The network without its classifier, for pictures of any size if its family allows that. Nothing is downloaded."""
     import timm
 
     plain = name.partition(".")[0]
@@ -95,13 +95,13 @@ def create(name: str) -> nn.Module:
                 raise
     if not hasattr(network, "forward_intermediates") or not hasattr(network, "feature_info"):
         raise UsageError(
-            f"timm's {name} gives no maps of its stages", hint="another model of timm, or a class of your own"
+            f"timm's {name} returns no maps of its stages", hint="another model of timm, or your own class"
         )
     return network
 
 
 def load(network: nn.Module, place: Path, name: str) -> str:
-    """Every tensor of the network by name; the classifier is left out. Raises CheckpointError; says what was read."""
+    """Load every tensor of the network by name, without the classifier; returns the source. Raises CheckpointError."""
     found = read_weights(place)
     classifiers = network.pretrained_cfg.get("classifier") or ()  # type: ignore[union-attr, operator]
     heads = tuple(f"{c}." for c in ([classifiers] if isinstance(classifiers, str) else classifiers))
@@ -115,7 +115,7 @@ def load(network: nn.Module, place: Path, name: str) -> str:
 
 
 def said_in(config: Path) -> dict[str, Any]:
-    """Mean and std in the config.json that timm writes beside weights; nothing where there is none."""
+    """Mean and std in the config.json that timm writes beside weights; empty if there is no such file."""
     if not config.is_file():
         return {}
     try:
@@ -126,6 +126,6 @@ def said_in(config: Path) -> dict[str, Any]:
 
 
 def patch_of(network: nn.Module) -> int:
-    """Side of a transformer's patches, 1 for other networks."""
+    """Patch size of a vision transformer; 1 for other networks."""
     size = getattr(getattr(network, "patch_embed", None), "patch_size", 1)
     return int(max(size) if isinstance(size, Sequence) else size)

@@ -1,4 +1,4 @@
-"""A small frozen encoder of synthetic videos for the demo and tests: colour, texture and place. No training."""
+"""A small untrained visual encoder for synthetic videos (demo, tests): colour, texture and position."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .kinds import EncoderRequest
 
 
 class Tiny(nn.Module):
-    """What a linear layer can read: six rectified colour opponents (zero on grey), brightness, darkness and edges.
+    """Linearly readable features: six rectified colour opponents (zero on grey), brightness, darkness and edges.
 
-    They are averaged over small cells; seeded random convolutions add mixtures of them. C5 keeps the 2 x 2 layout inside
-    its cell, and where the cell lies.
+    They are averaged over small cells. Seeded random convolutions add mixtures of them. C5 also has the 2 x 2 layout
+    inside its cell, and the position of the cell.
     """
 
     levels = (("c3", 34, 4), ("c4", 50, 8), ("c5", 92, 16))
@@ -41,14 +41,14 @@ class Tiny(nn.Module):
         return {**levels, "c5": self.last_stage(levels["c4"])}
 
     def cues(self, pixels: Tensor) -> Tensor:
-        """(n, 10, H, W): what a glance sees in a pixel."""
+        """Colour, edge and brightness features of every pixel: (n, 10, H, W)."""
         colour = F.conv2d(pixels, self.get_buffer("opponents")).relu()
         light = pixels.mean(1, keepdim=True)
         edges = (light - F.avg_pool2d(light, 3, 1, 1)).abs() * 3
         return torch.cat([colour, edges, (light - 1).relu() * 2, (-light - 1).relu() * 2, light * 0.3], dim=1)
 
     def early(self, pixels: Tensor) -> dict[str, Tensor]:
-        # Cells at the right and bottom may be incomplete; they average what is there.
+        # Cells at the right and bottom may be incomplete; they average the pixels they have.
         fine = F.avg_pool2d(self.cues(pixels), 4, ceil_mode=True, count_include_pad=False)
         middle = F.avg_pool2d(fine, 2, ceil_mode=True, count_include_pad=False)
         mixed3 = F.conv2d(fine, self.get_parameter("mix0"), padding=1).relu()
@@ -67,7 +67,7 @@ class Tiny(nn.Module):
         return torch.cat([layout, mixed5, y, x], dim=1)
 
     def drop_early_stages(self) -> None:
-        """Nothing: its early stages have next to no weights."""
+        """Does nothing: the early stages have few weights."""
 
 
 def build(asked: EncoderRequest) -> Backbone:

@@ -1,4 +1,4 @@
-"""A small encoder of sentences for the demo and tests: it knows words but no context."""
+"""A small text encoder for the demo and tests: a random vector per word, no context."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .text_contract import TextEncoder
 
 
 class TinyText(nn.Module):
-    """Every word, lower-cased, has a seeded random vector of unit variance; no context, no unknown words.
+    """Every word, lower-cased, has a seeded random vector of unit variance. There is no context, and no unknown word.
 
-    The vectors of ``vocabulary`` are parameters, so that they can train; those of other words stay as they are drawn.
+    The vectors of ``vocabulary`` are parameters and can train. Those of other words are constant.
     """
 
     width = 64
@@ -62,6 +62,6 @@ def build(asked: EncoderRequest) -> TextEncoder:
 
 
 def wrap(encoder: TinyText) -> TextEncoder:
-    """As an encoder; words that are in its table for training change no feature, and so not its hash."""
+    """Wrap the encoder. Its hash does not cover the vocabulary: untrained vectors in the table change no feature."""
     sha256 = hashlib.sha256(f"tiny text {encoder.seed}".encode()).hexdigest()
     return TextEncoder(encoder, Origin("tiny", f"random, seed {encoder.seed}"), sha256)

@@ -1,4 +1,4 @@
-"""Tokenizers, hashed by what changes ids; RoBERTa's, found locally and recognised by what it makes of known sentences."""
+"""Hash tokenizers by everything that changes token ids; find RoBERTa's locally, and verify it on known sentences."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ...errors import CheckpointError
 from ...weight_files import first_line
 
 LONGEST = 512
-"""Tokens of a sentence that RoBERTa reads, start and end mark included."""
+"""Largest number of tokens that RoBERTa reads of a sentence, start and end token included."""
 VOCABULARY = 50_265
 LAYOUTS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
-"""The files of a tokenizer, either way of writing it."""
+"""The files of a tokenizer: the two possible layouts."""
 KNOWN = {
     "Hello world": (0, 31414, 232, 2),
     " Élan café, naïve WOMAN’s  hat\n": (
@@ -23,14 +23,14 @@ KNOWN = {
         *(17, 27, 29, 1437, 3988, 50118, 2),
     ),
 }
-"""What RoBERTa's tokenizer makes of two sentences: spaces, capitals and accents stay, nothing is put in front."""
+"""RoBERTa's token ids of two sentences: spaces, capitals and accents are kept, no space is prepended."""
 REPOSITORIES = ("roberta-base", "FacebookAI/roberta-base")
-"""Its old and its new name in the Hugging Face cache."""
+"""The old and the new repository name in the Hugging Face cache."""
 
 
 @dataclass(frozen=True)
 class TokenReader:
-    """A tokenizer, and the ``longest`` sentence in tokens, marks included, that encoder ``name`` reads; None: any."""
+    """The tokenizer of encoder ``name``. ``longest``: tokens read of a sentence, start and end included; None: all."""
 
     name: str
     tokenizer: Any
@@ -38,7 +38,7 @@ class TokenReader:
 
 
 def in_hub_cache(*names: str) -> Path | None:
-    """Where the local Hugging Face cache keeps files of roberta-base together: the first one's path, None if nowhere."""
+    """Path of the first of some files of roberta-base in the local Hugging Face cache; None unless all are there."""
     from huggingface_hub import try_to_load_from_cache
 
     for repository in REPOSITORIES:
@@ -49,10 +49,10 @@ def in_hub_cache(*names: str) -> Path | None:
 
 
 def load_tokenizer(folder: str | None, vocabulary: int = VOCABULARY) -> Any:
-    """The tokenizer of a folder or of the local cache, if it is RoBERTa's.
+    """The tokenizer of a folder or of the local cache. Raises CheckpointError if it is missing, or not RoBERTa's.
 
-    transformers makes an empty tokenizer of a folder without one, and reads less of tokenizer.json than stands there,
-    hence the checks. Raises CheckpointError.
+    The checks are needed because transformers builds an empty tokenizer from a folder without one, and ignores parts of
+    tokenizer.json.
     """
     from transformers import AddedToken, RobertaTokenizerFast
 
@@ -66,7 +66,7 @@ def load_tokenizer(folder: str | None, vocabulary: int = VOCABULARY) -> Any:
             f"no RoBERTa tokenizer in {where}", expected=expected, effect="nothing is downloaded", hint=hint
         )
     try:
-        # The files of either layout may say of <mask> what the other does not: here it is RoBERTa's.
+        # The two layouts may define <mask> differently; here it is always RoBERTa's.
         mask = AddedToken("<mask>", lstrip=True, special=True, normalized=False)
         found = RobertaTokenizerFast.from_pretrained(folder, local_files_only=True, mask_token=mask)
         wrong = differences(found, vocabulary) or _differences_in_file(Path(folder) / "tokenizer.json")
@@ -82,7 +82,7 @@ def load_tokenizer(folder: str | None, vocabulary: int = VOCABULARY) -> Any:
 
 
 def differences(tokenizer: Any, vocabulary: int) -> tuple[str, str] | None:
-    """What RoBERTa's tokenizer has and what this one has instead, or None."""
+    """The first difference from RoBERTa's tokenizer, as (expected, found), or None."""
     marks = (tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id)
     if len(tokenizer) != vocabulary or marks != (0, 1, 2):
         return (
@@ -96,7 +96,7 @@ def differences(tokenizer: Any, vocabulary: int) -> tuple[str, str] | None:
 
 
 def _differences_in_file(file: Path) -> tuple[str, str] | None:
-    """As `differences`, of what tokenizer.json itself says; transformers leaves out its normaliser, for example."""
+    """As `differences`, but with tokenizer.json read directly: transformers ignores its normaliser, for example."""
     if not file.is_file():
         return None
     from tokenizers import Tokenizer
@@ -115,16 +115,15 @@ def _unlike_known(found: dict[str, tuple[int, ...]]) -> tuple[str, str] | None:
 
 
 def tokenizer_sha256(tokenizer: Any) -> str:
-    """Hash of all that decides which ids a sentence gets, whichever files say it.
+    """Hash of everything that decides the token ids of a sentence, independent of the file layout.
 
-    That is vocabulary, merges, normaliser, splitting, marks, added tokens, and the sides of padding and truncation.
-
-    Offsets, decoding and the lengths set by the last call change no ids.
+    It covers vocabulary, merges, normaliser, splitting, special tokens, added tokens, and the sides of padding and
+    truncation. It leaves out offsets, decoding and the lengths set by the last call, which change no ids.
     """
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     for name in ("version", "truncation", "padding", "decoder"):
         state.pop(name, None)
-    if not state.get("normalizer"):  # then this says nothing
+    if not state.get("normalizer"):  # without a normaliser, `normalized` has no effect
         state["added_tokens"] = [{**token, "normalized": False} for token in state["added_tokens"]]
     state["sides"] = [tokenizer.padding_side, tokenizer.truncation_side]
     return hashlib.sha256(json.dumps(_without_offsets(state), sort_keys=True).encode()).hexdigest()

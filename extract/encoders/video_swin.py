@@ -1,4 +1,4 @@
-"""``torchvision:NAME``: its Video Swin transformers, which look at the frames around each frame."""
+"""``torchvision:NAME``: torchvision's Video Swin transformers, which encode each frame with its neighbours."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .networks import quietly, randomise
 
 NAMES = ("swin3d_t", "swin3d_s", "swin3d_b")
 TUBELET = 2
-"""Frames that become one position in time."""
+"""Frames per temporal position."""
 
 
 class VideoSwin(nn.Module):
-    """Pixels (n, 8, 3, H, W), the frame itself fifth, → its maps at strides 8, 16, 32, the last one after the last norm."""
+    """Pixels (n, 8, 3, H, W) → maps of the fifth frame at strides 8, 16, 32, the last one after the last norm."""
 
     mean, std = IMAGENET_MEAN, IMAGENET_STD
     window = 8

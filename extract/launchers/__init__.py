@@ -1,1 +1,1 @@
-"""Who does which part of an extraction: shares of the videos, and what starts the processes that take them."""
+"""Divide an extraction: shares of the videos, and the launchers that start a process for each share."""

@@ -1,4 +1,4 @@
-"""Processes of this machine."""
+"""Run an extraction in processes on this machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .messages import Outcome, Relay, attempt, died, gather
 
 
 def run(jobs: Sequence[ExtractJob], progress: Bar | None = None) -> Outcome:
-    """One process for each job, this one where there is one job. When one of them fails, the others finish first."""
+    """Run each job in a process; a single job runs in this process. If one fails, the others finish first."""
     if len(jobs) == 1:
         return run_job(jobs[0], progress)
     context = get_context("spawn")
@@ -36,7 +36,7 @@ def run(jobs: Sequence[ExtractJob], progress: Bar | None = None) -> Outcome:
         for job in jobs:
             ours, theirs = context.Pipe(duplex=False)
             process = context.Process(target=_work, args=(job, theirs, len(jobs)), daemon=True)
-            with deaf():  # until it can answer: see `_work`
+            with deaf():  # `_work` unblocks the signals once it can handle them
                 process.start()
             theirs.close()
             team[ours] = process
@@ -45,12 +45,12 @@ def run(jobs: Sequence[ExtractJob], progress: Bar | None = None) -> Outcome:
 
 def _work(job: ExtractJob, channel: Connection, processes: int) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    if job.part.index == 0:  # what all of them would say is said once
+    if job.part.index == 0:  # messages that all processes share are logged once
         logging.getLogger("stvg").setLevel(logging.INFO)
     if job.device.type == "cpu":
         torch.set_num_threads(max(1, torch.get_num_threads() // processes))
     with Stop(ASKED) as stop:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKED)  # a request that came while it started is heard now
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKED)  # delivers signals that arrived during the start
         channel.send((Report(ended=stop.signal), []) if stop.signal else attempt(job, Relay(channel.send)))
 
 

@@ -1,4 +1,4 @@
-"""What processes of one extraction tell the command that started them."""
+"""Messages from the processes of an extraction to the command that started them: progress, reports, errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Outcome = tuple[Report, list[AnnotationError]]
 
 
 class Relay:
-    """A progress display in another process."""
+    """A progress display that sends every call to another process."""
 
     def __init__(self, send: Callable[[tuple[str, tuple[Any, ...]]], None]) -> None:
         self.send = send
@@ -32,7 +32,7 @@ class Relay:
 
 
 def attempt(job: ExtractJob, progress: Bar | None = None) -> Outcome | StvgError:
-    """Errors as values, since they cross between processes."""
+    """Run a job; return a StvgError instead of raising it, so that it can be sent to another process."""
     try:
         return run_job(job, progress)
     except StvgError as error:
@@ -49,7 +49,7 @@ def died(code: object) -> StvgError:
 
 
 def gather(messages: Iterator[Any], progress: Bar | None) -> Outcome:
-    """Add up reports and pass progress on. The first error is raised at the end."""
+    """Add up reports and forward progress. Raises the first error after all messages were read."""
     report, dropped, errors, total = Report(), [], [], 0
     for message in messages:
         match message:

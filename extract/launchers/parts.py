@@ -1,4 +1,4 @@
-"""Parts of the videos, i of n, and which of them is this process's: said by a number, or by what started it."""
+"""Shares of the videos, i of n. The share of this process is given as numbers, or by the launcher's environment."""
 
 from __future__ import annotations
 
@@ -19,21 +19,23 @@ class Part:
         return videos[self.index :: self.count]
 
     def split(self, index: int, count: int) -> Part:
-        """A share of this share."""
+        """Share ``index`` of ``count`` of this share."""
         return Part(self.index + self.count * index, self.count * count)
 
 
 @dataclass(frozen=True)
 class Starter:
-    """What starts several processes, and the variables by which each knows its number, from 0, and theirs."""
+    """A program that starts several processes, and the environment variables it sets for each."""
 
     name: str
     number: str
+    """Variable with the process's number, from 0."""
     count: str
+    """Variable with the number of processes."""
     device: str | None = None
-    """The number among the processes of this machine."""
+    """Variable with the process's number on its machine."""
     one_terminal: bool = False
-    """All of them write to the same terminal."""
+    """All processes write to the same terminal."""
 
 
 STARTERS = (
@@ -42,25 +44,25 @@ STARTERS = (
     Starter("Slurm, srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", one_terminal=True),
     Starter("Slurm", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", one_terminal=True),
 )
-"""The first that is found counts: torchrun numbers the processes of all machines, whatever started it there."""
+"""The first match counts. torchrun is first: it numbers processes across machines, also when Slurm started it."""
 ARRAY = Starter("a Slurm array", "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT")
-"""Its tasks share the videos; what is started inside of a task shares the task's."""
+"""The tasks of an array divide the videos; processes started inside a task divide the task's share."""
 
 
 @dataclass(frozen=True)
 class Assigned:
-    """A part of the videos, and how it is known to be this process's."""
+    """The share of this process. ``why``: the environment variables that assign it, for printing."""
 
     part: Part
     why: str = ""
     device: int | None = None
-    """Which of the machine's devices is this process's; None: it was not said."""
+    """Index of this process's GPU on its machine; None: not assigned."""
     quiet: bool = False
-    """Another process reports in the same terminal."""
+    """Show no progress: another process does so in the same terminal."""
 
 
 def assigned_part(text: str, environment: Mapping[str, str]) -> Assigned:
-    """``2/8``: the second of eight; ``auto``: as the environment says. Raises UsageError."""
+    """Parse ``2/8`` (the second of eight shares) or ``auto`` (from the environment). Raises UsageError."""
     if text == "auto":
         return _automatic(environment)
     index, _, count = text.partition("/")
@@ -75,10 +77,10 @@ def _automatic(environment: Mapping[str, str]) -> Assigned:
     if not starter and not in_array:
         pairs = [f"{s.number} and {s.count}" for s in (ARRAY, *STARTERS)]
         raise UsageError(
-            "--shard auto: nothing says which share is this process's",
+            "--shard auto: no environment variable assigns a share to this process",
             expected=", or ".join(pairs),
             effect="nothing was extracted",
-            hint="start it by sbatch --array, srun, sky launch or torchrun; or name the share: --shard 1/8",
+            hint="start it with sbatch --array, srun, sky launch or torchrun; or name the share: --shard 1/8",
         )
     given, found = Assigned(Part()), []
     if in_array:
@@ -94,16 +96,16 @@ def _automatic(environment: Mapping[str, str]) -> Assigned:
 
 
 def _array_part(environment: Mapping[str, str]) -> Part:
-    """Arrays need not begin at 0, nor count in ones."""
+    """The share of an array task. Arrays may begin at any number and have any step."""
     first, step = (_whole(f"SLURM_ARRAY_TASK_{n}", environment, d) for n, d in (("MIN", 0), ("STEP", 1)))
     number, count = _whole(ARRAY.number, environment), _whole(ARRAY.count, environment)
     index, rest = divmod(number - first, max(1, step))
     if rest or not 0 <= index < count:
         raise UsageError(
-            f"--shard auto: task {number} is not one of {count} that follow each other from {first} on",
-            found="an array with gaps, of which some share would be nobody's",
+            f"--shard auto: task {number} is not one of {count} consecutive tasks from {first} on",
+            found="an array with gaps: no task would extract some of the shares",
             effect="nothing was extracted",
-            hint="repeat the whole array, where finished videos cost nothing; or name the share: --shard 1/8",
+            hint="repeat the whole array (finished videos take no time); or name the share: --shard 1/8",
         )
     return Part(index, count)
 
@@ -113,13 +115,14 @@ def _numbers(starter: Starter, environment: Mapping[str, str]) -> tuple[int, int
     alone = starter.count == "SLURM_NTASKS" and "SLURM_JOB_ID" in environment and "SLURM_STEP_ID" not in environment
     if alone and count > 1:
         raise UsageError(
-            f"--shard auto: a job of {count} tasks, but this is its script, not one of them",
+            f"--shard auto: the job has {count} tasks, but this process is its batch script, not a task",
             effect="nothing was extracted",
-            hint="srun stvg extract … starts the tasks",
+            hint="start the tasks with srun stvg extract …",
         )
     if index >= count:
         raise UsageError(
-            f"--shard auto: {starter.number}={index} is none of {starter.count}={count}", expected="a number below"
+            f"--shard auto: {starter.number}={index} is none of {starter.count}={count} processes",
+            expected=f"a number below {count}",
         )
     return index, count
 
@@ -127,5 +130,5 @@ def _numbers(starter: Starter, environment: Mapping[str, str]) -> tuple[int, int
 def _whole(name: str | None, environment: Mapping[str, str], default: int | None = None) -> int:
     text = environment.get(name or "", "" if default is None else str(default))
     if not (text.isascii() and text.isdecimal()):
-        raise UsageError(f"--shard auto: {name} is no number", found=text or "nothing")
+        raise UsageError(f"--shard auto: {name} is not a number", found=text or "nothing")
     return int(text)

@@ -1,4 +1,4 @@
-"""Tasks of a Ray cluster."""
+"""Run an extraction as tasks of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .messages import Outcome, attempt, died, gather
 
 
 def run(jobs: Sequence[ExtractJob], progress: Bar | None = None) -> Outcome:
-    """One Ray task for each job: on the cluster of RAY_ADDRESS, or on this machine.
+    """Run each job as a Ray task: on the cluster of RAY_ADDRESS, or on this machine.
 
-    stvg must be installed, and cache folder, annotations and videos be at the same place, on every machine. A task whose
-    worker dies is started again, and goes on from what is in the cache.
+    On every machine, stvg must be installed, and cache folder, annotations and videos must have the same paths. If a
+    worker dies, Ray restarts its task, which continues from the units in the cache.
     """
     ray = connect()
     cpus = max(1, int(ray.cluster_resources().get("CPU", 1)) // len(jobs))
@@ -26,7 +26,7 @@ def run(jobs: Sequence[ExtractJob], progress: Bar | None = None) -> Outcome:
 
 
 def _attempt_at(folder: str, job: ExtractJob) -> Outcome | StvgError:
-    os.chdir(folder)  # relative paths mean what they meant to the user
+    os.chdir(folder)  # relative paths refer to the user's folder
     return attempt(job)
 
 

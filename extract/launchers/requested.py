@@ -1,4 +1,4 @@
-"""An extraction as it was asked for, by whatever process this is."""
+"""Run an extraction request in this process, for its share of the videos."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .table import launch
 
 
 def extract_requested(request: ExtractRequest, given: Assigned, bar: Bar) -> Outcome:
-    """Extract this process's part: the report, and the records that were dropped."""
+    """Extract this process's share; returns the report, and errors of dropped records."""
     devices = request.targets(given.device)
     job = ExtractJob.of(request, given.part, devices[0])
     return launch(job, request.launcher, devices, request.processes, bar)

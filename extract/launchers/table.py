@@ -1,8 +1,8 @@
-"""The launchers: a row each. All of them take a job apart in the same way; the store needs no coordination.
+"""The table of launchers. All of them divide a job in the same way, and processes need no coordination.
 
-Every process opens the same cache folder and extracts its part of the videos, so whatever dies leaves complete videos
-behind, and repeating the command does the rest. Processes that something else starts (a job array, torchrun) take their
-parts by ``--shard``; see parts.py.
+Every process opens the same cache folder and extracts its share of the videos. If one dies, its finished videos remain,
+and repeating the command extracts the rest. Processes started by another program (a job array, torchrun) get their
+shares by ``--shard``; see parts.py.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ LAUNCHERS = {
     "local": "stvg.extract.launchers.local:run",
     "ray": "stvg.extract.launchers.ray_tasks:run",
 }
-"""The function of a launcher: (jobs, progress) → what all of them did. Raises StvgError when one of them fails."""
+"""Launcher → its function: (jobs, progress) → the combined outcome. Raises StvgError if a job fails."""
 
 
 def launch(
     job: ExtractJob, launcher: str, devices: Sequence[torch.device], processes: int, progress: Bar | None = None
 ) -> Outcome:
-    """Extract with so many processes, at least one for each device."""
+    """Extract with ``processes`` processes, at least one per device."""
     outcome: Outcome = resolve_name(LAUNCHERS[launcher])(divide(job, devices, max(processes, len(devices))), progress)
     return outcome
 
 
 def divide(job: ExtractJob, devices: Sequence[torch.device], processes: int) -> list[ExtractJob]:
-    """The job's part, split evenly; process i works on device i modulo their number."""
+    """Split the job's share evenly; process i uses device i modulo the number of devices."""
     return [replace(job, part=job.part.split(i, processes), device=devices[i % len(devices)]) for i in range(processes)]

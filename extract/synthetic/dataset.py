@@ -1,9 +1,9 @@
 """Synthetic grounding datasets in the layouts of VidSTG with VidOR and of HC-STVG: videos, boxes and sentences.
 
-For the demonstration, for tests, and as a benchmark whose answers are known exactly. A dataset depends on its settings
-alone: every video grows from its own branch of the seed, so processes may make them in any order. Writing into a folder
-that already holds the dataset makes it again; annotations come last, when all their videos are there. A folder of anything
-else is refused, and so is a file of annotations that somebody changed.
+They serve the demo, the tests, and as a benchmark with exactly known answers. A dataset depends on its settings only:
+each video has its own random seed, derived from the dataset's, so the order of making them does not matter. Writing
+into a folder that already holds the same dataset makes it again. Annotations are written last, after their videos. A
+folder with any other content is refused, and so is a changed annotation file.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ Progress = Callable[[int, int], None]
 SPLITS = ("train", "val", "test")
 VIDOR_FOLDER = {"train": "training", "val": "training", "test": "validation"}
 RECORD = ".synthetic.json"
-"""Says which dataset a folder holds. Hidden, or it would be taken for a split."""
+"""File with the settings of the dataset in a folder. It is hidden, so that it is not read as a split."""
 GROUP = 500
 """Videos in one VidOR group or HC-STVG part."""
 CLIP_SECONDS = 20
 
 
 def make_scene(seed: np.random.SeedSequence, config: SyntheticConfig) -> tuple[Scene, tuple[ToldEvent, ...]]:
-    """Plan one video and what is said about it, without drawing: the same for the same seed and settings."""
+    """Plan one video and its sentences, without drawing. Equal seeds and settings give equal results."""
     rng = np.random.default_rng(seed)
     while True:
         scene = plan_scene(rng, config)
@@ -50,7 +50,7 @@ def make_scene(seed: np.random.SeedSequence, config: SyntheticConfig) -> tuple[S
 
 
 def scene_seed(config: SyntheticConfig, split: str, index: int) -> np.random.SeedSequence:
-    """The branch of the seed that video ``index`` of a split grows from, whatever the split sizes."""
+    """The random seed of video ``index`` of a split; it does not depend on the split sizes."""
     return np.random.SeedSequence(config.seed, spawn_key=(SPLITS.index(split), index))
 
 
@@ -103,7 +103,7 @@ def _make(
     splits: tuple[str, ...],
     progress: Progress | None,
 ) -> dict[str, list[tuple[str, Any]]]:
-    """Make all videos, in ``config.jobs`` processes: per split the (name, annotation) of each, in order."""
+    """Make all videos, in ``config.jobs`` processes. Returns, per split, (name, annotation) of each video in order."""
     tasks = [_Task(folder, config, split, i) for split in splits for i in range(getattr(config, split))]
     made: dict[str, list[tuple[str, Any]]] = {split: [] for split in splits}
 
@@ -122,7 +122,7 @@ def _make(
 
 
 def _make_vidstg(task: _Task) -> tuple[str, list[dict[str, Any]]]:
-    """Write one video and its VidOR boxes: its id, and its VidSTG records."""
+    """Write one video and its VidOR boxes; returns its id and its VidSTG records."""
     scene, told = task.scene()
     number = SPLITS.index(task.split)
     vid, group = f"{number + 1}{task.index:09d}", f"{number + 1}{task.index // GROUP:03d}"
@@ -152,7 +152,7 @@ def _make_vidstg(task: _Task) -> tuple[str, list[dict[str, Any]]]:
             {
                 "vid": vid,
                 **common,
-                # The last frame number, although the field reads it as exclusive: so does the real data.
+                # The last frame number, as in the real data, although readers take it as exclusive.
                 "used_segment": {"begin_fid": 0, "end_fid": scene.frame_count - 1},
                 "used_relation": relation,
                 "temporal_gt": {"begin_fid": relation["begin_fid"], "end_fid": relation["end_fid"]},
@@ -164,7 +164,7 @@ def _make_vidstg(task: _Task) -> tuple[str, list[dict[str, Any]]]:
 
 
 def _relation(scene: Scene, event: Event) -> dict[str, Any]:
-    """VidSTG knows relations only, so what an object does alone is a relation to the object after it."""
+    """The VidSTG relation of an event. An event without a partner is written as a relation to the next object."""
     other = event.other if event.other is not None else (event.subject + 1) % len(scene.things)
     return {
         "subject_tid": event.subject,
@@ -192,7 +192,7 @@ def _trajectories(things: tuple[Thing, ...]) -> list[list[dict[str, Any]]]:
 
 
 def _make_hcstvg(task: _Task) -> tuple[str, dict[str, Any]]:
-    """Write one video: its file name, and its version 1 record."""
+    """Write one video; returns its file name and its version 1 record."""
     scene, told = task.scene()
     name, part = f"{task.index + 1}_synthetic_{task.split}.mp4", f"{task.split}_{task.index // GROUP}"
     rate = Fraction(scene.frame_count, CLIP_SECONDS)
@@ -217,8 +217,8 @@ def _as_version_2(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _claim(folder: Path, kind: str, config: SyntheticConfig) -> None:
-    """Make a folder this dataset's. Raises UsageError for one that holds anything else."""
-    settings = {name: value for name, value in asdict(config).items() if name != "jobs"}  # any number makes the same
+    """Create the folder and record the settings in it. Raises UsageError if it has other content."""
+    settings = {name: value for name, value in asdict(config).items() if name != "jobs"}  # without effect on the result
     wanted = json.dumps({"format": kind, **settings})
     record = folder / RECORD
     try:
@@ -237,21 +237,21 @@ def _claim(folder: Path, kind: str, config: SyntheticConfig) -> None:
 
 
 def _write_json(path: Path, content: object) -> None:
-    """Write a file of annotations. Raises UsageError for one that is there and says something else."""
+    """Write an annotation file. Raises UsageError if the file exists with other content."""
     text = json.dumps(content)
     make_folder(path.parent)
     if not path.exists():
         write_atomic(path, text)
     elif path.read_bytes() != text.encode():
         raise UsageError(
-            f"{path} is not what was written here: somebody changed it",
-            effect="it is left as it is",
+            f"{path} was changed after it was written",
+            effect="the file was not changed now",
             hint="choose another folder, or remove the file",
         )
 
 
 def make_dataset(folder: Path, kind: str, videos: int, seed: int, jobs: int, progress: Progress | None = None) -> None:
-    """A synthetic dataset in a real one's format, with an eighth of ``videos`` more in every held-out split."""
+    """Write a synthetic dataset in a real one's format: ``videos`` for training, an eighth of that per other split."""
     held_out = max(1, videos // 8)
     config = SyntheticConfig(train=videos, val=held_out, test=held_out, seed=seed, jobs=jobs)
     find(kind).draw(folder, config, progress)

@@ -1,4 +1,4 @@
-"""Scenes as pixels: a textured, slowly changing background, the objects, sensor noise; and frames as an mp4 file."""
+"""Draw scenes (textured, slowly changing background, objects, sensor noise), and encode frames as an mp4 file."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Shades = NDArray[np.float32]
 
 PLAIN, STRIPED, FLASHING = range(3)
 PAN = 24
-"""Most pixels the background travels during a video, along each axis."""
+"""Largest shift of the background during a video, in pixels along each axis."""
 
 
 def draw(scene: Scene) -> Pixels:
-    """Every frame of a scene: (frames, height, width, 3) uint8 RGB. The same pixels for the same scene."""
+    """Every frame of a scene: (frames, height, width, 3) uint8 RGB. Equal scenes give equal pixels."""
     rng = np.random.default_rng(scene.render_seed)
     video = _background(rng, scene)
     for tid, thing in enumerate(scene.things):
@@ -38,7 +38,7 @@ def draw(scene: Scene) -> Pixels:
 
 
 def _background(rng: np.random.Generator, scene: Scene) -> Pixels:
-    """Greyish smooth noise of two scales and a gradient, seen by a drifting camera under changing light."""
+    """Greyish smooth noise of two scales, plus a gradient, with a moving crop (camera) and varying brightness."""
     height, width = scene.height + PAN, scene.width + PAN
     texture = np.full((height, width, 3), rng.uniform(95, 135))
     for cells, strength in ((4, 45), (16, 22)):
@@ -53,7 +53,7 @@ def _background(rng: np.random.Generator, scene: Scene) -> Pixels:
     ends = rng.integers(0, PAN + 1, size=(2, 2))  # (start and end, x and y)
     x, y = np.rint(ends[0][:, None] + (ends[1] - ends[0])[:, None] * time).astype(int)
     light = 64 * (1 + rng.uniform(0.05, 0.15) * np.sin(2 * np.pi * (rng.random() + rng.uniform(0.3, 1) * time)))
-    # One plane of noise, read at another place in every frame, is as good as fresh noise and far cheaper.
+    # One plane of noise, read at a random offset in every frame, is much faster than new noise per frame.
     noise = np.int16(np.rint(rng.normal(0, 2, size=(scene.height + 64, scene.width + 64))))
     shifts = rng.integers(0, 65, size=(2, scene.frame_count))
     size = (scene.height, scene.width)
@@ -103,7 +103,7 @@ def _ink(colour: tuple[int, int, int], side: int, style: int) -> Shades:
 
 
 def write_video(path: Path, frames: Pixels, fps: Fraction) -> None:
-    """Encode (frames, height, width, 3) uint8 RGB as H.264 in an mp4 file that plays everywhere."""
+    """Encode (frames, height, width, 3) uint8 RGB as H.264, yuv420p, in an mp4 file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", format="mp4") as container:
         options = {"preset": "ultrafast", "crf": "18", "g": "32", "threads": "1"}

@@ -1,7 +1,7 @@
-"""Inventing scenes: who is there, what happens to them when, and paths through the picture on which it can happen.
+"""Plan random scenes: the objects, the time and kind of their events, and paths on which these events are possible.
 
-The scenes are made so that no part of a sentence suffices. Objects share colours and shapes, most of them take part in
-two events at different times, and most kinds of event happen to several of them.
+Scenes are planned so that a sentence must be read completely. Objects share colours and shapes, most of them take part
+in two events at different times, and most kinds of event happen to several of them.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from ...errors import UsageError
 from .scenes import DIRECTIONS, NEAR, SIZES, Event, Scene, SyntheticConfig, Thing, gaps
 
 TRIES = 32
-"""Places tried at once for an object."""
+"""Random positions tried at once for an object."""
 
 
 def plan_scene(rng: np.random.Generator, config: SyntheticConfig) -> Scene:
-    """Invent one video. Raises UsageError when the objects never fit into the picture."""
+    """Plan one video. Raises UsageError if the objects do not fit into the picture in any attempt."""
     for _ in range(20):
         frame_count = int(rng.integers(config.frames[0], config.frames[1] + 1))
         looks = _looks(rng, config, int(rng.integers(config.objects[0], config.objects[1] + 1)))
         # As few kinds of event as objects, so that most kinds happen to several of them.
         kinds = [str(kind) for kind in rng.choice(config.predicates, size=len(looks), replace=False)]
-        for _ in range(40):  # what is hard to place is tried for longer, so that it is not rarer
+        for _ in range(40):  # many attempts, so that hard combinations do not become rare
             if (planned := _plan(rng, config, frame_count, looks, kinds)) is not None:
                 return Scene(config.width, config.height, frame_count, *planned, int(rng.integers(2**62)))
     raise UsageError("the objects do not fit into the picture", found=config, hint="fewer objects, or a larger picture")
@@ -63,10 +63,10 @@ def _looks(rng: np.random.Generator, config: SyntheticConfig, count: int) -> lis
 def _timeline(
     rng: np.random.Generator, kinds: list[str], others: list[Event], things: list[Thing], frame_count: int
 ) -> list[Event] | None:
-    """One or, mostly, two events of one object, each a quarter to a half of the video. None when they do not fit."""
+    """One or, mostly, two events of one object, each a quarter to a half of the video. None if they do not fit."""
     count = 2 if rng.random() < 0.85 else 1
     usable = [kind for kind in kinds if kind != "next_to" or things]
-    # Exponential races draw without replacement; next_to, the hardest to find room for, runs three times as fast.
+    # Sorting exponential times draws without replacement; next_to, the hardest to place, gets three times the rate.
     times = rng.exponential(size=len(usable)) * [1 / 3 if kind == "next_to" else 1 for kind in usable]
     chosen = [usable[i] for i in np.argsort(times)[:count]]
     lengths = np.ceil(rng.uniform(0.25, 0.5 if count == 1 else 0.4, size=count) * frame_count).astype(int)
@@ -92,7 +92,7 @@ def _timeline(
 def _with_neighbour(
     rng: np.random.Generator, events: list[Event], things: list[Thing], frame_count: int
 ) -> list[Event] | None:
-    """Give a next_to event an ``other`` that rests meanwhile, or None when nobody does."""
+    """Set ``other`` of next_to events to an object that rests meanwhile. None if no object does."""
     for i, event in enumerate(events):
         if event.predicate == "next_to":
             around = slice(event.start - _passage(frame_count), event.end + _passage(frame_count))
@@ -104,16 +104,16 @@ def _with_neighbour(
 
 
 def _passage(frame_count: int) -> int:
-    """Frames it takes to come near a neighbour, to leave it, or to shrink back."""
+    """Frames to approach a neighbour, to leave it, or to shrink back."""
     return max(4, frame_count // 12)
 
 
 def _place(
     rng: np.random.Generator, config: SyntheticConfig, events: list[Event], things: list[Thing], frame_count: int
 ) -> tuple[str, IntArray, list[Event]] | None:
-    """Find a path that keeps clear of the ``things`` placed before: size word, boxes, passing events, or None.
+    """Find a path that keeps a distance to the ``things`` placed before: size word, boxes, passing events, or None.
 
-    The path's form is fixed by the events; TRIES random origins are tried at once.
+    The events fix the path's shape; TRIES random origins are tried at once.
     """
     picture = np.array([config.width, config.height], dtype=np.float64)
     short, passage, frames = picture.min(), _passage(frame_count), np.arange(frame_count)
@@ -121,7 +121,7 @@ def _place(
     size = str(rng.choice(list(SIZES)))
     sides = np.full(frame_count, rng.uniform(*SIZES["small" if grower else size]) * short * config.scale)
     phases, periods = rng.uniform(0, 2 * np.pi, size=2), rng.uniform(12, 24, size=2)
-    offset = rng.uniform(0.4, 1.0) * np.sin(phases + 2 * np.pi * frames[:, None] / periods)  # rest is a small wobble
+    offset = rng.uniform(0.4, 1.0) * np.sin(phases + 2 * np.pi * frames[:, None] / periods)  # small oscillation at rest
     for event in events:
         done = np.clip((frames - event.start + 1) / (event.end - event.start), 0, 1)
         if event.predicate in DIRECTIONS:
@@ -152,7 +152,7 @@ def _place(
             during = slice(meeting.start, meeting.end)
             clear &= close[:, during].all(1) & (gap[:, during] >= 1).all(1)
             close[:, around] = False
-        # Passing another object at close range, or partly behind it, is allowed for a moment only.
+        # An object may come close to another one, or be partly hidden by it, only for a few frames.
         clear &= (close.sum(1) <= max(3, frame_count // 16)) & (gap.min(1) >= -near)
     if not clear.any():
         return None
@@ -169,7 +169,7 @@ def _beside(rng: np.random.Generator, box: IntArray, side: int, near: float) -> 
 
 
 def _passing(centres: FloatArray, meeting: Event | None, passage: int, picture: FloatArray) -> list[Event]:
-    """The ways to and from a neighbour as movements, in every direction that a reader could call them."""
+    """Approach and departure as movement events, one for every direction that could describe them."""
     if meeting is None:
         return []
     ways = [(meeting.start - passage, meeting.start), (meeting.end - 1, meeting.end - 1 + passage)]

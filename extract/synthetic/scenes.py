@@ -1,4 +1,4 @@
-"""What a synthetic scene is: coloured shapes with exact boxes, and what happens to them when; and the settings."""
+"""Types of synthetic scenes: coloured shapes with exact boxes, their events, and the settings of a dataset."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...errors import UsageError
 COLOURS = {"red": (225, 35, 35), "green": (35, 175, 55), "blue": (45, 80, 235), "yellow": (245, 220, 35), "pink": (240, 70, 205), "cyan": (35, 215, 220)}  # fmt: skip  # noqa: E501
 SHAPES = ("circle", "square", "triangle", "cross")
 SIZES = {"small": (0.19, 0.22), "": (0.23, 0.27), "big": (0.29, 0.34)}
-"""Side of an object as a fraction of the picture's short side. '' is neither small nor big, and never called either."""
+"""Side of an object as a fraction of the picture's short side. '' is medium; sentences name no size for it."""
 DIRECTIONS = {"moves_left": (-1, 0), "moves_right": (1, 0), "moves_up": (0, -1), "moves_down": (0, 1)}
 PREDICATES = (*DIRECTIONS, "grows", "striped", "flashes", "next_to")
 NEAR = 0.08
@@ -22,7 +22,7 @@ NEAR = 0.08
 
 @dataclass(frozen=True)
 class SyntheticConfig:
-    """How many videos to make, and of what size. Equal settings give equal datasets."""
+    """Settings of a synthetic dataset. Equal settings give equal datasets."""
 
     train: int = 400
     val: int = 60
@@ -31,20 +31,20 @@ class SyntheticConfig:
     width: int = 160
     height: int = 120
     fps: float = 10.0
-    """Frames per second of the VidSTG form. HC-STVG clips last 20 s by definition."""
+    """Frames per second in the VidSTG format. HC-STVG clips last 20 s by definition."""
     frames: tuple[int, int] = (48, 64)
     """Fewest and most frames of a video. HC-STVG clips have at least 100 to 120."""
     objects: tuple[int, int] = (3, 4)
     colours: tuple[str, ...] = tuple(COLOURS)
     shapes: tuple[str, ...] = SHAPES
     predicates: tuple[str, ...] = PREDICATES
-    """What can happen; a video shows as many kinds of event as it has objects."""
+    """Possible kinds of event; a video shows as many kinds as it has objects."""
     scale: float = 1.0
-    """Objects are this much larger than `SIZES` says."""
+    """Factor on the object sizes of `SIZES`."""
     paraphrase: bool = True
-    """Tell the same kind of event in several wordings."""
+    """Use several wordings for the same kind of event."""
     jobs: int = 1
-    """Processes that make videos. Does not change what is made."""
+    """Processes that make videos. The dataset does not depend on it."""
 
     def __post_init__(self) -> None:
         (fewest, most), sides = self.frames, (self.width, self.height)
@@ -72,9 +72,10 @@ def _known(chosen: tuple[str, ...], known: Collection[str]) -> bool:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happens to ``subject`` in frames [start, end). ``other`` is what it is next to, else None.
+    """An event of object ``subject`` in frames [start, end). ``other``: the neighbour of a next_to event, else None.
 
-    ``passing`` marks the short way to and from a neighbour. It is a movement, so sentences must not fit it by accident.
+    ``passing``: the approach to, or departure from, a neighbour. It is a movement too, so no other sentence may match
+    it.
     """
 
     subject: int
@@ -87,7 +88,7 @@ class Event:
 
 @dataclass(frozen=True, eq=False)
 class Thing:
-    """One object. ``boxes``: (frames, 4) int64 pixels xyxy, the exact bounds of what is drawn, inside the picture."""
+    """One object. ``boxes``: (frames, 4) int64 pixels xyxy, the exact bounds of its drawing, inside the picture."""
 
     colour: str
     shape: str
@@ -97,7 +98,7 @@ class Thing:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """All there is to know about one video before it is drawn. An object's id is its index in ``things``."""
+    """The complete plan of one video. An object's id is its index in ``things``."""
 
     width: int
     height: int

@@ -1,4 +1,4 @@
-"""Sentences about a scene. Each is the wording of a logical form that fits exactly one object and one interval."""
+"""Sentences about a scene. Each has a logical form that matches exactly one object and one interval."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from .scenes import Event, Scene, Thing
 
 RECORDS = 3
-"""Events of a scene that are told. The others happen all the same."""
+"""Number of events of a scene that get sentences."""
 Wordings = dict[str, tuple[str, ...]]
 
 WORDINGS: Wordings = {
@@ -34,7 +34,7 @@ class Phrase:
     shape: str = ""
 
     def fits(self, thing: Thing) -> bool:
-        # A reader might call an object of middling size small or big, so it fits both words.
+        # A reader may call a medium-sized object small or big, so it matches both words.
         return (
             self.colour in ("", thing.colour)
             and self.shape in ("", thing.shape)
@@ -47,7 +47,7 @@ class Phrase:
 
 @dataclass(frozen=True)
 class Form:
-    """Logical form of a sentence: the object that fits ``subject``, while ``predicate`` holds (beside an ``other``)."""
+    """Logical form of a sentence: the object that matches ``subject``, while ``predicate`` holds (with ``other``)."""
 
     subject: Phrase
     predicate: str
@@ -63,7 +63,7 @@ class Sentence:
 
 @dataclass(frozen=True)
 class ToldEvent:
-    """One event, told by one declarative sentence and up to two questions."""
+    """One event with a declarative sentence and up to two questions."""
 
     event: Event
     caption: Sentence
@@ -71,7 +71,7 @@ class ToldEvent:
 
 
 def denotation(scene: Scene, form: Form) -> set[tuple[int, int, int]]:
-    """Every (object, start, end) of the scene that the form describes. Passing movements count as movements too."""
+    """Every (object, start, end) of the scene that matches the form. Passing movements count as movements."""
     return {
         (subject, event.start, event.end)
         for event in scene.events
@@ -83,19 +83,19 @@ def denotation(scene: Scene, form: Form) -> set[tuple[int, int, int]]:
 
 
 def tell(rng: np.random.Generator, scene: Scene, paraphrase: bool = True) -> tuple[ToldEvent, ...]:
-    """At most ``RECORDS`` events of the scene in random order, leaving out what no sentence tells unambiguously."""
+    """At most ``RECORDS`` events of the scene in random order; events without an unambiguous sentence are left out."""
     wordings = WORDINGS if paraphrase else {kind: known[:1] for kind, known in WORDINGS.items()}
     records: list[ToldEvent] = []
     for index in rng.permutation(len(scene.events)):
         event = scene.events[index]
         if not event.passing and (caption := next(_captions(rng, scene, event, wordings), None)) is not None:
-            wanted = int(rng.choice([0, 1, 2], p=[0.15, 0.4, 0.45]))  # with too few unambiguous ones, one on average
+            wanted = int(rng.choice([0, 1, 2], p=[0.15, 0.4, 0.45]))  # 1.3 drawn; 1 on average, as some are ambiguous
             records.append(ToldEvent(event, caption, tuple(_questions(rng, scene, event, wordings))[:wanted]))
     return tuple(records[:RECORDS])
 
 
 def _roles(event: Event) -> list[tuple[int, int | None]]:
-    """(subject, other) of the event, both ways round where someone is next to someone."""
+    """(subject, other) of the event; for next_to in both orders."""
     if event.other is None:
         return [(event.subject, None)]
     return [(event.subject, event.other), (event.other, event.subject)]
@@ -113,7 +113,7 @@ def _captions(rng: np.random.Generator, scene: Scene, event: Event, wordings: Wo
 
 
 def _questions(rng: np.random.Generator, scene: Scene, event: Event, wordings: Wordings) -> Iterator[Sentence]:
-    """'what …?', 'which circle …?' and 'which red object …?', of a neighbour also 'what is the red circle next to?'."""
+    """'what …?', 'which circle …?', 'which red object …?'; for next_to also 'what is the red circle next to?'."""
     options = [(*roles, words) for roles in _roles(event) for words in ("what", "shape", "colour")]
     for choice in rng.permutation(len(options)):
         target, other, words = options[choice]
@@ -131,7 +131,7 @@ def _questions(rng: np.random.Generator, scene: Scene, event: Event, wordings: W
 
 
 def _descriptions(rng: np.random.Generator, thing: Thing) -> Iterator[Phrase]:
-    """Ways to describe an object, in random order, first most often by colour and shape."""
+    """Descriptions of an object in random order; colour and shape are most often the first."""
     ways = (("colour", "shape"), ("size", "colour", "shape"), ("colour",), ("shape",), ("size", "shape"))
     for way in rng.choice(len(ways), size=len(ways), replace=False, p=[0.5, 0.15, 0.15, 0.1, 0.1]):
         yield Phrase(**{word: getattr(thing, word) for word in ways[way]})

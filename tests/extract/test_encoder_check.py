@@ -65,7 +65,7 @@ FAULTS = {
     ),
     "a missing level": (
         "def forward(s, p): return {'fine': s.fine(p)}",
-        "does not give the levels it says it gives; expected a dict of fine, coarse; found fine",
+        "does not return the levels it declares; expected a dict of fine, coarse; found fine",
     ),
     "levels swapped": (
         "def forward(s, p): a, b = Good.forward(s, p).values(); return {'fine': b, 'coarse': a}",
@@ -179,8 +179,8 @@ def test_weights_of_a_file_that_are_not_read_are_noticed(folder):
 TEXT_FAULTS = {
     "def __call__(s, x): return [f[:0] for f in Words.__call__(s, x)]": "has no tokens",
     "def __call__(s, x): s.n = getattr(s, 'n', 0) + 1; return Words.__call__(s, x) if s.n < 2 else 1 / 0": "ZeroDivision",
-    "width = 6": "does not give what it says it gives",
-    "def __call__(s, x): return Words.__call__(s, x)[:-1]": "does not give what it says",
+    "width = 6": "does not return what it declares",
+    "def __call__(s, x): return Words.__call__(s, x)[:-1]": "does not return what it declares",
     "def __call__(s, x): return [f / 0 for f in Words.__call__(s, x)]": "NaN or infinite",
     "def __call__(s, x): return [f + torch.rand(()) for f in Words.__call__(s, x)]": "two calls give other values",
     "def __call__(s, x): return [f + len(x) for f in Words.__call__(s, x)]": "alone it differs from itself",
@@ -215,7 +215,7 @@ def test_recorded_values_tell_one_network_from_its_twin(stvg, tmp_path):
     other = stvg("encoder", "check", "timm:efficientnet_lite0", *options)
     assert other.code == 1
     assert "weights and network do not belong together" in other.out
-    assert "mean of the pixels: recorded with" in other.out
+    assert "mean of the pixels: recorded" in other.out
 
 
 def test_the_kinds_are_listed_and_a_file_of_no_values_is_refused(stvg, tmp_path):

@@ -173,7 +173,7 @@ def test_a_rate_a_stride_and_time_stamps_say_the_same(tmp_path):
 
 
 def test_what_cannot_be_used_is_named(tmp_path):
-    with pytest.raises(UsageError, match="two ways"):
+    with pytest.raises(UsageError, match="exclude each other"):
         Times(fps=1, stride=2)
     np.save(tmp_path / "v.npy", np.ones((4, 2), np.float32))
     with pytest.raises(UsageError, match="does not say when"):

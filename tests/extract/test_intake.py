@@ -69,7 +69,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_loses_nothing(most, tried, capl
         again = device(frames)
     assert device.tried[: len(tried)] == tried
     assert device.tried[len(tried) :] == [n for n in tried if n <= most], "it remembers what fits"
-    assert ("going on with" in caplog.text) == (most < 8)
+    assert ("continuing with" in caplog.text) == (most < 8)
     for name, level in expected.items():
         torch.testing.assert_close(found[name], level)
         assert torch.equal(found[name], again[name])

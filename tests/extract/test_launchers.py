@@ -123,7 +123,7 @@ def test_tasks_of_an_array_that_start_several_processes_each_divide_all_videos()
 
 
 def test_an_environment_that_says_nothing_or_leaves_a_share_to_nobody_is_refused():
-    with pytest.raises(UsageError, match="nothing says") as caught:
+    with pytest.raises(UsageError, match="no environment variable assigns") as caught:
         assigned_part("auto", {"SLURM_ARRAY_TASK_ID": "3"})
     expected = caught.value.facts["expected"]
     for name in ("SLURM_ARRAY_TASK_ID", "SLURM_PROCID", "SKYPILOT_NODE_RANK", "RANK and WORLD_SIZE"):
@@ -132,8 +132,8 @@ def test_an_environment_that_says_nothing_or_leaves_a_share_to_nobody_is_refused
     for environment, said in (
         (gaps, "array with gaps"),
         ({"RANK": "2", "WORLD_SIZE": "2"}, "is none of"),
-        ({"RANK": "x", "WORLD_SIZE": "2"}, "no number"),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "7"}, "its script"),
+        ({"RANK": "x", "WORLD_SIZE": "2"}, "is not a number"),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "7"}, "batch script"),
     ):
         with pytest.raises(UsageError) as caught:
             assigned_part("auto", environment)

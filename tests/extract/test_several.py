@@ -1,4 +1,4 @@
-"""Several encoders of pictures in one cache: each gives what it gives alone, and a head reads the one it names."""
+"""Several visual encoders in one cache: each gives what it gives alone, and a head reads the one it names."""
 
 from __future__ import annotations
 

@@ -413,7 +413,7 @@ def test_a_dataset_is_made_again_but_not_with_other_settings_nor_over_a_change(t
     with pytest.raises(UsageError, match="other settings"):
         write_vidstg(tmp_path, config)
     file.write_bytes(written + b" ")
-    with pytest.raises(UsageError, match="somebody changed it"):
+    with pytest.raises(UsageError, match="was changed after it was written"):
         write_hcstvg(tmp_path, config)
     assert file.read_bytes() == written + b" "
 
