@@ -54,8 +54,11 @@ class FrozenNorm(nn.Module):
 
 
 def stage(blocks: Any, x: Tensor) -> Tensor:
-    """Blocks one after the other. For the backward pass every second block's output is not kept but computed again, by the
-    smallest of its convolutions: these outputs are most of what a backbone that trains would keep."""
+    """Apply the residual blocks in order.
+
+    In training, the output of every second block is not kept for the backward pass but recomputed, which takes only the
+    block's last convolution. Block outputs are most of the memory that a trained backbone keeps.
+    """
     opened = blocks[0].conv1(x)
     for i, (block, following) in enumerate(pairwise(blocks)):
         parts = (block, following, inside(block, opened), x)
@@ -67,17 +70,17 @@ def stage(blocks: Any, x: Tensor) -> Tensor:
 
 
 def inside(block: Any, opened: Tensor) -> Tensor:
-    """What a block's last convolution reads, of what its first one gives."""
+    """The input of a block's last convolution, from the output of its first one."""
     return block.relu(block.bn2(block.conv2(block.relu(block.bn1(opened)))))
 
 
 def closed(block: Any, hidden: Tensor, x: Tensor) -> Tensor:
-    """A block's output, of what its last convolution reads and of its input."""
+    """The output of a block, from the input of its last convolution and its own input ``x``."""
     return block.relu(block.bn3(block.conv3(hidden)) + (x if block.downsample is None else block.downsample(x)))
 
 
 def passed_on(block: Any, following: Any, hidden: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """A block's output, and what the first convolution of the following block makes of it."""
+    """The output of a block, and the output of the following block's first convolution."""
     out = closed(block, hidden, x)
     return out, following.conv1(out)
 
