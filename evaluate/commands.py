@@ -24,7 +24,9 @@ style_option = click.option(
 @click.option(
     "--out", type=OUT_FOLDER, default=Path("stvg-demo"), show_default=True, help="Where everything is written."
 )
-@click.option("--quick", is_flag=True, help="Fewer videos: half of the time, and a head that has learned less.")
+@click.option(
+    "--quick", is_flag=True, help="Fewer videos and epochs: half of the time, and a head that has learned less."
+)
 @click.option("--report", is_flag=True, help="Write report.html, too: the held-out groundings to look at.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of videos, encoders and head.")
 def demo(out: Path, quick: bool, report: bool, seed: int) -> None:

@@ -48,7 +48,7 @@ class Size:
 
 
 FULL = Size(train=420, test=60, settings=())
-QUICK = Size(train=120, test=30, settings=("train.epochs=20", "train.lr_drop=16"))
+QUICK = Size(train=120, test=30, settings=("train.epochs=14", "train.lr_drop=11"))
 RESOLUTION = 64
 SAMPLING = Sampling(fps=2.5, max_frames=40)
 # The generator's easier half: what a head of 100,000 parameters can learn within minutes on two cores.
