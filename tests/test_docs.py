@@ -248,6 +248,7 @@ OF_OTHERS = {
     "--no-dev",
     "--inexact",
     "--extra",
+    "--python",
     "--torch-backend",
     "--index-url",
     "--logdir",
