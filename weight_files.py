@@ -80,7 +80,7 @@ def read_whole(path: Path) -> Any:
             f"{path} cannot be read as weights",
             expected="a whole .safetensors file, or a torch file of tensors only",
             found=f"{size:,} bytes; {why(error)}",
-            hint="download it again, or save its state dict alone, best as safetensors",
+            hint="download it again, or save only its state dict, preferably as safetensors",
         ) from None
 
 

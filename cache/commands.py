@@ -40,7 +40,7 @@ def cache_info(path: Location, as_json: bool) -> None:
 @click.option(
     "--repair", is_flag=True, help="Remove damaged parts and leftovers. The next stvg extract writes them again."
 )
-@click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Units read at once.")
+@click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Units read concurrently.")
 def cache_verify(path: Location, repair: bool, jobs: int) -> None:
     """Read the whole cache, compare every checksum, and report missing, damaged and foreign parts.
 

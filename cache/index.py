@@ -244,9 +244,9 @@ def description(cache: Cache) -> list[str]:
     recipe, names = cache.recipe, set_names(cache.path)
     levels = ", ".join(f"{level.name} ({recipe.kept[level.name]})" for level in recipe.levels) or "no features are kept"
     lines = [
-        f"Cache {cache.path}: {len(cache.complete()):,} videos at {recipe.fps:g} frames a second, {recipe.dtype}",
+        f"Cache {cache.path}: {len(cache.complete()):,} videos at {recipe.fps:g} frames per second, {recipe.dtype}",
         f"  pictures   {recipe.visual.name}: {levels}",
-        f"  sentences  {recipe.text.name}, {recipe.text.width} numbers a token",
+        f"  sentences  {recipe.text.name}, {recipe.text.width} features per token",
     ]
     for name in names:
         splits = read_set(cache.path, name).splits

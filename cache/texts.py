@@ -127,7 +127,7 @@ class Texts:
             raise CacheError(
                 f"{self.store.path} has no features of a sentence",
                 sentence=sentence,
-                hint="repeat stvg extract: it computes what is missing",
+                hint="repeat stvg extract to compute the missing features",
             )
         rows = slice(int(index.starts[at]), int(index.ends[at]))
         return read_features(self.store, index.keys[index.units[at]], "hidden", rows)

@@ -174,7 +174,7 @@ class VideoUnit:
         if not stored.all():
             raise CacheError(
                 f"{self._where} holds no features of {what}source frames {frames[~stored][:5].tolist()}",
-                hint="repeat stvg extract with these annotations: it computes what is missing",
+                hint="repeat stvg extract with these annotations to compute the missing features",
             )
 
 

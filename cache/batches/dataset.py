@@ -81,7 +81,7 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         if not self.rows:
             raise CacheError(
                 f"{cache.path}: no video of split {split!r} is in the cache",
-                found=self.mistaken and f"features of other files than {cache.annotations.name} has: {self.mistaken}",
+                found=self.mistaken and f"features of other files than in {cache.annotations.name}: {self.mistaken}",
                 hint="run stvg extract first",
             )
         if self.missing:
@@ -116,7 +116,7 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         share = recipe.fps / self.sampling.fps
         if share not in (1, 2, 4, 8, 16):  # halving fps keeps a subset of the grid, exactly
             raise CacheError(
-                f"{self.cache.path} holds frames at {recipe.fps} fps", found=f"{self.sampling.fps} fps asked for"
+                f"{self.cache.path} holds frames at {recipe.fps} fps", found=f"{self.sampling.fps} fps requested"
             )
 
     def _exclude_without_moment(self) -> None:
@@ -149,9 +149,9 @@ class CachedDataset(torch.utils.data.Dataset[Clip]):
         inside = frames[slots_in(frames, sample.moment)]
         if not (known := has_boxes(sample.boxes_at(inside))).all():
             raise CacheError(
-                f"{self.cache.path}: sample {sample.sample_id} has no target box at some sampled frame",
+                f"{self.cache.path}: sample {sample.sample_id} has no target box at a sampled frame",
                 found=f"frames {inside[~known][:5].tolist()}",
-                hint="extract with the max_frames you train with, so that annotations are checked at these frames",
+                hint="extract with the max_frames of the training, so that annotations are checked at these frames",
             )
 
     def __len__(self) -> int:

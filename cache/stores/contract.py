@@ -91,7 +91,7 @@ class Store(ABC):
         except FileExistsError as error:
             if not self.contains(key):
                 raise CacheError(
-                    f"{error.filename} is in the way and incomplete", hint="stvg cache verify --repair"
+                    f"{error.filename} is in the way: an incomplete unit", hint="stvg cache verify --repair"
                 ) from None
             return False
         return True

@@ -44,7 +44,7 @@ def open_store(path: Location, name: str | None = None) -> Store:
         present = [kind for kind in kinds_of(path) if any(open_store(path, kind).keys(room) for room in rooms)]
         if len(present) != 1:
             found = " and ".join(present) or "no units"
-            raise CacheError(f"{path}: cannot tell its store", expected="units of one kind", found=found)
+            raise CacheError(f"{path}: its store cannot be determined", expected="units of one kind", found=found)
         name = present[0]
     if name not in STORES:
         raise UsageError(f"there is no store {name!r}", expected=", ".join(STORES))

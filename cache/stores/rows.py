@@ -30,10 +30,10 @@ def row_numbers(rows: IntArray | slice | None, count: int, where: str) -> IntArr
         return np.arange(count, dtype=np.int64)[rows or slice(None)]
     numbers = np.asarray(rows)
     if numbers.ndim != 1 or (numbers.dtype.kind not in "iu" and numbers.size):
-        raise IndexError(f"{where}: rows are a list of whole numbers, got {numbers.dtype} of shape {numbers.shape}")
+        raise IndexError(f"{where}: rows must be a list of integers, got {numbers.dtype} of shape {numbers.shape}")
     numbers = numbers.astype(np.int64)
     if numbers.size and (numbers.min() < 0 or numbers.max() >= count):
-        raise IndexError(f"{where}: rows 0 to {count - 1} exist, asked for {numbers.min()} to {numbers.max()}")
+        raise IndexError(f"{where}: rows 0 to {count - 1} exist, requested {numbers.min()} to {numbers.max()}")
     return numbers
 
 

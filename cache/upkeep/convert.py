@@ -33,7 +33,7 @@ def convert(
     another recipe or with other content under the same names.
     """
     if source == target:
-        raise CacheError(f"{source} cannot be converted into itself", hint="name another folder")
+        raise CacheError(f"{source} cannot be converted into itself", hint="give another target folder")
     cache = Cache.open(source)
     there = None
     if (target / HEADER).exists():

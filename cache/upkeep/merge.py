@@ -30,9 +30,9 @@ def merge(out: Location, shards: Sequence[Location], progress: Callable[[int, in
     """
     folders = [path.resolve() for path in (out, *shards) if isinstance(path, Path)]
     if len(folders) != 1 + len(shards):
-        raise UsageError("caches are merged in local folders", hint="extract into object storage directly: no merge")
+        raise UsageError("a merge needs local folders", hint="extract directly into one cache in object storage")
     if len(set(folders)) != len(folders):
-        raise UsageError("a cache cannot be merged with itself", hint="name every folder once")
+        raise UsageError("a cache cannot be merged with itself", hint="give every folder once")
     caches = [Cache.open(path) for path in shards]
     there = Cache.open(out) if (out / HEADER).exists() else None
     first = there or caches[0]
@@ -40,7 +40,7 @@ def merge(out: Location, shards: Sequence[Location], progress: Callable[[int, in
         cache.recipe.require_equal(first.recipe, cache.path)
         if cache.header.store != first.header.store:
             hint = f"stvg cache convert {cache.path} FOLDER --store {first.header.store}"
-            raise CacheError(f"{cache.path} holds {cache.header.store} units, {first.path} others", hint=hint)
+            raise CacheError(f"{cache.path} holds {cache.header.store} units, {first.path} does not", hint=hint)
     sets, units = united_sets(there, caches), moves(there, caches)
     merged = there or Cache.create(out, first.recipe, first.header.store, versions_of(caches))
     for one in sets:

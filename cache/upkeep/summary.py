@@ -69,7 +69,7 @@ def summary_lines(found: dict[str, Any]) -> list[str]:
     facts = {
         "fingerprint": found["fingerprint"],
         "store": found["store"],
-        "videos": f"{videos['stored']:,}, {videos['skipped']:,} skipped; {counted(videos['added_to'], 'later addition')}",
+        "videos": f"{videos['stored']:,}, {videos['skipped']:,} skipped; {counted(videos['added_to'], 'added unit')}",
         "frames": f"{found['frames']:,}, in up to {found['views']} views",
         "sentences": f"{found['sentences']:,}",
         "size": "no features are kept, and none are needed"
@@ -79,7 +79,7 @@ def summary_lines(found: dict[str, Any]) -> list[str]:
     lines = [found["path"], *(f"  {name:<18} {value}" for name, value in facts.items())]
     for one in found["annotation_sets"]:
         lines += ["", *set_lines(one)]
-    lines += ["", f"  {'array':<18} {'type':<9} {'units':>7} {'rows':>11} {'bytes a row':>11} {'size':>10}"]
+    lines += ["", f"  {'array':<18} {'type':<9} {'units':>7} {'rows':>11} {'bytes/row':>11} {'size':>10}"]
     for name, level in found["arrays"].items():
         each = level["bytes"] // max(1, level["rows"])
         counts = f"{level['units']:>7,} {level['rows']:>11,} {each:>11,} {size(level['bytes']):>10}"

@@ -70,7 +70,7 @@ def verify(path: Location, jobs: int = 2, progress: Callable[[int, int], None] |
             f"{path} is no cache",
             expected=f"{HEADER} of stvg extract, or units that it wrote",
             effect="nothing was removed",
-            hint="name the folder that stvg extract --out was given",
+            hint="give the folder of stvg extract --out",
         )
     sets, faults = _sets(path)
     findings.problems += [*_foreign(path), *faults]
