@@ -30,12 +30,16 @@ FILES = {
     "evaluate --export coco": ("evaluate", *HEAD, "--cache", "gone", "--export", "coco"),
     "evaluate --export csv": ("evaluate", *HEAD, "--cache", "gone", "--export", "csv"),
     "report --out": ("report", *HEAD, "--cache", "gone", "--out"),
+    "dataset show --out": ("dataset", "show", *DATA, "--videos", "gone", "--out"),
     "extract --log": ("extract", *DATA, "--backbone", "tiny", "--out", "s3://bucket/gone", "--log"),
     "train-head --log": ("train-head", "--cache", "gone", "--log"),
 }
 FOLDERS = {
     "demo --out": ("demo", "--quick", "--out"),
     "dataset make OUT": ("dataset", "make"),
+    "dataset new --out": ("dataset", "new", "gone", "--out"),
+    "dataset import --out": ("dataset", "import", "gone", "--format", "mot", "--videos", "gone", "--out"),
+    "dataset export --out": ("dataset", "export", *DATA, "--format", "mot", "--out"),
     "extract --out": ("extract", *DATA, "--backbone", "tiny", "--out"),
     "cache convert TARGET": ("cache", "convert", "gone", "--store", "hdf5"),
     "cache merge OUT": ("cache", "merge"),
