@@ -100,6 +100,9 @@ dataset_option = option(ExtractRequest, "dataset", help="Annotation format.")
 sampling_options = options(
     option(ExtractRequest, "fps", type=Finite(above=0), help="Sampled frames per second of video."),
     option(
-        ExtractRequest, "max_frames", type=click.IntRange(min=1), help="Most frames of a clip; longer ones are thinned."
+        ExtractRequest,
+        "max_frames",
+        type=click.IntRange(min=1),
+        help="Maximum frames of a clip; longer ones are thinned.",
     ),
 )

@@ -10,19 +10,22 @@ from ...errors import UsageError
 from ...options import FOLDER, Commands, choose_device, device_option, say, tokenizer_option
 
 
-@click.group(cls=Commands, short_help="List and check encoders of pictures and sentences.")
+@click.group(cls=Commands, short_help="List and check visual and text encoders.")
 def encoder() -> None:
     """Visual encoders and text encoders: list them, check one."""
 
 
-@encoder.command("list", short_help="List the encoders that can be named.")
+@encoder.command("list", short_help="List kinds of encoders and plugins.")
 def encoder_list() -> None:
     """List the kinds of encoders and the installed plugins."""
     from .backbone import BACKBONES
     from .plugins import registered
     from .text import TEXT_ENCODERS
 
-    for title, kinds in (("images (--backbone)", BACKBONES), ("text (--text-encoder)", TEXT_ENCODERS)):
+    for title, kinds in (
+        ("visual encoders (--backbone)", BACKBONES),
+        ("text encoders (--text-encoder)", TEXT_ENCODERS),
+    ):
         say(title)
         for kind in kinds:
             say(f"  {kind.name:<14}{kind.what}")
