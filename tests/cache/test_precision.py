@@ -12,6 +12,7 @@ from stvg.extract.features import encode
 from stvg.heads.infer import read_windows
 from stvg.heads.settings import load_experiment
 from stvg.heads.training import loop
+from stvg.heads.training.ranks import ALONE
 from stvg.precision import computing_in, float32_products
 
 CPU = torch.device("cpu")
@@ -73,7 +74,7 @@ def test_a_run_trains_in_what_its_settings_say(amp, tmp_path, monkeypatch):
         experiment=load_experiment("tiny", [f"train.amp={amp}"]),
         step=0,
         total_steps=1,
-        ranks=SimpleNamespace(gather=lambda _: None),
+        ranks=ALONE,
         save=lambda name="last": None,
     )
     loop.train(run)
