@@ -1,1 +1,1 @@
-"""Metrics exactly as the field counts them, tables, and the demo."""
+"""Metrics, tables, reports, predictions for single videos, ablations, and the demo."""

@@ -1,5 +1,7 @@
-"""Draws annotations: for each sample, frames of its moment with the box, and the sentence. It shows at a glance whether
-frames, coordinates and videos fit together."""
+"""Draw annotations: for each sample, the sentence and frames of its moment with the box.
+
+The picture shows whether frames, coordinates and videos match.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,10 @@ from .picture import COLUMNS, PAPER, compose
 
 
 def spread_over(samples: Sequence[Sample], ids: Sequence[str], count: int) -> list[Sample]:
-    """The samples with these ids; without any, at most ``count`` that are spread over all. Raises UsageError."""
+    """The samples with these ids. Without ids: at most ``count`` samples, evenly spaced.
+
+    Raises UsageError if there is no sample, or for an unknown id.
+    """
     if not samples:
         raise UsageError("there is no sample to show", hint="stvg dataset check names every fault")
     by_id = {str(sample.sample_id): sample for sample in samples}
@@ -32,10 +37,10 @@ def spread_over(samples: Sequence[Sample], ids: Sequence[str], count: int) -> li
 
 
 def draw_sheet(samples: Sequence[Sample], videos: Path, dataset: str, out: Path) -> None:
-    """Write a PNG with a strip for each sample, one below the other.
+    """Write a PNG with one strip per sample, stacked vertically.
 
-    ``dataset``: whose rules say which file is a video's. Raises VideoError for a file that is not there or not as
-    annotated.
+    ``dataset``: its rules assign files to videos. Raises VideoError if a file is missing or does not match the
+    annotation.
     """
     files = find_video_files({s.video.video_id: s.video for s in samples}.values(), videos, dataset)
     require_some(files, videos)

@@ -1,7 +1,7 @@
-"""How sure a mean is: 95 % intervals by resampling videos, for one run and for the difference of two.
+"""95 % bootstrap intervals of means, by resampling videos: for one run and for the difference of two runs.
 
-Sentences of one video share its difficulty, so videos are drawn, not sentences; drawing sentences would give VidSTG, with
-about 15 of them to a video, intervals that are far too narrow.
+Sentences of one video are correlated, so videos are resampled rather than sentences. VidSTG has about 15 sentences per
+video; resampling sentences would make its intervals far too narrow.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from ..cache.sampling import FloatArray
 
 DRAWS = 2000
 AT_ONCE = 200
-"""Draws in memory at a time: a hundred megabytes at 7,000 videos."""
+"""Draws computed at a time: about 20 MB for 7,000 videos."""
 Interval = tuple[float, float]
 
 
 def intervals(values: FloatArray, videos: Sequence[str], seed: int = 0, draws: int = DRAWS) -> list[Interval]:
-    """The 95 % interval of every column's mean. values (n, k), one row per sample; videos: (n,) whose sample it is.
+    """The 95 % interval of every column's mean.
 
-    The same seed gives the same interval. With a single video there is nothing to draw: (nan, nan).
+    values (n, k): one row per sample. videos (n,): the video of each sample. The same seed gives the same intervals.
+    With fewer than two videos, every interval is (nan, nan).
     """
     _, video = np.unique(np.asarray(videos), return_inverse=True)
     count = int(video.max()) + 1 if len(video) else 0

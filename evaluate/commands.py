@@ -144,7 +144,7 @@ def runs(folder: Path, sort: str | None, style: str) -> None:
 def write_results(
     found: Scored, out: Path | None, json_path: Path | None, exports: tuple[tuple[str, Path], ...]
 ) -> None:
-    """Write what was asked for. Raises WriteError for the first file that cannot be written."""
+    """Write the requested files. Raises WriteError for the first file that cannot be written."""
     from ..atomic import write_atomic
     from .exports import write_challenge, write_coco, write_csv
     from .predictions import write_predictions
@@ -167,7 +167,7 @@ def write_results(
 
 
 def require_places_of_their_own(outputs: list[Path], inputs: list[Path | None]) -> None:
-    """Refuse to write two results to one file, or over what is read. UsageError."""
+    """Raise UsageError if two results have the same path, or if a result would overwrite an input."""
     from ..errors import UsageError
 
     read = {path.resolve() for path in inputs if path}

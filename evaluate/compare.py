@@ -1,4 +1,4 @@
-"""Two runs, sample by sample: paired differences with their intervals, and what changed most."""
+"""Comparison of two runs: paired differences per sample with their intervals, and the samples that changed most."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from .metrics import METRICS, SELECTED, Id, SampleScore, Scores, counted
 
 @dataclass(frozen=True)
 class ScoresFile:
-    """What `stvg evaluate --json` wrote."""
+    """Content of a file written by `stvg evaluate --json`."""
 
     path: Path
     how: dict[str, object]
-    """Protocol and sampling: figures of two files can only be compared when these are equal."""
+    """Protocol and sampling. Two files are comparable only if these are equal."""
     samples: dict[Id, SampleScore]
     selected: bool = False
-    """Whether the checkpoint was chosen by its scores on this split."""
+    """Whether the checkpoint was selected by its scores on this split."""
 
     @classmethod
     def of(cls, path: Path, scores: Scores) -> Self:
-        """What the file would hold; ``path`` only names it."""
+        """The content a file of these scores would have. ``path`` is only a name."""
         how = {"protocol": scores.protocol, "fps": scores.sampling.fps, "max_frames": scores.sampling.max_frames}
         return cls(path, how, {s.sample_id: s for s in scores.samples}, scores.selected_on_this_split)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One metric of one group in both runs, fractions; ``interval`` is that of the mean of the paired differences."""
+    """One metric of one group in both runs, as fractions. ``interval``: 95 % interval of the mean paired difference."""
 
     group: str
     metric: str
@@ -44,25 +44,25 @@ class Difference:
 
     @property
     def sure(self) -> bool:
-        """Whether the interval leaves zero out."""
+        """Whether the interval excludes zero."""
         return self.interval[0] > 0 or self.interval[1] < 0
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything two runs have in common, and how much they have not."""
+    """Differences over the samples that both runs contain, and the number of samples that only one contains."""
 
     differences: list[Difference]
     changed: list[tuple[SampleScore, SampleScore]]
-    """Samples in both runs, the largest change of vIoU first."""
+    """Samples in both runs, by descending absolute change of vIoU."""
     only_a: int
     only_b: int
     selected: tuple[bool, bool] = (False, False)
-    """Whether either run's checkpoint was chosen by its scores on this split."""
+    """For each run, whether its checkpoint was selected by its scores on this split."""
 
 
 def read_scores(path: Path) -> ScoresFile:
-    """A file of `stvg evaluate --json`. Raises PredictionError for anything else."""
+    """Read a file of `stvg evaluate --json`. Raises PredictionError for any other content."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         samples = [SampleScore(**row) for row in stored["samples"]]
@@ -77,7 +77,10 @@ def read_scores(path: Path) -> ScoresFile:
 
 
 def compare(a: ScoresFile, b: ScoresFile) -> Comparison:
-    """Differences b - a over the samples both have. Raises PredictionError when they were scored in different ways."""
+    """Differences b - a over the samples that both runs contain.
+
+    Raises PredictionError if protocol or sampling differ, if an id means different samples, or if no sample is common.
+    """
     differing = {k: f"{a.path} {a.how[k]!r}, {b.path} {b.how[k]!r}" for k in a.how if a.how[k] != b.how[k]}
     if differing:
         raise PredictionError("the two runs were not scored alike", **differing, effect="nothing was compared")

@@ -1,4 +1,4 @@
-"""From a checkpoint and a cache to tubes and scores; also the validation that runs while a head trains."""
+"""Tubes and scores from a checkpoint and a cache. Also the validation during training."""
 
 from __future__ import annotations
 
@@ -29,43 +29,44 @@ from ..heads.training.ranks import ALONE, Ranks
 from .metrics import Scores, score
 
 READ_AS_TRAINED = ("visual", "text", "fps", "resolution", "max_side", "decode", "amp")
-"""What a head's features must have in common with those it was trained on: fields of a recipe, or groups of them."""
+"""Recipe fields, or groups of fields, that must equal those of the cache the head was trained on."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """A trained head and what must be known to use it."""
+    """A trained head and the facts needed to use it."""
 
     model: Grounder
     sampling: Sampling
     batch_size: int
     recipe: Recipe
-    """Of the cache it was trained on."""
+    """Recipe of the cache it was trained on."""
     mode: str = "cached"
-    """How it was trained; heads whose encoders trained bring these along."""
+    """Training mode. If encoders were trained with the head, ``model`` includes them."""
     selected_on: tuple[str, str] | None = None
-    """Dataset and split by whose scores its epoch was chosen; None: by none."""
+    """Dataset and split whose scores selected the epoch; None if the epoch was not selected by scores."""
     seen: Seen | None = None
-    """What it was trained on; None: its checkpoint does not say."""
+    """Summary of the training data; None if the checkpoint does not contain it."""
     experiment: Experiment | None = None
     """All its settings."""
 
     def mark(self, scores: Scores, dataset: CachedDataset) -> Scores:
-        """Scores of this head, marked where its epoch was chosen by its scores on the same split."""
+        """These scores; ``selected_on_this_split`` says whether the head's epoch was selected on the same split."""
         here = (dataset.cache.annotations.dataset, dataset.split)
         return replace(scores, selected_on_this_split=here == self.selected_on)
 
 
 def load_head(path: Path, device: torch.device, encoders: Mapping[str, Any] | None = None) -> Head:
-    """The averaged weights of a checkpoint, ready for inference.
+    """Load the averaged weights (EMA) of a checkpoint for inference.
 
-    ``encoders``: where those lie now that trained with it; fields of `live_encoders.Sources`. Raises CheckpointError.
+    ``encoders``: locations of the encoders that were trained with the head; fields of `live_encoders.Sources`. Raises
+    CheckpointError.
     """
     saved = load_checkpoint(path, groups=("ema",))
     experiment = experiment_of(saved.facts["experiment"], str(path))
     facts = build(FeatureFacts, saved.facts["features"], str(path))
     live = None
-    if saved.facts["encoders"]:  # video decoding and the encoders load only where they are used
+    if saved.facts["encoders"]:  # import video decoding and the encoders only when needed
         from ..heads.training.live_encoders import Sources
         from ..heads.training.trained_encoders import encoders_of
 
@@ -82,7 +83,7 @@ def load_head(path: Path, device: torch.device, encoders: Mapping[str, Any] | No
 
 
 def require_videos(path: Path, videos: Path | None) -> None:
-    """Raises UsageError where a checkpoint's head reads pixels and ``videos`` is no folder; nothing of it is loaded yet."""
+    """Raise UsageError if a checkpoint was trained end to end and ``videos`` is not a folder. No weights are loaded."""
     mode = load_checkpoint(path, groups=()).facts["experiment"]["train"]["mode"]
     if mode == "end-to-end" and (videos is None or not videos.is_dir()):
         raise UsageError(
@@ -95,7 +96,7 @@ def require_videos(path: Path, videos: Path | None) -> None:
 
 
 def require_features(head: Head, recipe: Recipe, where: object) -> None:
-    """Refuse features this head was not trained on: CacheError."""
+    """Raise CacheError if the features of ``recipe`` differ from those this head was trained on."""
     differing = {
         k: values for k, values in head.recipe.differing(recipe).items() if k.partition(".")[0] in READ_AS_TRAINED
     }
@@ -109,11 +110,10 @@ def require_features(head: Head, recipe: Recipe, where: object) -> None:
 
 
 def open_split(head: Head, cache: Cache, split: str, videos: Path | None = None) -> CachedDataset:
-    """A split of a cache whose features this head can read. Raises CacheError when they are of another kind.
+    """Open a split of a cache for this head. Raises CacheError if the features are of another kind.
 
-    Encoders, geometry and rate must be the same; dataset, dtype and what is kept may be others.
-    ``videos``: the folder of the
-    videos, for a head that was trained end to end.
+    Encoders, geometry and sampling rate must match those of the training cache. Dataset, dtype and stored levels may
+    differ. ``videos``: the folder of the videos, for a head that was trained end to end.
     """
     require_features(head, cache.recipe, cache.path)
     sampling = replace(head.sampling, fps=cache.recipe.fps)
@@ -132,7 +132,10 @@ def tubes_of(
     device: torch.device,
     tick: Callable[[], None] | None = None,
 ) -> dict[int | str, Tube]:
-    """One tube per sample of a dataset. Clips longer than the head was trained for are read in windows it knows."""
+    """One tube per sample of a dataset. Clips of more slots than the head's ``max_frames`` are read in windows.
+
+    ``tick`` is called after every tube.
+    """
     found: dict[int | str, Tube] = {}
     config = model.head.config
     batches = inference_batches(dataset, batch_size, config.max_frames, device, config.passes)
@@ -151,7 +154,7 @@ def readings_of(
     tick: Callable[[], None] | None = None,
     attention: bool = True,
 ) -> Iterator[Reading]:
-    """As `tubes_of`, one after the other and each with its evidence; what is kept of a reading is the caller's choice."""
+    """Like `tubes_of`, but yields readings one by one, each with its evidence. The caller decides what to keep."""
     config = model.head.config
     batches = inference_batches(dataset, batch_size, config.max_frames, device, config.passes)
     for reading in read(model, batches, device, row_of(config.head).explain, attention):
@@ -161,7 +164,7 @@ def readings_of(
 
 
 def score_split(dataset: CachedDataset, tubes: dict[int | str, Tube], protocol: str) -> Scores:
-    """Scores of a split; samples whose video is not in the cache count as missing, and are said to be."""
+    """Scores of a split. Samples whose video is not in the cache are reported as missing."""
     table = dataset.cache.samples
     samples = (table[i] for i, s in enumerate(table.splits) if s == dataset.split)
     return score(samples, tubes, protocol=protocol, sampling=dataset.sampling, allow_missing=bool(dataset.missing))
@@ -170,9 +173,10 @@ def score_split(dataset: CachedDataset, tubes: dict[int | str, Tube], protocol: 
 def validation(
     dataset: CachedDataset, batch_size: int, device: torch.device, protocol: str, ranks: Ranks = ALONE
 ) -> Callable[[Grounder], dict[str, float]]:
-    """A function that scores a model on a split: the mean of every metric over the groups, weighted by their samples.
+    """A function that scores a model on a split: means over all samples, see `overall`.
 
-    Every rank answers for its share of the samples, and knows the scores of all.
+    Every rank predicts its share of the samples. The tubes are gathered, so every rank returns the scores of all
+    samples.
     """
     mine = dataset.part(ranks.index, ranks.count)
 
@@ -185,7 +189,7 @@ def validation(
 
 
 def overall(scores: Scores) -> dict[str, float]:
-    """Every metric over all scored samples, whatever their group."""
+    """m_tIoU, m_vIoU, vIoU@0.3 and vIoU@0.5: means over all scored samples, regardless of group."""
     tious = np.array([s.tIoU for s in scores.samples])
     vious = np.array([s.vIoU for s in scores.samples])
     return {
@@ -197,7 +201,7 @@ def overall(scores: Scores) -> dict[str, float]:
 
 
 def shuffle_sentences(dataset: CachedDataset, seed: int) -> None:
-    """Give every sample the sentence of another one: a head that reads must now fail."""
+    """Pair every sample with another sample's sentence. A head that uses the sentence must then score low."""
     order = np.random.default_rng(seed).permutation(len(dataset))
     shuffled = dataset.asking.copy()
     shuffled[order] = dataset.asking[np.roll(order, 1)]

@@ -1,4 +1,4 @@
-"""Predictions in other people's formats: HC-STVG's challenge, COCO-style video boxes, and a spreadsheet of scores."""
+"""Export of predictions: HC-STVG challenge JSON, COCO-style video boxes, and a CSV table of scores."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ Tubes = Mapping[Id, Tube]
 
 
 def frames_of(tube: Tube, sample: Sample) -> tuple[IntArray, FloatArray]:
-    """Every source frame of a tube inside its video (n,), and the boxes there (n, 4) xyxy, interpolated."""
+    """Source frames of a tube inside its video (n,), and the interpolated boxes at these frames (n, 4), xyxy."""
     frames = np.arange(max(0, int(np.ceil(tube.start))), min(sample.video.frame_count, int(np.ceil(tube.end))))
     return frames, interpolate_boxes(tube.frames, tube.boxes, frames)
 
 
 def write_challenge(path: Path, samples: Iterable[Sample], tubes: Tubes) -> None:
-    """HC-STVG's: per video first and last frame (inclusive) and a box xyxy for each between, frames counted from 1.
+    """Write HC-STVG's challenge JSON: per video the first and last frame, and an xyxy box for each frame of the moment.
 
-    ``bbox_outside``, which its script does not read, has the tube's other boxes: gt_vIoU needs them when this is read
-    back. A moment is cut to whole frames of its video; a tube without one is left out.
+    Frames are counted from 1; both ends are inclusive. ``bbox_outside`` holds the tube's boxes outside the moment. The
+    challenge's script ignores it, but gt_vIoU needs these boxes when the file is read back. Moments are clipped to
+    whole frames of the video. A tube without such a frame is omitted.
 
-    Raises PredictionError when a video has several sentences: the format has room for one.
+    Raises PredictionError if a video has several sentences: the format holds one per video.
     """
     found: dict[str, Any] = {}
     for sample in samples:
@@ -58,12 +59,12 @@ def write_challenge(path: Path, samples: Iterable[Sample], tubes: Tubes) -> None
 
 
 def _from_1(frames: IntArray, boxes: FloatArray) -> dict[str, list[float]]:
-    """Boxes by frame, counted from 1."""
+    """Boxes by frame number, counted from 1."""
     return dict(zip(map(str, (frames + 1).tolist()), boxes.tolist(), strict=True))
 
 
 def write_coco(path: Path, samples: Iterable[Sample], tubes: Tubes) -> None:
-    """Videos, and per sentence a track: boxes [x, y, w, h] for every source frame of the video, null outside the tube."""
+    """Write the videos, and a track per sentence: a box [x, y, w, h] for every source frame, null outside the tube."""
     videos: dict[str, dict[str, Any]] = {}
     tracks: list[dict[str, Any]] = []
     for sample in samples:
@@ -93,10 +94,10 @@ def write_coco(path: Path, samples: Iterable[Sample], tubes: Tubes) -> None:
 
 
 def write_csv(path: Path, samples: Iterable[Sample], tubes: Tubes, scores: Scores) -> None:
-    """One line a sample: what was asked, what was annotated and predicted, and the overlaps, empty where nothing was;
-    a last column where the checkpoint was chosen by its scores on this split.
+    """Write one row per sample: sentence, annotated and predicted moment, and overlaps. Missing values are empty.
 
-    A text that a spreadsheet would take for a formula has an apostrophe in front of it.
+    A last column is added if the checkpoint was selected by its scores on this split. Texts that a spreadsheet would
+    interpret as formulas are prefixed with an apostrophe.
     """
     by_id = {s.sample_id: s for s in scores.samples}
     mark = {SELECTED: "yes"} if scores.selected_on_this_split else {}

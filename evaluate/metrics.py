@@ -1,14 +1,14 @@
 """Temporal, tube and box overlap of a prediction with its annotation, under a named protocol, and means per group.
 
-NumPy only. Everything is source frames (half-open) and source pixels. With the annotated moment G, the predicted one P,
+NumPy only. All values are source frames (half-open) and source pixels. G is the annotated moment, P the predicted one,
 and IoU(t) the overlap of the two boxes at frame t:
 
-    tIoU     |G ∩ P| / |G ∪ P|, in source frames; 0 when they only touch
+    tIoU     |G ∩ P| / |G ∪ P|, in source frames; 0 if the moments do not overlap
     vIoU     sum of IoU(t) over scored frames in both G and P / scored frames in their hull
     gt_vIoU  mean of IoU(t) over the scored frames of G, wherever P lies
-    vIoU@R   share of samples whose vIoU is above R, never at it
+    vIoU@R   share of samples whose vIoU is strictly above R
 
-The hull [min of starts, max of ends) is the union whenever the moments meet; when they do not, vIoU is 0 either way.
+The hull is [min of starts, max of ends). If the moments overlap, it equals their union; otherwise vIoU is 0 anyway.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Id = int | str
 
 
 SELECTED = "selected_on_this_split"
-"""What files of scores call it, where it is so."""
+"""Key of this fact in score files. It is written only where true."""
 
 
 @dataclass(frozen=True)
@@ -53,23 +53,23 @@ class SampleScore:
 
 @dataclass(frozen=True)
 class Scores:
-    """Means per group beside the samples they come from. Fractions, never percent."""
+    """Means per group, and the scores of the samples. All are fractions, not percent."""
 
     protocol: str
     sampling: Sampling
-    """Which frames ``tubedetr`` scored; the other protocols score every source frame."""
+    """Sampling of the frames that ``tubedetr`` scored. The other protocols score every source frame."""
     scored: int
-    """Samples that had a prediction."""
+    """Number of samples with a prediction."""
     missing: list[Id]
-    """Samples that had none. Left out of every mean, except under ``hcstvg_official``, where they count as 0."""
+    """Samples without a prediction: excluded from every mean, except that ``hcstvg_official`` counts them as 0."""
     groups: dict[str, dict[str, float]]
-    """Per qtype: ``METRICS``, and ``gt_vIoU@0.3`` and ``gt_vIoU@0.5`` besides."""
+    """Per qtype: ``METRICS``, and also ``gt_vIoU@0.3`` and ``gt_vIoU@0.5``."""
     samples: list[SampleScore]
     selected_on_this_split: bool = False
-    """Whether the checkpoint was chosen, among several, by its scores on this very split."""
+    """Whether the checkpoint was selected, among several, by its scores on this split."""
 
     def intervals(self) -> dict[str, dict[str, tuple[float, float]]]:
-        """Per group and metric, the 95 % interval of the mean over other draws of videos; see `bootstrap`."""
+        """Per group and metric, the 95 % interval of the mean over resampled videos; see `bootstrap`."""
         found = {}
         for name in self.groups:
             rows = [s for s in self.samples if s.qtype == name]
@@ -95,29 +95,31 @@ class Scores:
 
 
 def counted(rows: Sequence[SampleScore]) -> FloatArray:
-    """What the columns of METRICS are means of: (n, 5)."""
+    """Values of every sample, (n, 5). Their column means are METRICS."""
     table = np.array([(s.tIoU, s.vIoU, s.gt_vIoU) for s in rows]).reshape(-1, 3)
     above = [(table[:, 1] > limit).astype(float) for limit in THRESHOLDS]
     return np.stack([table[:, 0], table[:, 1], *above, table[:, 2]], axis=1)
 
 
 def score_sample(sample: Sample, prediction: Prediction, protocol: str, sampling: Sampling) -> SampleScore:
-    """Score one prediction. Its moment may be fractional, empty, inverted, or outside the clip: that only costs score.
+    """Score one prediction. Its moment may be fractional, empty, inverted or outside the clip; that only costs score.
 
     ``tubedetr``
-        The field's usual evaluator, to the last digit: the frames of the sample's clip at ``sampling``, boxes as they
-        are, the moment unclipped, and HC-STVG's 1-based first frame read as 0-based (``Sample.baseline_shift``).
+        The field's usual evaluator, reproduced to the last digit. It scores the frames of the sample's clip at
+        ``sampling``. Boxes and moment are not clipped. HC-STVG's 1-based first frame is read as 0-based
+        (``Sample.baseline_shift``).
     ``dense``
-        Every source frame, as STCAT and CG-STVG score: predicted boxes interpolated, and cut at 0 on the left and top
-        (before interpolation), annotated ones too. They differ in two points. Their tIoU reads an inclusive last frame
-        as exclusive, which shortens the moment by one frame; here it is half-open as everywhere. And they reject or
-        leave out frames without a predicted box, where here interpolation gives one. Moments are whole frames: a
-        fractional prediction is the frames inside it, so that tIoU and vIoU count the same ones and vIoU <= tIoU.
+        Every source frame, as in STCAT and CG-STVG. Predicted boxes are clipped at 0 on the left and top, then
+        interpolated; annotated boxes are clipped too. Two points differ. Their tIoU reads an inclusive last frame
+        as exclusive, which shortens the moment by one frame; here it is half-open as everywhere. They reject or
+        skip frames without a predicted box; here the box is interpolated. Moments are whole frames: a fractional
+        prediction covers the frames inside it. So tIoU and vIoU count the same frames, and vIoU <= tIoU.
     ``hcstvg_official``
-        Every source frame as HC-STVG's script counts: frames in both over the length of the hull, boxes as they are.
-        The script wants inclusive ends and a box for each predicted frame; frames [start, end) are exactly those.
+        Every source frame, as in HC-STVG's script: the sum over common frames, divided by the length of the hull.
+        Boxes are not clipped. The script expects inclusive ends and a box for each predicted frame; these are
+        exactly the frames [start, end).
 
-    Raises AnnotationError when the target has no box at an annotated frame that is scored.
+    Raises AnnotationError if the target has no box at an annotated frame that is scored.
     """
     if protocol not in PROTOCOLS:
         raise UsageError(f"there is no protocol {protocol!r}", expected=", ".join(PROTOCOLS))
@@ -158,10 +160,10 @@ def score(
     sampling: Sampling | None = None,
     allow_missing: bool = False,
 ) -> Scores:
-    """Score a split. ``samples`` is walked once; ``sampling`` defaults to 5 frames a second, at most 100.
+    """Score a split. ``samples`` is iterated once. ``sampling`` defaults to 5 frames per second, at most 100 frames.
 
-    Raises PredictionError when a prediction has no sample, when a sample has no prediction unless ``allow_missing``,
-    and when no sample has one.
+    Raises PredictionError if a prediction has no sample, if a sample has no prediction (unless ``allow_missing``), and
+    if no sample has a prediction.
     """
     sampling = sampling or Sampling()
     known: dict[Id, None] = {}
@@ -188,14 +190,14 @@ def score(
 
 
 def span_iou(a: tuple[float, float], b: tuple[float, float]) -> float:
-    """Overlap of two half-open spans: intersection over union, 0 when they do not share any time."""
+    """Intersection over union of two half-open spans; 0 if they do not overlap."""
     shared = min(a[1], b[1]) - max(a[0], b[0])
     return shared / ((a[1] - a[0]) + (b[1] - b[0]) - shared) if shared > 0 else 0.0
 
 
 def box_iou(a: FloatArray, b: FloatArray) -> FloatArray:
-    """Overlap of xyxy boxes, row by row: (n, 4), (n, 4) → (n,). A box without area overlaps nothing."""
-    with np.errstate(over="ignore", invalid="ignore"):  # finite coordinates of any size may come out of a file
+    """IoU of xyxy boxes, row by row: (n, 4), (n, 4) → (n,). A box without area has IoU 0."""
+    with np.errstate(over="ignore", invalid="ignore"):  # coordinates from a file may be huge
         width, height = np.moveaxis(np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]), -1, 0)
         shared = np.maximum(width, 0) * np.maximum(height, 0)
         union = _area(a) + _area(b) - shared
@@ -256,6 +258,6 @@ def _nearest(unknown: Id, known: Collection[Id]) -> str:
 
 
 def _first(ids: list[Any]) -> str:
-    """The first few of a list, as JSON would write them, and how many more."""
+    """The first five ids in JSON notation, and the number of further ids."""
     shown = ", ".join(f'"{i}"' if isinstance(i, str) else str(i) for i in ids[:5])
     return shown + (f", and {len(ids) - 5} more" if len(ids) > 5 else "")

@@ -1,4 +1,4 @@
-"""Figures of papers, and when they may stand beside a run: only where it scored every sample of the split they are of."""
+"""Published results. They are shown only beside a run that scored every sample of the same split."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PUBLISHED: dict[tuple[str, str], dict[str, dict[str, Figures]]] = {
     },
 }
 ABLATED = ("hcstvg-v1", "test")
-"""What the paper's tables III to X were scored on."""
+"""Dataset and split of the paper's tables III to X."""
 
 FOOTNOTE = (
     "Published figures are of models trained end to end, each scored by its own evaluator (STCAT: every frame). "
@@ -48,16 +48,16 @@ NOT_ABLATED = "The paper's figures are left out: they are of HC-STVG v1's test s
 
 
 class Beside(NamedTuple):
-    """What stands beside a run. ``rows``: figures by group and source; ``note``: what must be said of them, or of none."""
+    """Published results for a run. ``rows``: figures by group and source. ``note``: a remark, or why there are none."""
 
     rows: dict[str, dict[str, Figures]]
     note: str
 
 
 def published_beside(scores: Scores, dataset: str | None, split: str | None) -> Beside:
-    """The published rows of ``dataset`` and ``split``; none, and why, unless every sample of that split was scored.
+    """The published rows of ``dataset`` and ``split``, if every sample of that split was scored; else only the reason.
 
-    A sample without a prediction was not scored, whether a protocol leaves it out or counts it as 0.
+    A sample without a prediction was not scored, whether the protocol leaves it out or counts it as 0.
     """
     rows = PUBLISHED.get((dataset or "", split or ""), {})
     if not rows or dataset is None or split is None:
@@ -74,10 +74,10 @@ def published_beside(scores: Scores, dataset: str | None, split: str | None) -> 
 
 
 def not_ablated(cache: Cache, split: str, results: Iterable[Mapping[str, Any]]) -> str:
-    """Why the figures of the paper's ablations must not stand beside ``results``; empty where they may.
+    """Why the figures of the paper's ablations must not be shown beside ``results``; empty if they may be.
 
-    ``results``: what result.json of each finished cell holds. They may stand beside cells that scored every sample of
-    the paper's split, which is what ``split`` of ``cache`` must hold.
+    ``results``: the content of result.json of each finished cell. The figures may be shown if ``split`` of ``cache`` is
+    the paper's split, and if every cell scored all of its samples.
     """
     dataset = cache.annotations.dataset
     sentences = cache.samples.splits.count(split)

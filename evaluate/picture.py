@@ -1,4 +1,4 @@
-"""A grounding as a picture: frames of the video side by side, the annotated box green, the predicted one yellow."""
+"""Draw a grounding: frames of the video side by side, the annotated box green, the predicted box yellow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COLUMNS, LEAST, FRAME_WIDTH, GAP, BAR = 6, 3, 240, 8, 14
 
 
 def draw_strip(dataset: CachedDataset, tubes: Mapping[int | str, Tube], videos: Path, out: Path) -> Path:
-    """Draw the sample of median vIoU, so that the picture is neither the best nor the worst; returns ``out``."""
+    """Draw the sample of median vIoU, which is neither the best nor the worst. Returns ``out``."""
     from ..extract.video.decode import read_frames
 
     scored = []
@@ -39,7 +39,7 @@ def draw_strip(dataset: CachedDataset, tubes: Mapping[int | str, Tube], videos: 
 
 
 def answer_strip(file: Path, sample: Sample, tube: Tube) -> Image.Image:
-    """The answer to a question about a video file, without an annotation."""
+    """Draw a predicted tube on a video file that has no annotation."""
     from ..extract.video.decode import read_frames
 
     frames = chosen_frames(sample.segment, (tube.start, tube.end))
@@ -48,7 +48,7 @@ def answer_strip(file: Path, sample: Sample, tube: Tube) -> Image.Image:
 
 
 def chosen_frames(segment: Span, moment: tuple[float, float]) -> IntArray:
-    """Six frames: the segment's ends, and four evenly spread over the moment."""
+    """At most six frames: the first and last of the segment, and four evenly spaced in the moment."""
     start, end = segment
     inside = np.linspace(moment[0], min(moment[1], end) - 1, COLUMNS - 2).clip(start, end - 1)
     return np.unique(np.concatenate([[start], np.rint(inside), [end - 1]]).astype(np.int64))
@@ -57,9 +57,10 @@ def chosen_frames(segment: Span, moment: tuple[float, float]) -> IntArray:
 def compose(
     sample: Sample, tube: Tube | None, frames: IntArray, pixels: np.ndarray, viou: float | None = None
 ) -> Image.Image:
-    """The frames with their boxes, the sentence above, and below the moments on the segment's time line.
+    """Draw frames with their boxes, the sentence above them, and the moments on the segment's time line below them.
 
-    ``tube``: None shows the annotation alone. ``viou``: of the tube, beside its annotation; None where there is none.
+    ``tube``: None draws the annotation only. ``viou``: vIoU of the tube; None draws the tube without the annotated
+    moment.
     """
     height = round(FRAME_WIDTH * sample.video.height / sample.video.width)
     width = GAP + max(LEAST, len(frames)) * (FRAME_WIDTH + GAP)

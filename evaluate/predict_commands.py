@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 OUT = Path("grounding")
 OF_HEAD = ("  trained on", "  encoder")
-"""What lines of `Grounding.doubts` begin with that are the same for every video."""
+"""Prefixes of the lines of `Grounding.doubts` that are the same for every video."""
 NAMED = 5
-"""Videos that lines are printed of; the others are counted."""
+"""Number of videos that are reported individually; the others are counted."""
 
 
 @click.command(short_help="Ground sentences in a video of your own.")
@@ -102,7 +102,7 @@ def predict(
 
 
 def answer(predictor: Predictor, questions: Sequence[Question], moments: int, out: Path, no_video: bool) -> None:
-    """Ground, write, and print a table."""
+    """Answer the questions, write the results, and print a table."""
     from .grounding.answers import WHAT_SCORES_MEAN, write_answers
     from .grounding.film import write_films
     from .styles import render
@@ -142,7 +142,7 @@ def answer(predictor: Predictor, questions: Sequence[Question], moments: int, ou
 
 
 def warn(doubts: Sequence[Sequence[str]]) -> None:
-    """Say of some videos why their scores may mean nothing, and once what is true of the head."""
+    """Print per video why its scores may mean nothing, and once the lines about the head."""
     own = [line for lines in doubts[:NAMED] for line in lines if not line.startswith(OF_HEAD)]
     more = [f"so {'is' if len(doubts) == NAMED + 1 else 'are'} {counted(len(doubts) - NAMED, 'more video')}"]
     heads = dict.fromkeys(line for lines in doubts for line in lines if line.startswith(OF_HEAD))
@@ -151,7 +151,7 @@ def warn(doubts: Sequence[Sequence[str]]) -> None:
 
 
 def rows_of(found: Grounding, before: int) -> list[list[str]]:
-    """A row a moment of a video; the first of a sentence has its number and its text. ``before``: sentences so far."""
+    """One row per moment of a video. A sentence's first row has its number and text. ``before``: sentences so far."""
     rows = []
     for number, answer in enumerate(found.answers, start=before + 1):
         for rank, moment in enumerate(answer.moments):
@@ -173,7 +173,7 @@ def rows_of(found: Grounding, before: int) -> list[list[str]]:
 
 
 def open_page(predictor: Predictor, request: Ground, videos: Path | None, port: int) -> None:
-    """Answer what is asked on the page, in this thread, until it is interrupted."""
+    """Serve the page and answer its questions in this thread, until it is interrupted."""
     from tempfile import TemporaryDirectory
 
     from ..errors import UsageError

@@ -1,12 +1,12 @@
-"""Predictions as a file: JSON lines, one per sample, ours or anybody's; or what another project wrote.
+"""Prediction files: JSON lines with one sample per line, or a format of another project.
 
     {"sample_id": 17, "start": 90, "end": 150, "boxes": {"90": [x1, y1, x2, y2], ...}}
 
-``sample_id`` is VidSTG's running number or HC-STVG's file name. ``start`` and ``end`` are source frames, half-open;
-they may be fractional, inverted or outside the clip, and are scored as they are. ``boxes`` maps source frames to source
-pixels. Not every frame needs a box: a frame that is scored and has none is read by linear interpolation between the
-frames given, constant before the first and after the last. ``score`` and ``query`` are kept; other keys are for people
-and not read. Files of other projects are read by `prediction_formats`.
+``sample_id``: VidSTG's running number, or HC-STVG's file name. ``start`` and ``end``: source frames, half-open. They
+may be fractional, inverted or outside the clip, and are scored unchanged. ``boxes``: box in source pixels by source
+frame. Boxes may be missing: a scored frame without a box gets one by linear interpolation between the given frames.
+Before the first and after the last given frame, the box is constant. ``score`` and ``query`` are read; other keys are
+ignored. `prediction_formats` reads the files of other projects.
 """
 
 from __future__ import annotations
@@ -26,36 +26,36 @@ from .prediction_formats.numbering import ScoredSplit
 from .prediction_formats.table import Format, recognise, unknown
 
 Prediction = Tube
-"""What a head returns and what a file holds are the same thing."""
+"""The output of a head and an entry of a file have the same type."""
 
 LINES = "JSON lines"
 FIELDS = ("sample_id", "start", "end", "boxes")
 
 
 class PredictionFile(NamedTuple):
-    """What a file holds, and the name of the format it was recognised as."""
+    """Content of a file, and the name of its format."""
 
     format: str
     tubes: dict[int | str, Prediction]
 
 
 def read_predictions(path: str | Path) -> dict[int | str, Prediction]:
-    """All predictions of a file of lines, by sample id. Raises PredictionError as `read_prediction_file`."""
+    """All predictions of a file of JSON lines, by sample id. Raises PredictionError like `read_prediction_file`."""
     return read_prediction_file(path).tubes
 
 
 def read_prediction_file(
     path: str | Path, samples: Sequence[Sample] = (), captions_first: Sequence[int] = ()
 ) -> PredictionFile:
-    """All predictions of a file in any known format, gzipped or not, UTF-8, UTF-16 or UTF-32.
+    """All predictions of a file in any known format, gzipped or not, in UTF-8, UTF-16 or UTF-32.
 
-    ``samples``: all of the split, in the order of its file, which the numbers of other projects count. For VidSTG
-    ``captions_first`` has the sample_id at each place when captions are counted before questions.
+    ``samples``: all samples of the split in annotation order, to which the numbers of other projects refer. For VidSTG,
+    ``captions_first`` has the sample_id at each position when captions are numbered before questions.
 
-    Raises PredictionError naming file, line or sample, field, what was expected and what was found: malformed JSON, a
-    missing or wrongly typed field, a number that is not finite, a box that is not four numbers or ends before it begins,
-    no box at all, a frame that is not an integer, a sample id given twice, a file that is missing or empty, a format
-    that is not known, a number that is no sample's or may be two.
+    Raises PredictionError naming file, line or sample, field, expected and found value. Faults are: malformed JSON, a
+    missing or wrongly typed field, a non-finite number, a box that is not four numbers or has its end before its start,
+    a sample without boxes, a frame that is not an integer, a repeated sample id, a missing or empty file, an unknown
+    format, and a number that means no sample or possibly two.
     """
     split = ScoredSplit(Path(path), samples, captions_first)
     if is_torch_file(path):
@@ -72,7 +72,10 @@ def read_prediction_file(
 
 
 def _foreign(lines: Iterator[bytes | str]) -> tuple[list[bytes | str], Any, Format | None]:
-    """The lines that were read to tell a format, and the content of the file and its format unless it is of lines."""
+    """Detect a foreign format. Returns the lines read so far, the content and its format.
+
+    The content is None for a file of JSON lines. The format is None if it is unknown.
+    """
     read: list[bytes | str] = []
     for line in lines:
         read.append(line)
@@ -80,7 +83,7 @@ def _foreign(lines: Iterator[bytes | str]) -> tuple[list[bytes | str], Any, Form
             break
     content = _parsed(read[-1]) if read else None
     if content is not None and (not isinstance(content, dict) or not content or {*FIELDS} & content.keys()):
-        return read, None, None  # an object a line, or a fault in the first
+        return read, None, None  # JSON lines, or a fault in the first line
     rest = list(lines)
     read += rest
     if content is None or any(line.strip() for line in rest):
@@ -89,7 +92,7 @@ def _foreign(lines: Iterator[bytes | str]) -> tuple[list[bytes | str], Any, Form
 
 
 def _parsed(text: bytes | str) -> Any:
-    """JSON, or None for anything else."""
+    """Parsed JSON; None if it is malformed."""
     try:
         return json.loads(text, object_pairs_hook=without_repeats)
     except (ValueError, RecursionError):
@@ -125,10 +128,10 @@ def _read_lines(path: str | Path, lines: Iterable[bytes | str]) -> dict[int | st
 def write_predictions(
     path: str | Path, predictions: Iterable[Prediction], samples: Mapping[int | str, Sample] | None = None
 ) -> int:
-    """Write predictions as they come; how many there were. The file appears under its name only once it is complete.
+    """Write predictions one by one and return their number. The file appears under its name only when it is complete.
 
-    ``samples``: adds the video and the sentence of each prediction, for whoever reads the file.
-    Raises PredictionError, and leaves an existing file alone, when a prediction is not finite.
+    ``samples``: adds the video and the sentence of each prediction, for human readers. Raises PredictionError if a
+    prediction is not finite; an existing file then stays unchanged.
     """
     count = 0
     with open_atomic(Path(path), text=True) as file:

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 OUT = Path("report.html")
 RUNS = 5
-"""Other runs on one page: each has a colour of its own."""
+"""Maximum number of other runs on one page; each has its own colour."""
 NAMED = 5
-"""Videos that could not be read and are printed; the others are counted."""
+"""Number of unreadable videos that are printed; the others are counted."""
 
 
 @click.command(short_help="One HTML page to look at: scores, curves, and a gallery of groundings.")
@@ -85,14 +85,14 @@ def report(
     from .report.findings import Against, ReportContent
     from .report.training import read_training
 
-    if videos and not videos.is_dir():  # before a head runs for minutes
+    if videos and not videos.is_dir():  # checked before the head runs, which may take minutes
         raise UsageError(f"{videos} is not a folder of videos", effect="nothing was read", hint="--videos DIR")
     checkpoint, source = chosen["checkpoint"], chosen["checkpoint"] or chosen["predictions"]
     if metrics is None and checkpoint and (beside := checkpoint.parent / "metrics.jsonl").exists():
         metrics = beside
     training = read_training(metrics) if metrics else []
     names, others = names_of(against), [read_scores(file) for file in against]
-    needed = videos if checkpoint else None  # by heads that were trained end to end
+    needed = videos if checkpoint else None  # read by heads that were trained end to end
     scored = scoring_of({**chosen, "videos": needed, **({"explain": True} if checkpoint else {})}).run()
     ours = ScoresFile.of(source, scored.scores)
     findings = ReportContent(
@@ -114,7 +114,7 @@ def report(
 
 
 def write(findings: ReportContent, videos: Path | None, pictures: int, out: Path) -> None:
-    """Write the page, and say what could not be read for it."""
+    """Write the page, and report the videos that could not be read."""
     from .report.page import write_report
 
     with Progress("report", "videos", doing="drawing the page") as bar, naming_write_errors(out):
@@ -130,7 +130,7 @@ def write(findings: ReportContent, videos: Path | None, pictures: int, out: Path
 
 
 def show(findings: ReportContent, videos: Path, port: int) -> None:
-    """Show the page until the command is interrupted."""
+    """Serve the page until the command is interrupted."""
     from threading import Event
 
     from ..errors import UsageError
@@ -151,7 +151,7 @@ def show(findings: ReportContent, videos: Path, port: int) -> None:
 
 
 def names_of(files: Sequence[Path]) -> list[str]:
-    """What other runs are called: as their files, with the folder where two are called alike. UsageError for too many."""
+    """Names of other runs: the file's stem, with its folder if two stems are equal. Raises UsageError for too many."""
     from ..errors import UsageError
 
     if len(files) > RUNS:

@@ -1,4 +1,4 @@
-"""The runs of a folder: what each was asked for, how far it is, and what it scored."""
+"""The runs of a folder: request, progress and scores of each."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
 
 RECORD, METRICS_FILE = "record.json", "metrics.jsonl"
 APART = frozenset({"wandb", "mlruns"})
-"""Folders of trackers, in which no run lies."""
+"""Folders of trackers; they contain no runs and are not searched."""
 SCORES = b'{\n "protocol"'
-"""What a file of `stvg evaluate --json` begins with."""
+"""First bytes of a file written by `stvg evaluate --json`."""
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """Scores of a run, means over all sentences from 0 to 1, and what they are of."""
+    """Scores of a run on the split ``of``: means over all sentences, from 0 to 1."""
 
     of: str
     means: dict[str, float]
 
 
 def list_runs(folder: Path) -> DataFrame:
-    """A row for every scoring of every run below ``folder``; one for a run without any. Scores in percent.
+    """One row per scoring of every run below ``folder``; one row for a run without scores. Scores are in percent.
 
-    Raises UsageError where no run lies there.
+    Raises UsageError if there is no run.
     """
     import pandas
 
@@ -52,7 +52,7 @@ def list_runs(folder: Path) -> DataFrame:
 
 
 def runs_in(folder: Path) -> Iterator[Path]:
-    """Folders of runs, in the order of their names."""
+    """Folders of runs, sorted by path."""
     for where, folders, files in os.walk(folder):
         folders[:] = sorted(set(folders) - APART)
         if RECORD in files:
@@ -60,7 +60,7 @@ def runs_in(folder: Path) -> Iterator[Path]:
 
 
 def rows_of(run: Path, folder: Path) -> Iterator[dict[str, Any]]:
-    """The rows of one run. A record that cannot be read is said to be so, and the others are listed."""
+    """The rows of one run. A run with an unreadable record gets one row that says so."""
     name = str(run.relative_to(folder)) if run != folder else run.resolve().name
     try:
         record = Record.read(run / RECORD)
@@ -82,7 +82,7 @@ def rows_of(run: Path, folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def step_of(run: Path) -> int:
-    """The step of the newest checkpoint, read from its header; 0 where there is none."""
+    """The step of the newest checkpoint, read from its header; 0 if there is no checkpoint."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -93,7 +93,7 @@ def step_of(run: Path) -> int:
 
 
 def is_running(run: Path) -> bool:
-    """Whether a living process owns the folder; one of another machine, whether it gave a sign of life lately."""
+    """Whether a live process owns the folder. For another machine: whether the owner's last sign of life is recent."""
     try:
         owner, sign = read_owner(run / OWNER), last_sign(run / OWNER)
     except (OSError, UsageError):
@@ -104,7 +104,9 @@ def is_running(run: Path) -> bool:
 
 
 def scorings_of(run: Path) -> Iterator[Scoring]:
-    """The best validation, files of ``stvg evaluate --json`` in the folder, and of an ablation's cell its test split."""
+    """The best validation, and files of ``stvg evaluate --json`` in the folder; for an ablation's cell, also its test
+    scores.
+    """
     best = max(validations(run / METRICS_FILE), key=lambda line: line["validation"]["m_vIoU"], default=None)
     if best is not None:
         yield Scoring(f"{best.get('split', 'validation')}, best epoch", best["validation"])
@@ -125,7 +127,7 @@ def scorings_of(run: Path) -> Iterator[Scoring]:
 
 
 def validations(path: Path) -> Iterator[dict[str, Any]]:
-    """Lines of a metrics.jsonl with validation scores; a line that a kill cut short is left out."""
+    """Lines of a metrics.jsonl with validation scores. Incomplete lines are skipped."""
     for text in path.read_text("utf-8").splitlines() if path.exists() else ():
         try:
             line = json.loads(text)
@@ -136,7 +138,7 @@ def validations(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def ordered(runs: DataFrame, column: str | None) -> DataFrame:
-    """The rows by a column: scores from the highest on, anything else in the order of names. UsageError for no column."""
+    """The rows sorted by a column: scores descending, others ascending. Raises UsageError for an unknown column."""
     if column is None:
         return runs
     if column not in runs.columns:
@@ -145,13 +147,13 @@ def ordered(runs: DataFrame, column: str | None) -> DataFrame:
 
 
 def format_runs(runs: DataFrame, style: str = "terminal") -> str:
-    """The runs as text; ``style``: see `STYLES`. CSV has the scores as numbers."""
+    """The runs as text; ``style``: see `STYLES`. In CSV, scores are numbers."""
     align = "".join("r" if name in ("steps", *METRICS) else "l" for name in runs.columns)
     return write_table(Written(runs.map(text_of), align, sheet=runs), style)
 
 
 def text_of(value: Any) -> str:
-    """A cell: scores with two digits, a dash for what is not there."""
+    """A cell as text: scores with two decimals, a dash for missing values."""
     if value is None or value != value or value == "":
         return "–"
     return f"{value:.2f}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""What `stvg evaluate` and `stvg report` are asked to score, and the scoring."""
+"""The requests of `stvg evaluate` and `stvg report`, and the scoring."""
 
 from __future__ import annotations
 
@@ -23,43 +23,43 @@ if TYPE_CHECKING:
 
 
 class Scored(NamedTuple):
-    """What there is to write after scoring."""
+    """The result of a scoring."""
 
     scores: Scores
     dataset: str
     samples: list[Sample]
     tubes: dict[int | str, Tube]
     evidence: dict[int | str, Evidence]
-    """Only of a head, and where it was asked for."""
+    """For a head, and only if ``explain`` is set."""
     facts: dict[str, str]
-    """What was scored, for people."""
+    """Description of what was scored, for display."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HowToScore(Request):
-    """What can be said of every scoring."""
+    """Parameters of every scoring."""
 
     split: str = "test"
     protocol: str = one_of(PROTOCOLS, "tubedetr")
     max_frames: int | None = None
-    """Slots of a clip; None: the head's, or 100."""
+    """Maximum number of slots per clip; None: the head's, or 100 for predictions."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadScoring(HowToScore):
-    """A head, and how it is scored on a split of a cache."""
+    """How a head is scored on a split of a cache."""
 
     batch_size: int | str | None = None
-    """Clips run at once; ``auto``: as many as pay on this device; None: those it trained with."""
+    """Clips per batch. ``auto``: double it until throughput stops rising or memory runs out. None: as in training."""
     shuffle_sentences: int | None = None
-    """A seed: every sample gets another one's sentence, and a head that reads must fail."""
+    """Seed of the control: pair every sample with another sample's sentence. A head that reads must then fail."""
     videos: Path | None = None
     """The folder of the videos, for a head that was trained end to end."""
     explain: bool = False
-    """Keep the evidence for every tube."""
+    """Keep the evidence for every tube; see `Evidence`."""
 
     def score(self, head: Head, cache: Cache, device: torch.device, bar: Progress) -> Scored:
-        """Score a head on a cache. Raises CacheError where it was trained on features of another kind."""
+        """Score a head on a cache. Raises CacheError if it was trained on features of another kind."""
         from ..heads.training.batch_size import fitting_batch_size
         from .evaluation import open_split, readings_of, score_split, shuffle_sentences, tubes_of
         from .report.findings import Evidence
@@ -92,14 +92,14 @@ class HeadScoring(HowToScore):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointScoring(HeadScoring):
-    """A head in a file, the cache it is scored on, and where."""
+    """A checkpoint, the cache it is scored on, and the device."""
 
     checkpoint: Path
     cache: Location
     annotation_set: str | None = None
     device: str | None = None
     encoders: dict[str, Any] = field(default_factory=dict)
-    """Where those lie that trained with the head; fields of `live_encoders.Sources`."""
+    """Locations of the encoders that were trained with the head; fields of `live_encoders.Sources`."""
 
     def run(self) -> Scored:
         """Raises CheckpointError, CacheError, UsageError."""
@@ -118,16 +118,16 @@ class CheckpointScoring(HeadScoring):
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionScoring(HowToScore):
-    """A file of anyone's predictions, and the annotations they are scored against."""
+    """A prediction file, and the annotations it is scored against."""
 
     predictions: Path
     dataset: str = one_of(DATASETS)
     annotations: Path
     vidor: Path | None = None
     fps: float | None = None
-    """Sampling rate scored at; None: 5."""
+    """Sampling rate of the scored frames, per second; None: 5."""
     allow_missing: bool = False
-    """Score what is there; missing samples are counted, not fatal."""
+    """Score the predictions that exist; count missing samples instead of raising an error."""
 
     def run(self) -> Scored:
         """Raises PredictionError, AnnotationError, UsageError."""

@@ -1,4 +1,4 @@
-"""The options of ``stvg evaluate`` and ``stvg report`` that say what is scored, and the request they make."""
+"""Options of ``stvg evaluate`` and ``stvg report`` that define what is scored, and the request built from them."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ scoring_options = options(
     weight_options,
     tokenizer_option,
 )
-"""Encoders are those of a head that trained them."""
+"""The encoder options apply to a head whose encoders were trained with it."""
 ENCODERS = ("backbone", "text_encoder", "backbone_weights", "text_weights", "tokenizer")
 
 
 def scoring_of(given: dict[str, Any]) -> CheckpointScoring | PredictionScoring:
-    """The request that options make. Raises click.UsageError for options that do not go together."""
+    """The request defined by options. Raises click.UsageError for options that exclude each other or need others."""
     if (given["checkpoint"] is None) == (given["predictions"] is None):
         raise click.UsageError(
             "give either --checkpoint with --cache, or --predictions with --dataset and --annotations"

@@ -1,6 +1,6 @@
-"""How tables are written, whatever is in them: for the terminal, in Markdown, in LaTeX, as CSV. A row a style.
+"""Tables as text: for the terminal, in Markdown, in LaTeX and as CSV. `STYLES` has one entry per style.
 
-Every table of every command passes through here. Its text comes from others, and is data in all styles.
+Every table of every command is written here. Cell texts may be untrusted, so every style escapes them.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 FIGURE = re.compile(r"[-+]?\d[\d,.]*( ± [\d.]+)?( \([-+][\d.]+\))?")
-"""What stands in a cell of figures: 1,234.5, 47.16 ± 0.52, 32.40 (-1.20)."""
+"""A cell of figures, such as 1,234.5 or 47.16 ± 0.52 or 32.40 (-1.20)."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """A table as people read it, and as programs do."""
+    """A table: texts for people, and numbers for programs."""
 
     cells: DataFrame
-    """Texts, one a cell; a line after the first is what stands below a figure."""
+    """One text per cell. Lines after the first are shown below the figure."""
     align: str
-    """A letter a column: l or r."""
+    """One letter per column: l or r."""
     title: str = ""
     notes: Sequence[str] = ()
-    """What must be known of the figures, a sentence or some each."""
+    """Notes on the figures, each of one or more sentences."""
     sheet: DataFrame | None = None
-    """A line a row, with every figure as a number; None: the cells."""
+    """One row per line, with every figure as a number; None: use ``cells``."""
 
 
 def write_table(table: Written, style: str = "terminal") -> str:
-    """A table in a style of `STYLES`, ending in a newline. Raises UsageError for another one."""
+    """Write a table in one of `STYLES`, ending in a newline. Raises UsageError for an unknown style."""
     if style not in STYLES:
         raise UsageError(f"there is no table style {style!r}", expected=", ".join(STYLES))
     return STYLES[style](table)
@@ -50,9 +50,9 @@ def terminal(table: Written) -> str:
 
 
 def render(columns: Sequence[str], rows: Sequence[Sequence[str]], align: str, widest: int | None = None) -> str:
-    """A table for the terminal; ``align`` a letter a column, l or r. Cells are text, whatever marks are in them.
+    """A table for the terminal. ``align``: one letter per column, l or r. Markup in cells is printed literally.
 
-    ``widest``: more characters of a cell are cut off, with an ellipsis.
+    ``widest``: cells with more characters are cut, with an ellipsis.
     """
     from rich import box
     from rich.console import Console
@@ -79,7 +79,7 @@ def markdown(table: Written) -> str:
 
 
 def latex(table: Written) -> str:
-    """As in a paper: figures alone, the title for a caption, and what must be known of them in comments above."""
+    """A table as in a paper: figures without intervals, the title as caption, the notes as comments above it."""
     cells = table.cells.map(_in_paper).set_axis([*map(in_latex, table.cells.columns)], axis="columns")
     text = cells.to_latex(index=False, escape=False, column_format=table.align, caption=in_latex(table.title) or None)
     comments = [harmless(line) for note in table.notes for line in note.splitlines()]
@@ -87,7 +87,7 @@ def latex(table: Written) -> str:
 
 
 def _in_paper(cell: str) -> str:
-    """A cell without what stands below its figure; signs as in formulas."""
+    """The first line of a cell. In figures, a hyphen before a digit becomes a minus sign."""
     first = cell.partition("\n")[0]
     if not FIGURE.fullmatch(first):
         return in_latex(first)

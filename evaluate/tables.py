@@ -1,7 +1,7 @@
-"""Scores as a table for the terminal, Markdown, CSV or LaTeX, beside the published figures if wanted.
+"""Scores as a table for the terminal, Markdown, CSV or LaTeX, with the published figures if requested.
 
-Figures are percent with two decimals, 95 % intervals with one. Every table says how it was scored: protocol, frames, and
-how many samples.
+Figures are percent with two decimals; 95 % intervals have one decimal. Every table states its protocol, the scored
+frames and the number of samples.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ COLUMNS = ("group", "source", *METRICS)
 
 
 class Row(NamedTuple):
-    """One line of a table. ``figures``: percent, in the order of METRICS, None where there is none."""
+    """One row of a table. ``figures``: percent, in the order of METRICS; None where there is none."""
 
     group: str
     source: str
     figures: tuple[float | None, ...]
     published: bool = False
     intervals: tuple[Interval, ...] | None = None
-    """95 %, in the order of figures; None where there are none."""
+    """95 % intervals, in the order of figures; None if there are none."""
 
     def cells(self) -> list[str]:
-        """Figures as text, each above its interval."""
+        """The row as text; each figure has its interval below it."""
         texts = ["–" if x is None else f"{x:.2f}" for x in self.figures]
         if self.intervals:
             texts = [f"{t}\n{spread(i)}".rstrip() for t, i in zip(texts, self.intervals, strict=True)]
@@ -41,7 +41,7 @@ class Row(NamedTuple):
 
 
 def spread(interval: Interval) -> str:
-    """An interval in percent; nothing for one that could not be had."""
+    """An interval in percent; empty if it is NaN."""
     low, high = interval
     return "" if low != low else f"{100 * low:.1f}–{100 * high:.1f}"
 
@@ -54,12 +54,11 @@ def format_table(
     run: str = "this run",
     style: str = "terminal",
 ) -> str:
-    """A table with a row per group, ending in a newline.
+    """A table with one row per group, ending in a newline.
 
-    Naming ``dataset`` and ``split`` adds the published rows of exactly these, where all of that split was scored.
-    ``run`` names the scored rows. ``style``: terminal, markdown, csv or latex. CSV puts the statement of how it was
-    scored into columns and leaves the footnote out, so that every line is data; LaTeX has means only, as papers do.
-    Raises UsageError for another style.
+    ``dataset`` and ``split``: add the published rows of that split, if all of its samples were scored. ``run``: label
+    of the scored rows. ``style``: terminal, markdown, csv or latex. CSV states the protocol in columns and has no
+    footnote, so every line is data. LaTeX has means only, as in papers. Raises UsageError for another style.
     """
     from pandas import DataFrame
 
@@ -77,7 +76,7 @@ def format_table(
 
 
 def sheet_of(scores: Scores, rows: Sequence[Row]) -> DataFrame:
-    """A line a row: figures and their limits in percent, two decimals, and how they were scored."""
+    """One row per line: figures and interval limits in percent with two decimals, and how they were scored."""
     from pandas import DataFrame
 
     sampling = [f"{scores.sampling.fps:g}", scores.sampling.max_frames] if scores.protocol == "tubedetr" else ["", ""]
@@ -94,7 +93,7 @@ def sheet_of(scores: Scores, rows: Sequence[Row]) -> DataFrame:
 
 
 def describe(scores: Scores, dataset: str | None = None, split: str | None = None) -> str:
-    """One sentence: what was scored, how, and how much of it."""
+    """One sentence: what was scored, how, and how many of the samples."""
     what = " ".join(name for name in (dataset, split) if name)
     frames = "every source frame"
     if scores.protocol == "tubedetr":
@@ -109,7 +108,7 @@ def describe(scores: Scores, dataset: str | None = None, split: str | None = Non
 
 
 def format_comparison(comparison: Comparison, a: str, b: str, most: int = 10) -> str:
-    """Paired differences, marked where their interval leaves zero out, and the samples that changed most."""
+    """Paired differences, marked if their interval excludes zero, and the samples that changed most."""
     rows = []
     for d in comparison.differences:
         figures = [f"{100 * d.a:.2f}", f"{100 * d.b:.2f}", f"{100 * (d.b - d.a):+.2f}"]

@@ -1,4 +1,4 @@
-"""From a request to a trained head: the run, its record, and the validation beside it."""
+"""Train a head as requested: the run, its record, and validation during training."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def train_requested(
     track: Sequence[str] = (),
     profile: int | None = None,
 ) -> None:
-    """Train what is requested in the folder ``out``, or what is left of it, and say how far it is.
+    """Start or continue the requested training in the folder ``out``, and report progress.
 
-    ``recorded``: the record that is asked for again. ``track``: names of `TRACKERS`. ``profile``: see `Profile`, of so
-    many steps.
+    ``recorded``: the record of the run that is repeated, if any. ``track``: names of `TRACKERS`. ``profile``: number of
+    steps to profile; see `Profile`.
     """
 
     if not ranks.first:

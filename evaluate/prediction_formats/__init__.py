@@ -1,1 +1,1 @@
-"""Prediction files that other projects write: a file for each format, and the table that recognises them."""
+"""Prediction files of other projects: a module for each format, and the table that recognises them."""

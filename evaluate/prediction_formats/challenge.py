@@ -1,8 +1,9 @@
-"""HC-STVG's challenge, as --export challenge writes it: a tube for every video, frames counted from 1, both ends inside.
+"""HC-STVG challenge JSON, as --export challenge writes it: one tube per video, frames counted from 1, both ends
+inclusive.
 
 {"1_x.mp4": {"st_frame": 91, "ed_frame": 150, "bbox": {"91": [x1, y1, x2, y2], …}}, …}
 
-``bbox_outside``, which the challenge's script does not read, has boxes of frames outside the moment, keyed alike.
+``bbox_outside`` has the boxes of frames outside the moment, in the same form. The challenge's script ignores it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def recognise(content: Any) -> bool:
 
 
 def read(content: Any, split: ScoredSplit) -> dict[int | str, Tube]:
-    """Raises PredictionError naming the video and the field, and where a video has several sentences."""
+    """Raises PredictionError naming the video and the field, and if a video has several sentences."""
     by_video: dict[str, list[Sample]] = {}
     for sample in split.samples:
         by_video.setdefault(sample.video.video_id, []).append(sample)

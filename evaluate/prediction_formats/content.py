@@ -1,4 +1,4 @@
-"""What a prediction file says, whatever it is packed in: plain or gzipped text in any Unicode encoding, or a torch file."""
+"""The content of a prediction file: plain or gzipped text in any Unicode encoding, or a torch file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GZIP, ZIP = b"\x1f\x8b", b"PK\x03\x04"
 
 
 def is_torch_file(path: str | Path) -> bool:
-    """Whether a file starts as `torch.save` starts its archives. Raises PredictionError for one that cannot be read."""
+    """Whether a file starts like an archive of `torch.save`. Raises PredictionError if it cannot be read."""
     try:
         with open(path, "rb") as file:
             return file.read(4) == ZIP
@@ -26,9 +26,9 @@ def is_torch_file(path: str | Path) -> bool:
 
 
 def lines_of(path: str | Path) -> Iterator[bytes | str]:
-    """The lines of a text file as json.loads takes them. UTF-16 and UTF-32 need no byte-order mark.
+    """The lines of a text file, in a form json.loads accepts. UTF-16 and UTF-32 need no byte-order mark.
 
-    Raises PredictionError for a file that cannot be read, a damaged gzip archive, and text in no encoding.
+    Raises PredictionError for a file that cannot be read, a damaged gzip archive, and text in no known encoding.
     """
     try:
         with open(path, "rb") as raw:
@@ -46,7 +46,7 @@ def lines_of(path: str | Path) -> Iterator[bytes | str]:
 
 def _decoded(file: Any) -> Iterator[bytes | str]:
     encoding = json.detect_encoding(file.peek(4)[:4])
-    if encoding in ("utf-8", "utf-8-sig"):  # left to json.loads, so that a fault is told by its line
+    if encoding in ("utf-8", "utf-8-sig"):  # json.loads decodes these, so that an error names its line
         yield from file
     else:
         with io.TextIOWrapper(file, encoding=encoding, newline="\n") as text:
@@ -54,9 +54,9 @@ def _decoded(file: Any) -> Iterator[bytes | str]:
 
 
 def load_torch(path: str | Path) -> Any:
-    """What `torch.save` wrote, as JSON would hold it: keys are strings, arrays are lists. Nothing in the file is run.
+    """The content of a `torch.save` file as JSON values: keys are strings, arrays are lists. Code in it is never run.
 
-    Raises PredictionError for an archive of anything else.
+    Raises PredictionError for any other content.
     """
     import numpy as np
     import torch
@@ -80,7 +80,7 @@ def load_torch(path: str | Path) -> Any:
 
 
 def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object's pairs as a dictionary. Raises ValueError for a key that is given twice."""
+    """The key-value pairs of an object as a dictionary. Raises ValueError for a repeated key."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]

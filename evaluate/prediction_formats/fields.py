@@ -1,4 +1,4 @@
-"""The values of a prediction, checked: numbers, boxes, frames. Whoever reads a format says where a fault lies."""
+"""Checked values of a prediction: numbers, boxes, frames. The reader of a format supplies the location of a fault."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FRAME = re.compile(r"0|[1-9][0-9]{0,8}")
 
 
 def fault_at(path: str | Path, place: str) -> Fault:
-    """Faults of one line or one sample of a file."""
+    """Makes the errors of one line or one sample of a file."""
 
     def fault(field: str, message: str, **facts: object) -> PredictionError:
         where = f"{path}, {place}" + (f", {field}" if field else "")
@@ -42,7 +42,7 @@ def read_number(value: object, name: str, fault: Fault) -> float:
 
 
 def read_boxes(value: object, fault: Fault, name: str = "boxes", first: int = 0) -> tuple[IntArray, FloatArray]:
-    """Frames (n,), 0-based and ascending whatever their order in the file, and boxes (n, 4) xyxy.
+    """Frames (n,), 0-based and sorted in ascending order, and boxes (n, 4) xyxy.
 
     ``value``: boxes by frame number; the numbers start at ``first``.
     """
@@ -74,6 +74,6 @@ def read_boxes(value: object, fault: Fault, name: str = "boxes", first: int = 0)
 
 
 def shown(value: object) -> str:
-    """A value as JSON, short enough for a message."""
+    """A value as JSON, shortened for a message."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 80 else text[:77] + "…"

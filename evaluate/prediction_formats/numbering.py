@@ -1,9 +1,9 @@
-"""Which sample a number of a foreign file means.
+"""Map the sample numbers of other projects' files to samples.
 
-Other projects number the sentences of a split themselves. TubeDETR counts as `Sample.sample_id` does: record by record,
-questions before captions. STCAT and CG-STVG put a record's captions before its questions. All of them number HC-STVG's
-videos in the order of the annotation file. A file is read in the way of counting that agrees with all it says of its
-samples: kind, sentence, video. Two ways that agree and differ cannot be told apart.
+Other projects number the sentences of a split themselves. TubeDETR numbers them like `Sample.sample_id`: record by
+record, questions before captions. STCAT and CG-STVG number a record's captions before its questions. All of them number
+HC-STVG's videos in the order of the annotation file. The numbering is used that agrees with the kind, sentence and
+video that the file states. If two different numberings agree with the file, it is ambiguous and refused.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ LINES = 'write lines {"sample_id": …, "start": …, "end": …, "boxes": {…}
 
 @dataclass(frozen=True)
 class ScoredSplit:
-    """What a prediction file is read against."""
+    """The split that a prediction file belongs to."""
 
     path: Path
     samples: Sequence[Sample]
-    """Of the whole split, in the order of its annotation file."""
+    """All samples of the split, in the order of its annotation file."""
     captions_first: Sequence[int] = ()
-    """VidSTG: the sample_id at each place when the captions of a record are counted before its questions."""
+    """VidSTG: the sample_id at each position when the captions of a record are numbered before its questions."""
 
     def fault(self, key: str) -> Fault:
-        """Faults of the sample that the file calls ``key``."""
+        """Makes the errors of the sample that the file calls ``key``."""
         return fault_at(self.path, f"sample {key}")
 
 
 @dataclass(frozen=True)
 class Said:
-    """What a file says of a sample besides its number; None for what it does not say."""
+    """What a file states about a sample besides its number; None if it states nothing."""
 
     kind: str | None = None
     sentence: str | None = None
     video: str | None = None
 
     def contradicts(self, sample: Sample) -> tuple[str, str, str] | None:
-        """The first fact that does not fit a sample: its name, what the annotations have, what the file has."""
+        """The first fact that contradicts a sample: its name, the annotation's value, the file's value."""
         kind = (self.kind or "")[:5]
         if kind in ("decla", "inter") and sample.qtype != "all" and kind != sample.qtype[:5]:
             return "qtype", sample.qtype, str(self.kind)
@@ -57,15 +57,15 @@ class Said:
 
 
 def _words(sentence: str) -> list[str]:
-    """A sentence as it compares: projects store it in lower case, or without punctuation."""
+    """The words of a sentence, for comparison: some projects store it in lower case or without punctuation."""
     return re.findall(r"\w+", sentence.casefold())
 
 
 def samples_of(said: Mapping[str, Said], split: ScoredSplit, *, captions_first: bool) -> dict[str, Sample]:
-    """The sample that each number of a file means. ``captions_first``: whether the file may be counted that way.
+    """The sample for each number of a file. ``captions_first``: whether the file may number captions first.
 
-    Raises PredictionError where a number is no sample's, where every way of counting contradicts what the file says,
-    and where two ways give different samples and nothing tells them apart.
+    Raises PredictionError if a number has no sample, if every numbering contradicts the file, and if two numberings
+    give different samples and the file does not distinguish them.
     """
     ways = [_own_numbers(split, said)]
     if captions_first and split.captions_first:
@@ -95,7 +95,7 @@ def samples_of(said: Mapping[str, Said], split: ScoredSplit, *, captions_first: 
 
 
 def _own_numbers(split: ScoredSplit, keys: Mapping[str, Any]) -> dict[str, Sample]:
-    """By sample_id; where these are names and the file has none of them, by place in the annotation file."""
+    """Samples by sample_id. If these are names and the file has none of them: by position in the annotation file."""
     by_id = {str(s.sample_id): s for s in split.samples}
     if any(isinstance(s.sample_id, int) for s in split.samples) or any(key in by_id for key in keys):
         return by_id

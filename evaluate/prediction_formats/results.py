@@ -1,8 +1,8 @@
-"""What the results of TubeDETR, STCAT and CG-STVG have in common: boxes and moments, apart from each other.
+"""Common part of the results of TubeDETR, STCAT and CG-STVG. Boxes and moments are stored separately.
 
     {"predictions": …boxes…, "video_predictions": {"17": {"sted": [start, end], "qtype": "declarative"}, …}, …}
 
-``sted`` is source frames, half-open; boxes are xyxy in source pixels, frames 0-based, all as in lines.
+``sted``: source frames, half-open. Boxes: xyxy in source pixels. Frames: 0-based. All are as in JSON lines.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ BOXES, MOMENTS = "predictions", "video_predictions"
 
 
 def block_of(content: Any) -> dict[str, Any] | None:
-    """The object that holds the predictions: the file itself, or an entry of it, where TubeDETR puts metrics beside it."""
+    """The object with the predictions: the file itself, or an entry of it, where TubeDETR stores metrics beside it."""
     blocks = blocks_of(content)
     return next(iter(blocks.values()), None)
 
 
 def blocks_of(content: Any) -> dict[str, dict[str, Any]]:
-    """Every object of a file that holds predictions, by its key; the file itself has none."""
+    """Every object of a file that holds predictions, by its key. The key is empty if it is the file itself."""
     if not isinstance(content, dict):
         return {}
     if isinstance(content.get(BOXES), dict):
@@ -36,7 +36,7 @@ def blocks_of(content: Any) -> dict[str, dict[str, Any]]:
 def tubes_of(
     content: Any, boxes: Mapping[str, dict[str, Any]], split: ScoredSplit, *, captions_first: bool
 ) -> dict[int | str, Tube]:
-    """A tube for every sample of a file. ``boxes``: per number of the file, a box by frame.
+    """One tube per sample of a file. ``boxes``: boxes by frame, for each number of the file.
 
     Raises PredictionError naming the sample and the field.
     """
@@ -69,7 +69,7 @@ def tubes_of(
 
 
 def _said(block: Mapping[str, Any], moments: Mapping[str, Any]) -> dict[str, Said]:
-    """What a file says of each sample. Some forks write a sample's own number for the name of its video."""
+    """What a file states about each sample. A video name equal to the sample's number, as in some forks, is ignored."""
     names, sentences = (found if isinstance(found := block.get(k), dict) else {} for k in ("vid2names", "vid2sents"))
     found = {}
     for key, moment in moments.items():

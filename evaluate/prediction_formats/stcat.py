@@ -1,4 +1,4 @@
-"""The test_results.json (or .pt) of STCAT, CG-STVG and what grew from them: a box for every frame, sampled or between.
+"""The test_results.json (or .pt) of STCAT, CG-STVG and their forks: a box for every frame, sampled or not.
 
 {"predictions": {"17": {"90": [[x1, y1, x2, y2]], …}, …}, "video_predictions": …, "vid2names": …, "vid2sents": …}
 """
@@ -33,5 +33,5 @@ def read(content: Any, split: ScoredSplit) -> dict[int | str, Tube]:
 
 
 def _only(listed: Any) -> Any:
-    """The box of a list of one; forks write the box itself."""
+    """The box in a list of one box. Some forks store the box without the list."""
     return listed[0] if isinstance(listed, list) and len(listed) == 1 else listed

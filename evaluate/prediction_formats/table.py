@@ -1,4 +1,4 @@
-"""The formats of other projects that prediction files are read in, recognised by what a file holds."""
+"""Prediction formats of other projects, recognised by the content of a file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .numbering import LINES, ScoredSplit
 
 
 class Format(NamedTuple):
-    """A kind of file. ``recognise``: whether its content is of this kind; ``read``: the tubes in it."""
+    """A file format. ``recognise``: whether content has this format. ``read``: the tubes in the content."""
 
     name: str
     recognise: Callable[[Any], bool]
@@ -27,12 +27,12 @@ FORMATS = (
 
 
 def recognise(content: Any) -> Format | None:
-    """The format of what a file holds; None for no format that is known."""
+    """The format of a file's content; None if it is unknown."""
     return next((f for f in FORMATS if f.recognise(content)), None)
 
 
 def unknown(path: object, content: Any) -> PredictionError:
-    """What to say of an object that is of no format."""
+    """The error for content in no known format."""
     found = f"an object with {', '.join(map(repr, list(content)[:6]))}" if isinstance(content, dict) else "a list"
     return PredictionError(
         f"{path} is in no format that is known",

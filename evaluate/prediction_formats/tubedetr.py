@@ -1,8 +1,8 @@
-"""TubeDETR's log_stats.json, of an evaluation with --test: a box for every sampled frame.
+"""TubeDETR's log_stats.json, written by an evaluation with --test: a box for every sampled frame.
 
 {"test_vidstg_vidstg": {"predictions": {"17_90": {"boxes": [[x1, y1, x2, y2]]}, …}, "video_predictions": …}, …}
 
-A key is a sample's number, "_" and a source frame.
+A key consists of a sample's number, "_" and a source frame.
 """
 
 from __future__ import annotations
