@@ -1,1 +1,2 @@
-"""From a cache to tubes: the heads, their losses and the training loop. Knows no video and no dataset names."""
+"""Heads, their losses, the training loop and inference. They read caches, and depend on no video decoder and no data
+set's format."""

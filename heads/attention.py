@@ -1,7 +1,7 @@
-"""Attention: fused wherever its weights are not read.
+"""Multi-head attention. It uses torch's fused kernels, except where the attention weights are needed.
 
-Parameter names of `Attention` follow torch's MultiheadAttention, so that published weights load by name. What is hidden
-from queries is added to their scores: 0, or minus infinity (`hidden`).
+Parameter names of `Attention` follow torch's MultiheadAttention, so that published weights load by name. Masks are
+additive: 0 for a visible key, minus infinity for a hidden one (`hidden`).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from .dropout import dropout
 from .precision import at_least_float32, product_type
 
 ALIGNED = 16
-"""Rows of what is added to scores start at multiples of so many numbers: fused attention would copy them otherwise."""
+"""The rows of a mask start at multiples of this many elements. Fused attention would copy other masks."""
 
 
 def hidden(padding: Tensor, dtype: torch.dtype) -> Tensor:
-    """What is added to scores: keys' padding (R, Lk) bool, True = ignored → (R, 1, 1, Lk). Every row must have at least one
-    key that is not padding."""
+    """The additive mask of padded keys: padding (R, Lk) bool, True = padding → (R, 1, 1, Lk). Every row must have at
+    least one key that is not padding."""
     R, L = padding.shape
     added = torch.zeros(R, -(-L // ALIGNED) * ALIGNED, dtype=dtype, device=padding.device)[:, :L]
     return added.masked_fill_(padding, -torch.inf)[:, None, None]
@@ -42,22 +42,24 @@ class Attention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, hides: Tensor | None) -> Tensor:
-        """query (R, Lq, d), key and value (R, Lk, d), ``hides`` as of `hidden` → attended values (R, Lq, d)."""
+        """query (R, Lq, d), key and value (R, Lk, d), ``hides``: a mask as of `hidden`, or None → attended values (R,
+        Lq, d)."""
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         parts = zip((query, key, value), weights, biases, strict=True)
         q, k, v = (split_heads(F.linear(x, w, b), self.heads) for x, w, b in parts)
         return self.attended(q, k, v, hides)
 
     def within(self, x: Tensor, position: Tensor, hides: Tensor | None) -> Tensor:
-        """Attention of x (R, L, d) to itself; ``position``, which broadcasts against it, is added to what becomes queries
-        and keys. (R, L, d)"""
+        """Self-attention of x (R, L, d) → (R, L, d). ``position`` broadcasts against x, and is added to queries and
+        keys, but not to values."""
         q, k, v = (part.transpose(1, 2) for part in self.of_itself(x, position).unbind(2))
         return self.attended(q, k, v, hides)
 
     def within_and_weights(self, x: Tensor, position: Tensor, hides: Tensor) -> tuple[Tensor, Tensor]:
         """As `within`, and the weights (R, L, L), averaged over heads *before* dropout.
 
-        Weights after dropout can exceed 1, and log(1 - weight) of the guided attention loss would not be a number.
+        Dropout scales weights up, so they can exceed 1. The guided attention loss takes log(1 - weight), which would be
+        NaN.
         """
         parts = self.of_itself(x, position)  # (R, L, 3, heads, dh)
         R, L, _, heads, width = parts.shape
@@ -79,10 +81,11 @@ class Attention(nn.Module):
 
 
 def placed_product(x: Tensor, position: Tensor, weight: Tensor, bias: Tensor, group: int, placed: int) -> Tensor:
-    """x · weightᵀ + bias, where the first ``placed`` of every ``group`` columns are of x + position instead of x.
+    """x · weightᵀ + bias, where the first ``placed`` of every ``group`` columns use x + position instead of x.
 
-    x (…, d), position (…, d), which broadcasts against it, weight (columns, d) → (…, columns). The position is multiplied
-    by itself: where it is that of many rows, that costs next to nothing, and no sum of both is made or kept.
+    x (…, d), position (…, d), which broadcasts against it, weight (columns, d) → (…, columns). The product with the
+    position is computed separately. It is cheap where many rows share a position, and x + position is neither computed
+    nor stored.
     """
     dtype = product_type(weight)
     with torch.autocast(x.device.type, enabled=False):
@@ -126,8 +129,8 @@ def merge_heads(x: Tensor) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, hides: Tensor | None, p: float) -> Tensor:
-    """Scaled dot-product attention of (R, heads, L, dh) tensors; ``hides`` as of `hidden`, weights dropped with probability
-    ``p``. Values may be of another width."""
+    """Scaled dot-product attention of (R, heads, L, dh) tensors; values may have another dh. ``hides``: a mask as of
+    `hidden`, or None. ``p``: the dropout probability of the weights."""
     if p and q.device.type == "cpu":
         return cpu.attend(q, k, v, hides, p)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=hides, dropout_p=p)

@@ -1,4 +1,4 @@
-"""Boxes as the model sees them: cxcywh fractions of the frame, xyxy corners, IoU and generalised IoU."""
+"""Boxes: centre format (cxcywh) as fractions of the frame, corner format (xyxy), IoU and generalised IoU."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from torch import Tensor
 
 
 def to_corners(boxes: Tensor) -> Tensor:
-    """cxcywh (…, 4) → xyxy (…, 4), same unit."""
+    """cxcywh (…, 4) → xyxy (…, 4), in the same unit."""
     centre, size = boxes.split(2, dim=-1)
     half = size / 2
     return torch.cat([centre - half, centre + half], dim=-1)
 
 
 def area(first: Tensor, last: Tensor) -> Tensor:
-    """Of boxes between two corners (…, 2), zero where they are the wrong way round: (…,). Not torch's prod, whose gradient
-    waits for the GPU to count zeros."""
+    """The area of boxes with opposite corners ``first`` and ``last`` (…, 2): (…,). Zero where last < first on an axis.
+    Multiplied by hand: the backward of `Tensor.prod` synchronises with the GPU."""
     width, height = (last - first).clamp(min=0).unbind(-1)
     return width * height
 
@@ -23,7 +23,7 @@ def area(first: Tensor, last: Tensor) -> Tensor:
 def generalised_iou(a: Tensor, b: Tensor) -> Tensor:
     """Generalised IoU of paired cxcywh boxes (…, 4): (…,), in [-1, 1].
 
-    Areas are kept above 1e-7, so a degenerate prediction early in training gives a small number, not a division by zero.
+    The areas of union and hull are clamped to at least 1e-7, so that degenerate boxes cause no division by zero.
     """
     (a1, a2), (b1, b2) = to_corners(a).split(2, -1), to_corners(b).split(2, -1)
     overlap = area(torch.maximum(a1, b1), torch.minimum(a2, b2))

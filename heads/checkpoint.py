@@ -1,8 +1,9 @@
-"""Checkpoints: one safetensors file with everything a run needs to go on exactly where it stopped.
+"""Checkpoints: one safetensors file with the whole state of a run, from which it resumes exactly.
 
-Tensors are named ``model.…``, ``ema.…`` and ``optimizer.<parameter>.<state>``; what is not a tensor (step, configuration,
-features, fingerprint) is JSON in the file's header. The header's ``crc32c`` is that of the whole file with eight zeros in
-its own place: a byte that changed anywhere is noticed. Written aside, synced, then renamed.
+Tensors are named ``model.…``, ``ema.…`` and ``optimizer.<parameter>.<state>``. All other state (step, configuration,
+features, fingerprint) is JSON in the header. The header's ``crc32c`` covers the whole file, with eight zeros in place
+of the checksum itself, so a change of any byte is detected. A file is written under a temporary name, synced, then
+renamed.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ from .model import Grounder
 
 FORMAT = "stvg checkpoint 2"
 GROUPS = ("model", "ema", "optimizer")
-"""Of tensors in a checkpoint of `Run.save`."""
+"""Groups of tensors in a checkpoint of `Run.save`."""
 NO_SUM = b"00000000"
 SUM = re.compile(rb'"crc32c":"([0-9a-f]{8})"')
-"""Where a header says its checksum. Quotes inside other entries are escaped, so this stands nowhere else."""
+"""The checksum entry of a header. Quotes inside other entries are escaped, so the pattern matches nowhere else."""
 BLOCK = 1 << 24
 
 
 class EMA:
-    """A copy of a model whose weights are the moving average of its own; updated after every optimiser step."""
+    """A copy of a model with exponentially averaged weights, updated after every optimiser step."""
 
     def __init__(self, model: Grounder, decay: float) -> None:
         self.decay = decay
@@ -56,20 +57,21 @@ class EMA:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint file holds. ``facts``: step, config, features, fingerprint, and how training stands."""
+    """The contents of a checkpoint. ``facts``: step, configuration, features, fingerprint, and the progress of
+    training."""
 
     facts: dict[str, Any]
     tensors: dict[str, Tensor]
 
     def group(self, name: str) -> dict[str, Tensor]:
-        """The tensors under ``name.``, with that prefix taken off."""
+        """The tensors whose names start with ``name.``, without that prefix."""
         return {k[len(name) + 1 :]: v for k, v in self.tensors.items() if k.startswith(name + ".")}
 
 
 def save_checkpoint(path: Path, facts: dict[str, Any], tensors: dict[str, Tensor], keep: Path | None = None) -> None:
-    """Write a checkpoint; whoever opens ``path`` sees the old file or the whole new one.
+    """Write a checkpoint. A reader of ``path`` sees the complete old file or the complete new one.
 
-    ``keep``: the name the old file is given, once the new one is on the disk.
+    ``keep``: the path to which the old file is renamed, once the new one is on the disk.
     """
     header = {"format": FORMAT, "facts": json.dumps(facts), "crc32c": NO_SUM.decode()}
     content = memoryview(save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata=header))
@@ -85,7 +87,7 @@ def save_checkpoint(path: Path, facts: dict[str, Any], tensors: dict[str, Tensor
 
 
 def place_of_sum(head: bytes | memoryview) -> int:
-    """Where in a file its checksum is written. Raises ValueError when it is not."""
+    """The offset of the checksum in a file. Raises ValueError where the header has none."""
     found = SUM.search(head)
     if found is None:
         raise ValueError("its header has no checksum")
@@ -93,7 +95,7 @@ def place_of_sum(head: bytes | memoryview) -> int:
 
 
 def checksum(blocks: Iterable[bytes | memoryview]) -> int:
-    """The crc32c of some blocks, one after the other."""
+    """The crc32c of consecutive blocks."""
     total = 0
     for block in blocks:
         for at in range(0, len(block), BLOCK):
@@ -102,7 +104,7 @@ def checksum(blocks: Iterable[bytes | memoryview]) -> int:
 
 
 def require_whole(path: Path) -> None:
-    """Raises ValueError when a byte of a checkpoint is not as it was written. Reads the file once, in blocks."""
+    """Raises ValueError where a checkpoint does not match its checksum. Reads the file once, in blocks."""
     with path.open("rb") as file:
         prefix = file.read(8)
         head = prefix + file.read(min(int.from_bytes(prefix, "little"), path.stat().st_size))
@@ -114,7 +116,8 @@ def require_whole(path: Path) -> None:
 
 
 def load_checkpoint(path: Path, groups: tuple[str, ...] = GROUPS) -> Checkpoint:
-    """Read a checkpoint, only the named groups of tensors. Raises CheckpointError for anything but a whole file of ours."""
+    """Read a checkpoint, and of its tensors only the named groups. Raises CheckpointError for a missing, damaged or
+    foreign file."""
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -140,7 +143,7 @@ def load_checkpoint(path: Path, groups: tuple[str, ...] = GROUPS) -> Checkpoint:
 
 
 def load_into(model: nn.Module, tensors: dict[str, Tensor], where: object) -> None:
-    """Load tensors by name; every parameter must be there with its shape, and nothing else."""
+    """Load tensors by name. Raises CheckpointError unless names and shapes equal those of the model."""
     expected = {k: tuple(v.shape) for k, v in model.state_dict().items()}
     found = {k: tuple(v.shape) for k, v in tensors.items()}
     if expected != found:
@@ -154,14 +157,14 @@ def load_into(model: nn.Module, tensors: dict[str, Tensor], where: object) -> No
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """The optimiser's state by parameter name."""
+    """The optimiser's state as tensors named ``<parameter>.<entry>``."""
     names: dict[Tensor, str] = {p: n for n, p in model.named_parameters()}
     return {f"{names[p]}.{k}": v for p, state in optimizer.state.items() for k, v in state.items()}
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` gave. Where each tensor has to lie, the optimiser knows: a fused one counts its
-    steps on the device."""
+    """Load what `optimizer_tensors` returned. The optimiser chooses each tensor's device: a fused one keeps its step
+    counters beside the parameters."""
     names: dict[Tensor, str] = {p: n for n, p in model.named_parameters()}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     found: dict[str, dict[str, Tensor]] = {}

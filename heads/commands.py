@@ -40,8 +40,8 @@ def weights() -> None:
 def weights_import(source: Path, out: Path) -> None:
     """Split a checkpoint of MDETR, TubeDETR, STCAT, the FSM authors, torchvision or Hugging Face into backbone, text
     encoder and head, as safetensors; of DETR and CG-STVG only the encoders. SOURCE is a file, an index of shards, or
-    a folder with either. Every tensor is accounted for; a part that is not whole is refused, and so is a file with
-    anything but tensors and options in it.
+    a folder with either. Every tensor is accounted for. An incomplete part is refused, and so is a file that
+    holds anything but tensors and options.
 
     \b
     Example: stvg weights import pretrained_resnet101_checkpoint.pth --out weights/mdetr
@@ -98,9 +98,9 @@ def train_head(
 ) -> None:
     """Train the grounding head on cached features; with --mode, encoders as well.
 
-    Encoders that train start from the weights the cache was made with: name these as you did for stvg extract. Under
-    torchrun every rank takes its share of each batch, whose size is that of all ranks together. SIGINT and SIGTERM end
-    a run after the step under way, saved, with status 130 and 143; torchrun itself then ends with 1.
+    Encoders that train start from the weights that made the cache: give the same options as to stvg extract. Under
+    torchrun every rank computes a part of each batch; the batch size counts all ranks. SIGINT and SIGTERM request a
+    graceful stop: finish the step, save, exit with status 130 or 143. torchrun itself then exits with 1.
 
     \b
     Examples:
@@ -127,7 +127,7 @@ def train_head(
         raise click.UsageError("--cache is needed: the cache to train from")
     else:
         asked = TrainRequest(**given)
-        _ = asked.experiment  # what is wrong with it is said before what may be wrong with the cache
+        _ = asked.experiment  # validate the settings before opening the cache
         request = asked.request(Cache.open(cache_path, asked.annotation_set), str(chosen))
     hint = "make room or mend the disk, then repeat the command: the run goes on from its last checkpoint"
     with joined(chosen) as (ranks, target), owned(out, ranks), naming_write_errors(out, hint=hint):

@@ -1,7 +1,7 @@
-"""Windows → a tube: which candidate, from when to when, and its box in pixels at every sampled frame. Never sees targets.
+"""Decoding: windows → a tube, which is a candidate, a start, an end, and a box in pixels at every sampled frame.
 
-A clip longer than the head was trained for comes as windows. Each is run on its own; how one decision is made over all of
-them is the head's.
+A clip longer than the head's maximum is divided into windows. The head runs on each window separately; how it combines
+them into one decision depends on the head. Targets are not used.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..cache.view import View
 
 @dataclass(frozen=True)
 class Window:
-    """What a head says of one window of a sample: N candidate tubes over T slots, in float32 on the CPU."""
+    """A head's output on one window of a sample: N candidate tubes over T slots, in float32 on the CPU."""
 
     sample: Sample
     view: View
@@ -32,44 +32,44 @@ class Window:
     score: Tensor | None
     """(N, T) logits."""
     attention: Tensor | None = None
-    """(N, T, T) temporal attention of the last decoder layer, rows = the slots that look. Only where it was asked for."""
+    """(N, T, T) temporal attention of the last decoder layer, rows = queries. None unless requested."""
 
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """A tube and why: what the chosen candidate says of every slot of the clip."""
+    """A tube and the evidence for it: the chosen candidate's probabilities at every slot of the clip."""
 
     tube: Tube
     start: FloatArray
-    """(T,) probability that the moment starts at each slot; they add up to 1."""
+    """(T,) probability that the moment starts at each slot; the sum is 1."""
     end: FloatArray
-    """(T,) probability that it ends with each slot."""
+    """(T,) probability that the moment ends at each slot; the sum is 1."""
     attention: tuple[FloatArray, ...]
-    """Of every window (t, t) temporal attention, rows = the slots that look; windows do not see each other. Empty where it
-    was not asked for."""
+    """The temporal attention (t, t) of every window, rows = queries. There is none between windows. Empty unless
+    requested."""
 
 
 @dataclass(frozen=True)
 class Moment:
-    """A span of source frames, half-open, and how likely the head finds it."""
+    """A half-open span of source frames, and its probability."""
 
     start: int
     end: int
     probability: float
-    """Of its start, times that of its end: from 0 to 1, and 1 over all spans."""
+    """The start's probability times the end's, in [0, 1]; the sum over all pairs of slots is 1."""
 
 
 CANDIDATES = 1000
-"""Of the slots of a clip, so many of the likeliest starts, and of the likeliest ends, form spans."""
+"""Spans are formed from this many most likely starts and ends of a clip."""
 DISTINCT = 0.5
-"""Spans that overlap by this IoU or more count as one moment."""
+"""Spans whose IoU is at least this count as one moment."""
 
 
 def moments(reading: Reading, count: int) -> list[Moment]:
-    """The moment of a reading's tube, and the likeliest further ones: ``count`` in all, fewer where there are no more.
+    """The moment of a reading's tube, then the most likely others: ``count`` in all, fewer where no more exist.
 
-    Non-maximum suppression over start x end probabilities: each next one is the likeliest span with start < end whose
-    temporal IoU with every one before it is below `DISTINCT`.
+    Non-maximum suppression over start x end probabilities: each next one is the most likely span with start < end whose
+    temporal IoU with every earlier one is below `DISTINCT`.
     """
     frames, tube = reading.tube.frames, reading.tube
     start, end = reading.start, reading.end
@@ -93,7 +93,7 @@ def moments(reading: Reading, count: int) -> list[Moment]:
 def choose_query(score: Tensor | None) -> tuple[int, float]:
     """The candidate with the highest mean probability over all slots (eqs 12, 13), and that mean.
 
-    ``score`` (N, T) logits, or None where there is one candidate and nothing to choose.
+    ``score`` (N, T) logits, or None where there is only one candidate.
     """
     if score is None:
         return 0, 1.0
@@ -102,10 +102,10 @@ def choose_query(score: Tensor | None) -> tuple[int, float]:
 
 
 def choose_span(logits: Tensor) -> tuple[int, int]:
-    """First and last slot of the likeliest moment, from (T, 2) logits of start and end.
+    """First and last slot of the most likely moment, from (T, 2) logits of start and end.
 
-    All pairs with start < end compete; a clip of one slot is that slot. Linear in T: the best end after every start is a
-    running maximum, taken from the back.
+    Maximises over all pairs with start < end; a clip of one slot gives (0, 0). Linear in T: the best end after every
+    start is a running maximum from the back.
     """
     if len(logits) == 1:
         return 0, 0
@@ -116,7 +116,7 @@ def choose_span(logits: Tensor) -> tuple[int, int]:
 
 
 def join(windows: list[Window]) -> Tube:
-    """One decision over all windows of a sample. Raises ValueError when they do not follow each other in time."""
+    """One decision over all windows of a sample. Raises ValueError where windows overlap or are out of order."""
     frames = np.concatenate([w.frames for w in windows])
     sample, view = windows[0].sample, windows[0].view
     if (np.diff(frames) <= 0).any():
@@ -130,7 +130,7 @@ def join(windows: list[Window]) -> Tube:
 
 
 def explain(windows: list[Window]) -> Reading:
-    """The decision of `join` and the evidence beside it; attention only of windows that were read with theirs."""
+    """The decision of `join`, and the evidence for it. Attention is included only for windows that have it."""
     tube = join(windows)
     query = tube.query or 0
     start, end = torch.cat([w.span[query] for w in windows]).softmax(0).double().numpy().T

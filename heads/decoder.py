@@ -1,5 +1,5 @@
-"""Queries → tubes. Stream 1 decodes N candidate tubes over all frames; stream 2, in training only, decodes the annotated
-tube from its own regions. Where both use the same layers, they go through them together."""
+"""The decoder: queries → tubes. Stream 1 decodes N candidate tubes over all frames. Stream 2, in training only, decodes
+the annotated tube from RoI features of the annotated boxes. Streams that share layers run through them together."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from .layers import ResidualNorm, Stack
 
 @dataclass(frozen=True)
 class Stream:
-    """n queries for each of T slots of B clips, and what they look at."""
+    """n queries for each of T slots of B clips, and the memory that they attend to."""
 
     position: Tensor
-    """(B or 1, n, T, d): query embedding plus time code; content starts at zero."""
+    """(B or 1, n, T, d): query embedding plus time code. The content of queries starts at zero."""
     padding: Tensor
-    """(B, T) bool: slots that no query sees."""
+    """(B, T) bool: slots that temporal self-attention ignores."""
     memory: Tensor
-    """(R, S, d): that of every slot of every clip (R = B · T), or of ``slots`` alone."""
+    """(R, S, d): memory of every slot of every clip (R = B · T), or of ``slots`` only."""
     code: Tensor
-    """(R / m, S, d): position codes of the memory, the same for m neighbours."""
+    """(R / m, S, d): position codes of the memory; m consecutive rows of memory share one."""
     memory_padding: Tensor | None = None
     """(R / m, S) bool."""
     slots: Tensor | None = None
-    """(2, R) int64 clip and slot of every row of the memory. Queries of other slots find nothing."""
+    """(2, R) int64: clip and slot of every row of memory. The attended values of all other slots are zero."""
     of_frame: Tensor | None = None
-    """(B or 1, n, T, d): the position with which queries look at the memory, where it is another one."""
+    """(B or 1, n, T, d): the position added to queries in cross-attention. None: ``position``."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What one layer makes of a stream's memory: keys and values (R, heads, S, dh). A processor computes neither, and has
-    memory (R, S, d) and code (R / m, S, d) here; see `cpu.look`."""
+    """A stream's memory as one layer attends to it: keys and values (R, heads, S, dh). On a CPU neither is computed:
+    memory (R, S, d) and code (R / m, S, d) are given instead; see `cpu.look`."""
 
     count: int
     hides: Tensor | None
@@ -51,17 +51,17 @@ class Seen:
 
 
 class CrossAttention(Attention):
-    """Every slot's queries look at that slot's memory, the queries of each stream at their own."""
+    """Cross-attention: the queries of a slot attend to the memory of that slot, in each stream separately."""
 
     def forward(self, query: Tensor, seen: Sequence[Seen]) -> Tensor:  # type: ignore[override]
-        """query (B, N, T, d), N queries of all streams → (B, N, T, d)."""
+        """query (B, N, T, d), the N queries of all streams → (B, N, T, d)."""
         d = query.shape[-1]
         q = nn.functional.linear(query, self.in_proj_weight[:d], self.in_proj_bias[:d]).transpose(1, 2)
         found = [self.look(part, by) for part, by in zip(q.split([s.count for s in seen], dim=2), seen, strict=True)]
         return self.out_proj(found[0] if len(found) == 1 else torch.cat(found, dim=2)).transpose(1, 2)
 
     def look(self, q: Tensor, seen: Seen) -> Tensor:
-        """q (B, T, n, d) → what they find (B, T, n, d)."""
+        """q (B, T, n, d) → attended values (B, T, n, d)."""
         rows = q.flatten(0, 1) if seen.slots is None else q[*seen.slots]
         p = self.dropout if self.training else 0.0
         if seen.memory is not None and seen.code is not None:
@@ -81,7 +81,7 @@ class CrossAttention(Attention):
 class DecoderLayer(nn.Module):
     """Temporal self-attention per query, then cross-attention to the same frame's memory, then a feed-forward layer.
 
-    The published weights have norms 1, 3 and 4; the names are kept.
+    The published weights name the norms 1, 3 and 4; these names are kept.
     """
 
     def __init__(self, d: int, heads: int, ffn: int, dropout: float) -> None:
@@ -107,7 +107,7 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(Stack):
-    """A stack of decoder layers and one final norm, applied to every layer's output."""
+    """Decoder layers, and one final norm that is applied to every layer's output."""
 
     def __init__(self, d: int, heads: int, ffn: int, layers: int, dropout: float) -> None:
         super().__init__()
@@ -115,9 +115,10 @@ class Decoder(Stack):
         self.norm = nn.LayerNorm(d)
 
     def forward(self, streams: Sequence[Stream], layers: nn.ModuleList | None = None) -> tuple[Tensor, Tensor]:
-        """``layers`` replaces this decoder's own (the unshared second stream of table VIII); the final norm stays.
+        """``layers`` replaces this decoder's own layers, for the unshared second stream of table VIII; the norm is the
+        same.
 
-        Returns, of all layers and streams, normalised states (L, B, N, T, d) and temporal attention (L, B, N, T, T).
+        Returns normalised states (L, B, N, T, d) and temporal attention (L, B, N, T, T) of all layers and streams.
         """
         layers = self.layers if layers is None else layers
         B = len(streams[0].padding)
@@ -135,7 +136,7 @@ class Decoder(Stack):
         return self.norm(torch.stack(states)), torch.stack(attention)
 
     def seen(self, stream: Stream, layers: nn.ModuleList) -> list[Seen]:
-        """Every layer's keys and values of a stream's memory, in one product."""
+        """The keys and values of a stream's memory for every layer, computed in one product."""
         dtype, together = self.product_type, len(stream.memory) // len(stream.code)
         hides = None
         if stream.memory_padding is not None:

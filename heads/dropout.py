@@ -1,4 +1,4 @@
-"""Dropout. On a GPU torch's own, which is one operation; on a CPU one that it can afford."""
+"""Dropout: torch's on a GPU, `cpu.dropout` on a CPU."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from . import cpu
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
-    """``x`` with a share ``p`` of its elements zeroed and the others scaled up, while training."""
+    """In training, ``x`` with elements zeroed with probability ``p`` and the others scaled to keep the mean; else
+    ``x``."""
     if not training or not p:
         return x
     return cpu.dropout(x, p) if x.device.type == "cpu" else F.dropout(x, p)

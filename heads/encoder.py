@@ -1,4 +1,5 @@
-"""The space-text encoder: every frame's visual tokens and words attend to each other; frames do not meet here."""
+"""The space-text encoder: self-attention over the visual tokens and words of each frame, without attention across
+frames."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from .layers import ResidualNorm, Stack
 
 
 class EncoderLayer(nn.Module):
-    """Post-norm transformer layer; position is added to queries and keys only. Names as in the published weights."""
+    """A post-norm transformer layer. Positions are added to queries and keys only. Parameter names are the published
+    ones."""
 
     def __init__(self, d: int, heads: int, ffn: int, dropout: float) -> None:
         super().__init__()
@@ -20,7 +22,7 @@ class EncoderLayer(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor, position: Tensor, hides: Tensor) -> Tensor:
-        """x (R, L, d), position (R / n, L, d) the same for n neighbours, ``hides`` (R, 1, 1, L) → (R, L, d)."""
+        """x (R, L, d), position (R / n, L, d), shared by n consecutive rows, ``hides`` (R, 1, 1, L) → (R, L, d)."""
         together = x.unflatten(0, (len(position), -1))
         x = self.norm1(x, self.self_attn.within(together, position[:, None], hides))
         return self.norm2(x, feed_forward(x, self.linear1, self.linear2, self.dropout, self.training))
@@ -34,7 +36,7 @@ class Encoder(Stack):
         self.layers = nn.ModuleList(EncoderLayer(d, heads, ffn, dropout) for _ in range(layers))
 
     def forward(self, x: Tensor, position: Tensor, padding: Tensor) -> Tensor:
-        """x (B, T, L, d); position (B, L, d) and padding (B, L) bool, which all frames of a clip share → (B, T, L, d)."""
+        """x (B, T, L, d); position (B, L, d) and padding (B, L) bool, shared by all frames of a clip → (B, T, L, d)."""
         B, T = x.shape[:2]
         rows, position = x.flatten(0, 1), position.to(self.product_type)
         hides = hidden(padding.repeat_interleave(T, 0, output_size=B * T), self.product_type)

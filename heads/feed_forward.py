@@ -1,6 +1,7 @@
-"""The feed-forward half of a transformer layer, where most of a training step's arithmetic is.
+"""The feed-forward part of a transformer layer, which has most of a training step's arithmetic.
 
-Kept for the backward pass is only what comes out of the dropout inside: it is positive exactly where the gradient passes.
+For the backward pass it stores the hidden activations after ReLU and dropout only: the gradient passes where they are
+positive.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from .precision import product_type
 
 
 def feed_forward(x: Tensor, inner: nn.Linear, outer: nn.Linear, p: float, training: bool) -> Tensor:
-    """outer(dropout(relu(inner(x)))): (…, d) → (…, d), in autocast's type where there is one."""
+    """outer(dropout(relu(inner(x)))): (…, d) → (…, d), computed in autocast's type where autocast is enabled."""
     dtype = product_type(inner.weight)
     with torch.autocast(x.device.type, enabled=False):
         operands = [t.to(dtype) for t in (x.flatten(0, -2), inner.weight, inner.bias, outer.weight, outer.bias)]

@@ -1,9 +1,8 @@
-"""Published checkpoints into ours: MDETR, TubeDETR, STCAT, the FSM authors', torchvision's ResNet-101, Hugging Face's
-RoBERTa; of DETR and CG-STVG the encoders alone.
+"""Convert published checkpoints: MDETR, TubeDETR, STCAT, the FSM authors', torchvision's ResNet-101 and Hugging Face's
+RoBERTa; of DETR and CG-STVG the encoders only.
 
-A checkpoint becomes up to three parts, kept in a file each: the backbone and the text encoder, which extraction takes, and
-the head, which training starts from. Every tensor of the checkpoint is accounted for: matched, dropped (known, and of no
-use here) or unexpected (unknown).
+A checkpoint is split into up to three files: the backbone and the text encoder, for extraction, and the head, as the
+start of training. Every tensor is accounted for: matched, dropped (known, but not used here) or unexpected (unknown).
 """
 
 from __future__ import annotations
@@ -38,23 +37,23 @@ HEAD_FORMAT = "stvg head weights 1"
 
 @dataclass
 class Report:
-    """What became of every tensor of a checkpoint."""
+    """The outcome for every tensor of a checkpoint."""
 
     kind: str
     matched: dict[str, str] = field(default_factory=dict)
-    """Published name → part and our name."""
+    """Published name → part and name here."""
     missing: list[str] = field(default_factory=list)
-    """What our parts have and the checkpoint does not; training draws it afresh."""
+    """Tensors of the parts that the checkpoint lacks. Training initialises them at random."""
     unexpected: list[str] = field(default_factory=list)
     dropped: dict[str, str] = field(default_factory=dict)
-    """Published name → why it is of no use here."""
+    """Published name → why it is not used."""
     read: str = ""
-    """What was read, and what was taken off to get at it."""
+    """The file and entry that were read, and the name prefix that was removed."""
     sizes: dict[str, int] = field(default_factory=dict)
-    """Numbers in every part."""
+    """Number of elements in every part."""
 
     def lines(self, source: Path, out: Path) -> list[str]:
-        """The report as a person reads it."""
+        """The report as text."""
         found = [f"{self.read or source}: a checkpoint of {self.kind}, {len(self.matched)} tensors matched"]
         for part, size in self.sizes.items():
             count = sum(v.startswith(f"{part}:") for v in self.matched.values())
@@ -69,7 +68,8 @@ class Report:
 
 
 def translate(tensors: StateDict, where: object) -> tuple[dict[str, StateDict], Report]:
-    """The parts of a checkpoint under our names. Raises CheckpointError for an unknown kind or a part that is not whole."""
+    """The parts of a checkpoint, with the names used here. Raises CheckpointError for an unknown kind or an incomplete
+    part."""
     plain = plain_names(tensors, where)
     kind = kind_of(plain)
     if any(re.match(OWN, name) for name in tensors):
@@ -100,7 +100,7 @@ def translate(tensors: StateDict, where: object) -> tuple[dict[str, StateDict], 
         else:
             match, rule = fit
             ours = match.expand(rule.name)
-            # A convolution over one cell is a linear layer.
+            # A 1x1 convolution is a linear layer.
             part = parts.setdefault(str(rule.part), {})
             part[ours] = value.flatten(1) if rule.part == "head" and value.dim() > 2 else value
             report.matched[name] = f"{rule.part}: {ours}"
@@ -117,7 +117,8 @@ def translate(tensors: StateDict, where: object) -> tuple[dict[str, StateDict], 
 
 
 def kind_of(plain: dict[str, str]) -> str | None:
-    """The kind of checkpoint that has these names. A head that STCAT's rules do not know all of is one that came of it."""
+    """The kind of checkpoint that has these names, or None. A ``ground_`` head with names that STCAT's rules do not
+    know is CG-STVG's, which is derived from STCAT."""
     names = plain.values()
     kind = next((k for k, mark in KINDS.items() if any(re.match(mark, name) for name in names)), None)
     foreign = (n for n in names if n.startswith("ground_") and first_fit(stcat.RULES, n) is None)
@@ -125,12 +126,12 @@ def kind_of(plain: dict[str, str]) -> str | None:
 
 
 def first_fit(rules: list[Rule], name: str) -> tuple[re.Match[str], Rule] | None:
-    """The first rule that a whole name fits, and how."""
+    """The first rule whose pattern matches the whole name, with its match."""
     return next(((m, rule) for rule in rules if (m := re.fullmatch(rule.pattern, name))), None)
 
 
 def require_same(name: str, other: str, tensors: StateDict, plain: dict[str, str], where: object) -> None:
-    """Raises CheckpointError where a tensor that is written twice has two values."""
+    """Raises CheckpointError where ``name`` does not equal the tensor that it should duplicate."""
     found = next((v for k, v in tensors.items() if plain[k] == other), None)
     if found is None or not torch.equal(found, tensors[name]):
         raise CheckpointError(
@@ -139,7 +140,7 @@ def require_same(name: str, other: str, tensors: StateDict, plain: dict[str, str
 
 
 def plain_names(tensors: StateDict, where: object) -> dict[str, str]:
-    """Every name as MDETR would write it, whatever the encoders and the whole model are wrapped in."""
+    """Every name as in MDETR's checkpoints, without the prefixes of wrappers around the model and the encoders."""
     found = Weights(tensors, Path(str(where)))
     backbone, text, *roots = (found.prefix_of(anchor) for anchor in (BACKBONE, TEXT, ROOT, stcat.ROOT))
     known = [
@@ -155,7 +156,7 @@ def plain_names(tensors: StateDict, where: object) -> dict[str, str]:
 
 
 def require_whole(part: str, found: StateDict, where: object) -> list[str]:
-    """What a part lacks and can do without. Raises CheckpointError where a group of tensors is not all there."""
+    """The missing tensors that a part can do without. Raises CheckpointError where a group of tensors is incomplete."""
     expected = head_shapes(found, where) if part == "head" else encoder_shapes(part)
     given = {k: tuple(v.shape) for k, v in found.items()}
     wrong = [f"{k} {given[k]} instead of {expected[k]}" for k in sorted(given.keys() & expected.keys()) if given[k] != expected[k]]  # fmt: skip  # noqa: E501
@@ -178,13 +179,13 @@ def require_whole(part: str, found: StateDict, where: object) -> list[str]:
 
 
 def grouped(missing: list[str]) -> str:
-    """Missing tensors by what they belong to."""
+    """Missing tensors, counted by group."""
     groups = [group_of(name.partition(": ")[2]) for name in missing]
     return ", ".join(f"{g} ({groups.count(g)})" for g in dict.fromkeys(groups))
 
 
 def group_of(name: str) -> str:
-    """The module a head's tensor belongs to: the first word of its name."""
+    """The group of a head's tensor: the first component of its name."""
     return name.partition(".")[0]
 
 
@@ -194,13 +195,13 @@ def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
 
 @cache
 def encoder_shapes(part: str) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a whole backbone or text encoder."""
+    """Names and shapes of a complete backbone or text encoder."""
     with torch.device("meta"):
         return shapes(ResNet101().body if part == "backbone" else roberta_module())
 
 
 def head_shapes(found: StateDict, where: object) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a whole head of the size that ``found`` has."""
+    """Names and shapes of a complete head of the size of ``found``."""
     if lost := [g for g in required_of(found) if not any(group_of(k) == g for k in found)]:
         raise CheckpointError(f"{where}: its head is not whole", missing=", ".join(lost), effect="nothing was written")
     try:
@@ -221,7 +222,8 @@ def required_of(head: StateDict) -> tuple[str, ...]:
 
 
 def size_of(head: StateDict) -> tuple[HeadConfig, FeatureFacts]:
-    """The size of a head, read off its tensors. Attention heads leave no trace; published ones have 8."""
+    """The size of a head, inferred from its tensors. The number of attention heads cannot be inferred; published ones
+    have 8."""
 
     def width(name: str, axis: int, default: int) -> int:
         return head[name].shape[axis] if name in head and head[name].dim() == 2 else default
@@ -246,10 +248,10 @@ def size_of(head: StateDict) -> tuple[HeadConfig, FeatureFacts]:
 
 
 def import_weights(source: Path, out: Path) -> Report:
-    """Write the parts of a checkpoint, and report.json last, into the folder ``out``. ``source``: see `read_weights`.
+    """Write the parts of a checkpoint into the folder ``out``, and report.json last. ``source``: see `read_weights`.
 
-    Raises CheckpointError when the checkpoint cannot be read, is of an unknown kind or not whole, and UsageError when an
-    import is there already; nothing is written then.
+    Raises CheckpointError where the checkpoint cannot be read, is of an unknown kind or incomplete, and UsageError
+    where ``out`` already holds an import. Nothing is written then.
     """
     if (out / "report.json").exists():
         raise UsageError(f"{out} holds an import already", effect="nothing was written", hint="choose another --out")

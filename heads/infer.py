@@ -1,4 +1,4 @@
-"""A head over the batches of a split: what it says of every sample, as tubes. Never sees targets."""
+"""Inference: a head's tubes for the batches of a split. Targets are not used."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .model import Grounder
 
 @torch.no_grad()
 def read_windows(model: Grounder, batch: Batch, attention: bool = False) -> list[Window]:
-    """What the last decoder layer says of every clip of a batch on the model's device; ``attention``: that, too."""
+    """The last decoder layer's output for every clip of a batch on the model's device. ``attention``: include it."""
     with float32_products():
         layer = model(batch).every.at(-1)
     boxes, span = layer.boxes.float().cpu(), layer.span.float().cpu()
@@ -39,10 +39,10 @@ def predict(
     device: torch.device,
     decide: Callable[[list[Window]], Tube] = join,
 ) -> Iterator[Tube]:
-    """Tubes of every sample of some batches, in order; the model is in evaluation mode meanwhile.
+    """Tubes of every sample of some batches, in order. The model is in evaluation mode meanwhile.
 
-    Clips of one sample that follow each other, in one batch or across several, are its windows; ``decide`` is the head's
-    way from these to a tube.
+    Consecutive clips of one sample, in one batch or across several, are its windows. ``decide`` turns them into a tube;
+    it depends on the head.
     """
     with evaluating(model):
         yield from map(decide, windows_of_samples(model, batches, device))
@@ -55,7 +55,7 @@ def read(
     decide: Callable[[list[Window]], Reading] = explain,
     attention: bool = True,
 ) -> Iterator[Reading]:
-    """As `predict`, with the evidence: start and end probabilities, and temporal ``attention`` if that is asked for."""
+    """As `predict`, with the evidence: start and end probabilities, and temporal attention where ``attention``."""
     with evaluating(model):
         yield from map(decide, windows_of_samples(model, batches, device, attention))
 
@@ -63,7 +63,7 @@ def read(
 def windows_of_samples(
     model: Grounder, batches: Iterable[Batch], device: torch.device, attention: bool = False
 ) -> Iterator[list[Window]]:
-    """All windows of each sample."""
+    """The windows of each sample, in order."""
     if device.type == "cpu":
         hold_memory()
     windows = (window for batch in batches for window in read_windows(model, batch.to(device), attention))
@@ -73,7 +73,7 @@ def windows_of_samples(
 
 @contextmanager
 def evaluating(model: Grounder) -> Iterator[None]:
-    """Evaluation mode, and afterwards the mode the model was in."""
+    """Evaluation mode inside the context; the previous mode is restored afterwards."""
     was_training = model.training
     model.eval()
     try:

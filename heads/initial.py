@@ -1,4 +1,5 @@
-"""A head that starts from imported weights or a checkpoint: what fits is loaded, what it has beyond them stays as drawn."""
+"""Initialise a head from imported weights or a checkpoint: matching tensors are loaded, the others stay randomly
+initialised."""
 
 from __future__ import annotations
 
@@ -24,43 +25,45 @@ from .table import row_of
 log = logging.getLogger(__name__)
 
 NOISE = 0.02
-"""Of repeated queries, as a share of their own spread: equal ones would stay equal for ever."""
+"""Standard deviation of the noise on repeated queries, as a share of the queries' own. Equal queries would stay
+equal."""
 FILES = ("head.safetensors", *CHECKPOINTS)
-"""What is taken from a folder of `stvg weights import`, or of a run."""
+"""Names of weight files in a folder of `stvg weights import` or of a run."""
 STATISTICS = "standards."
-"""Of the features, by which a head may standardise them: a file without them leaves those of the cache in place."""
+"""Prefix of the statistics that features are standardised by. A file without them leaves those of the cache in
+place."""
 OF_LEVELS = (STATISTICS, "level_proj.")
-"""What a head has for each level under the level's name."""
+"""Prefixes of tensors that a head has once for each level, under the level's name."""
 ANCHOR = "query_embed.weight"
-"""Where a head stands in a larger model is seen by this tensor; an STCAT head by that one."""
+"""The tensor by which a head is located in a larger model; `STCAT` is that of an STCAT head."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a head started."""
+    """The weights that a head was initialised from."""
 
     sha256: str
-    """Of the weights, whatever file they were in."""
+    """SHA-256 of the weights; it does not depend on the file format."""
     fresh: list[str]
-    """Parameters that the weights do not have."""
+    """Tensors of the head that the weights lack."""
     unused: list[str]
-    """Weights that the head has no place for."""
+    """Tensors of the weights that the head does not have."""
     source: str
-    """The file they were read from, and what of it was taken."""
+    """The file that was read, and which part of it was taken."""
     otherwise: str = ""
-    """Settings of the head that they are of, where others fit them as well."""
+    """Settings in which the source head differs from this one, although its tensors fit."""
     queries: str = ""
-    """What became of the file's queries, where the head has more of them."""
+    """How the file's queries were extended, where the head has more."""
 
     def __str__(self) -> str:
-        """As it is said to people, with the parts of the head that the weights do not have."""
+        """The summary for users, with the parts of the head that the weights lack."""
         drawn = f"{counted(len(self.fresh), 'tensor')} drawn afresh{parts(self.fresh)}"
         unused = f"{len(self.unused)} of the file's unused{parts(self.unused)}"
         return "; ".join(filter(None, [f"the head starts from {self.source}", drawn, unused, self.queries]))
 
 
 def parts(names: list[str]) -> str:
-    """The parts of a head that some tensors belong to, and how many to each."""
+    """The parts of a head that some tensors belong to, with counts."""
     groups = [".".join(word for word in name.split(".")[:-1][:2] if not word.isdigit()) or name for name in names]
     found = ", ".join(f"{g} {groups.count(g)}" for g in dict.fromkeys(groups))
     return f" ({found})" if found else ""
@@ -68,7 +71,7 @@ def parts(names: list[str]) -> str:
 
 @dataclass(frozen=True)
 class Found:
-    """A head's weights, where they come from, and the settings of the head they are of, where the file says them."""
+    """A head's weights, their source, and that head's settings where the file has them."""
 
     tensors: StateDict
     source: str
@@ -80,7 +83,7 @@ class Found:
 
 
 def start_from(model: Any, place: Path) -> Start:
-    """Load a head as far as this one has a place for it; see `read_head` and `fitting`."""
+    """Load the tensors of a file that this head has; see `read_head` and `fitting`."""
     found, start = fitting(model, read_head(place))
     if start.otherwise:
         log.warning("the head of %s had other settings: %s", start.source, start.otherwise)
@@ -89,11 +92,11 @@ def start_from(model: Any, place: Path) -> Start:
 
 
 def fitting(model: Any, read: Found) -> tuple[StateDict, Start]:
-    """What of a head that was read this one has a place for, under its own names; this one may lie on the meta device.
+    """The tensors of a file that this head has, under its own names. The head may be on the meta device.
 
     The head takes the first of the file's queries; where it has more, they are repeated with a little noise. Raises
-    CheckpointError when projection, resizer, encoder, decoder, box head or queries are missing or of another size, or the
-    file's head had another number of attention heads, which leaves no trace in its tensors.
+    CheckpointError where a part that the head requires (`Row.required`) is missing, where shapes differ, or where the
+    file records another number of attention heads, which tensors do not show.
     """
     row = row_of(model.config.head)
     weights = under_levels_of(model, row.starts_from(read.tensors))
@@ -129,10 +132,10 @@ def fitting(model: Any, read: Found) -> tuple[StateDict, Start]:
 
 
 def under_levels_of(model: Any, weights: StateDict) -> StateDict:
-    """Weights under the names of the levels that a head reads.
+    """Weights renamed to the levels that a head reads.
 
-    A level of one encoder alone is called c3; of several side by side, resnet101-c3. One name stands for the other where it
-    can mean one level only, and the weights are of its size.
+    A level of a single encoder is called c3; of several encoders side by side, resnet101-c3. One name replaces the
+    other where only one level can be meant and the shapes agree.
     """
     wanted = {name: value.shape for name, value in model.state_dict().items()}
     here = {level.name for level in (model.memory_level, *model.region_levels)}
@@ -151,12 +154,12 @@ def under_levels_of(model: Any, weights: StateDict) -> StateDict:
 
 
 def one_level(name: str, other: str) -> bool:
-    """Whether two names of levels differ in that one says its encoder."""
+    """Whether two level names differ only in that one includes its encoder."""
     return name.endswith(f"-{other}") or other.endswith(f"-{name}")
 
 
 def read_head(place: Path) -> Found:
-    """The head of a checkpoint of `stvg train-head`, averaged, or of any file of weights in which it has our names.
+    """The averaged head of a checkpoint of `stvg train-head`, or the head of another weight file that uses our names.
 
     ``place``: a file, or a folder that holds one of `FILES`. Raises CheckpointError.
     """
@@ -173,7 +176,7 @@ def read_head(place: Path) -> Found:
 
 
 def format_of(path: Path) -> str:
-    """What the header of a safetensors file says it is; empty for other files."""
+    """The format in the header of a safetensors file; empty for other files."""
     try:
         with safe_open(path, framework="pt") as file:
             return str((file.metadata() or {}).get("format", ""))
@@ -182,7 +185,7 @@ def format_of(path: Path) -> str:
 
 
 def differing_settings(read: Found, model: Any) -> dict[str, tuple[Any, Any]]:
-    """Settings of the head that was read and of this one where they differ; none where the file does not say."""
+    """Settings that differ between the head of the file and this one; empty where the file has none."""
     if read.settings is None:
         return {}
     there, here = flat(read.settings), flat(asdict(model.config))
@@ -190,7 +193,7 @@ def differing_settings(read: Found, model: Any) -> dict[str, tuple[Any, Any]]:
 
 
 def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings of all levels under dotted names."""
+    """Nested settings under dotted names."""
     found: dict[str, Any] = {}
     for name, value in settings.items():
         found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
@@ -198,7 +201,7 @@ def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def fit_queries(rows: Tensor, count: int) -> Tensor:
-    """The first ``count`` queries (count, d); where there are fewer, repeated ones with seeded noise."""
+    """The first ``count`` queries (count, d). Where there are fewer, they are repeated with seeded noise."""
     index = torch.arange(count) % len(rows)
     repeated = (torch.arange(count) >= len(rows))[:, None]
     if not repeated.any():

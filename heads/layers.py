@@ -1,4 +1,5 @@
-"""Building blocks: position codes, the MLP, group norm that ignores padding, RoIAlign that ignores padding."""
+"""Building blocks: position codes, MLP, group norm and RoIAlign that ignore padding, linear layers on stored
+features."""
 
 from __future__ import annotations
 
@@ -16,9 +17,9 @@ from .precision import at_least_float32, product_type
 
 
 class MLP(nn.Module):
-    """Linear layers with ReLU between them; dropout, where asked for, after every layer *including the last*.
+    """Linear layers with ReLU between them, and dropout after every layer, *including the last*.
 
-    Dropping logits is what the baseline does for start and end, and what its weights were trained with.
+    TubeDETR applies dropout to the logits of start and end, and its weights were trained so.
     """
 
     def __init__(self, sizes: list[int], dropout: float = 0.0) -> None:
@@ -36,21 +37,23 @@ class MLP(nn.Module):
 
 
 def beside(x: Tensor, *layers: Any, of_rows: Tensor | None = None) -> tuple[Tensor, ...]:
-    """What several linear layers of one width make of x, in one product; of these rows of it."""
+    """The outputs of several linear layers of one width for x, computed in one product. ``of_rows``: the rows to
+    return."""
     weight, bias = torch.cat([k.weight for k in layers]), torch.cat([k.bias for k in layers])
     made = F.linear(x, weight, bias)
     return (made if of_rows is None else made.index_select(0, of_rows)).chunk(len(layers), dim=-1)
 
 
 class Stack(nn.Module):
-    """Transformer layers that run one after the other."""
+    """A sequence of transformer layers."""
 
     recompute = False
-    """Keep only what goes into a layer, and run it again in the backward pass: the same bits in less memory."""
+    """Gradient checkpointing: store only a layer's inputs, and run it again in the backward pass. Same results bit for
+    bit, less memory."""
 
     @property
     def product_type(self) -> torch.dtype:
-        """In which its products are computed."""
+        """The type in which its products are computed."""
         return product_type(next(self.parameters()))
 
     def run(self, layer: nn.Module, *inputs: Any) -> Any:
@@ -60,7 +63,7 @@ class Stack(nn.Module):
 
 
 class ResidualNorm(nn.LayerNorm):
-    """The norm of x + dropout(update), in float32 at least."""
+    """Layer norm of x + dropout(update), computed in float32 or wider."""
 
     def __init__(self, d: int, dropout: float) -> None:
         super().__init__(d)
@@ -76,7 +79,7 @@ class ResidualNorm(nn.LayerNorm):
 
 
 class _ResidualNorm(torch.autograd.Function):
-    """Keeps the sum in the type of the update, and which of its elements were dropped."""
+    """Stores the sum in the type of the update, and the dropout mask."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, update: Tensor, weight: Tensor, bias: Tensor, eps: float, p: float) -> Tensor:
@@ -101,11 +104,12 @@ class _ResidualNorm(torch.autograd.Function):
 
 
 class StoredLinear(nn.Linear):
-    """A linear layer on cached features of any float type. For the backward pass it keeps them as they are stored, not the
-    wider copy it multiplies: of the backbone's 2,048 channels that copy would be the head's largest activation but one."""
+    """A linear layer on cached features of any float type. For the backward pass it stores them in that type, not the
+    wider copy that it multiplies: with the backbone's 2,048 channels that copy would be the head's second-largest
+    activation."""
 
     def forward(self, stored: Tensor, standard: Standard | None = None) -> Tensor:
-        """Features (…, in) → (…, out). ``standard``: what they are standardised by first."""
+        """Features (…, in) → (…, out). ``standard``: the statistics that standardise the features first."""
         dtype = product_type(self.weight)
         with torch.autocast(stored.device.type, enabled=False):
             weight, bias = (self.weight, self.bias) if standard is None else standard.folded(self.weight, self.bias)
@@ -113,7 +117,8 @@ class StoredLinear(nn.Linear):
 
 
 class Standard(nn.Module):
-    """Mean and spread of each channel of a level, by which features are standardised: buffers, kept in checkpoints."""
+    """Mean and standard deviation of each channel of a level, for standardising its features. Buffers, stored in
+    checkpoints."""
 
     mean: Tensor
     spread: Tensor
@@ -124,12 +129,12 @@ class Standard(nn.Module):
         self.register_buffer("spread", torch.ones(channels))
 
     def set(self, mean: Tensor, spread: Tensor) -> None:
-        """From statistics (channels,) each. ``spread``: standard deviations, none of them 0."""
+        """Set both statistics, (channels,) each. ``spread``: standard deviations, none of them 0."""
         self.mean.copy_(mean)
         self.spread.copy_(spread)
 
     def folded(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Weight and bias that do to features as they are what the given ones do to standardised ones."""
+        """Weight and bias that give, on raw features, the result of the given ones on standardised features."""
         scaled = weight / self.spread
         return scaled, bias - scaled @ self.mean
 
@@ -151,7 +156,7 @@ class _FromStored(torch.autograd.Function):
 def sine_axis(position: Tensor, extent: Tensor, features: int) -> Tensor:
     """One axis of the 2-D sine code: positions 1…extent (any shape) → (…, features), sin and cos interleaved.
 
-    ``extent`` broadcasts against ``position``: the last valid position, mapped to 2π. Temperature 10,000.
+    ``extent`` broadcasts against ``position``: the last valid position, which maps to 2π. Temperature 10,000.
     """
     angle = position / (extent + 1e-6) * (2 * math.pi)
     index = torch.arange(features, device=position.device)
@@ -178,10 +183,10 @@ def time_code(length: int, d: int, device: torch.device | None = None) -> Tensor
 
 
 class MaskedGroupNorm(nn.GroupNorm):
-    """Group norm of channels-last maps whose statistics leave padding cells out.
+    """Group norm of channels-last maps; the statistics exclude padding cells.
 
-    x (R, L, d), padding (R, L) bool or None; with nothing padded it equals torch's GroupNorm over the same cells. For the
-    backward pass it keeps x alone.
+    x (R, L, d), padding (R, L) bool or None. Without padding it equals torch's GroupNorm over the same cells. For the
+    backward pass it stores only x.
     """
 
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
@@ -204,13 +209,15 @@ class MaskedGroupNorm(nn.GroupNorm):
 
 
 def roi_points(low: Tensor, high: Tensor, bins: int, samples: int) -> Tensor:
-    """Sample coordinates of RoIAlign along one axis: box edges (G,) in cells → (G, bins · samples), half-pixel aligned."""
+    """Sample coordinates of RoIAlign along one axis, half-pixel aligned: box edges (G,) in cells → (G, bins ·
+    samples)."""
     steps = (torch.arange(bins * samples, device=low.device) + 0.5) / (bins * samples)
     return low[:, None] - 0.5 + steps * (high - low)[:, None]
 
 
 def _bracket(points: Tensor, extent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Cells below and above each point and the share of the upper one; points are held inside the map's real cells."""
+    """Cells below and above each point, and the weight of the upper one. Points are clamped to the map's valid
+    cells."""
     points = points.clamp(min=0)
     points = torch.minimum(points, (extent - 1).to(points.dtype)[:, None])
     below = points.floor()
@@ -219,11 +226,11 @@ def _bracket(points: Tensor, extent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def roi_align(maps: Tensor, corners: Tensor, extents: Tensor, bins: int = 4, samples: int = 2) -> Tensor:
-    """RoIAlign (aligned, ``samples`` points a bin and axis) that never reads a padding cell.
+    """RoIAlign (aligned, ``samples`` points per bin and axis) that never reads a padding cell.
 
-    maps (G, h, w, d), corners (G, 4) xyxy in cells of that map, extents (G, 2) its real (rows, columns) → (G, bins²,
-    d), bins row by row. Equals torchvision's on an unpadded map for boxes inside it; torchvision's would blend in the
-    padding next to the right and bottom edge.
+    maps (G, h, w, d), corners (G, 4) xyxy in cells of that map, extents (G, 2) its valid (rows, columns) → (G, bins²,
+    d), bins row by row. Equals torchvision's RoIAlign on an unpadded map for boxes inside it. On padded maps
+    torchvision's would interpolate with the padding beyond the right and bottom edges.
     """
     x1, y1, x2, y2 = corners.unbind(-1)
     top, bottom, wy = _bracket(roi_points(y1, y2, bins, samples), extents[:, 0])
@@ -239,9 +246,10 @@ def roi_align(maps: Tensor, corners: Tensor, extents: Tensor, bins: int = 4, sam
 
 
 def roi_sine(corners: Tensor, extents: Tensor, d: int, bins: int = 4, samples: int = 2) -> Tensor:
-    """The 2-D sine code, RoI-aligned like a feature map: (G, bins², d). Separable, so no map is ever built.
+    """The 2-D sine code, RoI-aligned like a feature map: (G, bins², d). The code is separable, so each axis is computed
+    alone and no map is built.
 
-    corners (G, 4) xyxy in cells, extents (G, 2) real (rows, columns) of the level's map.
+    corners (G, 4) xyxy in cells, extents (G, 2) valid (rows, columns) of the level's map.
     """
     x1, y1, x2, y2 = corners.unbind(-1)
     codes = []

@@ -1,4 +1,4 @@
-"""What heads have in common: what one says of a batch, the parts that several are made of, and the model around them."""
+"""Shared by all heads: their outputs, common modules, and the model that wraps a head and its encoders."""
 
 from __future__ import annotations
 
@@ -20,43 +20,44 @@ from .precision import call
 
 @dataclass(frozen=True)
 class LayerOutput:
-    """What one decoder layer says about B samples: N candidate tubes over T slots. Or what all do, with one more axis in
-    front."""
+    """The output of one decoder layer for B samples: N candidate tubes over T slots. The output of all layers has one
+    more leading axis."""
 
     boxes: Tensor
-    """(B, N, T, 4) cxcywh fractions."""
+    """(B, N, T, 4) cxcywh, as fractions of the frame."""
     span: Tensor
     """(B, N, T, 2) logits of start and end."""
     score: Tensor | None
-    """(B, N, T) logits: is this the one meant. None without query matching, or where nothing trains them."""
+    """(B, N, T) logits that the candidate is the annotated tube. None without query matching, or where no loss trains
+    them."""
     attention: Tensor
     """(B, N, T, T) temporal attention, rows = queries, before dropout."""
     states: Tensor
-    """(B, N, T, d)."""
+    """(B, N, T, d) decoder states."""
 
     def at(self, which: int | slice) -> Self:
-        """Of all layers, some."""
+        """The output of a layer, or of a slice of layers."""
         some: dict[str, Any] = {k: None if v is None else v[which] for k, v in vars(self).items()}
         return replace(self, **some)
 
     def only_last(self) -> Self:
-        """Of all layers, the last, with the axis of layers."""
+        """The output of the last layer, with the axis of layers kept."""
         return self.at(slice(-1, None))
 
 
 @dataclass(frozen=True)
 class Anchor:
-    """The second stream's reading of the annotated tube; meaningful only on slots inside the moment."""
+    """The second stream's output for the annotated tube. Valid only on slots inside the moment."""
 
     boxes: Tensor
-    """(B, T, 4) cxcywh fractions."""
+    """(B, T, 4) cxcywh, as fractions of the frame."""
     states: Tensor
-    """(B, T, d)."""
+    """(B, T, d) decoder states."""
 
 
 @dataclass(frozen=True)
 class Output:
-    """All decoder layers, last one last; the second stream in training only."""
+    """The output of all decoder layers in order, and in training that of the second stream."""
 
     every: Any
     """A `LayerOutput` of all L layers: (L, B, …)."""
@@ -64,19 +65,20 @@ class Output:
 
     @classmethod
     def of(cls, layers: Sequence[LayerOutput], anchor: Anchor | None = None) -> Output:
-        """Of the output of single layers."""
+        """From the outputs of single layers."""
         found: dict[str, list[Any]] = {name: [vars(layer)[name] for layer in layers] for name in vars(layers[0])}
         every: dict[str, Any] = {k: None if v[0] is None else torch.stack(v) for k, v in found.items()}
         return cls(replace(layers[0], **every), anchor)
 
     @property
     def layers(self) -> list[Any]:
-        """Every layer's `LayerOutput`."""
+        """The `LayerOutput` of each layer."""
         return [self.every.at(i) for i in range(len(self.every.boxes))]
 
 
 class Resizer(nn.Module):
-    """Token features to width d. The layer norm stays in float32: its epsilon, 1e-12, vanishes in half precision."""
+    """Projects token features to width d. The layer norm is computed in float32: its epsilon, 1e-12, underflows in half
+    precision."""
 
     def __init__(self, text_width: int, d: int, dropout: float) -> None:
         super().__init__()
@@ -90,10 +92,10 @@ class Resizer(nn.Module):
 
 
 class FeatureHead(nn.Module):
-    """What every head has: which levels of the features it reads, and what it standardises them by."""
+    """Base of all heads: the levels of the features that it reads, and their statistics for standardising."""
 
     config: Any
-    """The head's own: a `HeadConfig`."""
+    """The head's settings: a `HeadConfig`."""
 
     def __init__(self, config: HeadConfig, features: FeatureFacts) -> None:
         super().__init__()
@@ -103,9 +105,9 @@ class FeatureHead(nn.Module):
         self.standards = nn.ModuleDict({level.name: Standard(level.channels) for level in read})
 
     def places(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
-        """Position codes (B, S, d) of every clip's S cells and words, and which are padding (B, S).
+        """Position codes (B, S, d) of every clip's S cells and words, and their padding (B, S).
 
-        The frames of a clip are all of one size, so they are those of its first. Words have no place.
+        All frames of a clip have one size, so the first frame's codes are used for all. The codes of words are zero.
         """
         cells = inputs.cell_padding[inputs.frame_index[:, 0]]
         code = sine_2d(cells, self.config.d).flatten(1, 2)
@@ -113,14 +115,15 @@ class FeatureHead(nn.Module):
         return code, torch.cat([cells.flatten(1), inputs.token_padding], dim=1)
 
     def standard(self, level: str) -> Standard | None:
-        """What a level is standardised by; None where features are read as they are."""
+        """The statistics that standardise a level; None where features are not standardised."""
         found = self.standards[level] if self.config.standardise else None
         assert found is None or isinstance(found, Standard)
         return found
 
 
 class TubeHead(FeatureHead):
-    """What FSM and TubeDETR share: every frame's cells and words become memory, and queries decode tubes from it."""
+    """Base of FSM and TubeDETR: cells and words of every frame are encoded as memory, and queries decode tubes from
+    it."""
 
     def __init__(self, config: HeadConfig, features: FeatureFacts, queries: int) -> None:
         super().__init__(config, features)
@@ -138,46 +141,46 @@ class TubeHead(FeatureHead):
                     nn.init.xavier_uniform_(parameter)
 
     def recompute(self, on: bool) -> None:
-        """Whether training forgets what happens inside the transformer layers, and computes it again; see `Stack`."""
+        """Turn gradient checkpointing of the transformer layers on or off; see `Stack`."""
         self.encoder.recompute = self.decoder.recompute = on
 
     def project(self, maps: Tensor) -> Tensor:
-        """Maps (U, h, w, C) of the level that is remembered → (U, h·w, d)."""
+        """Maps (U, h, w, C) of the memory level → (U, h·w, d)."""
         return self.input_proj(maps, self.standard(self.memory_level.name)).flatten(1, 2)
 
     def remember(self, visual: Tensor, words: Tensor, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
-        """Cells (B, T, h·w, d) and words (B, T, M, d) of every slot of ``inputs`` as memory.
+        """Encode cells (B, T, h·w, d) and words (B, T, M, d) of every slot of ``inputs`` as memory.
 
-        Returns it (B, T, h·w + M, d), its position code (B, h·w + M, d) and its padding (B, h·w + M).
+        Returns the memory (B, T, h·w + M, d), its position codes (B, h·w + M, d) and its padding (B, h·w + M).
         """
         position, padding = self.places(inputs)
         memory = call(self.encoder, torch.cat([visual, words], dim=2), position, padding)
         return memory, position, padding
 
     def read(self, states: Tensor, attention: Tensor) -> LayerOutput:
-        """Boxes, spans and scores of all decoder layers' states (L, B, N, T, d), in float32."""
+        """Boxes, spans and scores from all decoder layers' states (L, B, N, T, d), in float32."""
         with torch.autocast(states.device.type, enabled=False):
             return LayerOutput(self.boxes(states), self.sted_embed(states), self.score(states), attention, states)
 
     def score(self, states: Tensor) -> Tensor | None:
-        """Whether each candidate is the one meant: (L, B, N, T) logits, where that is taught."""
+        """The candidates' scores, (L, B, N, T) logits; None where the head has none."""
         return None
 
     def boxes(self, states: Tensor) -> Tensor:
-        """Boxes (…, 4) of states (…, d). In bfloat16 a coordinate would move in steps of a 256th of the picture."""
+        """Boxes (…, 4) from states (…, d), in float32: bfloat16 would round coordinates to 1/256 of the frame."""
         with torch.autocast(states.device.type, enabled=False):
             return self.bbox_embed(states).sigmoid()
 
 
 class Grounder(nn.Module):
-    """A head behind whatever encoders train with it: batches in, tubes' logits out."""
+    """A head, preceded by the encoders that train with it: batch → `Output`."""
 
     def __init__(self, head: Any, encoders: nn.Module | None = None) -> None:
         super().__init__()
         self.head, self.encoders = head, encoders
 
     def forward(self, batch: Batch) -> Output:
-        """The head's output on a batch; a batch without targets cannot give them away."""
+        """The head's output on a batch. In inference the batch has no targets."""
         if self.encoders is not None:
             batch = self.encoders(batch)
         return self.head(batch.inputs, batch.targets)

@@ -1,4 +1,4 @@
-"""The size of a head and its paper's ablations of it, and what it must know of the features it reads."""
+"""Model settings: the size of a head, its paper's ablations, and what it must know of the features."""
 
 from __future__ import annotations
 
@@ -12,40 +12,41 @@ from ..errors import UsageError
 from .fsm.fusion import FusionConfig
 
 GROUPS = 32
-"""Of the group norm after the projections of further levels."""
+"""Number of groups of the group norm after the projections of further levels."""
 
 
 @dataclass(frozen=True)
 class HeadConfig(Settings):
-    """What every head has: its name in the table of heads, its size, and the frames it is made for."""
+    """Settings of every head: its name in the table of heads, its size, and the frames of its clips."""
 
     head: str = setting("fsm", source="this project")
-    """``fsm``, ``tubedetr`` or ``stcat``: what the other settings of the model and of the losses are of."""
+    """``fsm``, ``tubedetr`` or ``stcat``. It determines the other settings of model and loss."""
     d: int = setting(256, AT_LEAST_1, "MDETR")
-    """Channels of the head: a multiple of ``heads`` and of 4; for FSM with group norm, of 32."""
+    """Channels of the head: a multiple of ``heads`` and of 4; for FSM with group norm, also of 32."""
     heads: int = setting(8, AT_LEAST_1, "MDETR")
-    """Of attention."""
+    """Number of attention heads."""
     ffn: int = setting(2048, AT_LEAST_1, "MDETR")
-    """Channels inside the feed-forward layers."""
+    """Hidden channels of the feed-forward layers."""
     encoder_layers: int = setting(6, AT_LEAST_0, "MDETR")
-    """Of the encoder that words and pictures go through together."""
+    """Layers of the encoder that words and visual tokens go through together."""
     decoder_layers: int = setting(6, AT_LEAST_1, "MDETR")
-    """Of the decoder; every one of them answers, and the last one counts."""
+    """Layers of the decoder. The losses apply to each of them; predictions come from the last."""
     dropout: float = setting(0.1, SHARE, "MDETR")
-    """In encoder, decoder and fusion."""
+    """Dropout probability in encoder, decoder and fusion."""
     span_dropout: float = setting(0.5, SHARE, "TubeDETR")
-    """After every layer of the start and end head, its logits included."""
+    """Dropout probability after every layer of the start and end head, logits included."""
     max_frames: int = setting(100, AT_LEAST_1, "FSM's paper")
-    """Slots of a clip; a longer one is thinned, or read in windows of this many."""
+    """Slots per clip, at most. A longer clip is subsampled in training, and divided into windows at inference."""
     memory_level: str | None = setting(None, source="FSM's code")
-    """The level the head remembers and decodes from.  [the last]"""
+    """The level of the features that the memory is made from. [the last]"""
     standardise: bool = setting(False, source="this project, measured")
-    """Take each channel's mean off the features and divide by its spread, both of the training videos as the cache recorded
-    them. Levels and encoders differ in scale. The papers' heads read features as they are."""
+    """Standardise features: subtract each channel's mean and divide by its standard deviation. Both are those of the
+    training videos, recorded in the cache. Levels and encoders differ in scale. The papers' heads do not
+    standardise."""
 
     @property
     def passes(self) -> int:
-        """Clips that one is divided into at inference: every ``passes``-th slot is one."""
+        """Number of clips that a sample is divided into at inference: each has every ``passes``-th slot."""
         return 1
 
     def __post_init__(self) -> None:
@@ -56,11 +57,11 @@ class HeadConfig(Settings):
             raise ValueError(f"d = {self.d} must be a multiple of 4: sine and cosine of rows and of columns")
 
     def sampling(self, fps: float, training: bool = False) -> Sampling:
-        """Which frames of a cache of ``fps`` frames a second a clip is made of, in training or at inference."""
+        """The frames of a clip from a cache of ``fps`` frames a second, in training or at inference."""
         return Sampling(fps, self.max_frames)
 
     def levels(self, given: Sequence[Level]) -> tuple[Level, tuple[Level, ...]]:
-        """Of the levels that are given, finest first: the one that is remembered, those that regions are cut from as well.
+        """Select from the given levels, finest first: the memory level, and the levels that regions are also cut from.
 
         Raises UsageError for a name that is not among them.
         """
@@ -68,7 +69,7 @@ class HeadConfig(Settings):
 
 
 def named(name: str, levels: Sequence[Level]) -> Level:
-    """The level of a name. Raises UsageError where there is none."""
+    """The level with this name. Raises UsageError where there is none."""
     found = {level.name: level for level in levels}
     if name not in found:
         raise UsageError(f"the features have no level {name!r}", found=", ".join(found), hint=nearest(name, found))
@@ -77,19 +78,20 @@ def named(name: str, levels: Sequence[Level]) -> Level:
 
 @dataclass(frozen=True)
 class ModelConfig(HeadConfig):
-    """FSM: size of the head and the paper's ablations. Defaults are the paper's."""
+    """FSM's settings: size of the head and the paper's ablations. Defaults are the paper's."""
 
     num_queries: int = setting(5, AT_LEAST_1, "FSM's paper, table VI")
-    """Candidate tubes."""
+    """Number of candidate tubes."""
     qmm: bool = setting(True, source="FSM's paper, table V")
-    """Query matching: several candidate tubes, scored and matched. Off: one query, no second stream (table V)."""
+    """Query matching: several candidate tubes, which are scored and matched. Off: one query, no second stream (table
+    V)."""
     shared_decoder: bool = setting(True, source="FSM's paper, table VIII")
     """Both streams use the same decoder layers (table VIII)."""
     region_levels: tuple[str, ...] | None = setting(None, source="FSM's code: C3 and C4")
-    """The levels that the second stream also cuts regions of the target from.  [all others of that encoder that the cache
-    keeps]"""
+    """Further levels that the second stream cuts regions of the target from. [all other levels of that encoder that the
+    cache keeps]"""
     proj_norm: str = setting("groupnorm", ("groupnorm", "none"), "FSM's code")
-    """What stands after the projections of these levels."""
+    """Normalisation after the projections of these levels."""
     fusion: FusionConfig = field(default_factory=FusionConfig)
 
     def __post_init__(self) -> None:
@@ -113,15 +115,15 @@ class ModelConfig(HeadConfig):
 
 @dataclass(frozen=True)
 class TubeDETRConfig(HeadConfig):
-    """TubeDETR, the baseline: one candidate, no fusion. Defaults are those of its runs on VidSTG at 224."""
+    """Settings of TubeDETR, the baseline: one candidate, no fusion. Defaults are those of its runs on VidSTG at 224."""
 
     head: str = "tubedetr"
     max_frames: int = setting(200, AT_LEAST_1, "TubeDETR")
-    """Slots of a clip; a longer one is thinned, or read in windows of this many."""
+    """Slots per clip, at most. A longer clip is subsampled in training, and divided into windows at inference."""
     stride: int = setting(2, AT_LEAST_1, "TubeDETR at 224; 4 at 352, else 5")
-    """Every stride-th slot goes through the space-text encoder; the slots up to the next one repeat its memory."""
+    """Every stride-th slot goes through the space-text encoder. The slots up to the next one reuse its memory."""
     fast: bool = setting(True, source="TubeDETR")
-    """Repeated memory is corrected by what every frame shows itself. Only with a stride."""
+    """Correct reused memory with the features of each slot's own frame (the fast branch). Needs a stride above 1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -131,9 +133,9 @@ class TubeDETRConfig(HeadConfig):
 
 @dataclass(frozen=True)
 class FeatureFacts:
-    """What the head must know of the cached features it reads."""
+    """Properties of the features that a head reads."""
 
     levels: tuple[Level, ...]
-    """Those it can be given, finest first."""
+    """The available levels, finest first."""
     text_width: int
     roi_size: int = 4

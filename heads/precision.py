@@ -1,4 +1,4 @@
-"""Which numbers are worked with: autocast's where there is one, float32 at least where sums must not lose anything."""
+"""Numeric types: autocast's type for products, float32 or wider for statistics and softmax."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ from torch.func import functional_call
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Half precision raised to float32, for softmax over time and for statistics; wider types stay."""
+    """Half precision converted to float32, for softmax and statistics; wider types are unchanged."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def product_type(weight: Tensor) -> torch.dtype:
-    """The type in which a product with ``weight`` is computed: autocast's, or the weight's own."""
+    """The type in which a product with ``weight`` is computed: autocast's where it is enabled, else the weight's
+    own."""
     kind = weight.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
 
 
 def half_precision(amp: str, device: torch.device) -> torch.autocast:
-    """Around a forward pass: bfloat16 where settings ask for it, or where they leave it to the device and it is a GPU."""
+    """Autocast to bfloat16 for a forward pass: enabled for ``bf16``, and for ``auto`` on a GPU."""
     return torch.autocast(
         device.type, torch.bfloat16, enabled=amp == "bf16" or (amp == "auto" and device.type != "cpu")
     )
 
 
 def call(module: nn.Module, *inputs: Any) -> Any:
-    """``module(*inputs)``. In autocast the weights of its products are rounded together, in one operation, instead of one
-    by one where each is used; so are their gradients on the way back."""
+    """``module(*inputs)``. Under autocast the weights of all products are converted in one operation, instead of one by
+    one at each use. So are their gradients."""
     half = {name: w for name, w in products(module) if w.dtype != product_type(w)}
     if not half:
         return module(*inputs)
@@ -38,7 +39,7 @@ def call(module: nn.Module, *inputs: Any) -> Any:
 
 
 def products(module: nn.Module) -> list[tuple[str, Tensor]]:
-    """Weights and biases of a module's products, by name: not those of its norms and embeddings."""
+    """Weights and biases of a module's products, by name; those of norms and embeddings are excluded."""
     return [
         (f"{name}.{of}" if name else of, weight)
         for name, part in module.named_modules()

@@ -1,4 +1,4 @@
-"""Names of tensors in published checkpoints, and what becomes of each."""
+"""Names of tensors in published checkpoints, and the rules that rename or drop them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ KINDS = {
     "ResNet-101": r"(backbone\.0\.body\.)?layer4\.",
     "RoBERTa": r"(roberta\.|transformer\.text_encoder\.)?embeddings\.word_embeddings\.",
 }
-"""What gives a checkpoint away; the first that is found."""
+"""Patterns of tensor names that identify each kind of checkpoint. The first match applies."""
 OTHER_HEADS = {
     "CG-STVG": "a head of another kind; only the encoders fit here",
     "DETR": "a head that reads no sentences; only the backbone fits here",
 }
-"""Kinds whose encoders alone are taken."""
+"""Kinds of which only the encoders are imported, with the reason."""
 OWN = r"(ema\.|model\.)?head\.(decoder|encoder)\."
-"""A checkpoint of `stvg train-head`."""
+"""Tensor names of a checkpoint of `stvg train-head`."""
 ROOT = "transformer.decoder.norm.weight"
-"""Where a whole model stands in a file is seen by this tensor."""
+"""The tensor by which a model is located in a file."""
 MATCHING = {
     "query": "query",
     "f_key": "self_key",
@@ -36,23 +36,25 @@ MATCHING = {
     "x_score": "gates.self",
     "outputs": "out",
 }
-"""The published linear layers of frame-level matching. A score is named after what it is computed from, our gates after
-what they gate. The layers of eq 3 are drawn at random in every forward pass there, and are in no file."""
+"""Published linear layers of frame-level matching → names here. The published code names a score after its input, this
+code names a gate after its output. The layers of eq 3 are not in any file: the published code draws them at random in
+every forward pass."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What becomes of the tensors whose whole name fits: a name in a part, or None and the reason."""
+    """What to do with tensors whose whole name matches ``pattern``: a part and the name in it, or None and the reason
+    to drop it."""
 
     pattern: str
     part: str | None
     name: str
     same_as: str | None = None
-    """The published name of a tensor that this one must equal."""
+    """The published name of the tensor that this one must equal."""
 
 
 def matching_rules() -> list[Rule]:
-    """The linear layers of frame-level matching, one-wide convolutions in the published code."""
+    """Rules for the linear layers of frame-level matching, which are 1x1 convolutions in the published code."""
     return [
         Rule(
             rf"transformer\.dual_attn_bloack_{theirs}\.(?:.+\.)?{layer}(?:\.conv1d)?\.(weight|bias)",
@@ -84,10 +86,10 @@ HEAD_RULES = [
     Rule(r"transformer\.((?:encoder|decoder)\.layers\.\d+\..+|decoder\.norm\..+)", "head", r"\1"),
     Rule(r"transformer\.(fast_(?:encoder|residual)\..+)", "head", r"\1"),
     Rule(r"((?:bbox_embed|sted_embed)\.layers\.\d+\..+|input_proj\..+|query_embed\.weight)", "head", r"\1"),
-    # MDETR's own
+    # only in MDETR
     Rule(r"class_embed\..+", None, "MDETR's classes of words; nothing here predicts words"),
     Rule(r"contrastive_align_projection_(?:image|text)\..+", None, "MDETR's alignment of objects and words"),
-    # the FSM authors' own
+    # only in the FSM authors' checkpoints
     Rule(r"input_proj_pre\.0\.0\.(.+)", "head", r"level_proj.c3.conv.\1"),
     Rule(r"input_proj_pre\.0\.1\.(.+)", "head", r"level_proj.c3.norm.\1"),
     Rule(r"input_proj_pre\.1\.0\.(.+)", "head", r"level_proj.c4.conv.\1"),

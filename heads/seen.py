@@ -1,4 +1,5 @@
-"""What a head was trained on, as far as it tells whether another video or sentence is like it, and with which settings."""
+"""A summary of a head's training data, which tells whether a video or sentence is unlike it, and a summary of its
+settings."""
 
 from __future__ import annotations
 
@@ -15,33 +16,33 @@ from .settings import Experiment, load_experiment
 from .training.resumption import FREE, different
 
 SLACK = 1.5
-"""A video is unlike those of training where its size or length is so many times beyond the largest or the smallest."""
+"""A size or length is unlike training where it is this many times below the smallest or above the largest."""
 UNKNOWN = 1 / 3
-"""A sentence is unlike those of training where this share of its words was in none of them."""
+"""A sentence is unlike training where at least this share of its words was in no training sentence."""
 NAMED = 4
 UNTOLD = (*FREE, "train.seed", "train.accumulate")
-"""Settings that make no other head, or that a run chooses itself."""
+"""Settings that do not change the head, or that the run chooses itself."""
 Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Seen:
-    """The training data of a head, in short."""
+    """A summary of a head's training data."""
 
     dataset: str
     split: str
     videos: int
     samples: int
     side: Range
-    """Pixels of the shorter side of a picture: the smallest and the largest."""
+    """Shorter side of the videos in pixels: the smallest and the largest."""
     seconds: Range
-    """Length of what one sentence was searched in."""
+    """Length of the searched segment in seconds: the shortest and the longest."""
     words: str
-    """Every word of the sentences, in lower case and order, with spaces between."""
+    """The distinct words of the sentences: lower case, sorted, separated by spaces."""
 
     @classmethod
     def of(cls, cache: Cache, split: str, rows: Sequence[int]) -> Self:
-        """Of some samples of a cache; ``rows``: theirs in its table, at least one."""
+        """The summary of some samples of a cache. ``rows``: their rows in its table, at least one."""
         table, sentences = cache.samples, [cache.samples.sentence(row) for row in rows]
         videos = {table.video_ids[row]: table.video(row) for row in rows}
         sides = [min(video.width, video.height) for video in videos.values()]
@@ -53,7 +54,7 @@ class Seen:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
-        """Of what `dataclasses.asdict` gave."""
+        """From the output of `dataclasses.asdict`."""
         return cls(**{**stored, "side": tuple(stored["side"]), "seconds": tuple(stored["seconds"])})
 
     def __str__(self) -> str:
@@ -66,7 +67,7 @@ class Seen:
         return f"{data} of {words}, {seconds} s, shorter side {side} pixels"
 
     def unlike(self, video: Video, seconds: float | None, sentences: Sequence[str]) -> list[str]:
-        """What of a question is unlike the training data, a line each."""
+        """The ways in which a video and sentences are unlike the training data, one line each."""
         found = []
         if not _near(side := min(video.width, video.height), self.side):
             found.append(f"its shorter side has {side} pixels")
@@ -83,7 +84,7 @@ class Seen:
 
 
 def nearest_preset(experiment: Experiment) -> str:
-    """Settings in short: the shipped preset that they differ least from, and in which of them."""
+    """A summary of settings: the shipped preset with the fewest differences, and the differences."""
     found = {name: different(asdict(load_experiment(name)), asdict(experiment)) for name in presets()}
     found = {name: {k: v for k, v in of.items() if k not in UNTOLD} for name, of in found.items()}
     name, differing = min(found.items(), key=lambda item: len(item[1]))
@@ -94,7 +95,7 @@ def nearest_preset(experiment: Experiment) -> str:
 
 
 def words_of(sentence: str) -> list[str]:
-    """Its words, in lower case."""
+    """The words of a sentence, in lower case."""
     return re.findall(r"\w+", sentence.lower())
 
 

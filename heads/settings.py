@@ -1,4 +1,4 @@
-"""One experiment's settings: model, loss, training. Shipped presets are YAML overrides of these dataclasses."""
+"""The settings of an experiment: model, loss, training. Shipped presets are YAML overrides of these dataclasses."""
 
 from __future__ import annotations
 
@@ -40,67 +40,68 @@ class TrainConfig(Settings):
     """The training recipe. Defaults are the paper's for VidSTG; epochs are counted over the training split."""
 
     mode: str = setting("cached", MODES, "this project")
-    """What trains besides the head: ``cached`` nothing; ``text`` the text encoder; ``last-stage`` the backbone's last
-    stage, on cached maps of the level before; ``end-to-end`` both encoders, from pixels."""
+    """What trains besides the head. ``cached``: nothing. ``text``: the text encoder. ``last-stage``: the backbone's
+    last stage, on cached maps of the level before. ``end-to-end``: both encoders, from pixels."""
     epochs: int = setting(15, AT_LEAST_0, "FSM's code, VidSTG")
-    """How often the training split is gone through. 0 writes the initial weights, for example imported ones, as a
-    checkpoint that can be evaluated."""
+    """Passes over the training split. 0 writes the initial weights, for example imported ones, as a checkpoint that can
+    be evaluated."""
     batch_size: int = setting(16, AT_LEAST_1, "TubeDETR: one sample on each of 16 GPUs")
-    """Samples of one optimiser step, all ranks together."""
+    """Samples per optimiser step, over all ranks."""
     accumulate: int = setting(0, AT_LEAST_0, "this project")
-    """Batches added up before an optimiser step. 0: one; end to end, where clips are large, a batch is divided into as few
-    as fit the device, by what one clip and two of them need there."""
+    """Batches accumulated per optimiser step. 0: one. For ``end-to-end``, 0 divides the batch into as few parts as fit
+    the device, by the memory that one clip and two clips need."""
     lr: float = setting(5e-5, POSITIVE, "FSM's paper")
     """Learning rate of the head."""
     lr_backbone: float = setting(1e-5, AT_LEAST_0, "FSM's paper")
-    """Learning rate of the backbone, where it trains. 0: it stays frozen, whatever the mode."""
+    """Learning rate of the backbone, where it trains. 0: it stays frozen in every mode."""
     lr_text: float = setting(5e-5, AT_LEAST_0, "FSM's paper")
     """Learning rate of the text encoder, where it trains. 0: it stays frozen."""
     lr_drop: int = setting(12, AT_LEAST_1, "FSM's code, VidSTG")
-    """Every this many epochs the learning rate is divided by ten."""
+    """Number of epochs between divisions of the learning rate by ten."""
     warmup: float = setting(0.01, Range(0, 1), "TubeDETR")
-    """Share of all steps over which the rates of those groups grow linearly from zero that the schedule warms up."""
+    """Share of all steps in which the learning rate grows linearly from zero, for the groups that the schedule warms
+    up."""
     schedule: str = setting("linear-text", SCHEDULES, "TubeDETR")
-    """Which rates warm up, and which fall in a line instead of steps: ``linear-text`` warms up the text encoder and lets it
-    fall in a line; ``stepped`` warms all up; ``linear-late`` is STCAT's on HC-STVG."""
+    """Which learning rates warm up, and which decay linearly instead of in steps. ``linear-text``: the text encoder
+    warms up and decays linearly. ``stepped``: all warm up. ``linear-late``: STCAT's for HC-STVG."""
     weight_decay: float = setting(1e-4, AT_LEAST_0, "FSM's paper")
-    """AdamW's decay of all weights."""
+    """AdamW's weight decay, for all parameters."""
     clip: float = setting(0.1, POSITIVE, "FSM's code")
-    """Largest gradient norm."""
+    """Gradients are clipped to this norm."""
     ema: float = setting(0.9998, SHARE, "FSM's code")
-    """Decay of the averaged weights, which are the ones evaluated; updated after every optimiser step."""
+    """Decay of the averaged weights, which are the ones evaluated. They are updated after every optimiser step."""
     amp: str = setting("auto", ("auto", *AMP), "this project")
     """``none``: float32. ``tf32``: a GPU may round the factors of products to 10 bits. ``bf16``: autocast of the forward
     pass; norms, boxes, logits, losses and weights stay in float32. ``auto``: ``bf16`` on a GPU, ``none`` on a CPU. Scores
     are always computed in float32."""
     recompute: bool = setting(False, source="this project")
-    """Forget what happens inside the transformer layers and compute it again in the backward pass: less memory, more time,
-    the same weights bit for bit."""
+    """Gradient checkpointing: discard activations inside the transformer layers and recompute them in the backward
+    pass. Less memory, more time, the same weights bit for bit. For ``end-to-end`` also inside the backbone."""
     temporal_crop: bool = setting(True, source="TubeDETR")
-    """Train on a random part of every clip, which keeps a part of the moment."""
+    """Train on a random crop in time of every clip, which keeps a part of the moment."""
     views: bool = setting(True, source="this project")
-    """Train on every stored view of a video; end to end, on a freshly drawn one for every sample."""
+    """Train on every stored view of a video; for ``end-to-end``, on a new random view of every sample."""
     per_video: int = setting(1, AT_LEAST_1, "this project, measured")
-    """At most this many sentences of one video stand together in an epoch's order. More share one read and one projection
-    of its features, and make batches more alike, which costs accuracy (docs/benchmarks.md)."""
+    """Sentences of one video that are consecutive in an epoch's order, at most. More of them share one read and one
+    projection of its features, and make batches less diverse, which costs accuracy (docs/benchmarks.md)."""
     seed: int = setting(42, source="FSM's code")
-    """Of the initial weights, the order of samples, and all that is drawn in training."""
+    """Random seed of the initial weights, the order of samples, and all random numbers in training."""
     log_every: int = setting(10, AT_LEAST_1, "this project")
     """Steps between lines of metrics.jsonl."""
     save_every: int = setting(500, AT_LEAST_1, "this project")
-    """Steps between checkpoints; there is one after every epoch in any case."""
+    """Steps between checkpoints. Every epoch also ends with one."""
     eval_every: int = setting(1, AT_LEAST_0, "FSM's code")
-    """Epochs between validations; 0: only at the end."""
+    """Epochs between validations. 0: only at the end."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything `train-head` can be told, in three groups."""
+    """All settings of `train-head`, in three groups."""
 
     model: HeadConfig = field(default_factory=ModelConfig)
-    """Of the head that its ``head`` names."""
+    """Settings of the head that ``head`` names."""
     loss: TubeLoss = field(default_factory=LossConfig)
-    """Of the same head."""
+    """Loss weights of the same head."""
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
@@ -112,7 +113,7 @@ class Experiment:
 
 
 def experiment_of(values: Mapping[str, Any], where: str) -> Experiment:
-    """The experiment that nested settings say; what they are of depends on the head. Raises UsageError as `build`."""
+    """The experiment of nested settings; their types depend on the head. Raises UsageError as `build` does."""
     model = values.get("model") or {}
     name = model.get("head", HeadConfig.head) if isinstance(model, Mapping) else HeadConfig.head
     row = row_of(name)
@@ -132,7 +133,7 @@ def load_experiment(preset: str, assignments: Sequence[str] = ()) -> Experiment:
 
 
 def of_another_head(values: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
-    """A preset's settings; where the assignments name another head, without those that this one does not have."""
+    """A preset's settings. Where the assignments name another head, those that this head does not have are left out."""
     model = override({}, assignments).get("model")
     if not isinstance(model, dict) or "head" not in model:
         return merge({}, values)

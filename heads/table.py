@@ -1,4 +1,4 @@
-"""The table of heads: a published system is a row, and a module that its row names."""
+"""The table of heads. To add a published system, add a row and the module that it names."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ from .stcat.names import adopted
 from .tubedetr import TubeDETR
 
 REQUIRED = ("input_proj", "resizer", "encoder", "decoder", "bbox_embed", "query_embed")
-"""What every head that came of MDETR's has."""
+"""The parts of every head that is derived from MDETR's."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One head: what it is told, how it is built, and how it decides."""
+    """A head: its settings, its losses, and how it is built and decoded."""
 
     config: type[HeadConfig]
-    """Its settings, which also say what frames its clips are made of."""
+    """Its settings, which also determine the frames of its clips."""
     loss: type[TubeLoss]
-    """Weights of its losses, which know its terms."""
+    """Its loss settings, which define its terms."""
     build: Callable[[Any, FeatureFacts, bool], nn.Module]
-    """(settings, features, whether a loss teaches it to score candidates) → the head."""
+    """(settings, features, whether a loss trains the candidates' scores) → the head."""
     join: Callable[[list[Window]], Tube] = join
-    """All clips of a sample at inference → its tube."""
+    """All windows of a sample at inference → its tube."""
     explain: Callable[[list[Window]], Reading] = explain
-    """The same, with the evidence."""
+    """All windows of a sample at inference → its tube and the evidence for it."""
     required: tuple[str, ...] = REQUIRED
-    """The parts that it must take over whole, where it starts from weights."""
+    """The parts that initial weights must contain completely."""
     starts_from: Callable[[StateDict], StateDict] = dict
-    """Weights of any head that was read → those it starts from, under its own names."""
+    """Weights of any head → the tensors that this head starts from, under its own names."""
     late: str | None = None
-    """The part of it whose learning rate has a schedule of its own; see `training.schedule`."""
+    """The part of it whose learning rate has its own schedule; see `training.schedule`."""
 
 
 HEADS = {
@@ -68,15 +68,15 @@ HEADS = {
 
 
 def row_of(name: object) -> Row:
-    """The row of a head. Raises UsageError where there is none."""
+    """The row of a head. Raises UsageError for an unknown name."""
     if name not in HEADS:
         raise UsageError(f"there is no head {name!r}", hint=nearest(str(name), HEADS))
     return HEADS[str(name)]
 
 
 def build_model(config: HeadConfig, features: FeatureFacts, seed: int = 0, scored: bool = True) -> Any:
-    """The head of some settings with seeded initial weights; the caller's random state is left as it was. ``scored``: a
-    loss teaches it to score candidates."""
+    """A head with seeded random weights; the caller's random state is unchanged. ``scored``: a loss trains the
+    candidates' scores."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return row_of(config.head).build(config, features, scored)

@@ -1,4 +1,4 @@
-"""TubeDETR, the baseline: one candidate tube, every stride-th frame encoded, and a fast branch for the frames between."""
+"""TubeDETR, the baseline: one candidate tube, every stride-th slot encoded, and a fast branch for the slots between."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class TubeDETR(TubeHead):
         self.config = config
         if config.fast:
             self.fast_encoder, self.fast_residual = nn.Linear(d, d), nn.Linear(d, d)
-            nn.init.zeros_(self.fast_residual.weight)  # so that memory starts as the encoder's
+            nn.init.zeros_(self.fast_residual.weight)  # memory starts equal to the encoder's output
             nn.init.zeros_(self.fast_residual.bias)
 
     def forward(self, inputs: Inputs, targets: Targets | None = None) -> Output:
-        """The tube of every sample, from all decoder layers. ``targets`` are not looked at."""
+        """The tube of every sample, from all decoder layers. ``targets`` are not used."""
         memory, position, padding = self.encode(inputs)
         T = inputs.frame_padding.shape[1]
         query = self.query_embed.weight[None, :, None] + time_code(T, self.config.d, memory.device)
@@ -36,7 +36,7 @@ class TubeDETR(TubeHead):
         return Output(self.read(*call(self.decoder, [stream])))
 
     def encode(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
-        """Memory of every stride-th slot, repeated for the slots up to the next one; see `TubeHead.remember`."""
+        """Memory of every stride-th slot, reused for the slots up to the next one; see `TubeHead.remember`."""
         T, stride = inputs.frame_padding.shape[1], self.config.stride
         slow = inputs if stride == 1 else every(inputs, stride, keep_frames=self.config.fast)
         visual = self.project(slow.maps)  # (U, h·w, d)
@@ -50,9 +50,10 @@ class TubeDETR(TubeHead):
         return memory, position, padding
 
     def correct(self, memory: Tensor, visual: Tensor, frame_index: Tensor) -> Tensor:
-        """The fast branch: add to the visual part of repeated memory (B, T, S, d) what each slot's own frame shows.
+        """The fast branch: correct the visual part of reused memory (B, T, S, d) with the features of each slot's own
+        frame.
 
-        ``visual`` (U, h·w, d): projected tokens of the distinct frames. Words are left as they are.
+        ``visual`` (U, h·w, d): projected tokens of the distinct frames. Words are unchanged.
         """
         own = self.fast_encoder(visual)[frame_index]  # (B, T, h·w, d)
         seen, words = memory.split([own.shape[2], memory.shape[2] - own.shape[2]], dim=2)
@@ -60,7 +61,7 @@ class TubeDETR(TubeHead):
 
 
 def every(inputs: Inputs, stride: int, keep_frames: bool) -> Inputs:
-    """Every stride-th slot. Unless ``keep_frames``, frames behind no such slot are dropped, and cost nothing."""
+    """Every stride-th slot. Unless ``keep_frames``, frames that no such slot uses are dropped, to save computation."""
     index, padding = inputs.frame_index[:, ::stride], inputs.frame_padding[:, ::stride]
     if keep_frames:
         return replace(inputs, frame_index=index, frame_padding=padding)
