@@ -1,6 +1,6 @@
-"""What is made for processors alone: layers worked on in tiles, dropout they can afford, memory that is held on to.
+"""Implementations for CPUs: tiled layers, fast dropout, attention of few queries, and memory that the process keeps.
 
-The layers beside this folder ask for it by the device their inputs lie on; without it they would be right, and slow.
+Layers use them where their inputs are on a CPU. torch's own operations give equivalent results there, but are slower.
 """
 
 from .dropping import dropout

@@ -1,7 +1,7 @@
-"""Dropout that a processor can afford.
+"""CPU dropout: one 64-bit draw serves four elements.
 
-torch draws a float for every element, which costs more than the matrix
-products around it; here four elements share one 64-bit draw, and a byte for each is all that is kept.
+torch draws a float for every element, which costs more than the matrix products around it. For the backward pass one
+byte per element is stored.
 """
 
 from __future__ import annotations
@@ -10,20 +10,21 @@ import torch
 from torch import Tensor
 
 STEPS = 1 << 16
-"""Probabilities are multiples of one over this much: 0.1 becomes 0.100006, and the scale follows it."""
+"""Probabilities are rounded to multiples of 1 / STEPS: 0.1 becomes 0.100006. The scale accounts for it."""
 
 
 def kept(shape: torch.Size, p: float, dtype: torch.dtype) -> Tensor:
-    """1 for elements that stay, 0 for those dropped, each with probability ``p``; from torch's random state, on the CPU."""
+    """1 for elements that are kept, 0 for dropped ones, dropped with probability ``p``. Drawn from torch's random
+    state, on the CPU."""
     draws = torch.empty(-(-shape.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-    # Into a number: torch compares many times as fast as into a bool.
+    # Comparing into a numeric type is many times as fast in torch as into bool.
     return torch.ge(
         draws[: shape.numel()].view(shape), round(p * STEPS) - STEPS // 2, out=torch.empty(shape, dtype=dtype)
     )
 
 
 def keep_scale(p: float) -> float:
-    """What elements that stay are multiplied with, so that the mean stays, too."""
+    """The factor of kept elements, which preserves the mean."""
     return STEPS / (STEPS - round(p * STEPS))
 
 

@@ -1,7 +1,7 @@
-"""Memory of a training process, held on to.
+"""Keeps freed memory in the training process.
 
-A step on a CPU takes and frees gigabytes in tensors of many megabytes. The C library gives such pieces back to the system
-at once, which has to clear every page of them again in the next step: up to a third of its time.
+A step on a CPU allocates and frees gigabytes in tensors of many megabytes. The C library returns such blocks to the
+system at once, and the system clears every page again in the next step: up to a third of its time.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ TRIM_THRESHOLD, MMAP_MAX = -1, -4  # names of glibc's mallopt
 
 
 def hold_memory() -> bool:
-    """From here on, memory this process frees stays with it, for its next tensors. False where the C library cannot."""
+    """Keep freed memory in this process from now on, for its next tensors. False where the C library does not support
+    it."""
     if sys.platform != "linux":
         return False
     try:

@@ -1,7 +1,7 @@
-"""Attention with dropout, rows in tiles.
+"""Attention with dropout, in tiles of rows.
 
-torch's fused kernel for CPUs knows no dropout, and its other one keeps four tensors of weights; this one keeps which
-weights are dropped, and computes them again for the backward pass.
+torch's fused attention for CPUs does not support dropout, and its other implementation stores four tensors of weights.
+This one stores the dropout mask, and recomputes the weights in the backward pass.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 from .dropping import keep_scale, kept
 
 TILE_BYTES = 4 * 1024 * 1024
-"""Attention weights worked on together: what a processor's cache holds."""
+"""Bytes of attention weights per tile, chosen to fit a processor's cache."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None, p: float) -> Tensor:
@@ -50,8 +50,8 @@ class _Tiled(torch.autograd.Function):
 
 
 def _like(x: Tensor, width: int | None = None) -> Tensor:
-    """Memory for (R, heads, L, dh) in which heads lie side by side, so that merging them copies nothing. ``width``: dh,
-    where it is not that of x."""
+    """An empty (R, heads, L, dh) tensor in which heads are adjacent in memory, so that merging them needs no copy.
+    ``width``: dh, where it differs from that of x."""
     R, heads, L, dh = x.shape
     return x.new_empty(R, L, heads, width or dh).transpose(1, 2)
 
@@ -64,6 +64,6 @@ def _weights(q: Tensor, k: Tensor, hidden: Tensor | None, rows: slice) -> Tensor
 
 
 def _tiles(stay: Tensor, dtype: torch.dtype) -> list[slice]:
-    """Rows of weights (R, heads, Lq, Lk) that are worked on together."""
+    """Slices of the first axis of weights (R, heads, Lq, Lk), one per tile."""
     step = max(1, TILE_BYTES // (stay[0].numel() * dtype.itemsize))
     return [slice(at, at + step) for at in range(0, len(stay), step)]

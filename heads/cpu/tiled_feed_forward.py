@@ -1,8 +1,8 @@
-"""The feed-forward half of a transformer layer.
+"""The feed-forward part of a transformer layer, in tiles of rows.
 
-Its hidden values, eight times as many as those that come in, are worked on while the processor's cache holds them:
-rows in tiles; product, ReLU and dropout of a tile before the next one. Kept for the backward pass is only what comes out of
-the dropout: it is positive exactly where the gradient passes.
+The hidden activations have about eight times the size of the input. They are computed tile by tile, so that product,
+ReLU and dropout of a tile stay in the processor's cache. For the backward pass it stores the hidden activations after
+dropout only: the gradient passes where they are positive.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ from ..precision import at_least_float32
 from .dropping import keep_scale, kept
 
 TILE = 512
-"""Rows of a tile: with 2,048 hidden units 4 MiB in float32."""
+"""Rows per tile: 4 MiB in float32 with 2,048 hidden channels."""
 
 
 def feed_forward(x: Tensor, inner: Tensor, inner_bias: Tensor, outer: Tensor, outer_bias: Tensor, p: float) -> Tensor:
-    """x (n, d), inner (f, d) and (f,), outer (d, f) and (d,), all of one type, probability of dropout → (n, d)."""
+    """x (n, d), inner (f, d) and (f,), outer (d, f) and (d,), all of one type, ``p``: the dropout probability → (n,
+    d)."""
     out: Tensor = _Tiled.apply(x, inner, inner_bias, outer, outer_bias, p, torch.is_grad_enabled())
     return out
 
 
 class _Tiled(torch.autograd.Function):
-    """``keep``: for a backward pass."""
+    """``keep``: store what a backward pass needs."""
 
     @staticmethod
     def forward(ctx, x, inner, inner_bias, outer, outer_bias, p, keep):  # type: ignore[no-untyped-def]

@@ -1,1 +1,2 @@
-"""FSM: several candidate tubes, matched and contrasted with the annotated one, after words and frames have met."""
+"""FSM: fuses words and frames, decodes several candidate tubes, and matches and contrasts them with the annotated
+one."""

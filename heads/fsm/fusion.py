@@ -1,4 +1,4 @@
-"""Where words meet frames: semantic matching at frame level (eqs 1–3) and at video level (eqs 4–6)."""
+"""Fusion of words and frames: semantic matching at frame level (eqs 1–3) and at video level (eqs 4–6)."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ FUSION_HEADS = 2
 
 @dataclass(frozen=True)
 class FusionConfig:
-    """The paper's fusion ablations (tables III, IV, IX)."""
+    """Settings of the fusion: the paper's ablations (tables III, IV, IX)."""
 
     frame_level: bool = setting(True, source="FSM's paper, table III")
-    """Match tokens of every frame with the words (eqs 1–3)."""
+    """Match the visual tokens of every frame with the words (eqs 1–3)."""
     video_level: bool = setting(True, source="FSM's paper, table III")
-    """Weigh frames by how well they fit the sentence (eqs 4, 5)."""
+    """Weight frames by their similarity to the sentence (eqs 4, 5)."""
     gate: bool = setting(True, source="FSM's paper, table IV")
-    """Gate self- and cross-attended features by each other (eq 2) and the result (eq 3)."""
+    """Gate self- and cross-attended features by each other (eq 2), and the result (eq 3)."""
     scale: bool = setting(True, source="FSM's paper, table IX")
-    """Learned weight of every frame position, tanh(γ) + 1 (eq 5)."""
+    """A learned scale of every frame position, tanh(γ) + 1 (eq 5)."""
 
 
 class GatedMatching(nn.Module):
-    """One branch of eqs 1–3: tokens ``x`` look at themselves and at ``y``, and each view gates the other.
+    """One branch of eqs 1–3: tokens ``x`` attend to themselves and to ``y``, and each result gates the other.
 
-    Pre-norm without affine parameters, 2 heads, an output projection per attention: 12 linears with the gate, 8 without.
+    Pre-norm without affine parameters, 2 heads, an output projection per attention: 12 linear layers with the gates, 8
+    without.
     """
 
     def __init__(self, d: int, gate: bool, dropout: float) -> None:
@@ -48,10 +49,11 @@ class GatedMatching(nn.Module):
     def forward(
         self, x: Tensor, y: Tensor, x_padding: Tensor, y_padding: Tensor, x_row: Tensor, y_row: Tensor
     ) -> Tensor:
-        """Pair row ``x_row[r]`` of x with row ``y_row[r]`` of y: (R, Lx, d). Padded tokens of x come back unchanged.
+        """Match row ``x_row[r]`` of x with row ``y_row[r]`` of y: (R, Lx, d). Padded tokens of x are returned
+        unchanged.
 
         x (X, Lx, d) and y (Y, Ly, d) are distinct token sets, paddings (X, Lx) and (Y, Ly) bool, rows (R,) int64. What
-        depends on one set alone is computed once per set, however many pairs it is in.
+        depends on one set only is computed once per set, whatever the number of its pairs.
         """
         d = x.shape[-1]
         x_normal, y_normal = F.layer_norm(x, (d,), eps=1e-6), F.layer_norm(y, (d,), eps=1e-6)
@@ -64,7 +66,7 @@ class GatedMatching(nn.Module):
         return torch.where(x_padding[x_row][..., None], x, fused)
 
     def gated(self, x: Tensor, y: Tensor, x_padding: Tensor, y_padding: Tensor, x_row: Tensor, y_row: Tensor) -> Tensor:
-        """Eqs 1 and 2, of normalised tokens: self- and cross-attended, each gated by the other: (R, Lx, d)."""
+        """Eqs 1 and 2 on normalised tokens: self- and cross-attended features, each gated by the other: (R, Lx, d)."""
         p = self.dropout if self.training else 0.0
         query, *own_keys = beside(x, self.query, self.self_key, self.self_value)
         q, k, v = (split_heads(f, FUSION_HEADS) for f in (query, *own_keys))
@@ -79,7 +81,7 @@ class GatedMatching(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Frame-level and video-level semantic matching; what is switched off passes its input through."""
+    """Frame-level and video-level semantic matching. A part that is switched off returns its input."""
 
     def __init__(self, d: int, max_frames: int, config: FusionConfig, dropout: float) -> None:
         super().__init__()
@@ -88,8 +90,8 @@ class Fusion(nn.Module):
             self.video_branch = GatedMatching(d, config.gate, dropout)
             self.text_branch = GatedMatching(d, config.gate, dropout)
         if config.video_level and config.scale:
-            # Zero, so that all frames weigh the same at the start. (The paper says this of the weight, and can only
-            # mean its parameter.)
+            # Zero: the scale of every frame starts at 1. (The paper says zero of the scale itself; only its parameter
+            # can be meant.)
             self.frame_scale = nn.Parameter(torch.zeros(max_frames))
 
     def forward(
@@ -103,8 +105,8 @@ class Fusion(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """visual (U, S, d) tokens of distinct frames, words (B, M, d), paddings (U, S), (B, M), (B, T).
 
-        ``frame_index`` (B, T): the frame behind every slot. Returns weighted visual tokens (B, T, S, d) and words as seen
-        from every frame (B, T, M, d).
+        ``frame_index`` (B, T): the frame of every slot. Returns weighted visual tokens (B, T, S, d) and, for every
+        frame, the words fused with it (B, T, M, d).
         """
         B, T = frame_padding.shape
         frame = frame_index.flatten()
@@ -123,7 +125,8 @@ class Fusion(nn.Module):
     def frame_weights(
         self, x: Tensor, words: Tensor, x_padding: Tensor, y_padding: Tensor, frame_padding: Tensor
     ) -> Tensor:
-        """Weight of every frame (B, T): similarity of pooled frame and pooled sentence (eq 4) times its scale (eq 5)."""
+        """Weight of every frame (B, T): similarity of pooled frame and pooled sentence (eq 4) times the frame's scale
+        (eq 5)."""
         frames = masked_mean(x, x_padding)  # (B, T, d)
         sentence = masked_mean(masked_mean(words, y_padding[:, None].expand(words.shape[:3])), frame_padding)  # (B, d)
         weights = (torch.einsum("btd,bd->bt", frames, sentence) / math.sqrt(x.shape[-1])).sigmoid()
@@ -137,6 +140,6 @@ class Fusion(nn.Module):
 
 
 def masked_mean(x: Tensor, padding: Tensor) -> Tensor:
-    """Mean over the second-to-last axis of (…, L, d), leaving out padding (…, L); zero where all is padding."""
+    """Mean over the second-to-last axis of (…, L, d), without padding (…, L); zero where all is padding."""
     keep = (~padding)[..., None].to(x.dtype)
     return (x * keep).sum(-2) / keep.sum(-2).clamp(min=1)

@@ -1,4 +1,4 @@
-"""FSM's objective: the terms that every head has, and those of its candidates and its second stream.
+"""FSM's objective: the terms of every head, and those of its candidates and its second stream.
 
 B samples, N candidate tubes, T slots. All terms are computed in float32.
 """
@@ -26,20 +26,20 @@ MRCL_TEMPERATURE = 0.1
 
 @dataclass(frozen=True)
 class LossConfig(TubeLoss):
-    """Weights of FSM's terms, and the two disputed forms."""
+    """Weights of FSM's terms, and the form of two terms in which paper and published code differ."""
 
     label: float = setting(0.2, AT_LEAST_0, "FSM's paper")
-    """Of the candidates' scores (eq 12)."""
+    """Weight of the loss of the candidates' scores (eq 12)."""
     mrcl: float = setting(2.0, AT_LEAST_0, "FSM's paper: 2 for VidSTG, 1 for HC-STVG")
-    """Of the mismatching rectify contrastive loss (eq 10)."""
+    """Weight of the mismatching rectify contrastive loss (eq 10)."""
     anchor: float = setting(1.0, AT_LEAST_0, "FSM's code")
-    """Boxes decoded from the annotated regions: this times the L1 and GIoU weights."""
+    """Weight of the box losses of the second stream. It multiplies their L1 and GIoU weights."""
     mrcl_form: str = setting("paper", ("paper", "framewise"), "FSM's paper")
     """``paper``: eq 10. ``framewise``: the published code's softmax over candidates, frame by frame."""
     label_form: str = setting("focal", ("focal", "focal-all", "softmax"), "FSM's paper")
-    """``focal``: sigmoid focal loss over all candidates, on the moment's slots. ``focal-all``: on all slots, 0 outside the
-    moment, so that what eq 12 averages over the clip is trained everywhere. ``softmax``: the published code's joint
-    cross-entropy."""
+    """``focal``: sigmoid focal loss over all candidates, on the moment's slots. ``focal-all``: on all slots, with
+    target 0 outside the moment; it trains the scores everywhere, because eq 12 averages them over the whole clip.
+    ``softmax``: the published code's joint cross-entropy."""
 
     @property
     def terms(self) -> dict[str, Term]:
@@ -52,13 +52,14 @@ class LossConfig(TubeLoss):
         return self.label > 0
 
     def trains(self, model: HeadConfig) -> bool:
-        """See `TubeLoss`. A second stream has queries of its own, and one candidate no others to differ from."""
+        """See `TubeLoss`. The candidates' losses train a head with a second stream; MRCL also needs more than one
+        candidate."""
         of_candidates = (self.label, self.mrcl if getattr(model, "num_queries", 1) > 1 else 0)
         of_any_head = (self.l1, self.giou, self.span, self.attention)
         return any(of_any_head) or (getattr(model, "qmm", False) and any(of_candidates))
 
     def match(self, layers: LayerOutput, targets: Targets) -> Tensor | None:
-        """See `TubeLoss`; of several tubes, the nearest."""
+        """See `TubeLoss`. Of several candidates the one with the lowest cost; see `match_tubes`."""
         if layers.boxes.shape[-3] == 1:
             return None
         boxes, inside = targets.boxes, targets.in_moment
@@ -66,17 +67,18 @@ class LossConfig(TubeLoss):
 
 
 def focal_label_loss(score: Tensor, matched: Tensor, in_moment: Tensor, everywhere: Tensor | None = None) -> Tensor:
-    """Sigmoid focal loss of (…, B, N, T) logits on the moments' slots: 1 for the matched tube (…, B), 0 for the others.
+    """Sigmoid focal loss of (…, B, N, T) logits on the moments' slots: target 1 for the matched tube (…, B), 0 for
+    others.
 
-    ``everywhere`` (B, T): all slots that there are, on which it is summed instead; outside the moment every tube has 0.
-    Either way it is divided by the number of slots inside.
+    ``everywhere`` (B, T): the valid slots. If given, the sum is over these; outside the moment every target is 0. In
+    both cases the sum is divided by the number of slots inside moments.
     """
     candidates = torch.arange(score.shape[-2], device=score.device)
     right = (matched[..., None] == candidates)[..., None]  # (…, B, N, 1)
     if everywhere is not None:
         right = right & in_moment[:, None]
     logit = torch.where(right, -score.float(), score.float())
-    wrong = logit.sigmoid()  # how far from what it should be
+    wrong = logit.sigmoid()  # distance of the probability to its target
     weight = torch.where(right, FOCAL_ALPHA, 1 - FOCAL_ALPHA)
     loss = weight * wrong**FOCAL_GAMMA * F.softplus(logit)
     slots = in_moment if everywhere is None else everywhere
@@ -91,10 +93,11 @@ def softmax_label_loss(score: Tensor, matched: Tensor, in_moment: Tensor) -> Ten
 
 
 def mrcl_loss(states: Tensor, anchor: Tensor, matched: Tensor, in_moment: Tensor, form: str) -> Tensor:
-    """The mismatching rectify contrastive loss (eq 10), mean over samples. Its floor is log Δ, not zero.
+    """The mismatching rectify contrastive loss (eq 10), mean over samples. For ``form`` paper its minimum is log Δ, not
+    zero.
 
-    states (B, N, T, d): decoder states of the candidates. anchor (B, T, d): states decoded from the annotated regions;
-    read only where ``in_moment``. Cosine similarity over 0.1. With one candidate there is nothing to contrast: zero.
+    states (B, N, T, d): decoder states of the candidates. anchor (B, T, d): decoder states of the second stream, read
+    only where ``in_moment``. Cosine similarity over temperature 0.1. With one candidate the loss is zero.
     """
     if states.shape[1] == 1:
         return states.new_zeros((), dtype=torch.float32)
@@ -111,7 +114,7 @@ def mrcl_loss(states: Tensor, anchor: Tensor, matched: Tensor, in_moment: Tensor
 
 
 def mrcl_floor(in_moment: Tensor) -> Tensor:
-    """What eq 10 gives at perfect alignment: log Δ, mean over samples (B, T)."""
+    """The value of eq 10 at perfect alignment: log Δ, mean over samples. in_moment (B, T)."""
     return in_moment.sum(-1).clamp(min=1).float().log().mean()
 
 
@@ -143,4 +146,4 @@ TERMS = TUBE_TERMS | {
     "anchor": Term(of_anchor, lambda c: c.anchor if c.l1 or c.giou else 0.0, MeanOver.SLOTS),
     "mrcl": Term(of_mrcl, lambda c: c.mrcl, MeanOver.SAMPLES),
 }
-"""What FSM is trained with."""
+"""FSM's terms."""

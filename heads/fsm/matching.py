@@ -1,4 +1,4 @@
-"""Tube sequence matching (eq 8): which candidate tube answers for the annotated one."""
+"""Tube sequence matching (eq 8): selects the candidate tube that is matched to the annotated one."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def match_tubes(
     giou: float = GIOU_COST,
     label: float = LABEL_COST,
 ) -> Tensor:
-    """Choose, for every sample, the candidate tube closest to the annotated one.
+    """Choose for every sample the candidate tube closest to the annotated one.
 
-    One sentence names one tube, so the Hungarian assignment is an argmin over candidates. Costs are means over the
-    moment's frames: l1 · L1 + giou · (1 - GIoU) + label · focal cost of calling the candidate the target. The weights are
-    those of the losses: what is 0 is not trained and takes no part. Equal candidates: the first.
+    A sentence describes one tube, so the Hungarian assignment is an argmin over candidates. Costs are means over the
+    moment's frames: l1 · L1 + giou · (1 - GIoU) + label · focal cost of the candidate's score. The weights are those of
+    the losses: an output with loss weight 0 is not trained, and is not compared. Of equal candidates: the first.
 
     Shapes (B samples, N candidate tubes, T slots):
         pred_boxes (…, B, N, T, 4) cxcywh fractions

@@ -1,4 +1,4 @@
-"""The FSM head: fusion, space-text encoder, two-stream decoder, and the small heads that read boxes, spans and scores."""
+"""The FSM head: fusion, space-text encoder, two-stream decoder, and output layers for boxes, spans and scores."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from .fusion import Fusion
 
 
 class LevelProjection(nn.Module):
-    """A further level to width d: a 1x1 convolution (a linear layer on channels-last cells) and, optionally, group norm.
+    """Projects a further level to width d: a 1x1 convolution (a linear layer on channels-last cells), optionally group
+    norm.
 
-    On stored regions the norm's statistics are taken over the region instead of the map, which is not the same model:
-    train on a cache of ``--levels full``, or with ``proj_norm=none``, where that matters.
+    On stored regions the statistics of the norm are those of the region, not of the map: this is a different model.
+    Where that matters, train on a cache of ``--levels full``, or with ``proj_norm=none``.
     """
 
     def __init__(self, channels: int, d: int, norm: str) -> None:
@@ -39,7 +40,7 @@ class FSM(TubeHead):
     """Feature semantic matching for spatio-temporal video grounding, from cached features."""
 
     def __init__(self, config: ModelConfig, features: FeatureFacts, scored: bool = True) -> None:
-        """``scored``: candidates say whether they are the one meant. Not without a loss that teaches them to."""
+        """``scored``: candidates get scores. False where no loss trains them."""
         super().__init__(config, features, config.num_queries if config.qmm else 1)
         c, d = config, config.d
         self.config, self.scored = config, scored and config.qmm
@@ -53,7 +54,7 @@ class FSM(TubeHead):
             self.anchor_layers = None if c.shared_decoder else copy.deepcopy(self.decoder.layers)
 
     def forward(self, inputs: Inputs, targets: Targets | None = None) -> Output:
-        """Candidate tubes of every sample. ``targets`` run the training-only second stream; inference has none to give."""
+        """Candidate tubes of every sample. ``targets`` run the second stream, in training only; inference has none."""
         memory, position, padding = self.encode(inputs)
         times = time_code(inputs.frame_padding.shape[1], self.config.d, memory.device)
         query = self.query_embed.weight[None, :, None] + times
@@ -72,7 +73,7 @@ class FSM(TubeHead):
         return Output(self.read(states, attention), Anchor(self.boxes(of_target), of_target))
 
     def encode(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
-        """Memory of frames and words that have met; see `TubeHead.remember`."""
+        """Memory of fused frames and words; see `TubeHead.remember`."""
         x, words = call(
             self.fusion,
             self.project(inputs.maps),
@@ -89,8 +90,8 @@ class FSM(TubeHead):
         return self.class_embed(states).squeeze(-1) if self.scored else None
 
     def anchor_stream(self, inputs: Inputs, targets: Targets, memory: Tensor, times: Tensor) -> Stream:
-        """Stream 2: decodes the annotated tube from its own regions, on the moment's slots only."""
-        position = self.anchor_query.weight[None, :, None] + times  # the same times as stream 1
+        """Stream 2: decodes the annotated tube from RoI features of its boxes, on the moment's slots only."""
+        position = self.anchor_query.weight[None, :, None] + times  # the time codes of stream 1
         return Stream(position, ~targets.in_moment, *self.regions(inputs, targets, memory), slots=targets.slots)
 
     def regions(self, inputs: Inputs, targets: Targets, memory: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,7 +103,7 @@ class FSM(TubeHead):
         for level in (*self.region_levels, self.memory_level):
             cells = corners / level.stride
             extents = torch.div(size.flip(1) + level.stride - 1, level.stride, rounding_mode="floor")  # rows, columns
-            if level is self.memory_level:  # from the memory, so that anchors live in the space stream 1 decodes
+            if level is self.memory_level:  # cut from the memory, which stream 1 decodes
                 h, w = inputs.maps.shape[1:3]
                 maps = memory[sample, slot, : h * w].unflatten(1, (h, w))
                 features.append(roi_align(maps, cells, extents, self.features.roi_size))

@@ -1,1 +1,1 @@
-"""STCAT: one anchor box per frame and one content vector per video guide a spatial and a temporal decoder."""
+"""STCAT: an anchor box per frame and a content vector per video initialise a spatial and a temporal decoder."""

@@ -1,4 +1,5 @@
-"""Anchor boxes: where they come from, how they are coded, and how a decoder layer moves them."""
+"""Anchor boxes: their prediction from frame tokens, their sine code, and the logit in which decoder layers refine
+them."""
 
 from __future__ import annotations
 
@@ -8,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 LEAST = 1e-3
-"""Nearest that a coordinate comes to 0 and to 1 before its logit is taken."""
+"""A coordinate is kept this far from 0 and 1 before its logit is computed."""
 
 
 def box_sine(boxes: Tensor, d: int) -> Tensor:
-    """Sine code of cxcywh boxes (…, 4) in [0, 1] → (…, 2d), d/2 numbers per coordinate in the order [cy | cx | w | h]."""
+    """Sine code of cxcywh boxes (…, 4) in [0, 1] → (…, 2d): d/2 channels per coordinate, in the order [cy | cx | w |
+    h]."""
     index = torch.arange(d // 2, device=boxes.device)
     period = 10000.0 ** (2 * torch.div(index, 2, rounding_mode="floor") / (d // 2))
     cx, cy, w, h = (boxes * (2 * math.pi)).unbind(-1)
@@ -21,13 +23,14 @@ def box_sine(boxes: Tensor, d: int) -> Tensor:
 
 
 def inverse_sigmoid(x: Tensor) -> Tensor:
-    """The logit of x, which is held between 0 and 1 and this far from either: `LEAST`."""
+    """The logit of x; x and 1 - x are clamped to at least `LEAST`."""
     x = x.clamp(0, 1)
     return (x.clamp(min=LEAST) / (1 - x).clamp(min=LEAST)).log()
 
 
 class Template(nn.Module):
-    """What both decoders start from: an anchor box for every frame, and one content vector for the video."""
+    """Predicts the initial queries of both decoders: an anchor box for every frame, and one content vector per
+    video."""
 
     def __init__(self, d: int) -> None:
         super().__init__()

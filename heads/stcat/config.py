@@ -1,4 +1,4 @@
-"""The size of an STCAT head, and which frames its clips are made of. Defaults are the published ones for VidSTG."""
+"""Settings of an STCAT head: its size, and the frames of its clips. Defaults are the published ones for VidSTG."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ from ..model_config import HeadConfig
 
 @dataclass(frozen=True)
 class STCATConfig(HeadConfig):
-    """Layers are counted for each of two stacks: spatial and temporal."""
+    """Settings of an STCAT head. Encoder and decoder have a spatial and a temporal stack each, of the given number of
+    layers."""
 
     head: str = "stcat"
     encoder_layers: int = setting(6, AT_LEAST_1, "STCAT")
-    """Of the spatial encoder, and as many of the temporal one."""
+    """Layers of the spatial encoder, and of the temporal one."""
     span_dropout: float = setting(0.3, SHARE, "STCAT")
-    """After every layer of the start and end head, its logits included, and of the actionness head."""
+    """Dropout probability after every layer of the start and end head and of the actionness head, logits included."""
     max_frames: int = setting(64, AT_LEAST_1, "STCAT, VidSTG; 65 for HC-STVG")
-    """Slots of a clip in training, and of a pass at inference. They are spread over the whole clip, ends included."""
+    """Slots of a clip in training, and of a pass at inference. They are evenly spread over the clip, first and last
+    frame included."""
     passes: int = setting(2, AT_LEAST_1, "STCAT")
-    """Clips that one is divided into at inference: every ``passes``-th slot is one."""
+    """Number of passes that a clip is divided into at inference: each has every ``passes``-th slot."""
     train_every: int = setting(1, AT_LEAST_1, "STCAT, VidSTG")
-    """Of the cached frames, training looks at every so many: 1, 2, 4, … (HC-STVG: 2, of a cache of 6.4 a second)."""
+    """Training uses every n-th cached frame: 1, 2, 4, … (HC-STVG: 2, of a cache of 6.4 frames a second)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -31,7 +33,7 @@ class STCATConfig(HeadConfig):
             raise ValueError(f"train_every is {self.train_every}, expected 1, 2, 4 or another power of two")
 
     def sampling(self, fps: float, training: bool = False) -> Sampling:
-        """See `HeadConfig`. At inference all passes together see as many times the slots, and all cached frames."""
+        """See `HeadConfig`. At inference a clip has ``passes`` times the slots, from all cached frames."""
         if training:
             return Sampling(fps / self.train_every, self.max_frames, ends=True)
         return Sampling(fps, self.max_frames * self.passes, ends=True)

@@ -1,4 +1,5 @@
-"""From passes to a tube: each pass over every other slot decides by itself, and the moment is the hull of their moments."""
+"""Decoding of passes: each has every ``passes``-th slot and decides separately. The moment is the hull of their
+moments."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from ..decision import Reading, Window, choose_span
 
 
 def passes_of(windows: list[Window]) -> list[list[Window]]:
-    """The windows of every pass: a new one begins where time goes back."""
+    """The windows of every pass: a new pass starts where the frames go back in time."""
     found: list[list[Window]] = []
     for window in windows:
         if found and window.frames[0] > found[-1][-1].frames[-1]:
@@ -22,9 +23,9 @@ def passes_of(windows: list[Window]) -> list[list[Window]]:
 
 
 def join_passes(windows: list[Window]) -> Tube:
-    """One tube of all passes over a sample: every box at its own frame, from the earliest start to the latest end.
+    """One tube from all passes over a sample: each box at its own frame, from the earliest start to the latest end.
 
-    Boxes are cut at the left and the top of the picture only, as the published code does it.
+    Boxes are clipped at the left and top of the frame only, as in the published code.
     """
     frames, order = merged(windows)
     moments = []
@@ -38,7 +39,8 @@ def join_passes(windows: list[Window]) -> Tube:
 
 
 def explain_passes(windows: list[Window]) -> Reading:
-    """The decision of `join_passes` and the evidence beside it; slots of different passes do not see each other."""
+    """The decision of `join_passes`, and the evidence for it. There is no attention between slots of different
+    passes."""
     _, order = merged(windows)
     found = [torch.cat([w.span[0] for w in of_pass]).softmax(0) for of_pass in passes_of(windows)]
     spans = torch.cat(found)[order].double() / len(found)
@@ -49,7 +51,8 @@ def explain_passes(windows: list[Window]) -> Reading:
 
 
 def merged(windows: list[Window]) -> tuple[IntArray, IntArray]:
-    """The frames of all passes in order of time, and where they stand pass behind pass. Raises ValueError for repeats."""
+    """The frames of all passes in ascending order, and the permutation that sorts them. Raises ValueError for repeated
+    frames."""
     frames = np.concatenate([w.frames for w in windows])
     order = frames.argsort(kind="stable")
     if (np.diff(frames[order]) <= 0).any():

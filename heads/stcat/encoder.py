@@ -1,4 +1,5 @@
-"""The encoder: within every frame, cells, words and a frame token; across a video, its frame tokens and a video token."""
+"""The encoder: spatial attention over cells, words and a frame token of each frame; temporal attention over the frame
+tokens of a video and a video token."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from ..layers import Stack, time_code
 
 
 class TokenEncoder(Stack):
-    """Spatial and temporal layers by turns. A spatial layer reads what the temporal one before says of the frame tokens."""
+    """Alternating spatial and temporal layers. A spatial layer reads the frame tokens of the temporal layer before."""
 
     def __init__(self, d: int, heads: int, ffn: int, layers: int, dropout: float) -> None:
         super().__init__()
@@ -23,9 +24,11 @@ class TokenEncoder(Stack):
     def forward(
         self, tokens: Tensor, position: Tensor, padding: Tensor, frame_padding: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """tokens (B, T, S, d), position (B, S, d) the same for all frames of a video, padding (B, S), frame_padding (B, T).
+        """tokens (B, T, S, d), position (B, S, d) shared by all frames of a video, padding (B, S), frame_padding (B,
+        T).
 
-        Returns memory (B, T, S, d), frame tokens (B, T, d) and the video token (B, d). Rows of padded frames say nothing.
+        Returns memory (B, T, S, d), frame tokens (B, T, d) and the video token (B, d). Rows of padded frames are
+        meaningless.
         """
         B, T, S, d = tokens.shape
         frame = self.frame_cls.weight.to(tokens.dtype).expand(B, T, d)

@@ -1,4 +1,4 @@
-"""STCAT's objective: the terms that every head has, and whether the moment contains each slot."""
+"""STCAT's objective: the terms of every head, and actionness, which is whether a slot is inside the moment."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ..losses import TUBE_TERMS, Matched, MeanOver, Term, TubeLoss
 
 @dataclass(frozen=True)
 class STCATLoss(TubeLoss):
-    """Weights of the terms. Defaults are the published ones for VidSTG; HC-STVG has ``giou`` 4."""
+    """Weights of STCAT's terms. Defaults are the published ones for VidSTG; for HC-STVG ``giou`` is 4."""
 
     giou: float = setting(3.0, AT_LEAST_0, "STCAT, VidSTG; 4 for HC-STVG")
-    """Of the boxes' generalised IoU, slots inside the moment."""
+    """Weight of 1 - generalised IoU of the boxes, over slots inside the moment."""
     action: float = setting(2.0, AT_LEAST_0, "STCAT")
-    """Of actionness: does the moment contain a slot."""
+    """Weight of the actionness loss: whether a slot is inside the moment."""
     outside: float = setting(0.3, AT_LEAST_0, "STCAT")
-    """Of actionness, how much a slot outside the moment weighs against one inside."""
+    """Weight of a slot outside the moment in the actionness loss, relative to one inside."""
     span_sigma: float = setting(2.0, POSITIVE, "STCAT")
-    """Width of the start and end targets, in slots."""
+    """Standard deviation of the Gaussian start and end targets, in slots."""
 
     @property
     def terms(self) -> dict[str, Term]:
@@ -31,9 +31,9 @@ class STCATLoss(TubeLoss):
 
 
 def action_loss(logits: Tensor, in_moment: Tensor, frame_padding: Tensor, outside: float) -> Tensor:
-    """Binary cross-entropy of (…, B, T) logits against ``in_moment`` (B, T), slots outside weighed by ``outside``.
+    """Binary cross-entropy of (…, B, T) logits against ``in_moment`` (B, T); slots outside have weight ``outside``.
 
-    Mean over each sample's real slots, then over samples: (…).
+    Mean over each sample's valid slots, then over samples: (…).
     """
     inside = in_moment.float().expand(logits.shape)
     loss = F.binary_cross_entropy_with_logits(logits.float(), inside, reduction="none")
@@ -46,4 +46,4 @@ def of_actionness(m: Matched) -> Tensor:
 
 
 TERMS = TUBE_TERMS | {"action": Term(of_actionness, lambda c: c.action, MeanOver.SAMPLES)}
-"""What STCAT is trained with."""
+"""STCAT's terms."""

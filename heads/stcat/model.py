@@ -1,4 +1,5 @@
-"""The STCAT head: tokens of frame and video, a template, two decoders, and the heads that read boxes, spans, actionness."""
+"""The STCAT head: tokens of frame and video, a template, two decoders, and output layers for boxes, spans,
+actionness."""
 
 from __future__ import annotations
 
@@ -21,12 +22,12 @@ from .spatial_decoder import SpatialDecoder, moved
 
 @dataclass(frozen=True)
 class STCATLayer(LayerOutput):
-    """What one layer of both decoders says of B samples: their one tube (N = 1), over T slots."""
+    """The output of one layer of both decoders for B samples: one tube (N = 1) over T slots."""
 
     action: Tensor
-    """(B, T) logits: does the moment contain this slot. Trained; nothing decides by it."""
+    """(B, T) logits that the slot is inside the moment. Trained, but not used in decoding."""
     reference: Tensor
-    """(B, T, 4) cxcywh fractions: the boxes that the spatial layer started from."""
+    """(B, T, 4) cxcywh, as fractions of the frame: the boxes that the spatial layer refines."""
 
 
 class STCAT(FeatureHead):
@@ -50,12 +51,12 @@ class STCAT(FeatureHead):
                     nn.init.xavier_uniform_(parameter)
 
     def forward(self, inputs: Inputs, targets: Targets | None = None) -> Output:
-        """The tube of every sample, from all layers. ``targets`` are not looked at."""
+        """The tube of every sample, from all layers. ``targets`` are not used."""
         T = inputs.frame_padding.shape[1]
         code, padding = self.places(inputs)
         memory, frames, video = call(self.encoder, self.tokens(inputs), code, padding, inputs.frame_padding)
         anchors, content = self.template(frames, video)
-        # Slots count from 0 here, and from 1 in the encoder.
+        # Slots are numbered from 0 here, and from 1 in the encoder.
         times = time_code(T, self.config.d, memory.device).to(next(self.parameters()).dtype)
         anchors, places = at_least_float32(anchors).sigmoid(), (memory, code, padding, inputs.frame_padding)
         states, references = call(self.spatial_decoder, anchors, times, *places, self.bbox_embed)
@@ -65,7 +66,7 @@ class STCAT(FeatureHead):
         return Output(self.read(states, references, when, attention))
 
     def recompute(self, on: bool) -> None:
-        """Whether training forgets what happens inside the transformer layers, and computes it again; see `Stack`."""
+        """Turn gradient checkpointing of the transformer layers on or off; see `Stack`."""
         self.encoder.recompute = self.spatial_decoder.recompute = self.temporal_decoder.recompute = on
 
     def tokens(self, inputs: Inputs) -> Tensor:
@@ -76,7 +77,7 @@ class STCAT(FeatureHead):
         return torch.cat([visual, words[:, None].expand(-1, visual.shape[1], -1, -1)], dim=2)
 
     def read(self, states: Tensor, reference: Tensor, when: Tensor, attention: Tensor) -> STCATLayer:
-        """What all layers say, in float32: spatial states (L, B, T, d), temporal ones (L, B, 1, T, d)."""
+        """The outputs of all layers, in float32, from spatial states (L, B, T, d) and temporal ones (L, B, 1, T, d)."""
         boxes = moved(self.bbox_embed, states, reference)[:, :, None]
         with torch.autocast(when.device.type, enabled=False):
             span, action = self.temp_embed(when), self.action_embed(when[:, :, 0]).squeeze(-1)

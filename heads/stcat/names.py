@@ -1,4 +1,4 @@
-"""Names of tensors in published STCAT checkpoints, the size of the head they are of, and what of MDETR one starts from."""
+"""Names of tensors in published STCAT checkpoints, the size of their head, and the tensors taken from an MDETR head."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from ..published_names import Rule
 from .config import STCATConfig
 
 ROOT = "ground_encoder.encoder.frame_cls.weight"
-"""Where a whole model stands in a file is seen by this tensor."""
+"""The tensor by which a published model is located in a file."""
 ANCHOR = "encoder.frame_cls.weight"
-"""Where a head of ours stands in a larger model is seen by this tensor."""
+"""The tensor by which a head with our names is located in a larger model."""
 RULES = [
     Rule(r"ground_(?:encoder\.encoder|decoder)\.time_embed\.te", None, "the sine table of time, rebuilt here"),
     Rule(r"ground_encoder\.fusion\.(?:weight|bias)", None, "a linear layer that the published code never uses"),
@@ -33,11 +33,12 @@ REQUIRED = (
     *("input_proj", "resizer", "encoder", "template", "spatial_decoder", "temporal_decoder"),
     *("bbox_embed", "temp_embed", "action_embed"),
 )
-"""The groups of a whole head."""
+"""The groups of tensors of a complete head."""
 
 
 def size_of(head: StateDict) -> tuple[STCATConfig, FeatureFacts]:
-    """The size of a head, read off its tensors. Attention heads leave no trace; published ones have 8."""
+    """The size of a head, inferred from its tensors. The number of attention heads cannot be inferred; published ones
+    have 8."""
 
     def width(name: str, axis: int, default: int) -> int:
         return head[name].shape[axis] if name in head and head[name].dim() == 2 else default
@@ -57,9 +58,9 @@ def size_of(head: StateDict) -> tuple[STCATConfig, FeatureFacts]:
 
 
 def adopted(head: StateDict) -> StateDict:
-    """What an STCAT head starts from: one of its own kind as it is; of one that came of MDETR's what the published code
-    takes of MDETR. Its encoder layers become the spatial stack, its decoder layers the spatial decoder.
-    """
+    """The tensors that an STCAT head starts from. Of an STCAT head: all. Of a head derived from MDETR's: those that the
+    published code takes from MDETR. Its encoder layers become the spatial encoder, its decoder the spatial decoder,
+    without attention to memory."""
     if ANCHOR in head:
         return dict(head)
     places = {"encoder.layers.": "encoder.spatial_layers.", "decoder.": "spatial_decoder."}

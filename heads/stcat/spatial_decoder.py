@@ -1,4 +1,4 @@
-"""The spatial decoder: one query per frame, which starts from the frame's anchor box and moves it layer by layer."""
+"""The spatial decoder: one query per frame, which starts from the frame's anchor box and refines it in every layer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from .anchors import box_sine, inverse_sigmoid
 
 
 class PlacedCrossAttention(nn.Module):
-    """Attention whose queries and keys are, in every head, content and place side by side; values are content alone."""
+    """Attention in which the queries and keys of every head concatenate content and position; values are content
+    only."""
 
     def __init__(self, d: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -23,14 +24,16 @@ class PlacedCrossAttention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, query: list[Tensor], key: list[Tensor], value: Tensor, hides: Tensor) -> Tensor:
-        """query [content, place] (R, Lq, d) each, key [content, place] (R, Lk, d), value (R, Lk, d) → (R, Lq, d)."""
+        """query [content, position] (R, Lq, d) each, key [content, position] (R, Lk, d), value (R, Lk, d) → (R, Lq,
+        d)."""
         q, k = (torch.cat([split_heads(part, self.heads) for part in parts], dim=-1) for parts in (query, key))
         v, p = split_heads(value, self.heads), self.dropout if self.training else 0.0
         return self.out_proj(merge_heads(attend(q, k, v, hides, p)))
 
 
 class SpatialDecoderLayer(nn.Module):
-    """Attention over the clip, attention of every frame's query to its own memory, feed-forward. Published names."""
+    """Self-attention over the clip, cross-attention of every frame's query to its own memory, feed-forward. Parameter
+    names are the published ones."""
 
     def __init__(self, d: int, heads: int, ffn: int, dropout: float, first: bool) -> None:
         super().__init__()
@@ -59,10 +62,10 @@ class SpatialDecoderLayer(nn.Module):
         hides: Tensor,
         absent: Tensor,
     ) -> Tensor:
-        """x, place, sine (B, T, d), times (T, d); memory (B, T, S, d), its code (B, S, d), what is hidden of it
-        (B·T, 1, 1, S) and of the slots (B, 1, 1, T).
+        """x, place, sine (B, T, d), times (T, d); memory (B, T, S, d), its code (B, S, d); ``hides`` (B·T, 1, 1, S) and
+        ``absent`` (B, 1, 1, T): the masks of memory and of slots.
 
-        ``place``: the query position, ``sine``: the scaled code of the anchors' centres. Returns (B, T, d).
+        ``place``: the position of queries. ``sine``: the scaled sine code of the anchors' centres. Returns (B, T, d).
         """
         query, key, value = beside(x, self.sa_qcontent_proj, self.sa_kcontent_proj, self.sa_v_proj)
         at_time = beside(times, self.sa_qtime_proj, self.sa_ktime_proj)
@@ -73,9 +76,9 @@ class SpatialDecoderLayer(nn.Module):
         return self.norm4(x, feed_forward(x, self.linear1, self.linear2, self.dropout, self.training))
 
     def look(self, x: Tensor, place: Tensor, sine: Tensor, memory: Tensor, code: Tensor, hides: Tensor) -> Tensor:
-        """What every query finds in its own frame's memory: (B, T, d)."""
+        """Cross-attention of every query to its own frame's memory: (B, T, d)."""
         query = self.ca_qcontent_proj(x)
-        if self.ca_qpos_proj is not None:  # the first layer, whose queries have no content yet
+        if self.ca_qpos_proj is not None:  # the first layer: its queries have zero content
             query = query + self.ca_qpos_proj(place)
         query, of_place = (q.flatten(0, 1)[:, None] for q in (query, self.ca_qpos_sine_proj(sine)))
         if memory.device.type == "cpu":
@@ -87,7 +90,8 @@ class SpatialDecoderLayer(nn.Module):
         return self.cross_attn([query, of_place], keys, value.flatten(0, 1), hides).view(x.shape)
 
     def weighed(self, query: Tensor, place: Tensor, memory: Tensor, code: Tensor, hides: Tensor) -> Tensor:
-        """What queries (R, 1, d) find in memory (R, S, d) without keys and values; see `cpu.look`."""
+        """Attended values of queries (R, 1, d) in memory (R, S, d), computed without keys and values; see
+        `cpu.look`."""
         heads, p = self.cross_attn.heads, self.cross_attn.dropout if self.training else 0.0
         query, place = (q * (2 * q.shape[-1] // heads) ** -0.5 for q in (query, place))
         content, of_place, value = self.ca_kcontent_proj, self.ca_kpos_proj, self.ca_v_proj
@@ -97,7 +101,7 @@ class SpatialDecoderLayer(nn.Module):
 
 
 class SpatialDecoder(Stack):
-    """Decoder layers, each of which starts from the anchors that the one before has moved."""
+    """Decoder layers. Each starts from the anchors that the layer before refined."""
 
     def __init__(self, d: int, heads: int, ffn: int, layers: int, dropout: float) -> None:
         super().__init__()
@@ -115,11 +119,12 @@ class SpatialDecoder(Stack):
         frame_padding: Tensor,
         boxes: nn.Module,
     ) -> tuple[Tensor, Tensor]:
-        """anchors (B, T, 4) cxcywh fractions, times (T, d), memory (B, T, S, d), its code and padding (B, S), frame_padding
-        (B, T). ``boxes``: the box head.
+        """anchors (B, T, 4) cxcywh fractions, times (T, d), memory (B, T, S, d), its code (B, S, d) and padding (B, S),
+        frame_padding (B, T). ``boxes``: the box head.
 
-        Returns, of all layers, normalised states (L, B, T, d) and the reference boxes (L, B, T, 4) each started from. The
-        gradient of a reference box reaches the layer before, and stops at the anchor that this one moved.
+        Returns normalised states (L, B, T, d) of all layers, and the reference boxes (L, B, T, 4) that each started
+        from. The gradient of a reference box reaches the layer that produced it, but not the anchor which that layer
+        refined.
         """
         B, T, d = *anchors.shape[:2], times.shape[-1]
         x = torch.zeros_like(memory[:, :, 0])
@@ -141,7 +146,7 @@ class SpatialDecoder(Stack):
 
 
 def moved(boxes: nn.Module, states: Tensor, anchors: Tensor) -> Tensor:
-    """Anchors (…, 4) moved by what the box head says of states (…, d), in float32: half precision has too few steps."""
+    """Anchors (…, 4) refined by the box head's output for states (…, d), in float32: half precision is too coarse."""
     with torch.autocast(states.device.type, enabled=False):
         states = states.to(next(boxes.parameters()).dtype)
         return F.sigmoid(boxes(states) + inverse_sigmoid(anchors.to(states.dtype)))

@@ -1,1 +1,1 @@
-"""A run: its folder, its settings, its loop, its ranks, and how it goes on after a stop."""
+"""A training run: its folder, settings, loop, ranks, and resumption after a stop."""

@@ -1,4 +1,4 @@
-"""The next batch on its way to a GPU while the step before it is computed."""
+"""Copies the next batch to a GPU while the current step is computed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ...cache.batches.batch import Batch
 
 
 def copied_ahead(batches: Iterable[Batch | None], device: torch.device) -> Iterator[Batch | None]:
-    """Batches on a device, in order. On a GPU the copy of each was begun one batch earlier, on a stream of its own, out of
-    page-locked memory (`memory_for`); nothing on this side waits for it."""
+    """Batches on a device, in order. On a GPU each copy is started one batch earlier, on its own stream, from
+    pinned memory (`memory_for`). The CPU does not wait for copies."""
     if device.type != "cuda" or not torch.cuda.is_available():
         yield from (batch and batch.to(device) for batch in batches)
         return
@@ -33,7 +33,7 @@ def copied_ahead(batches: Iterable[Batch | None], device: torch.device) -> Itera
 def begun(
     batches: Iterable[Batch | None], device: torch.device, stream: torch.cuda.Stream
 ) -> Iterator[tuple[Batch | None, torch.cuda.Event]]:
-    """Batches whose copies were asked for, and what says that they are done."""
+    """Batches whose copies were started, each with the event that marks the end of its copy."""
     for batch in batches:
         with torch.cuda.stream(stream):
             there = batch and batch.to(device)
@@ -41,7 +41,7 @@ def begun(
 
 
 def tensors(batch: Batch | None) -> list[Tensor]:
-    """All that a step reads of a batch."""
+    """All tensors of a batch that a step reads."""
     if batch is None:
         return []
     groups = [vars(g) for g in (batch.inputs, batch.targets, *batch.live) if g is not None]

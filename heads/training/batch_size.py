@@ -1,4 +1,5 @@
-"""How many clips to run at once: at inference as many as pay on this device, in training as many as fit it."""
+"""Batch sizes chosen by measurement: at inference for the highest throughput, in training for the largest that fits the
+device."""
 
 from __future__ import annotations
 
@@ -21,16 +22,16 @@ if TYPE_CHECKING:
     from .state import Run
 
 GAIN = 1.05
-"""A doubling that is not this many times as fast does not pay."""
+"""A larger batch must raise the throughput by at least this factor."""
 SHARE = 0.8
-"""Of a GPU's memory, at most; later clips may be larger than the first ones."""
+"""The share of a GPU's memory that may be used. Later clips may be larger than the first ones."""
 TRIES = 2
 
 
 def fitting_batch_size(model: Grounder, dataset: CachedDataset, window: int, device: torch.device) -> int:
-    """Doubled from one as long as more slots a second come out, a GPU's memory lasts, and the split has clips.
+    """Double the batch from one until throughput stops rising, a GPU's memory runs out, or the split has no more clips.
 
-    ``window`` as in `inference_batches`. Tubes may differ in their last bits from those of another size.
+    ``window`` as in `inference_batches`. Tubes may differ in their last bits from those of another batch size.
     """
     model.eval()
     best, fastest, size = 1, 0.0, 1
@@ -55,7 +56,8 @@ def first_batch(dataset: CachedDataset, size: int, window: int, device: torch.de
 
 
 def slots_per_second(model: Grounder, batch: Batch, device: torch.device) -> float:
-    """The faster of some tries; the answers' way back to the CPU is part of each, so that a GPU is waited for."""
+    """The throughput: the best of `TRIES` runs. Each includes the copy of the results to the CPU, which synchronises
+    with the GPU."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     seconds = []
@@ -67,7 +69,7 @@ def slots_per_second(model: Grounder, batch: Batch, device: torch.device) -> flo
 
 
 def memory_is_short(device: torch.device) -> bool:
-    """Whether twice as many clips as just now might not fit."""
+    """Whether a batch of twice the size might not fit."""
     if device.type != "cuda":
         return False
     total = torch.cuda.get_device_properties(device).total_memory
@@ -75,10 +77,11 @@ def memory_is_short(device: torch.device) -> bool:
 
 
 def fitting_share(run: Run) -> int:
-    """How many of a batch's clips this run's device takes at once: the most that divide the batch.
+    """The number of clips of a batch that the device holds at once: the largest that fits and divides the batch size.
 
-    One of the longest clips and two of them go through a training step's forward and backward pass; what the second adds is
-    what every further one costs. Optimiser states are still to come. One is taken in any case, also where two do not fit.
+    Measured by a forward and backward pass of one of the longest clips, and one of two of them: the difference is the
+    cost of every further clip. Memory for the optimiser states is reserved. The result is at least one, also where two
+    clips do not fit.
     """
     size, states = run.experiment.train.batch_size, 2 * sum(p.nbytes for p in run.model.parameters() if p.requires_grad)
     one = needed_bytes(run, 1)
@@ -93,7 +96,8 @@ def fitting_share(run: Run) -> int:
 
 
 def longest(dataset: CachedDataset) -> list[int]:
-    """Positions of two of the longest clips, of two videos where there are two: clips of one share their frames."""
+    """Positions of two of the longest clips, of different videos where there are two: clips of one video share their
+    frames."""
     first, *others = (-dataset.extents[:, 0]).argsort(kind="stable").tolist()
     videos = dataset.cache.samples.video_ids
     second = (i for i in others if videos[dataset.rows[i]] != videos[dataset.rows[first]])
@@ -101,7 +105,8 @@ def longest(dataset: CachedDataset) -> list[int]:
 
 
 def needed_bytes(run: Run, count: int) -> int:
-    """On a GPU the peak of a forward and backward pass of some clips; elsewhere what is kept between the two."""
+    """Memory for a training pass of ``count`` clips: on a GPU the peak of forward and backward pass, elsewhere the
+    bytes stored for the backward pass."""
     batch = run.dataset.collate([run.dataset[i] for i in longest(run.dataset)[:count]]).to(run.device)
     kept: dict[int, int] = {}
 
@@ -125,7 +130,7 @@ def needed_bytes(run: Run, count: int) -> int:
 
 
 def memory_of(device: torch.device) -> int:
-    """Bytes of a device, or of the machine."""
+    """Total memory of the GPU, or of the machine, in bytes."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,9 +1,8 @@
-"""Gradients of all ranks added up while the backward pass still runs.
+"""Sums gradients over all ranks while the backward pass still runs.
 
-Parameters are put into buckets in the order in which their gradients come, the last layers first. A bucket whose gradients
-are all there is on its way to the other ranks while earlier layers are still worked on. DistributedDataParallel of torch
-does the same, but knows neither a rank without a sample in the last, short batch nor parameters that only some samples
-reach.
+Parameters are grouped into buckets in the order in which their gradients are computed, the last layers first. The
+all-reduce of a bucket starts as soon as all its gradients are there. torch's DistributedDataParallel does the same, but
+supports neither a rank without a sample in the last, short batch nor parameters that only some samples use.
 """
 
 from __future__ import annotations
@@ -20,22 +19,22 @@ from torch import Tensor, nn
 from .ranks import Ranks, together
 
 BUCKET_BYTES = 16 * 1024 * 1024
-"""Small enough that several are on their way during a backward pass, large enough to fill the line between ranks."""
+"""Small enough for several transfers during a backward pass, large enough to use the bandwidth between ranks."""
 
 
 @dataclass
 class Bucket:
-    """Neighbouring parameters, whose gradients travel together."""
+    """Consecutive parameters, whose gradients are reduced together."""
 
     parameters: list[nn.Parameter]
     missing: int = 0
-    """How many gradients are not there yet."""
+    """Number of gradients not computed yet."""
     numbers: Tensor | None = None
-    """All gradients, one behind the other, once they are on their way."""
+    """All gradients, concatenated, once the all-reduce has started."""
     arrival: Any = None
 
     def send(self) -> None:
-        """Start adding up this bucket over the ranks. What has no gradient here counts as zero."""
+        """Start the all-reduce of this bucket. A missing gradient counts as zero."""
         parts = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in self.parameters]
         self.numbers = torch.cat(parts)
         with together():
@@ -44,17 +43,18 @@ class Bucket:
 
 @dataclass
 class SharedGradients:
-    """The gradients of one step. ``trained``: every rank's parameters, in the same order."""
+    """The gradients of one step. ``trained``: the trained parameters, in the same order on every rank."""
 
     ranks: Ranks
     trained: Sequence[nn.Parameter]
     buckets: list[Bucket] = field(default_factory=list)
     sent: int = 0
-    """Buckets travel in their order, which is the same on every rank."""
+    """Number of buckets sent. They are sent in order, so all ranks send the same sequence."""
 
     @contextmanager
     def added(self) -> Iterator[None]:
-        """Around the backward pass after which no gradient changes any more: those that are there set out at once."""
+        """Context of the last backward pass of a step. Complete buckets are sent at once, because no gradient changes
+        afterwards."""
         if self.ranks.count == 1:
             yield
             return
@@ -77,9 +77,9 @@ class SharedGradients:
         self.sent += 1
 
     def sum(self, loss: Tensor) -> Tensor:
-        """Replace every gradient by its sum over the ranks, and return that of the loss.
+        """Replace every gradient by its sum over the ranks; returns the sum of the losses.
 
-        A parameter keeps having no gradient where no rank has one, as in a single process.
+        A parameter without a gradient on any rank keeps none, as in a single process.
         """
         if self.ranks.count == 1:
             return loss
@@ -104,7 +104,7 @@ class SharedGradients:
 
 
 def in_buckets(trained: Sequence[nn.Parameter]) -> list[Bucket]:
-    """Parameters from the last to the first, in buckets of about `BUCKET_BYTES`, each of one type."""
+    """Parameters from last to first, in buckets of about `BUCKET_BYTES`, each of one type."""
     found: list[Bucket] = []
     size = 0
     for parameter in reversed(trained):

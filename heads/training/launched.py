@@ -1,4 +1,4 @@
-"""What the environment says of how this process was started."""
+"""How this process was launched, by its environment variables."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from collections.abc import Mapping
 from ...errors import UsageError
 
 COUNTS = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
-"""How many processes a launcher has started, or was told to start. Slurm's own step is asked before the job it is in."""
+"""Variables with the number of processes that a launcher started, or was told to start. Slurm's step has precedence
+over its job."""
 NUMBERS = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
-"""Which of them this is, from 0."""
+"""Variables with the index of this process, from 0."""
 
 
 def by_torchrun(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether torchrun started this process, which then finds the others."""
+    """Whether torchrun started this process; the ranks can then find each other."""
     return "TORCHELASTIC_RUN_ID" in environment
 
 
 def one_of_several(environment: Mapping[str, str] = os.environ) -> str:
-    """The variable by which this is one process of several, with its value; empty where it is alone."""
+    """The variables, with their values, that show this process to be one of several; empty where it is alone."""
     chosen = [n for n in COUNTS if n != "SLURM_NTASKS" or "SLURM_STEP_NUM_TASKS" not in environment]
     several = [n for n in chosen if _number(environment, n) > 1] + [n for n in NUMBERS if _number(environment, n) > 0]
     return ", ".join(f"{name}={environment[name]}" for name in several[:2])
@@ -31,7 +32,7 @@ def _number(environment: Mapping[str, str], name: str) -> int:
 
 
 def require_alone_or_torchrun(environment: Mapping[str, str] = os.environ) -> None:
-    """Raises UsageError for one process of several that torchrun did not start: each would train the whole run alone."""
+    """Raises UsageError for one of several processes that torchrun did not start: each would train the whole run."""
     if not by_torchrun(environment) and (found := one_of_several(environment)):
         raise UsageError(
             "this is one process of several, but torchrun did not start it",
@@ -44,7 +45,7 @@ def require_alone_or_torchrun(environment: Mapping[str, str] = os.environ) -> No
 
 
 def require_alone(what: str, instead: str, environment: Mapping[str, str] = os.environ) -> None:
-    """Raises UsageError for one process of several, however started, of a command that is one process."""
+    """Raises UsageError for one of several processes, however launched. For commands that run as one process."""
     if found := one_of_several(environment):
         raise UsageError(
             f"{what} is one process, and this is one of several",

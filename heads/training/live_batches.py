@@ -1,4 +1,4 @@
-"""Batches for live encoders: maps of the level before the last out of the cache, or pixels out of the videos."""
+"""Batches for encoders that train: maps of the level before the last from the cache, or pixels from the videos."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def open_live_split(
     level: str,
     videos: Path | None,
 ) -> CachedDataset:
-    """A split as a training mode reads it; arguments as of `CachedDataset`. ``videos``: their folder, end to end."""
+    """A split as read in a training mode; arguments as of `CachedDataset`. ``videos``: the folder of the videos, for
+    ``end-to-end``."""
     if mode == "text":
         return CachedDataset(cache, split, sampling, targets, level, SentenceReader)
     if mode == "last-stage":
@@ -47,14 +48,14 @@ def open_live_split(
 
 
 class SentenceReader(FeatureReader):
-    """Cached vision; token features come from the encoder in the step."""
+    """Cached visual features. Token features are empty here: the text encoder computes them in the step."""
 
     def tokens(self, clips: Sequence[Clip]) -> tuple[Tensor, Tensor]:
         return torch.zeros(len(clips), 1, 0), torch.zeros(len(clips), 1, dtype=torch.bool)
 
 
 class LastStageReader(FeatureReader):
-    """Cached maps of the level before the last in place of the last one's."""
+    """Cached maps of the level before the last, in place of the last level's."""
 
     def check(self) -> None:
         super().check()
@@ -75,12 +76,12 @@ class LastStageReader(FeatureReader):
 
 
 class PixelReader(SentenceReader):
-    """Pixels, decoded when asked for, and sentences as they are."""
+    """Pixels, decoded on demand, and sentences without token features."""
 
     files: VideoFiles
 
     def check(self) -> None:
-        """Whatever the cache keeps will do: nothing of it is read."""
+        """No requirement: nothing is read from the cache's features."""
 
     def evaluation(self, video: Video) -> Rendition:
         recipe = self.cache.recipe
@@ -91,7 +92,8 @@ class PixelReader(SentenceReader):
         return live_frames([self.pixels(part) for part in parts], [level.cells(part.rendition.view) for part in parts])
 
     def pixels(self, part: FrameSet) -> Tensor:
-        """Normalised pixels of frames: (n, 3, view.height, view.width); (n, window, 3, …) for an encoder with a window."""
+        """Normalised pixels of frames: (n, 3, view.height, view.width); (n, window, 3, …) for an encoder with a
+        window."""
         video, view, visual = part.rendition.video, part.rendition.view, self.cache.recipe.visual
         file = self.files[video.video_id]
         assert isinstance(file, Path)
@@ -102,12 +104,12 @@ class PixelReader(SentenceReader):
         return pixels if visual.window == 1 else pixels[np.searchsorted(wanted, around)]
 
     def targets(self, clips: Sequence[Clip], inside: Sequence[FrameSet]) -> tuple[Levels, Levels]:
-        """Nothing: the step's own maps are cut."""
+        """Empty: regions are cut from the maps that the step computes."""
         return {}, {}
 
 
 class LivePixels(CachedDataset):
-    """Samples whose video files are there; of the cache only the annotation is read."""
+    """Samples whose video files exist. Of the cache only the annotation is read."""
 
     def __init__(
         self,
@@ -132,11 +134,11 @@ class LivePixels(CachedDataset):
         return np.array([isinstance(self.files[self.cache.samples.video_ids[row]], Path) for row in rows], dtype=bool)
 
     def contents(self) -> Contents:
-        """See `CachedDataset.contents`; which files the cache was made of is no matter."""
+        """See `CachedDataset.contents`. The video files that made the cache are not compared."""
         return Contents.of(self.cache.samples, self.split, self.rows, self.cache.recipe.fingerprint)
 
     def redraw(self, clip: Clip, seed: int, epoch: int, position: int) -> Clip:
-        """The clip through a view of its own, drawn anew for every sample and epoch; the target stays in sight."""
+        """The clip with a random view of its own for every sample and epoch; the target stays inside."""
         sample, rng = clip.sample, np.random.default_rng([seed, epoch, position, 1])
         view = draw_view(rng, sample.video, self.cache.recipe.resolution, sample.boxes[has_boxes(sample.boxes)])
         return replace(clip, rendition=Rendition(sample.video, view))
@@ -145,9 +147,9 @@ class LivePixels(CachedDataset):
 def live_frames(
     blocks: Sequence[Tensor], cells: Sequence[tuple[int, ...]]
 ) -> tuple[Tensor, Tensor, tuple[LiveFrames, ...]]:
-    """Blocks of frames, one after the other, as groups of equal size; ``cells`` (rows, columns) of each block's maps.
+    """Group consecutive blocks of frames by frame size. ``cells``: (rows, columns) of each block's maps.
 
-    Returns maps without channels (U, h, w, 0), its padding (U, h, w), and the groups.
+    Returns maps without channels (U, h, w, 0), their padding (U, h, w), and the groups.
     """
     h, w = max(c[0] for c in cells), max(c[1] for c in cells)
     counts = [len(b) for b in blocks]

@@ -1,7 +1,8 @@
-"""Training the encoders, too: that of text, the last stage of the visual one, or everything from pixels, in `train`'s loop.
+"""Training encoders together with the head: the text encoder, the last stage of the visual encoder, or both from
+pixels.
 
-An encoder that trains runs inside the step and replaces what the cache would have given: token features, maps of the last
-level, or all levels. With frozen encoders it gives what the cache gives.
+An encoder that trains runs inside the step. Its output replaces that of the cache: token features, maps of the last
+level, or all levels. A frozen encoder gives the same values as the cache.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from ...extract.encoders.several import Several
 from ...extract.encoders.text import TextEncoder, build_text_encoder
 
 AT_ONCE = 32
-"""Frames that go through the backbone at a time, as in an extraction: more would need more memory, and be no faster."""
+"""Frames per pass through the backbone, as in extraction. More would need more memory without being faster."""
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Where live encoders and pixels come from; see `stvg train-head --help`."""
+    """The sources of encoders and pixels; see `stvg train-head --help`."""
 
     backbone: str | None = None
     backbone_weights: str | None = None
@@ -40,10 +41,11 @@ class Sources:
 
 
 class LiveEncoders(nn.Module):
-    """The encoders of one training mode; what does not train stays in evaluation mode, without gradients."""
+    """The encoders of one training mode. A frozen one stays in evaluation mode, without gradients."""
 
     recompute = False
-    """Keep only the frames, and run the backbone on them again in the backward pass: the same bits in less memory."""
+    """Gradient checkpointing: store only the frames, and run the backbone on them again in the backward pass. Same
+    results bit for bit, less memory."""
 
     def __init__(
         self,
@@ -55,8 +57,9 @@ class LiveEncoders(nn.Module):
         words: Sequence[str] = (),
         seed: int = 0,
     ) -> None:
-        """``level``: the one that is remembered. ``targets``: further levels whose maps are computed for the second stream.
-        ``words``: those that the text encoder learns, where it learns words. ``seed``: of what was drawn for the others."""
+        """``level``: the memory level. ``targets``: further levels whose maps are computed for the second stream.
+        ``words``: the words whose vectors a text encoder trains, where it has such. ``seed``: that of the random
+        vectors of all other words."""
         super().__init__()
         self.words, self.seed = list(words), seed
         self.mode, self.level, self.targets = mode, level, tuple(targets)
@@ -64,7 +67,7 @@ class LiveEncoders(nn.Module):
         self.trains = {"backbone": backbone is not None, "text": text is not None}
 
     def set_trained(self, backbone: bool, text: bool) -> None:
-        """Switch gradients of either encoder on or off."""
+        """Enable or disable the gradients of each encoder."""
         self.trains = {"backbone": backbone and self.backbone is not None, "text": text and self.text is not None}
         self.requires_grad_(False)
         for parameters in self.groups().values():
@@ -72,7 +75,7 @@ class LiveEncoders(nn.Module):
                 parameter.requires_grad_(True)
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
-        """The parameters that train, by encoder."""
+        """The trained parameters by encoder."""
         found: dict[str, list[nn.Parameter]] = {}
         if self.trains["backbone"]:
             assert self.backbone is not None
@@ -83,7 +86,7 @@ class LiveEncoders(nn.Module):
         return found
 
     def facts(self) -> dict[str, Any]:
-        """What a checkpoint must say so that `trained_encoders` can build these again."""
+        """The facts in a checkpoint from which `trained_encoders` rebuilds these encoders."""
         return {
             "mode": self.mode,
             "backbone": self.backbone and self.backbone.name,
@@ -104,7 +107,7 @@ class LiveEncoders(nn.Module):
         return self
 
     def forward(self, batch: Batch) -> Batch:
-        """The batch with what its encoders say in place of what the cache holds."""
+        """The batch with the encoders' outputs in place of the cached features."""
         inputs, targets = batch.inputs, batch.targets
         if self.text is not None:
             distinct = {s: i for i, s in enumerate(dict.fromkeys(batch.sentences))}
@@ -121,13 +124,13 @@ class LiveEncoders(nn.Module):
         return replace(batch, inputs=inputs, targets=targets)
 
     def encode(self, group: LiveFrames) -> dict[str, Tensor]:
-        """The levels that the head reads of frames of one size, (n, C, h, w) each; the last alone from cached maps of the
-        one before. `AT_ONCE` frames go through the backbone at a time, and are forgotten on the way where it recomputes."""
+        """The levels that the head reads, for frames of one size: (n, C, h, w) each. In ``last-stage`` only the last,
+        from cached maps of the one before. `AT_ONCE` frames go through the backbone at a time; see ``recompute``."""
         pieces = [self.forgetting(self.levels_of, part) for part in group.values.split(AT_ONCE)]
         return {name: torch.cat([piece[name] for piece in pieces]) for name in (self.level, *self.targets)}
 
     def levels_of(self, values: Tensor) -> dict[str, Tensor]:
-        """Of some of the frames of a `LiveFrames`."""
+        """The levels of some of the frames of a `LiveFrames`."""
         assert self.backbone is not None
         if self.mode != "last-stage":
             return self.backbone(values)
@@ -142,14 +145,14 @@ class LiveEncoders(nn.Module):
     def further_levels(
         self, inputs: Inputs, targets: Targets, live: Sequence[LiveFrames], levels: list[dict[str, Tensor]]
     ) -> Targets:
-        """Maps of further levels at the annotated slots."""
+        """Add maps of further levels at the annotated slots."""
         sample, slot = targets.slots
         wanted = inputs.frame_index[sample, slot]  # (G,) rows of U
         return targets.with_levels({}, {name: scatter(levels, live, name)[wanted] for name in self.targets})
 
 
 def scatter(levels: list[dict[str, Tensor]], live: Sequence[LiveFrames], name: str) -> Tensor:
-    """Maps of differently sized groups in one (U, h, w, C) tensor, zero where padding."""
+    """Maps of groups of different sizes in one tensor (U, h, w, C); zero in the padding."""
     found = [maps[name].permute(0, 2, 3, 1) for maps in levels]
     if len(found) == 1:
         return found[0]
@@ -161,7 +164,7 @@ def scatter(levels: list[dict[str, Tensor]], live: Sequence[LiveFrames], name: s
 
 
 def build_encoders(mode: str, cache: Cache, level: str, targets: Sequence[str], sources: Sources) -> LiveEncoders:
-    """The encoders of a mode with the weights the cache was made with; ``level`` and ``targets`` as in `CachedDataset`.
+    """The encoders of a mode, with the weights that made the cache. ``level`` and ``targets`` as in `CachedDataset`.
 
     Raises CacheError for other weights, UsageError for an encoder that lacks a part the mode needs.
     """
@@ -186,14 +189,16 @@ def build_encoders(mode: str, cache: Cache, level: str, targets: Sequence[str], 
 
 
 def part_of(backbone: Backbone, mode: str, levels: Sequence[str]) -> Backbone:
-    """What a mode runs of an encoder for some levels; of several side by side, those that give them."""
+    """The part of an encoder that a mode runs for some levels; of several side by side, those that give these
+    levels."""
     if isinstance(backbone, Several):
         backbone = backbone.that_give(levels)
     return last_stage_of(backbone) if mode == "last-stage" else backbone
 
 
 def last_stage_of(backbone: Backbone) -> Backbone:
-    """An encoder that only ever sees maps of the level before the last. UsageError where it cannot be cut there."""
+    """An encoder reduced to its last stage, which reads maps of the level before. Raises UsageError where it has no
+    such stage."""
     if not backbone.has_last_stage:
         raise UsageError(
             f"encoder {backbone.name} has no last stage that could train alone",

@@ -1,7 +1,7 @@
-"""The training loop: cached features in, checkpoints and metrics out.
+"""The training loop: reads cached features, writes checkpoints and metrics.
 
-Order, crops and dropout are functions of the seed and the step, and everything else they depend on is in the checkpoint: a
-resumed run on a CPU gives bit for bit the weights of an unbroken one.
+Order, crops and dropout are functions of the seed and the step. All other state is in the checkpoint. On a CPU a
+resumed run therefore gives the weights of an uninterrupted one bit for bit.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from .trackers.table import tracked
 from .watch import SELECTED, Meter, MetricsFile, Watch, Write
 
 FILL = "fill_uninitialized_memory"
-"""Torch adds this switch to its module at run time, so type checkers do not know it."""
+"""torch sets this attribute of its module at run time, so type checkers do not know it."""
 
 Validate = Callable[[Grounder], dict[str, float]]
-"""Scores of a model; the entry ``m_vIoU`` decides which checkpoint is the best."""
+"""Scores of a model; the entry ``m_vIoU`` determines the best checkpoint."""
 Terms = dict[str, Tensor]
 
 
@@ -52,15 +52,15 @@ def train(
     track: Sequence[str] = (),
     profile: Profile | None = None,
 ) -> Path:
-    """Train until the configured epochs are done; returns the checkpoint to evaluate, ``best.safetensors``: the weights
-    with the best validation, or the last ones where nothing validates.
+    """Train for the configured epochs. Returns the checkpoint to evaluate, ``best.safetensors``: the weights with the
+    best validation score, or the last ones without validation.
 
-    ``report``, and the trackers that ``track`` names (see `TRACKERS`), get every line that goes to metrics.jsonl. Raises
-    TrainingDiverged when a loss or a gradient is no longer a number, and Interrupted after SIGINT or SIGTERM; both leave
-    a checkpoint to go on from.
+    ``report``, and the trackers named in ``track`` (see `TRACKERS`), receive every line of metrics.jsonl. Raises
+    TrainingDiverged where a loss or a gradient is not finite, and Interrupted after SIGINT or SIGTERM. Both leave a
+    checkpoint from which the run resumes.
     """
     best = run.folder / "best.safetensors"
-    if run.step > run.total_steps:  # it went on further before, and steps are not taken back
+    if run.step > run.total_steps:  # trained for longer before; steps are not undone
         return best
     run.folder.mkdir(parents=True, exist_ok=True)
     run.model.train()
@@ -79,13 +79,13 @@ def train(
     if not run.total_steps:
         run.save()
     if validate is None or not best.exists():
-        run.save("best")  # without a choice between epochs, the last one
-    run.ranks.gather(None)  # no rank looks for a file that another is still writing
+        run.save("best")  # no validation: the last weights
+    run.ranks.gather(None)  # barrier: the first rank may still write a file that the others read
     return best
 
 
 def writers(run: Run) -> list[Write]:
-    """Where this rank's lines go: metrics.jsonl, whose lines past the run's step are dropped."""
+    """The writers of this rank's lines: metrics.jsonl on the first rank, without lines beyond the run's step."""
     if not run.ranks.first:
         return []
     sweep(run.folder)
@@ -94,12 +94,13 @@ def writers(run: Run) -> list[Write]:
 
 @contextmanager
 def repeatable(device: torch.device) -> Iterator[None]:
-    """On a CPU, additions of gradients happen in a fixed order; the default races, and the last bits with it."""
+    """On a CPU, deterministic algorithms: gradients are added in a fixed order. By default the order, and so the last
+    bits, vary."""
     before = torch.are_deterministic_algorithms_enabled()
     fill = getattr(deterministic, FILL)
     if device.type == "cpu":
         torch.use_deterministic_algorithms(True)
-        setattr(deterministic, FILL, False)  # nothing here reads what it has not written
+        setattr(deterministic, FILL, False)  # filling is not needed: no uninitialised memory is read
     try:
         yield
     finally:
@@ -108,8 +109,8 @@ def repeatable(device: torch.device) -> Iterator[None]:
 
 
 def train_epochs(run: Run, watch: Watch, stop: Stop, validate: Validate | None) -> None:
-    """All that is left of a run, saving after every epoch."""
-    if validate and validation_due(run):  # an interrupt came before it
+    """The remaining epochs of a run, with a checkpoint after every epoch."""
+    if validate and validation_due(run):  # the run was interrupted before it
         keep_best(run, watch, stop, validate)
         run.save()
     while run.step < run.total_steps:
@@ -122,7 +123,7 @@ def train_epochs(run: Run, watch: Watch, stop: Stop, validate: Validate | None) 
 
 
 def validation_due(run: Run) -> bool:
-    """Whether the run stands at the end of an epoch whose weights are to be scored, and were not yet."""
+    """Whether the run is at the end of an epoch whose weights must be validated, and are not yet."""
     epoch, inside = divmod(run.step, run.steps_per_epoch)
     every = run.experiment.train.eval_every
     wanted = run.step == run.total_steps or (every > 0 and epoch % every == 0)
@@ -130,7 +131,7 @@ def validation_due(run: Run) -> bool:
 
 
 def keep_best(run: Run, watch: Watch, stop: Stop, validate: Validate) -> None:
-    """Score the averaged weights, and keep them where none were better. An interrupt leaves that for later."""
+    """Validate the averaged weights, and save them if they are the best. After an interrupt the resumed run does it."""
     try:
         with stop.at_once():
             scores = validate(run.ema.model)
@@ -146,7 +147,7 @@ def keep_best(run: Run, watch: Watch, stop: Stop, validate: Validate) -> None:
 
 
 def train_epoch(run: Run, watch: Watch, stop: Stop) -> None:
-    """The rest of the epoch the run stands in. Raises Interrupted after the step in which a signal came, saved."""
+    """The remaining steps of the current epoch. After a signal it finishes the step, saves and raises Interrupted."""
     t, ranks = run.experiment.train, run.ranks
     epoch, done = divmod(run.step, run.steps_per_epoch)
     watch.meter.restart()
@@ -170,7 +171,7 @@ def train_epoch(run: Run, watch: Watch, stop: Stop) -> None:
 
 
 def line(run: Run, terms: Terms) -> dict[str, Any]:
-    """What one step says of itself. ``loss`` is the sum of the terms; MRCL is also given above its floor, log Δ."""
+    """The metrics of one step. ``loss``: the sum of the terms. ``mrcl_above_floor``: MRCL minus its minimum, log Δ."""
     losses = run.ranks.total({k: v.item() for k, v in terms.items()})
     floor = losses.pop("mrcl_floor", None)
     above = {} if floor is None else {"mrcl_above_floor": losses["mrcl"] - floor}
@@ -179,16 +180,16 @@ def line(run: Run, terms: Terms) -> dict[str, Any]:
 
 
 def step(run: Run, group: Sequence[Batch | None]) -> Terms:
-    """One optimiser step over a group of accumulated batches; the mean of their weighted loss terms, detached.
+    """One optimiser step over a group of accumulated batches; returns the mean of their weighted loss terms, detached.
 
-    A batch is None where this rank has no share of it. A GPU is told all that is to be done, and waited for once: for
-    whether the loss is a number.
+    A batch is None where this rank has no sample of it. All work is queued on a GPU, and the CPU synchronises with it
+    once: to check that the loss is finite.
     """
     t, seen = run.experiment.train, []
     for rates in run.optimizer.param_groups:
         rates["lr"] = learning_rate(t, run.step, run.total_steps, run.steps_per_epoch, rates["name"])
     seed = np.random.SeedSequence([t.seed, run.step, run.ranks.index])
-    torch.manual_seed(int(seed.generate_state(1, np.uint64)[0]))  # random numbers of this step and this rank alone
+    torch.manual_seed(int(seed.generate_state(1, np.uint64)[0]))  # seeded by the run's seed, the step and the rank
     run.optimizer.zero_grad(set_to_none=True)
     gradients = SharedGradients(run.ranks, [p for p in run.model.parameters() if p.requires_grad])
     loss = torch.zeros((), device=run.device)
@@ -217,7 +218,7 @@ def step(run: Run, group: Sequence[Batch | None]) -> Terms:
 
 
 def logged(run: Run, terms: Terms, batch: Batch, share: Share) -> Terms:
-    """A batch's terms, detached. ``mrcl_floor`` is no part of the objective."""
+    """A batch's terms, detached. ``mrcl_floor`` is not part of the objective."""
     found, config = {k: v.detach() for k, v in terms.items()}, run.criterion.config
     contrasted = "mrcl" in terms and terms["mrcl"].requires_grad
     if contrasted and isinstance(config, LossConfig) and config.mrcl_form == "paper":
@@ -228,10 +229,10 @@ def logged(run: Run, terms: Terms, batch: Batch, share: Share) -> Terms:
 
 
 def guard(run: Run, loss: Tensor, norm: Tensor, seen: Sequence[tuple[Terms, Batch]]) -> None:
-    """Before the weights change: stop at the first number that is none, with the step, the terms and the samples.
+    """Raises TrainingDiverged, before the weights change, where the loss or the gradient norm is not finite.
 
-    Where a batch's own loss is none, its samples are named, otherwise those of the whole step, on every rank. Weights that
-    are still numbers are saved.
+    The error names the step, the terms, and the samples of every batch with a loss that is not finite, over all ranks;
+    where there is none, the samples of the whole step. Weights that are all finite are saved.
     """
     if bool(loss.isfinite() & norm.isfinite()):
         return

@@ -1,4 +1,5 @@
-"""What a run can be told, and the options of every command that trains, which are made of it."""
+"""The options of a training run, and the command line options of every command that trains, which are made from
+them."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainRequest(Request):
-    """What is said of a run before a cache is known."""
+    """The options of a run before a cache is opened."""
 
     preset: str
     assignments: tuple[str, ...] = ()
@@ -42,14 +43,15 @@ class TrainRequest(Request):
 
     @cached_property
     def experiment(self) -> Experiment:
-        """All settings; ``assignments`` override ``mode``. Raises UsageError for what is none."""
+        """All settings; ``assignments`` override ``mode``. Raises UsageError for invalid ones."""
         from ..settings import load_experiment
 
         mode = [f"train.mode={self.mode}"] if self.mode else []
         return load_experiment(self.preset, [*mode, *self.assignments])
 
     def request(self, cache: Cache, device: str) -> RunRequest:
-        """What is asked for of a cache. Raises UsageError for settings that are none, and for videos that are not named."""
+        """The request for a cache. Raises UsageError for invalid settings, and where ``end-to-end`` lacks its
+        videos."""
         from .request import PLACES, SOURCES, RunRequest, place, placed
 
         experiment = self.experiment
@@ -63,7 +65,7 @@ class TrainRequest(Request):
         known = cache.annotations.splits
         if self.val_split not in (None, "none", *known):
             raise UsageError(f"{cache.path} has no split {self.val_split!r} to validate on", found=", ".join(known))
-        # Never the test split of itself: the best of many epochs on it would be a score that was selected on it.
+        # The test split is never the default: it would select the epoch, and bias its own scores upwards.
         held_out = "val" in cache.samples.splits and self.split != "val"
         val_split = self.val_split or ("val" if held_out else "none")
         given = vars(self)
@@ -82,7 +84,7 @@ class TrainRequest(Request):
 
 
 def require_one_encoder(cache: Cache) -> None:
-    """Raises UsageError where several encoders side by side made the features: their last stages do not train alone."""
+    """Raises UsageError where several encoders side by side made the features: their last stages cannot be trained."""
     visual = cache.recipe.visual
     if len(visual.last_levels) > 1:
         raise UsageError(
@@ -94,7 +96,8 @@ def require_one_encoder(cache: Cache) -> None:
 
 
 def run_options(preset: str, preset_help: str = "") -> Decorator:
-    """The options of a run. ``preset``: the default one; ``preset_help``: said after the names of all."""
+    """The options of a run. ``preset``: the default preset. ``preset_help``: text appended to the names of all
+    presets."""
     return options(
         click.option(
             "--preset",

@@ -1,8 +1,8 @@
-"""Who owns a folder: one living run at a time, also of several machines that share a disk.
+"""Ownership of a run folder: one running process at a time, also across machines that share a disk.
 
-The owner's name lies in the folder, in `OWNER`, from before the run reads its checkpoint until it ends. Its time of change
-is the owner's sign of life, renewed every `BEAT` seconds. An owner of this machine is dead when its process is gone; one of
-another machine, when it gave no sign for `SILENCE` seconds.
+The file `OWNER` in the folder identifies the owner, from before the run reads its checkpoint until it ends. Its
+modification time is a heartbeat, updated every `BEAT` seconds. An owner on this machine is dead when its process has
+ended; one on another machine, when its heartbeat has stopped for `SILENCE` seconds.
 """
 
 from __future__ import annotations
@@ -36,14 +36,15 @@ SILENCE = 120.0
 
 @dataclass(frozen=True)
 class Owner:
-    """A process, so that no other is taken for it: not one with the same number, after a restart or on another machine."""
+    """Identifies a process. The start time distinguishes it from a later process with the same number, the host from
+    one on another machine."""
 
     host: str
     pid: int
     born: str | None
-    """When the process started, see `born`."""
+    """The start time of the process, see `born`."""
     since: str
-    """When it became the owner, for people."""
+    """When it became the owner, as text for users."""
     token: str = field(default_factory=lambda: secrets.token_hex(8))
 
     @classmethod
@@ -54,7 +55,7 @@ class Owner:
         return self.host == machine()
 
     def lives(self) -> bool:
-        """Of an owner on this machine."""
+        """Whether the process runs. Only valid for an owner on this machine."""
         found = born(self.pid)
         return alive(self.pid) if found is None else found == self.born
 
@@ -63,7 +64,7 @@ class Owner:
 
 
 def machine() -> str:
-    """This machine since its last start, and the namespace of its process numbers."""
+    """Identifies this machine, its last boot, and the namespace of its process numbers."""
     try:
         start = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:  # not Linux
@@ -72,8 +73,8 @@ def machine() -> str:
 
 
 def born(pid: int) -> str | None:
-    """When a process of this machine started, in the system's own words; empty when it has ended and is only not yet
-    collected by its parent, None when that cannot be told."""
+    """The start time of a process of this machine, as the system reports it. Empty for a zombie, which has ended but is
+    not reaped by its parent; None where it cannot be determined."""
     try:
         state, *rest = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
         return "" if state in "ZX" else rest[18]
@@ -87,9 +88,10 @@ def born(pid: int) -> str | None:
 
 @contextmanager
 def owned(folder: Path, ranks: Ranks | None = None) -> Iterator[None]:
-    """The folder of a run, made where missing, is this process's alone in here; the first rank owns it for all of them.
+    """Context in which this process owns the folder of a run, created where missing. The first rank owns it for all
+    ranks.
 
-    SIGINT and SIGTERM raise `Interrupted`, so that the folder is given back. Raises UsageError, on every rank, when
+    SIGINT and SIGTERM raise `Interrupted`, so that the folder is released. Raises UsageError, on every rank, where
     another run owns it.
     """
     lock = Lock(folder)
@@ -114,7 +116,7 @@ class Lock:
         self.made = False
 
     def refused(self) -> StvgError | None:
-        """Become the owner, or say why not."""
+        """Become the owner; returns the error where that fails."""
         try:
             self.take()
         except StvgError as error:
@@ -126,7 +128,7 @@ class Lock:
         return None
 
     def take(self) -> None:
-        """Become the owner. Raises UsageError when another one lives."""
+        """Become the owner. Raises UsageError where another owner is alive."""
         self.made = not self.folder.exists()
         make_folder(self.folder)
         while not self.written():
@@ -138,11 +140,12 @@ class Lock:
         self.beating.start()
 
     def written(self) -> bool:
-        """Write this process's name, unless there is one."""
+        """Write the owner file, unless there is one. Returns whether it was written."""
         return write_once(self.path, (json.dumps(asdict(self.me), indent=1) + "\n").encode())
 
     def require_dead(self, owner: Owner) -> None:
-        """Raises UsageError where an owner lives; one of another machine is dead after a long silence."""
+        """Raises UsageError where the owner is alive. For one on another machine, waits up to `SILENCE` seconds for a
+        heartbeat."""
         if owner.on_this_machine():
             if owner.lives():
                 raise in_use(self.folder, owner)
@@ -161,18 +164,18 @@ class Lock:
                 raise in_use(self.folder, owner)
 
     def put_aside(self, owner: Owner) -> None:
-        """Remove the name of a dead owner, and no other: several runs may find it dead at the same moment."""
+        """Remove the owner file of a dead owner only: several runs may find it dead at the same moment."""
         aside = self.folder / temporary_name()
         try:
             os.rename(self.path, aside)
         except FileNotFoundError:
             return
-        if read_owner(aside) != owner:  # another run was faster, and this is its name
+        if read_owner(aside) != owner:  # another run took over meanwhile; restore its file
             write_once(self.path, aside.read_bytes())
         remove(aside)
 
     def mine(self) -> bool:
-        """Whether this process is still the owner; its name is written again where somebody removed it."""
+        """Whether this process is still the owner. Its owner file is written again where it was removed."""
         try:
             owner = read_owner(self.path)
             return owner == self.me or (owner is None and self.folder.is_dir() and self.written())
@@ -184,11 +187,11 @@ class Lock:
             try:
                 if self.mine():
                     os.utime(self.path)
-            except OSError:  # the disk is away for a moment; others wait much longer than a beat
+            except OSError:  # a short disk failure; SILENCE is much longer than BEAT
                 continue
 
     def give_back(self) -> None:
-        """Let others have the folder; one that holds nothing and was made here is removed."""
+        """Release the folder. It is removed where this process created it and it is empty."""
         self.end.set()
         if self.beating is not None:
             self.beating.join()
@@ -198,17 +201,17 @@ class Lock:
                 remove(self.path)
             if self.made and not any(self.folder.iterdir()):
                 self.folder.rmdir()
-        except (UsageError, OSError):  # somebody removed or changed it meanwhile
+        except (UsageError, OSError):  # it was removed or changed meanwhile
             return
 
 
 HELD: dict[Path, Lock] = {}
-"""What this process owns."""
+"""The locks that this process holds."""
 
 
 def require_owned(folder: Path) -> None:
-    """Before a run writes: raises StvgError where this process owned the folder and does no more, because it stood still
-    so long that another machine took it for dead."""
+    """Checked before a run writes. Raises StvgError where this process lost the ownership: it was suspended for so long
+    that another machine considered it dead."""
     lock = HELD.get(folder.resolve())
     if lock is not None and not lock.mine():
         raise StvgError(
@@ -228,9 +231,9 @@ def in_use(folder: Path, owner: Owner) -> UsageError:
 
 
 def read_owner(path: Path) -> Owner | None:
-    """Whose name a file holds; None when it is gone. Raises UsageError when it is nobody's."""
+    """The owner in a file; None where the file is missing. Raises UsageError where it is not a valid owner file."""
     try:
-        with path.open(encoding="utf-8") as file:  # opening asks a network disk for the newest state
+        with path.open(encoding="utf-8") as file:  # opening makes a network disk refresh its cache
             return Owner(**json.load(file))
     except FileNotFoundError:
         return None
@@ -239,7 +242,7 @@ def read_owner(path: Path) -> Owner | None:
 
 
 def last_sign(path: Path) -> float | None:
-    """When a file changed last, by the clock of its disk; None when it is gone."""
+    """The modification time of a file, by the clock of its disk; None where the file is missing."""
     try:
         with path.open("rb") as file:
             return os.fstat(file.fileno()).st_mtime
@@ -248,7 +251,7 @@ def last_sign(path: Path) -> float | None:
 
 
 def now_at(folder: Path) -> float:
-    """The time by the clock of a folder's disk, which may be another machine's."""
+    """The current time by the clock of a folder's disk, which may belong to another machine."""
     probe = folder / temporary_name()
     try:
         probe.touch()

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: a Chrome trace of some steps, and a table of their parts."""
+"""Profiles training steps: writes a Chrome trace, and prints a table of the parts' times."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ STEP = "ProfilerStep*"
 
 
 class Profile:
-    """Profiles ``steps`` steps of a run, after a few others: writes a trace to ``path`` and says a table of the parts.
+    """Profiles ``steps`` steps of a run after `WARM_UP` others, writes a trace to ``path`` and passes a table to
+    ``say``.
 
-    The loop labels its parts itself; here every part of the head, and the encoders, get labels of their own.
+    The loop labels its own parts. This class labels the forward pass of every part of the head, and of the encoders.
     """
 
     def __init__(self, model: Grounder, steps: int, path: Path, say: Callable[[str], None]) -> None:
@@ -41,7 +42,7 @@ class Profile:
             yield self
 
     def step(self) -> None:
-        """A step is done."""
+        """Advance the profiler by one step."""
         self.profiler.step()
 
     def finish(self, profiler: profile) -> None:
@@ -51,14 +52,14 @@ class Profile:
 
 
 def parts_of(model: Grounder) -> Iterator[tuple[str, nn.Module]]:
-    """The modules worth telling apart."""
+    """The modules that get a label each."""
     yield from model.head.named_children()
     if model.encoders is not None:
         yield "encoders", model.encoders
 
 
 def label(module: nn.Module, name: str) -> Iterator[RemovableHandle]:
-    """Put everything a module does under a name of the trace."""
+    """Label the forward pass of a module in the trace; yields the handles of the hooks."""
     entered: list[record_function] = []
 
     def enter(*_: Any) -> None:
@@ -73,13 +74,13 @@ def label(module: nn.Module, name: str) -> Iterator[RemovableHandle]:
 
 
 def table(averages: Any) -> str:
-    """The most expensive labelled parts: milliseconds a step, and share of it; on a GPU also the time of its kernels.
+    """The most expensive labelled parts: milliseconds per step and share of it; on a GPU also the time of its kernels.
 
-    ``forward`` holds all parts whose names begin with it.
+    ``forward`` contains all parts whose names begin with it.
     """
     labelled = [
         e for e in averages if e.is_user_annotation and not e.key.startswith("Optimizer.")
-    ]  # torch's own labels
+    ]  # labels set by torch itself
     whole = next(e for e in labelled if e.key == STEP)
     parts = sorted((e for e in labelled if e.key != STEP), key=lambda e: -e.cpu_time_total)[:ROWS]
     lines = [f"{'part':<24}{'ms a step':>12}{'share':>9}{'calls':>8}{'GPU ms':>10}"]

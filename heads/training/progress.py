@@ -1,4 +1,4 @@
-"""What `stvg train-head` says while it trains."""
+"""The progress output of `stvg train-head`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .watch import SPEED
 
 
 class TrainingProgress:
-    """Steps, loss and its terms, speed; validation scores get a line of their own."""
+    """Shows steps, loss and its terms, and speed. Validation scores are printed on a line of their own."""
 
     def __init__(self, bar: Progress, run: Run) -> None:
         self.bar, self.run = bar, run
@@ -22,7 +22,7 @@ class TrainingProgress:
         bar.look = self.look
 
     def look(self) -> Sequence[str]:
-        """Count the steps up to now: those between two lines of metrics.jsonl, too."""
+        """Update the step count, also between two lines of metrics.jsonl."""
         self.bar.done = self.run.step
         return self.bar.terms
 
@@ -45,7 +45,7 @@ class TrainingProgress:
         self.bar.at(line["step"])
 
     def while_scoring(self, validate: Validate, split: str) -> Validate:
-        """The same function, which says that it is at work."""
+        """``validate``, with a note in the progress line while it runs."""
 
         def scored(model: Grounder) -> dict[str, float]:
             self.bar.doing = f"scoring {split}"
@@ -58,7 +58,7 @@ class TrainingProgress:
 
 
 def plan_of(run: Run, val_split: str, out: Path) -> str:
-    """What is about to be done: steps, samples, parameters, validation, device, folder."""
+    """The plan of the run: steps, samples, parameters, validation, device, folder."""
     t = run.experiment.train
     left = f"steps {run.step + 1:,} to {run.total_steps:,}" if run.step else f"{run.total_steps:,} steps"
     samples = f"{t.epochs} epochs of {len(run.dataset):,} samples in batches of {t.batch_size * t.accumulate}"

@@ -1,7 +1,8 @@
-"""One run on several processes, started by torchrun: who has which samples, and how what they compute is added up.
+"""Distributed training on several processes started by torchrun: how samples are divided, and how results are summed.
 
-Every global batch is divided between the ranks, and a rank's loss counts by its share of what each term is a mean over: the
-sum of the ranks' gradients is the gradient of one process with the whole batch; see `gradients` for how they travel.
+Every global batch is divided between the ranks. Each term of a rank's loss is weighted by the rank's share of what the
+term is averaged over. The sum of the ranks' gradients therefore equals the gradient of one process with the whole
+batch. See `gradients` for the all-reduce.
 """
 
 from __future__ import annotations
@@ -23,27 +24,27 @@ from ...stop import Interrupted
 from ..losses import Criterion, MeanOver, Term, counts
 
 PATIENCE = timedelta(hours=2)
-"""How long a rank waits for the others, who may be writing a checkpoint or scoring what is theirs to score."""
+"""Timeout of collective operations. Another rank may be writing a checkpoint or scoring its part of a split."""
 CPU = torch.device("cpu")
 FAILED = "failed"
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes of a run, and which of them this is. Alone, everything here costs nothing."""
+    """The processes of a run, and this one's index. With one process, no operation here communicates."""
 
     index: int = 0
     count: int = 1
     device: torch.device = CPU
-    """Where what the ranks tell each other lies."""
+    """The device of tensors in collective operations."""
 
     @property
     def first(self) -> bool:
-        """Whether this is the rank that writes and speaks."""
+        """Whether this is the rank that writes files and prints."""
         return self.index == 0
 
     def gather(self, item: Any) -> list[Any]:
-        """One picklable thing of every rank, in their order."""
+        """A picklable object of every rank, in their order."""
         found = [item] * self.count
         if self.count > 1:
             with together():
@@ -51,13 +52,13 @@ class Ranks:
         return found
 
     def total(self, terms: dict[str, float]) -> dict[str, float]:
-        """The sum over ranks of every term; a rank without samples has none."""
+        """The sum of every term over the ranks; a rank without samples has no terms."""
         found = self.gather(terms)
         names = dict.fromkeys(name for part in found for name in part)
         return {name: sum(part.get(name, 0.0) for part in found) for name in names}
 
     def shares(self, group: Sequence[Batch | None]) -> list[Share]:
-        """What part of every global batch this rank's batch is. None: it has none of it."""
+        """This rank's share of every global batch. A batch is None where this rank has no sample of it."""
         if self.count == 1:
             return [WHOLE] * len(group)
         here = [counts(None if batch is None else batch.targets) for batch in group]
@@ -68,7 +69,7 @@ class Ranks:
         return [Share(of) for of in mine / torch.stack(everyone).sum(0)]
 
     def any(self, here: bool) -> bool:
-        """Whether something is so on at least one rank."""
+        """Whether ``here`` is true on at least one rank."""
         if self.count == 1:
             return here
         found = torch.tensor(float(here), device=self.device)
@@ -77,7 +78,7 @@ class Ranks:
         return bool(found)
 
     def require_equal(self, digest: int, step: int) -> None:
-        """Raises StvgError when the ranks' weights are not the same, which only a fault of the machine can bring about."""
+        """Raises StvgError where the ranks' weights differ, which only a hardware fault can cause."""
         found = self.gather(digest)
         if len(set(found)) > 1:
             raise StvgError(
@@ -93,16 +94,16 @@ ALONE = Ranks()
 
 @dataclass(frozen=True)
 class Share:
-    """What part of a global batch a rank has, of everything that is a `MeanOver`; None for all of it."""
+    """A rank's share of a global batch, for every `MeanOver`; None for the whole batch."""
 
     of: Tensor | None
 
     def part(self, value: Tensor, mean_over: MeanOver) -> Tensor:
-        """A mean over this rank's samples as its contribution to that of the global batch."""
+        """The contribution of a mean over this rank's samples to the mean over the global batch."""
         return value if self.of is None else value * self.of[mean_over]
 
     def criterion(self, criterion: Criterion) -> Criterion:
-        """A criterion whose terms add up, over the ranks, to those of the global batch."""
+        """A criterion whose terms, summed over the ranks, equal those of the global batch."""
         return criterion if self.of is None else Weighted(criterion, self)
 
 
@@ -110,7 +111,7 @@ WHOLE = Share(None)
 
 
 class Weighted(Criterion):
-    """A criterion that weighs every term by a share, earlier layers' before they are added up."""
+    """A criterion that multiplies every term by the share, for each layer before layers are summed."""
 
     def __init__(self, criterion: Criterion, share: Share) -> None:
         super().__init__(criterion.config)
@@ -126,24 +127,24 @@ class Lost(Exception):
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Around what all ranks do together. Raises Lost when one does not."""
+    """Context of a collective operation. Raises Lost where another rank does not take part."""
     try:
         yield
-    except RuntimeError as error:  # each backend has its own text
+    except RuntimeError as error:  # the text differs between backends
         raise Lost(str(error)) from error
 
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
-    """This process as one of those torchrun started, and its device; alone without torchrun.
+    """Join the process group of torchrun; gives this process's rank and device. Without torchrun: a single rank.
 
-    When one rank fails, the others end too, and say which it was.
+    When one rank fails, the others end too, and report which one it was.
     """
     if not dist.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":
         yield ALONE, device
         return
-    # Loaded by torch's optimisers otherwise, when its functions' defaults would hold on to the group that is there by then,
-    # and with it to threads that outlive Python: at the end, a rank in some ten would abort.
+    # Import this before the group exists. torch's optimisers import it later otherwise, and its default arguments then keep
+    # the group and its threads alive beyond Python's shutdown: about one rank in ten aborted at exit.
     import torch.distributed.nn.functional  # noqa: F401
 
     device = device_of_rank(device)
@@ -161,7 +162,7 @@ def joined(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
     except Interrupted as stop:
         if ranks.first:
             raise
-        raise SystemExit(128 + stop.signal) from None  # one rank says it
+        raise SystemExit(128 + stop.signal) from None  # only the first rank reports it
     except Exception as error:
         said = told(error, ranks, dist.PrefixStore("run", store))
         if said is error:
@@ -172,7 +173,7 @@ def joined(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
 
 
 def device_of_rank(device: torch.device) -> torch.device:
-    """One GPU for every rank of a machine; they share its CPU."""
+    """The device of this rank: one GPU per rank of a machine. On CPUs, ranks share the machine's."""
     if device.type != "cuda":
         return device
     local, found = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
@@ -185,7 +186,8 @@ def device_of_rank(device: torch.device) -> torch.device:
 
 
 def told(error: Exception, ranks: Ranks, store: dist.Store) -> BaseException:
-    """What this rank says at its end: its own error with its number, or, where it only lost the others, whose it was."""
+    """The error that this rank raises at its end: its own, with its rank, or, where it only lost the others, the
+    failure of the first one."""
     if isinstance(error, Lost):
         failed = store.get(FAILED).decode() if store.check([FAILED]) else ""
         return StvgError(
@@ -198,5 +200,5 @@ def told(error: Exception, ranks: Ranks, store: dist.Store) -> BaseException:
     first = store.compare_set(FAILED, "", own).decode() == own
     if isinstance(error, StvgError):
         error.facts["rank"] = f"{ranks.index} of {ranks.count}"
-        return error if first else SystemExit(1)  # several ranks met the same, and one of them says it
+        return error if first else SystemExit(1)  # several ranks failed the same way; only the first reports it
     return error

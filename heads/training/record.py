@@ -1,4 +1,4 @@
-"""record.json: all that a run was made of, written when it starts, so that ``train-head --from-record`` can repeat it."""
+"""record.json: the inputs of a run, written when it starts, so that ``train-head --from-record`` can repeat it."""
 
 from __future__ import annotations
 
@@ -30,28 +30,29 @@ SELECTION = "best.safetensors is the epoch with the best m_vIoU on {split}; its 
 
 @dataclass(frozen=True)
 class Record:
-    """A request, and under which circumstances a run answered it."""
+    """A request, and the environment of the run that executed it."""
 
     request: RunRequest
     command: list[str]
     fingerprint: str
-    """Of the cache."""
+    """Fingerprint of the cache."""
     started_from: str | None
-    """SHA-256 of the weights the head started from, if any."""
+    """SHA-256 of the head's initial weights; None for random ones."""
     circumstances: dict[str, Any]
-    """Versions, state of the working directory, hardware, threads, ranks: what may move the last bits."""
+    """Versions, git state of the working directory, hardware, threads, ranks: these may change the last bits of
+    results."""
     selection: str = NO_SELECTION
     """How best.safetensors was chosen."""
     changes: list[dict[str, Any]] = field(default_factory=list)
-    """What was another when the run went on, and at which step."""
+    """What changed when the run was resumed, and at which step."""
     annotations: dict[str, str] = field(default_factory=dict)
-    """Name and SHA-256 of the annotation set it read."""
+    """Name and SHA-256 of the annotation set."""
     data: dict[str, Any] = field(default_factory=dict)
-    """What of the cache it read, by ``training`` and ``validation``: counts, and `Contents` as JSON."""
+    """The data that the run read, under ``training`` and ``validation``: counts, and `Contents` as JSON."""
 
     @classmethod
     def of(cls, request: RunRequest, run: Run) -> Record:
-        """The record of a run that answers a request in this process."""
+        """The record of a run in this process."""
         started_from = None if run.start is None else run.start.sha256
         of_part = {"training": run.data, "validation": run.held_out}
         return cls(
@@ -67,7 +68,7 @@ class Record:
 
     @classmethod
     def read(cls, path: Path) -> Record:
-        """Raises UsageError for anything but a record."""
+        """Read a record. Raises UsageError for an invalid file."""
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             if found.pop("format") != FORMAT:
@@ -87,8 +88,8 @@ class Record:
         write_atomic(path, json.dumps({"format": FORMAT, **asdict(self)}, indent=1, default=str) + "\n")
 
     def require_repeatable(self, again: Record) -> str:
-        """What is not the same around another run of the same request. Raises UsageError for another cache, other videos or
-        samples in it, or another start."""
+        """The differences in environment to another run of the same request. Raises UsageError where the cache, its
+        videos or samples, or the initial weights differ."""
         for name in ("fingerprint", "started_from"):
             if (recorded := getattr(self, name)) != (found := getattr(again, name)):
                 raise UsageError(
@@ -110,18 +111,19 @@ class Record:
         return self.unlike(again)
 
     def unlike(self, again: Record) -> str:
-        """The circumstances that are not the same."""
+        """The differences in environment."""
         return told(different(self.circumstances, again.circumstances), says=("recorded", "now"))
 
     def changes_of(self, part: str, now: Record) -> str:
-        """What came to or went from the cache, for ``training`` or ``validation``; empty where either record is silent."""
+        """The videos and samples added to or removed from the cache, for ``training`` or ``validation``; empty where
+        either record has no such entry."""
         if part not in self.data or part not in now.data:
             return ""
         then, found = (Contents.from_json(record.data[part]["contents"]) for record in (self, now))
         return "; ".join(then.changes(found))
 
     def gone_on(self, now: Record, step: int) -> tuple[Record, str]:
-        """The record of this run when it goes on at a step as ``now``, and what is not as it was."""
+        """The record of this run when it resumes at a step as ``now``, and the differences as text."""
         asked = (json.loads(json.dumps(asdict(record.request))) for record in (self, now))
         found = [told(different(*asked), says=("was", "is"))]
         if self.request.val_split == now.request.val_split and (changes := self.changes_of("validation", now)):
@@ -134,9 +136,9 @@ class Record:
 
 
 def go_on(run: Run, record: Record, repeated: Record | None, tell: Callable[[str], None]) -> None:
-    """Go on where there is something to go on from, say what is not as it was, and write the record.
+    """Resume the run where it has a checkpoint, report all differences, and write the record.
 
-    ``repeated``: the record that is asked for again. Raises UsageError when the run cannot be what its record says.
+    ``repeated``: the record given by ``--from-record``. Raises UsageError where the run cannot repeat it.
     """
     path = run.folder / "record.json"
     unlike = repeated.require_repeatable(record) if repeated else ""
@@ -155,13 +157,13 @@ def go_on(run: Run, record: Record, repeated: Record | None, tell: Callable[[str
 
 
 def counted(found: Contents) -> dict[str, Any]:
-    """Contents with their counts in front, for people."""
+    """Contents as JSON, with their counts first for readers."""
     counts = {"videos": len(found.videos), "samples": found.samples, "digest": found.digest}
     return {**counts, "contents": found.to_json()}
 
 
 def circumstances(run: Run) -> dict[str, Any]:
-    """Of a run in this process."""
+    """The environment of a run in this process."""
     gpu = torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else None
     return {
         "versions": {
@@ -178,7 +180,7 @@ def circumstances(run: Run) -> dict[str, Any]:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit of a working directory, and whether it has changes; None where there is no git."""
+    """Commit of a working directory, and whether it has changes; None outside a git repository or without git."""
     try:
         commit = _git(folder, "rev-parse", "HEAD")
         return {"commit": commit, "dirty": bool(_git(folder, "status", "--porcelain"))}
@@ -191,7 +193,7 @@ def _git(folder: Path, *words: str) -> str:
 
 
 def processor() -> str:
-    """The processor's name, as far as the system tells."""
+    """The processor's name, where the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -1,4 +1,4 @@
-"""What a run was asked for, as its record keeps it, and the run that answers it."""
+"""The request of a training run, as its record stores it, and the run made from it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 
 SOURCES = ("backbone", "backbone_weights", "text_encoder", "text_weights", "tokenizer", "weights_seed", "videos")
 PLACES = ("cache_path", "init", "backbone", "backbone_weights", "text_encoder", "text_weights", "tokenizer", "videos")
-"""What may lie elsewhere when a run is repeated. All of it but the videos and the tokenizer is compared by its hash."""
+"""Options that may have another location when a run is repeated. All but the videos and the tokenizer are compared by
+hash."""
 
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What was asked for: places are absolute, and may be others when a run is repeated; all else may not."""
+    """A request. Paths are absolute, and may differ when a run is repeated; all other fields may not."""
 
     cache: str
     experiment: Experiment
@@ -36,16 +37,17 @@ class RunRequest:
     protocol: str
     device: str
     annotation_set: str | None = None
-    """The name of the annotation set; None: the only one."""
+    """The name of the annotation set; None: the only one of the cache."""
     preset: str | None = None
-    """What ``experiment`` began as; None: that was not kept."""
+    """The preset that ``experiment`` was made from; None: not recorded."""
     init: str | None = None
     sources: dict[str, Any] = field(default_factory=dict)
     """Fields of `live_encoders.Sources`."""
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any], where: str) -> RunRequest:
-        """Of what `dataclasses.asdict` gave. Raises UsageError for settings that are none, TypeError for other fields."""
+        """From the output of `dataclasses.asdict`. Raises UsageError for invalid settings, TypeError for unknown
+        fields."""
         return cls(**{**stored, "experiment": experiment_of(stored["experiment"], where)})
 
     @property
@@ -54,7 +56,7 @@ class RunRequest:
         return self.experiment.train.mode == "end-to-end"
 
     def contents(self, cache: Cache, split: str) -> Contents:
-        """What of a split can be read in its mode: the features that are there, or the videos."""
+        """The part of a split that its mode can read: the samples whose features exist, or whose videos exist."""
         if not self.reads_pixels:
             return cache.contents(split)
         from .live_batches import LivePixels
@@ -63,7 +65,7 @@ class RunRequest:
         return LivePixels(cache, split, sampling, None, level, Path(self.sources["videos"])).contents()
 
     def run(self, folder: Path, cache: Cache, device: torch.device, ranks: Ranks = ALONE) -> Run:
-        """The run that answers this, not yet resumed. ``cache``: the one that is named here, opened."""
+        """The run of this request, not yet resumed. ``cache``: the opened cache of this request."""
         from .state import Run
 
         init = None if self.init is None else Path(self.init)
@@ -72,7 +74,7 @@ class RunRequest:
 
 
 def repeated(ctx: click.Context, request: RunRequest, given: dict[str, Any]) -> RunRequest:
-    """A recorded request, at other places if they are given. Raises UsageError for any other option."""
+    """A recorded request, with other locations where given. Raises UsageError for any other option."""
     typed = {n for n in given if ctx.get_parameter_source(n) is click.core.ParameterSource.COMMANDLINE}
     if wrong := sorted(typed - set(PLACES)):
         name = {"assignments": "set"}.get(wrong[0], wrong[0].replace("_", "-"))
@@ -83,7 +85,7 @@ def repeated(ctx: click.Context, request: RunRequest, given: dict[str, Any]) -> 
 
 
 def placed(name: str, given: Any) -> str | None:
-    """A place as `place` says it; of several encoders side by side, the names or the weights of each."""
+    """A location as of `place`; for several encoders side by side, their comma-separated names or weights."""
     one = encoder_place if name in ("backbone", "text_encoder") else place
     if name in ("backbone", "backbone_weights") and "," in str(given) and not Path(given).exists():
         return ",".join((one(part.strip()) or "") if part.strip() else "" for part in given.split(","))
@@ -91,14 +93,14 @@ def placed(name: str, given: Any) -> str | None:
 
 
 def place(given: Any) -> str | None:
-    """Where something is, so that it can be found from any folder; 'random' and URLs are no files."""
+    """A path made absolute, so that it is valid from any folder. 'random' and URLs are returned unchanged."""
     if given is None or given == "random" or "://" in str(given):
         return None if given is None else str(given)
     return str(Path(given).absolute())
 
 
 def encoder_place(name: str | None) -> str | None:
-    """The name of an encoder, its folder or file as `place` says it."""
+    """The name of an encoder, with the path of its folder or file as of `place`."""
     kind, _, folder = (name or "").partition(":")
     file, _, kept = (name or "").rpartition(":")
     if kind == "hf":

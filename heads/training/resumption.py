@@ -1,5 +1,5 @@
-"""What a run that goes on has in common with the one that stopped, and what may be another: all that leaves the steps it
-took as they were."""
+"""Resuming a run: which settings and data must equal those of the checkpoint, and which may differ because the steps
+taken would be the same."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from ..settings import TrainConfig
 from .schedule import learning_rate, warm_up
 
 SAME = ("experiment", "features", "fingerprint", "split", "started_from")
-"""What a checkpoint and the run that goes on from it must agree in, the settings below aside."""
+"""Facts in which a checkpoint and the resuming run must agree, except for the settings below."""
 FREE = ("train.log_every", "train.save_every", "train.eval_every", "train.recompute")
-"""Settings that no step depends on."""
+"""Settings that affect no step."""
 SCHEDULE = ("train.epochs", "train.lr_drop", "train.warmup", "train.lr_backbone", "train.lr_text")
-"""Settings by which only the learning rates of steps differ: they may change where those of the steps taken stay."""
+"""Settings that affect the learning rates only. They may change where the rates of all steps taken stay the same."""
 ANOTHER = "choose another --out folder, or repeat the command that started this run"
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How far a run got, and what its rates follow from."""
+    """The progress of a run, and what its learning rates depend on."""
 
     step: int
     steps_per_epoch: int
     config: TrainConfig
-    """As asked for now."""
+    """The settings requested now."""
     groups: Sequence[str]
-    """What trains, with a rate of its own."""
+    """The parameter groups with a learning rate each."""
 
     def rate(self, config: TrainConfig, step: int, group: str) -> float:
         return learning_rate(config, step, self.steps_per_epoch * config.epochs, self.steps_per_epoch, group)
 
     def obstacle(self, before: Mapping[str, Any]) -> tuple[str, str | None]:
-        """Why the steps taken would have been others with today's settings, and what to try; empty where they are not.
+        """Why the steps taken would differ with the settings requested now, and a hint; empty where they would not.
 
-        ``before``: settings of training that were others, by name.
+        ``before``: the training settings that differ, by name, with their earlier values.
         """
         config, then = self.config, replace(self.config, **before)
         for step in range(self.step):
@@ -52,7 +52,8 @@ class Standing:
         return "", None
 
     def same_warm_up(self, then: TrainConfig) -> str | None:
-        """The share of all steps that is as many steps of warm-up as there were, where that is what differs."""
+        """A hint with the ``warmup`` that gives the earlier number of warm-up steps; None where that number is the
+        same, or cannot be reached."""
         was, total = (self.steps_per_epoch * c.epochs for c in (then, self.config))
         warm, share = warm_up(then, was), f"{then.warmup * was / total:.6g}"
         if warm_up(self.config, total) == warm or warm_up(replace(self.config, warmup=float(share)), total) != warm:
@@ -61,9 +62,9 @@ class Standing:
 
 
 def require_same(folder: Path, saved: dict[str, Any], facts: dict[str, Any], standing: Standing, data: Contents) -> str:
-    """The settings that are others than in a checkpoint, but may be. Raises CheckpointError when it is of another run.
+    """The settings that differ from those of a checkpoint, and may. Raises CheckpointError where it is another run's.
 
-    ``saved``: the facts of the checkpoint. ``facts``: those of the run that is to go on, with the ``data`` it reads.
+    ``saved``: the facts of the checkpoint. ``facts``: those of the run to resume. ``data``: the data it reads.
     """
     now = json.loads(json.dumps(facts))
     differing = [k for k in SAME if saved.get(k) != now[k]]
@@ -93,7 +94,7 @@ def require_same(folder: Path, saved: dict[str, Any], facts: dict[str, Any], sta
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings in nested groups by their whole name, such as ``train.lr``."""
+    """Nested settings under dotted names, such as ``train.lr``."""
     found: dict[str, Any] = {}
     for key, value in settings.items():
         found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
@@ -101,11 +102,11 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def different(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Entries of nested groups that are not the same, by their whole name: what was saved, and what is asked for."""
+    """The entries of nested groups that differ, under dotted names: the saved value, and the present one."""
     a, b = flat(saved), flat(now)
     return {name: (a.get(name), b.get(name)) for name in sorted(a.keys() | b.keys()) if a.get(name) != b.get(name)}
 
 
 def told(changed: Mapping[str, tuple[Any, Any]], says: tuple[str, str] = ("run has", "asked for")) -> str:
-    """Differences, one after the other; empty if there are none."""
+    """Differences as text; empty if there are none."""
     return "; ".join(f"{name}: {says[0]} {a}, {says[1]} {b}" for name, (a, b) in changed.items())

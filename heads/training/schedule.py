@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from ..settings import TrainConfig
 
 EVERY = frozenset({"head", "late", "backbone", "text"})
-"""Groups of parameters. ``late``: the part of the head that its source gives a schedule of its own, if there is one."""
+"""Parameter groups. ``late``: the part of a head that has its own schedule in the published code, if any."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Which groups warm up, and which fall linearly to zero after it; the others fall in steps."""
+    """The groups that warm up, and those that decay linearly to zero after the warm-up. The others decay in steps."""
 
     warmed: frozenset[str]
     linear: frozenset[str]
@@ -24,21 +24,20 @@ SCHEDULES = {
     "stepped": Schedule(EVERY, frozenset()),
     "linear-late": Schedule(frozenset({"text", "late"}), frozenset({"text", "late"})),
 }
-"""``linear-text``: FSM's and TubeDETR's, whose head and backbone start at their full rates. ``stepped``: STCAT's for
-VidSTG. ``linear-late``: STCAT's for HC-STVG."""
+"""``linear-text``: FSM's and TubeDETR's; head and backbone start at their full rates. ``stepped``: STCAT's for VidSTG.
+``linear-late``: STCAT's for HC-STVG."""
 
 
 def steps_of(samples: int, config: TrainConfig) -> tuple[int, int]:
-    """Optimiser steps of an epoch over so many samples, and of the whole run."""
+    """Optimiser steps of an epoch over ``samples`` samples, and of the whole run."""
     batches = math.ceil(samples / config.batch_size)
     of_epoch = math.ceil(batches / max(1, config.accumulate))
     return of_epoch, of_epoch * config.epochs
 
 
 def learning_rate(config: TrainConfig, step: int, total_steps: int, steps_per_epoch: int, group: str = "head") -> float:
-    """Of step 0…total_steps-1: linear warm-up over the first share of all steps; then a division by ten every ``lr_drop``
-    epochs, or a straight line down to zero, as `SCHEDULES` has it for the group.
-    """
+    """The learning rate of a step in 0…total_steps-1, by the group's entry in `SCHEDULES`: a linear warm-up or none,
+    then a division by ten every ``lr_drop`` epochs, or a linear decay to zero."""
     schedule = SCHEDULES[config.schedule]
     warm = warm_up(config, total_steps)
     rate = {"head": config.lr, "late": config.lr, "backbone": config.lr_backbone, "text": config.lr_text}[group]
@@ -49,5 +48,5 @@ def learning_rate(config: TrainConfig, step: int, total_steps: int, steps_per_ep
 
 
 def warm_up(config: TrainConfig, total_steps: int) -> int:
-    """Steps until the rate is whole."""
+    """Number of warm-up steps, at least 1."""
     return max(1, round(config.warmup * total_steps))

@@ -1,4 +1,4 @@
-"""A run: everything that changes while training, and the folder it is kept in."""
+"""The state of a training run, its checkpoints and its folder."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ log = logging.getLogger(__name__)
 
 
 def feature_facts(recipe: Recipe, mode: str) -> FeatureFacts:
-    """What a head must know of the features it trains on: the levels that are kept, or all of them from pixels.
+    """Properties of the features that a head trains on: the levels that the cache keeps, or all levels from pixels.
 
-    Raises UsageError for a mode that reads features of a cache that keeps none.
+    Raises UsageError for a mode that reads features where the cache has none.
     """
     if recipe.bare and mode != "end-to-end":
         raise UsageError(
@@ -64,7 +64,7 @@ def feature_facts(recipe: Recipe, mode: str) -> FeatureFacts:
 
 
 class Run:
-    """Everything that changes while training, and the folder it is kept in."""
+    """The state of a training run: model, optimiser, data and progress, and the folder of its checkpoints."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Run:
     ) -> None:
         """``sources``: fields of `live_encoders.Sources`, for modes that train encoders. ``init``: see `start_from`.
 
-        ``ranks``: the processes this run is divided between; batch sizes are those of all of them together.
+        ``ranks``: the processes that share this run; the batch size counts all of them.
         """
         t = experiment.train
         if t.batch_size < ranks.count:
@@ -93,7 +93,7 @@ class Run:
         self.level, targets = memory.name, [level.name for level in further]
         self.encoders: LiveEncoders | None = None
         self.videos: Path | None = None
-        if t.mode != "cached":  # the encoders, and what reads video, load only where they are used
+        if t.mode != "cached":  # encoders and video decoding are imported only where needed
             from .live_encoders import Sources, build_encoders
 
             chosen = Sources(**(sources or {}))
@@ -103,7 +103,7 @@ class Run:
         self.dataset = self.open_split(split, targets)
         self.data = self.dataset.contents()
         self.held_out: Contents | None = None
-        """What `train` validates on, and so selects the best weights by."""
+        """The samples that `train` validates on, by which the best weights are selected."""
         head = build_model(experiment.model, features, t.seed, experiment.loss.scores)
         head.recompute(t.recompute)
         if self.encoders is not None:
@@ -126,10 +126,11 @@ class Run:
         self.validated = 0
         """The step of the last validation."""
         self.changed = ""
-        """Settings that are others than when the run stopped from which this one goes on."""
+        """Settings that differ from those of the run that is resumed."""
 
     def divided_batch(self) -> tuple[int, int]:
-        """``batch_size`` and ``accumulate`` of a run that may choose: those it began with, or what fits the device."""
+        """``batch_size`` and ``accumulate`` where ``accumulate`` is 0: those of the run's checkpoint, or what fits the
+        device."""
         t = self.experiment.train
         if t.mode != "end-to-end":
             return t.batch_size, 1
@@ -143,7 +144,7 @@ class Run:
         return share, t.batch_size // share
 
     def open_split(self, split: str, targets: Sequence[str] | None = None) -> CachedDataset:
-        """A split as this run's mode reads it; without ``targets`` for inference."""
+        """A split as read in this run's mode. ``targets`` None: for inference."""
         sampling = self.experiment.model.sampling(self.cache.recipe.fps, training=targets is not None)
         if self.encoders is None:
             return CachedDataset(self.cache, split, sampling, targets, self.level)
@@ -152,7 +153,7 @@ class Run:
         return open_live_split(self.encoders.mode, self.cache, split, sampling, targets, self.level, self.videos)
 
     def standardise(self, head: FeatureHead) -> None:
-        """Tell a head the mean and spread of the features that it trains on."""
+        """Give a head the mean and standard deviation of its training features."""
         videos = dict.fromkeys(self.cache.samples.video_ids[row] for row in self.dataset.rows)
         for level in (head.memory_level, *head.region_levels):
             standard = head.standard(level.name)
@@ -160,7 +161,7 @@ class Run:
             standard.set(*map(torch.from_numpy, channel_statistics(self.cache, list(videos), level)))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The head's parameters and those of every encoder that trains, each with its own rate."""
+        """The parameters of the head and of every encoder that trains, each group with its learning rate."""
         t = self.experiment.train
         late = row_of(self.experiment.model.head).late
         of_late = list(getattr(self.model.head, late).parameters()) if late else []
@@ -173,18 +174,19 @@ class Run:
         return groups + [{"name": k, "params": p, "lr": rates[k]} for k, p in live.items()]
 
     def open_validation(self, split: str) -> CachedDataset:
-        """The split that the best weights are selected by; the checkpoint will say so."""
+        """Open the split that selects the best weights, and record it in the checkpoint."""
         dataset = self.open_split(split)
         self.held_out = dataset.contents()
         return dataset
 
     @cached_property
     def seen(self) -> Seen:
-        """The training data in short, for whoever asks the head about other data."""
+        """A summary of the training data, stored for later questions about other data."""
         return Seen.of(self.cache, self.dataset.split, self.dataset.rows)
 
     def facts(self, selected: bool = False) -> dict[str, Any]:
-        """What the checkpoint says besides its tensors. ``selected``: these weights were the best on ``held_out``."""
+        """The facts that a checkpoint stores besides tensors. ``selected``: these weights were the best on
+        ``held_out``."""
         held_out = self.held_out and {
             "dataset": self.cache.annotations.dataset,
             "split": self.held_out.split,
@@ -210,14 +212,14 @@ class Run:
         }
 
     def digest(self) -> int:
-        """The crc32c of the weights and their average."""
+        """The crc32c of the weights and the averaged weights."""
         tensors = [*self.model.state_dict().values(), *self.ema.state_dict().values()]
         return checksum(memoryview(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()) for t in tensors)
 
     def save(self, name: str = "last", selected: bool = False) -> Path:
-        """Write ``<name>.safetensors``: the whole state for ``last``, the weights alone for any other name.
+        """Write ``<name>.safetensors``: the whole state for ``last``, the averaged weights only for any other name.
 
-        What was ``last`` before becomes ``previous``. ``selected`` as in `facts`. Only the first rank writes.
+        The existing ``last`` becomes ``previous``. ``selected`` as in `facts`. Only the first rank writes.
         """
         path = self.folder / f"{name}.safetensors"
         if not self.ranks.first:
@@ -233,10 +235,11 @@ class Run:
         return path
 
     def resume(self) -> bool:
-        """Go on from ``last.safetensors``, or the one before where that is damaged; False if there is none.
+        """Resume from ``last.safetensors``, or from ``previous.safetensors`` where that is damaged; False if there is
+        none.
 
-        ``changed`` says which settings are others that may be. Raises CheckpointError when it belongs to another
-        experiment, cache or split, trained on other data, or both are damaged.
+        ``changed`` is set to the permitted differences in settings. Raises CheckpointError where the checkpoint belongs
+        to another experiment, cache or split, was trained on other data, or both files are damaged.
         """
         found = self.newest()
         if found is None:
@@ -251,13 +254,13 @@ class Run:
         self.step = saved.facts["step"]
         same = (
             saved.facts.get("held_out", facts["held_out"]) == facts["held_out"]
-        )  # scores of other samples say nothing
+        )  # scores on other samples do not count
         self.validated = saved.facts["validated"] if same else 0
         self.best = saved.facts["best"] if same and saved.facts["best"] is not None else -math.inf
         return True
 
     def newest(self, groups: tuple[str, ...] = GROUPS) -> tuple[Path, Checkpoint] | None:
-        """The newest checkpoint that is whole, and its path. ``groups``: see `load_checkpoint`."""
+        """The newest undamaged checkpoint, and its path. ``groups``: see `load_checkpoint`."""
         damaged: CheckpointError | None = None
         for path in (self.folder / "last.safetensors", self.folder / "previous.safetensors"):
             if not path.exists():

@@ -1,4 +1,4 @@
-"""The encoders of a checkpoint whose run trained them, made anew so that its weights can be loaded into them."""
+"""Rebuilds the encoders of a checkpoint whose run trained them, so that their weights can be loaded."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from .live_encoders import LiveEncoders, Sources, part_of
 
 
 def encoders_of(facts: dict[str, Any], sources: Sources) -> LiveEncoders:
-    """Encoders for the weights a checkpoint brings. ``sources``: where their classes, folders and tokenizer lie now.
+    """The encoders for the weights of a checkpoint. ``sources``: the present locations of their classes, folders and
+    tokenizer.
 
-    Raises UsageError where there is no such encoder, CheckpointError where it is another than the one that trained.
+    Raises UsageError where an encoder is not found, CheckpointError where it differs from the trained one.
     """
     backbone: Backbone | None = None
     text: TextEncoder | None = None
@@ -44,7 +45,7 @@ def encoders_of(facts: dict[str, Any], sources: Sources) -> LiveEncoders:
 
 @contextmanager
 def naming_option(recorded: str, given: str | None, option: str) -> Iterator[None]:
-    """An encoder that is not found under its recorded name was moved: say by which option it is found."""
+    """Name the option for a moved encoder in the UsageError of one that is not found under its recorded name."""
     try:
         yield
     except UsageError as error:
@@ -60,7 +61,8 @@ def naming_option(recorded: str, given: str | None, option: str) -> Iterator[Non
 
 
 def require_class(encoder: Backbone | TextEncoder, facts: Mapping[str, Any], kind: str, option: str) -> None:
-    """Refuse another encoder than the one that trained, whose weights might fit by chance: CheckpointError."""
+    """Raises CheckpointError where the encoder's class differs from the trained one: the weights might fit by
+    chance."""
     recorded = facts.get("classes", {}).get(kind)
     if recorded and recorded != encoder.class_sha256:
         raise CheckpointError(

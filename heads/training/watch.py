@@ -1,4 +1,4 @@
-"""What is seen of a run while it trains: metrics.jsonl, its speed and what it waits for."""
+"""Monitoring of a run: metrics.jsonl, speed and waiting time."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ from .profiling import Profile
 
 Item = TypeVar("Item")
 Line = dict[str, Any]
-"""One report of a run: ``step``, and losses, rates and speed, or ``validation`` scores of an ``epoch`` on a ``split``."""
+"""One line of metrics: ``step``, with losses, rates and speed, or with ``validation`` scores of an ``epoch`` on a
+``split``."""
 Write = Callable[[Line], None]
 SPEED = ("seconds", "samples_per_second", "wait", "memory_bytes")
-"""Entries of a line that are not the same when a run is repeated."""
+"""Entries of a line that differ when a run is repeated."""
 SELECTED = "selected_on_this_split"
-"""Says of scores that the checkpoint was chosen by its scores on the very split."""
+"""The entry that marks scores on the very split that selected the checkpoint."""
 
 
 class Meter:
-    """Time, samples and waiting of the steps since the last reading."""
+    """Measures time, samples and waiting time of the steps since the last reading."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -41,19 +42,20 @@ class Meter:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around waiting for the next batches."""
+        """Context of waiting for the next batches."""
         start = time.perf_counter()
         with record_function("data wait"):
             yield
         self.waited += time.perf_counter() - start
 
     def count(self, samples: int) -> None:
-        """A step over so many samples is done."""
+        """Count a step over ``samples`` samples."""
         self.samples += samples
         self.steps += 1
 
     def read(self) -> Line:
-        """``seconds`` a step, ``samples_per_second``, ``wait`` (share of the time), ``memory_bytes`` at most so far."""
+        """``seconds`` per step, ``samples_per_second``, ``wait`` (share of the time), ``memory_bytes`` (peak so
+        far)."""
         seconds = time.perf_counter() - self.start
         found = (seconds / self.steps, self.samples / seconds, self.waited / seconds, peak_memory(self.device))
         self.restart()
@@ -61,7 +63,7 @@ class Meter:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most bytes ever in use: allocated on a GPU, resident in this process otherwise."""
+    """Peak memory in bytes: allocated on a GPU, otherwise resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -69,32 +71,33 @@ def peak_memory(device: torch.device) -> int:
 
 @dataclass
 class Watch:
-    """Everything that looks at a run while it goes."""
+    """The observers of a run: meter, writers and profiler."""
 
     meter: Meter
     writers: list[Write]
     profile: Profile | None = None
 
     def wait_for(self, batches: Iterator[Item], count: int) -> list[Item]:
-        """The next batches, at most ``count`` of them; the time it takes is waiting."""
+        """The next batches, at most ``count``; the time it takes counts as waiting."""
         with self.meter.waiting():
             return list(islice(batches, count))
 
     def stepped(self, samples: int) -> None:
-        """A step over so many samples is done."""
+        """Count a step over ``samples`` samples."""
         self.meter.count(samples)
         if self.profile:
             self.profile.step()
 
     def write(self, line: Line, speed: bool = False) -> None:
-        """Pass a line on, with the speed since the last one if wanted."""
+        """Pass a line to all writers. ``speed``: add the speed since the last such line."""
         line = line | (self.meter.read() if speed else {})
         for write in self.writers:
             write(line)
 
 
 class MetricsFile:
-    """metrics.jsonl: one line per report. A resumed run first drops lines past the step it resumes from."""
+    """metrics.jsonl: one JSON object per line. A resumed run first removes lines beyond the step from which it
+    resumes."""
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
@@ -106,7 +109,7 @@ class MetricsFile:
         for line in self.path.read_text(encoding="utf-8").splitlines():
             try:
                 yield json.loads(line)
-            except ValueError:  # a line cut short by a kill; its step is repeated
+            except ValueError:  # incomplete line of a killed run; its step is repeated
                 return
 
     def __call__(self, line: Line) -> None:

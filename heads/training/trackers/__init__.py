@@ -1,1 +1,1 @@
-"""Where the numbers of a run go besides metrics.jsonl: one file a tracker, one row in the table."""
+"""Experiment trackers, which receive a run's metrics besides metrics.jsonl: one file and one table row per tracker."""

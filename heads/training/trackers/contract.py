@@ -1,4 +1,4 @@
-"""What a tracker is, and what all of them share."""
+"""The interface of a tracker, and functions that all trackers share."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ if TYPE_CHECKING:
     from ..state import Run
 
 IDS = "trackers.json"
-"""In a run's folder: the names its trackers know it by, so that a run that goes on is the same run there."""
+"""A file in the run's folder with the run's id in each tracker. A resumed run continues under the same id."""
 
 
 class Tracker(Protocol):
-    """Gets every line of metrics.jsonl. Made with (run); raises UsageError where its package is not installed."""
+    """Receives every line of metrics.jsonl. Constructed with the run; raises UsageError where its package is not
+    installed."""
 
     def __call__(self, line: Line) -> None: ...
 
     def close(self, finished: bool) -> None:
-        """The run ends here: it is finished, or something stopped it."""
+        """End of the run. ``finished``: it is complete; otherwise it was stopped or failed."""
 
 
 def scalars(line: Line) -> dict[str, float]:
-    """The numbers of a line under ``loss/``, ``rate/``, ``speed/`` and ``validation/``."""
+    """The scalars of a line under ``loss/``, ``rate/``, ``speed/`` and ``validation/``."""
     found = {f"validation/{metric}": score for metric, score in line.get("validation", {}).items()}
     for name, value in line.items():
         if name not in ("step", "epoch", "split", "validation", SELECTED):
@@ -41,7 +42,7 @@ def scalars(line: Line) -> dict[str, float]:
 
 
 def settings_of(run: Run) -> dict[str, Any]:
-    """What distinguishes a run, under dotted names: settings, the cache, the split, samples, parameters."""
+    """A run's configuration under dotted names: settings, cache, split, number of samples and of parameters."""
     facts = {
         "cache": str(run.cache.path),
         "split": run.dataset.split,
@@ -52,7 +53,7 @@ def settings_of(run: Run) -> dict[str, Any]:
 
 
 def flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Nested settings as one mapping of dotted names."""
+    """Nested settings under dotted names."""
     found: dict[str, Any] = {}
     for name, value in settings.items():
         found |= flat(value, f"{above}{name}.") if isinstance(value, Mapping) else {f"{above}{name}": value}
@@ -60,19 +61,19 @@ def flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 
 def known_id(folder: Path, tracker: str) -> str | None:
-    """The name by which a tracker knows the run of a folder; None for a run that is new to it."""
+    """The run's id in a tracker; None where the tracker has no such run yet."""
     path = folder / IDS
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return found.get(tracker)
 
 
 def keep_id(folder: Path, tracker: str, name: str) -> None:
-    """Keep that name in the folder."""
+    """Store the run's id in a tracker."""
     path = folder / IDS
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     write_atomic(path, json.dumps({**found, tracker: name}, indent=1) + "\n")
 
 
 def missing(tracker: str, package: str) -> UsageError:
-    """The error of a tracker whose package is not installed."""
+    """The error for a tracker whose package is not installed."""
     return UsageError(f"--track {tracker} needs {package}", effect="nothing was trained", hint=install(tracker))

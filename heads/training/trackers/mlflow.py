@@ -1,4 +1,4 @@
-"""MLflow, in files beside the run's folder (``mlruns``) unless MLFLOW_TRACKING_URI names a server or another store."""
+"""MLflow: files in ``mlruns`` beside the run's folder, unless MLFLOW_TRACKING_URI names a server or another store."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "stvg"
 LONGEST = 500
-"""Characters of a parameter's value that every store takes."""
+"""Maximum length of a parameter's value that every store accepts."""
 
 
 class MlflowRun:
-    """A run of MLflow's experiment ``stvg`` (or MLFLOW_EXPERIMENT_NAME). A run that goes on is the same run there."""
+    """A run of MLflow's experiment ``stvg`` (or MLFLOW_EXPERIMENT_NAME). A resumed run continues the same MLflow
+    run."""
 
     def __init__(self, run: Run) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -37,7 +38,7 @@ class MlflowRun:
         keep_id(run.folder, "mlflow", self.id)
 
     def begin(self, run: Run) -> str:
-        """A new run with its parameters; its id."""
+        """Create a run with its parameters; returns its id."""
         from mlflow.entities import Param
 
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)

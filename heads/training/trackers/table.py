@@ -1,4 +1,4 @@
-"""The table of trackers: one row a kind, one file behind it. A package is imported only where its tracker is named."""
+"""The table of trackers. A tracker's package is imported only where the tracker is used."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ TRACKERS = {
     "wandb": "stvg.heads.training.trackers.wandb:WandbRun",
     "mlflow": "stvg.heads.training.trackers.mlflow:MlflowRun",
 }
-"""The class of a tracker, made with the run; see `contract.Tracker`."""
+"""The class of each tracker, constructed with the run; see `contract.Tracker`."""
 
 
 @contextmanager
 def tracked(run: Run, names: Sequence[str]) -> Iterator[list[Tracker]]:
-    """The trackers of these names, open while a run trains. Raises UsageError where a package is missing."""
+    """Context with the named trackers, closed at its end. Raises UsageError where a package is not installed."""
     opened: list[Tracker] = []
     finished = False
     try:

@@ -1,4 +1,4 @@
-"""TensorBoard's event files, in the run's folder."""
+"""TensorBoard: event files in the run's folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class EventFile:
-    """Event files beside metrics.jsonl; steps that a resumed run repeats are replaced."""
+    """Event files beside metrics.jsonl. Steps that a resumed run repeats replace the earlier ones."""
 
     def __init__(self, run: Run) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Weights & Biases, offline unless WANDB_MODE says otherwise: ``wandb sync runs/fsm/wandb/offline-run-*`` uploads a run."""
+"""Weights & Biases: offline by default, see WANDB_MODE. ``wandb sync runs/fsm/wandb/offline-run-*`` uploads a run."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from ..state import Run
 
 DEFAULTS = {"WANDB_MODE": "offline", "WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true", "WANDB_PROJECT": "stvg"}
-"""Variables of Weights & Biases that hold where they are not set."""
+"""Defaults of Weights & Biases' environment variables."""
 
 
 class WandbRun:
-    """A run of Weights & Biases in the folder ``wandb`` of the run's folder. A run that goes on has the same id there."""
+    """A run of Weights & Biases in the folder ``wandb`` of the run's folder. A resumed run keeps its id."""
 
     def __init__(self, run: Run) -> None:
         for name, value in DEFAULTS.items():
