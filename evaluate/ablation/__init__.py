@@ -1,1 +1,1 @@
-"""Tables of ablations from one cache: their cells, their processes, their figures."""
+"""Ablation tables from one cache: their cells, processes and results."""

@@ -1,8 +1,8 @@
-"""One cell of an ablation, as a process: train, score, write result.json last.
+"""One cell of an ablation, as a process: train, score, and write result.json last.
 
     python -m stvg.evaluate.ablation.cell FOLDER DEVICE
 
-FOLDER holds cell.json. Repeated, it goes on where it stopped.
+FOLDER holds cell.json. A repeated call continues where the last one stopped.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from .plan import amount
 
 
 def run(folder: Path, device: torch.device) -> None:
-    """Train what cell.json says and score it; the wall time counts this process alone, not what ran before a kill.
+    """Train and score what cell.json says. The training time is measured in this process only, and scaled to all steps.
 
-    Raises CacheError when the cache no longer holds the data of the table, CheckpointError when its weights are others, and
-    UsageError when another process has the folder.
+    Raises CacheError if the cache no longer holds the data of the table, CheckpointError if its start weights changed,
+    and UsageError if another process owns the folder.
     """
     job = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
     request = replace(RunRequest.from_json(job["request"], str(folder / "cell.json")), device=str(device))
@@ -79,14 +79,14 @@ def run(folder: Path, device: torch.device) -> None:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The most memory this process held on the device at one time."""
+    """Peak memory of this process on the device, in bytes."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def require_start(state: Run, job: dict[str, Any]) -> None:
-    """Raises CheckpointError when the weights a head starts from changed after the table began."""
+    """Raise CheckpointError if the weights that a head starts from changed after the table began."""
     found = None if state.start is None else state.start.sha256
     if found != job["started_from"]:
         raise CheckpointError(
@@ -95,7 +95,7 @@ def require_start(state: Run, job: dict[str, Any]) -> None:
 
 
 def require_data(cache: Cache, request: RunRequest, job: dict[str, Any]) -> None:
-    """Raises CacheError when a cache changed after the table began: its rows would have trained on different data."""
+    """Raise CacheError if a cache changed after the table began: its rows would be trained on different data."""
     for part, split in (("train", request.split), ("test", job["test_split"])):
         found, planned = request.contents(cache, split), job["data"][part]
         if found.digest != planned["digest"]:
@@ -104,7 +104,7 @@ def require_data(cache: Cache, request: RunRequest, job: dict[str, Any]) -> None
 
 
 def end_with_parent() -> None:
-    """Where the system can: be killed when the ablation is, so that it can be repeated at once."""
+    """On Linux: kill this process when the ablation dies, so that the ablation can be repeated at once."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 

@@ -59,7 +59,7 @@ def ablate(cache: Location, others: tuple[tuple[int, Location], ...], **given: A
     require_alone("stvg ablate", "--devices and --launcher ray spread its cells")
     own = {name: given.pop(name) for name in names_of(AblateRequest) if name in given}
     request = AblateRequest(caches={None: cache, **dict(others)}, asked=TrainRequest(**given), **own)
-    request.chosen()  # what is wrong with it is said before torch loads
+    request.chosen()  # errors in the request are raised before torch is imported
     from .run import ablate_requested
 
     done = ablate_requested(request)

@@ -1,4 +1,4 @@
-"""The rows of an ablation: the paper's tables III to X, or a grid of one's own."""
+"""The rows of an ablation: the paper's tables III to X, or a user's own grid."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class Row:
 
     label: str
     settings: tuple[str, ...] = ()
-    """On top of the preset and of what the command line sets."""
+    """Added to the preset and to the settings of the command line."""
     paper: Figures | None = None
     resolution: int | None = None
-    """Of the cache this row needs; None: the one of --cache."""
+    """Resolution of the cache that this row needs; None: the cache of --cache."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Of `TrainRequest`, what this row has otherwise than the command line says."""
+    """Fields of `TrainRequest` in which this row differs from the command line."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """One ablation. ``counts``: only parameters are compared, nothing is trained."""
+    """One ablation. ``counts``: only parameters are compared; nothing is trained."""
 
     name: str
     title: str
@@ -90,16 +90,16 @@ TABLES = {
 
 
 def read_grid(path: Path) -> Table:
-    """A table of one's own. Raises UsageError for anything but rows with a label, settings and weights to start from.
+    """A user's own table. Raises UsageError for anything but rows with a label, settings and weights to start from.
 
-    title: dropout
-    rows:
-      - {label: none, set: [model.dropout=0]}
-      - {label: a fifth, set: [model.dropout=0.2]}
-      - {label: from other weights, init: weights/tubedetr/head.safetensors}
-      - {label: from scratch, init: none}
+        title: dropout
+        rows:
+          - {label: none, set: [model.dropout=0]}
+          - {label: a fifth, set: [model.dropout=0.2]}
+          - {label: from other weights, init: weights/tubedetr/head.safetensors}
+          - {label: from scratch, init: none}
 
-    ``init`` stands for --init in its row; a relative path counts from the folder of the grid.
+    ``init`` replaces --init in its row; a relative path starts at the folder of the grid.
     """
     found = load_yaml(path)
     require_known(found, ("title", "rows"), f"{path}: a grid")
@@ -118,7 +118,7 @@ def read_grid(path: Path) -> Table:
 
 
 def require_known(found: Mapping[str, Any], known: Sequence[str], what: str) -> None:
-    """Raises UsageError for the first key that is none of those known."""
+    """Raise UsageError for the first unknown key."""
     if unknown := sorted(map(str, found.keys() - set(known))):
         raise UsageError(
             f"{what} has no entry {unknown[0]!r}", expected=", ".join(known), hint=nearest(unknown[0], known)

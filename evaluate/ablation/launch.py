@@ -1,4 +1,4 @@
-"""Running the cells of an ablation: each a process of its own, several at a time, on this machine or a Ray cluster."""
+"""Run the cells of an ablation: each in its own process, several at a time, on this machine or a Ray cluster."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from ...cluster import connect
 from .plan import Cell
 
 Report = Callable[[Cell, str | None], None]
-"""Told of every cell that ended, with the last words of one that failed."""
+"""Called for every cell that ended, with the error message if it failed."""
 
 
 def run_cells(cells: Sequence[Cell], devices: Sequence[str], report: Report) -> list[Cell]:
-    """Run what is not finished, one cell a device at a time; returns the cells that failed.
+    """Run the unfinished cells, one at a time per device. Returns the cells that failed.
 
-    ``devices``: a name may stand there several times; cells on a CPU share the threads that this process may use. When
-    one fails, the others go on.
+    ``devices``: a name may occur several times. Cells on a CPU share the threads of this process. If one cell fails,
+    the others continue.
     """
     free: SimpleQueue[str] = SimpleQueue()
     for device in devices:
@@ -52,7 +52,7 @@ def run_cells(cells: Sequence[Cell], devices: Sequence[str], report: Report) -> 
 
 @contextmanager
 def ending(running: set[Popen[str]]) -> Iterator[None]:
-    """Whoever leaves early, such as by an interrupt, asks the running cells to save and end."""
+    """On an exception, such as an interrupt: request a graceful stop of the running cells. They save and exit."""
     try:
         yield
     except BaseException:
@@ -62,7 +62,10 @@ def ending(running: set[Popen[str]]) -> Iterator[None]:
 
 
 def run_cell(cell: Cell, device: str, threads: int, running: set[Popen[str]] | None = None) -> str | None:
-    """Train and score a cell in a process of its own, added to ``running``; None, or what it said when it failed."""
+    """Train and score a cell in its own process, which is added to ``running``.
+
+    Returns None, or the last line of the error output if the cell failed.
+    """
     cell.folder.mkdir(parents=True, exist_ok=True)
     write_atomic(cell.folder / "cell.json", json.dumps(cell.job(), indent=1) + "\n")
     words = [sys.executable, "-m", "stvg.evaluate.ablation.cell", str(cell.folder), device]
@@ -76,10 +79,10 @@ def run_cell(cell: Cell, device: str, threads: int, running: set[Popen[str]] | N
 
 
 def run_on_ray(cells: Sequence[Cell], gpu: bool, report: Report) -> list[Cell]:
-    """As `run_cells`, a Ray task for each cell: with a GPU of its own, or its share of the cluster's processors.
+    """Like `run_cells`, with one Ray task per cell. A task has its own GPU, or its share of the cluster's processors.
 
-    stvg must be installed, and the caches, weights, videos and the plan's folder be at the same place, on every machine. A
-    cell whose worker dies is started again, and goes on from its last checkpoint.
+    On every machine, stvg must be installed, and caches, weights, videos and the plan's folder must have the same
+    paths. A cell whose worker dies is restarted and continues from its last checkpoint.
     """
     todo = [cell for cell in cells if cell.result is None]
     if not todo:
@@ -104,5 +107,5 @@ def run_on_ray(cells: Sequence[Cell], gpu: bool, report: Report) -> list[Cell]:
 
 
 def _run_at(folder: str, cell: Cell, device: str, threads: int) -> str | None:
-    os.chdir(folder)  # relative paths mean what they meant to the user
+    os.chdir(folder)  # relative paths start at the folder of the user's command
     return run_cell(cell, device, threads)

@@ -1,7 +1,7 @@
-"""The cells of an ablation: what each of them is asked for, and the folder it is found again in.
+"""The cells of an ablation: the request and the folder of each.
 
-A cell is one row with one seed. Its folder is named after all that makes a difference to it, so rows that several tables
-share run once, what is finished never runs again, and what was interrupted goes on. `launch` runs them.
+A cell is one row with one seed. Its folder's name is derived from everything that affects the result. So rows that
+several tables share run once, finished cells never run again, and interrupted cells continue. `launch` runs the cells.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from .request import AblateRequest
 
 @dataclass(frozen=True)
 class Opened:
-    """A cache, and what of it cells train on and are scored on."""
+    """A cache, and the parts of it that cells are trained on and scored on."""
 
     cache: Cache
     test_split: str
     found: dict[Any, dict[str, Contents]] = field(default_factory=dict)
-    """By what of a request decides over it."""
+    """Contents, by the values of a request that determine them."""
 
     def contents(self, request: RunRequest) -> dict[str, Contents]:
-        """What a cell of a request reads, as ``train`` and as ``test``."""
+        """The data that a cell of a request reads, as ``train`` and as ``test``."""
         key = request.split, request.reads_pixels, request.sources.get("videos")
         if key not in self.found:
             splits = {"train": request.split, "test": self.test_split}
@@ -53,11 +53,11 @@ class Opened:
 
 
 Caches = Mapping[int | None, Opened]
-"""By resolution, as in `AblateRequest`."""
+"""Open caches by resolution, as in `AblateRequest`."""
 
 
 def open_caches(plan: AblateRequest) -> Caches:
-    """The caches of a plan as they are now. Raises UsageError where they do not hold the same videos and samples."""
+    """Open the caches of a plan. Raises UsageError if they do not hold the same videos and samples."""
     caches = {k: Cache.open(path, plan.asked.annotation_set) for k, path in plan.caches.items()}
     opened = {k: Opened(c, plan.test_split) for k, c in caches.items()}
     first = opened[None]
@@ -82,34 +82,34 @@ class Cell:
     seed: int
     folder: Path
     request: RunRequest
-    """What its run is asked for, but for the device."""
+    """The request of its run, except for the device."""
     test_split: str
     started_from: str | None
-    """SHA-256 of the weights its head starts from, if any."""
+    """SHA-256 of the weights that its head starts from, if any."""
     annotations: Mapping[str, str]
     """Name and SHA-256 of the annotation set."""
     data: Mapping[str, dict[str, Any]]
-    """What it trains on and is scored on, see `Opened.summary`."""
+    """The data it is trained on and scored on; see `Opened.summary`."""
 
     def job(self) -> dict[str, Any]:
-        """What cell.json says: all that the process of the cell is told."""
+        """Content of cell.json: everything that the process of the cell needs."""
         told = ("request", "test_split", "started_from", "annotations", "data")
         return {name: value for name, value in asdict(self).items() if name in told}
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """What it came to; None while it is not finished."""
+        """Content of result.json; None while the cell is not finished."""
         path = self.folder / "result.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     @property
     def elsewhere(self) -> list[Path]:
-        """Folders of the same row and seed when the cache held other data."""
+        """Folders of the same row and seed, for other data in the cache."""
         settings, _, seed = self.folder.name.split("-")
         return sorted(p for p in self.folder.parent.glob(f"{settings}-*-{seed}") if p != self.folder)
 
     def news(self) -> str:
-        """That its row trains again because the cache holds other data now; empty when it does not."""
+        """A message if its row trains again because the cache now holds other data; otherwise empty."""
         if self.folder.exists() or not (before := self.elsewhere):
             return ""
         try:
@@ -121,14 +121,14 @@ class Cell:
 
 
 def amount(found: Mapping[str, Any]) -> str:
-    """How much data a cell's record names."""
+    """The amount of data that a cell's record names, as text."""
     return f"{counted(found['samples'], 'sample')} of {counted(found['videos'], 'video')}"
 
 
 def cells_of(tables: Sequence[Table], plan: AblateRequest, opened: Caches | None = None) -> list[Cell]:
-    """Every distinct cell of some tables, seed by seed. ``opened``: the caches, where they were opened before.
+    """Every distinct cell of the tables, seed by seed. ``opened``: the caches, if they are already open.
 
-    Raises UsageError for a cache or a setting that is not there.
+    Raises UsageError for a cache or a setting that does not exist.
     """
     opened = opened or open_caches(plan)
     found: dict[Path, Cell] = {}
@@ -140,7 +140,11 @@ def cells_of(tables: Sequence[Table], plan: AblateRequest, opened: Caches | None
 
 
 def cell_of(row: Row, seed: int, plan: AblateRequest, opened: Caches) -> Cell:
-    """The cell of one row and seed. Its folder is named after everything that makes a difference, the data apart."""
+    """The cell of one row and seed.
+
+    The folder's name has a digest of everything that affects the result but the data, a digest of the data, and the
+    seed.
+    """
     resolution = row.resolution
     if resolution is not None and resolution == opened[None].cache.recipe.resolution:
         resolution = None
@@ -150,7 +154,7 @@ def cell_of(row: Row, seed: int, plan: AblateRequest, opened: Caches) -> Cell:
     cache = opened[resolution].cache
     request = plan.run_of(row, seed).request(cache, "")
     data = opened[resolution].summary(request)
-    start = require_fit(request, cache)  # refused before others train
+    start = require_fit(request, cache)  # raises before any cell is trained
     settings = flat(asdict(request.experiment))
     steps = {name: value for name, value in settings.items() if name not in FREE}
     splits = [request.split, request.val_split, plan.test_split]
@@ -160,9 +164,10 @@ def cell_of(row: Row, seed: int, plan: AblateRequest, opened: Caches) -> Cell:
 
 
 def require_fit(request: RunRequest, cache: Cache) -> str | None:
-    """The SHA-256 of the weights that a head is to start from, if any.
+    """The SHA-256 of the weights that a head starts from, if any.
 
-    Raises UsageError where it wants levels that the cache does not keep, CheckpointError where the weights do not fit it.
+    Raises UsageError if the head needs levels that the cache does not keep, CheckpointError if the weights do not fit
+    it.
     """
     model, mode = request.experiment.model, request.experiment.train.mode
     facts = feature_facts(cache.recipe, mode)
@@ -176,7 +181,7 @@ def require_fit(request: RunRequest, cache: Cache) -> str | None:
 
 @cache
 def weights_at(place: Path) -> Found:
-    """The weights that rows start from, read once; each cell looks again whether they are the same."""
+    """The weights that rows start from, read once. Each cell checks that they are still the same."""
     return read_head(place)
 
 
@@ -185,7 +190,7 @@ def _digest(content: Any) -> str:
 
 
 def parameters(row: Row, plan: AblateRequest, opened: Caches) -> int:
-    """How many parameters the head of a row has."""
+    """Number of parameters of a row's head."""
     experiment = plan.run_of(row, 0).experiment
     with torch.device("meta"):
         model = build_model(experiment.model, feature_facts(opened[None].cache.recipe, experiment.train.mode))

@@ -1,4 +1,4 @@
-"""What an ablation can be asked for."""
+"""The request of an ablation."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ if TYPE_CHECKING:
 
 LAUNCHERS = ("local", "ray")
 PRESET = "paper-hcstvg"
-"""The paper's tables are of HC-STVG v1."""
+"""The paper's tables are measured on HC-STVG v1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AblateRequest(Request):
-    """Which tables are made, from which caches, and what their cells have in common."""
+    """The tables, their caches, and the common settings of their cells."""
 
     caches: Mapping[int | None, Location]
-    """By resolution; None is the one all cells share but those that name a resolution."""
+    """By resolution. None: the cache of all cells whose rows name no resolution."""
     asked: TrainRequest
-    """The run of every cell. Its row may override settings, and its seed is its own."""
+    """The run of every cell. A row may override settings, and every cell has its own seed."""
     tables: Sequence[str] = ()
-    """Names of the paper's tables; empty: all but X, which needs a cache for each resolution."""
+    """Names of the paper's tables. Empty: all but X, which needs one cache per resolution."""
     grid: Path | None = None
-    """A YAML file with rows, instead."""
+    """A YAML file with rows, used instead of the paper's tables."""
     seeds: int = 1
-    """Runs of every row."""
+    """Number of runs per row."""
     test_split: str = "test"
     """The split that is scored."""
     out: Path = Path("runs/ablation")
     devices: str | None = None
-    """Names divided by commas: one cell at a time on each. None: the best one."""
+    """Names separated by commas; one cell at a time runs on each device. None: the best device."""
     launcher: str = one_of(LAUNCHERS, "local")
 
     def run_of(self, row: Row, seed: int) -> TrainRequest:
-        """The run of one row and seed."""
+        """The training request of one row and seed."""
         settings = (*self.asked.assignments, *row.settings, f"train.seed={seed}")
         return replace(self.asked, assignments=settings, **row.options)
 
     def chosen(self) -> list[Table]:
-        """The tables that are asked for. Raises UsageError for a table there is none of, and for a grid that is none."""
+        """The requested tables. Raises UsageError for an unknown table, and for an invalid grid."""
         from .grid import TABLES, read_grid
 
         if self.grid and self.tables:
@@ -62,5 +62,5 @@ class AblateRequest(Request):
         return [TABLES[name] for name in self.tables or (n for n in TABLES if n != "X")]
 
     def targets(self) -> list[str]:
-        """Names of the devices. Raises UsageError for one that cannot be used."""
+        """Names of the devices. Raises UsageError for a device that cannot be used."""
         return [str(choose_device(name)) for name in ([None] if self.devices is None else self.devices.split(","))]

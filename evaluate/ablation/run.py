@@ -1,4 +1,4 @@
-"""An ablation from its request to its tables. Finished cells never run again."""
+"""Run an ablation, from its request to its tables. Finished cells never run again."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 WATCHED = 4
-"""Cells whose steps are shown."""
+"""Number of cells whose steps are shown."""
 
 
 @dataclass(frozen=True)
 class Ablated:
-    """What an ablation came to."""
+    """Result of an ablation."""
 
     tables: dict[str, tuple[Table, list[Line]]]
     cells: int
     finished: int
-    """Cells that were finished before."""
+    """Number of cells that were finished before."""
     failed: int
 
     def __repr__(self) -> str:
@@ -44,16 +44,16 @@ class Ablated:
         return "\n".join(write_table(written(*each), style) for each in self.tables.values())
 
     def to_frame(self) -> DataFrame:
-        """A row for every row of every table, figures in percent."""
+        """One row per row of every table, figures in percent."""
         import pandas
 
         return pandas.concat([sheet(*each) for each in self.tables.values()], ignore_index=True)
 
 
 def ablate_requested(request: AblateRequest) -> Ablated:
-    """Run the cells that are not finished, and write the tables. Cells that fail are reported, and the others complete.
+    """Run the unfinished cells, and write the tables. Cells that fail are reported, and the others complete.
 
-    Raises UsageError where the caches do not hold the same samples, and for rows that cannot be.
+    Raises UsageError if the caches do not hold the same samples, and for rows that cannot be run.
     """
     tables, on = request.chosen(), request.targets()
     opened = open_caches(request)  # before anything is written
@@ -71,7 +71,7 @@ def ablate_requested(request: AblateRequest) -> Ablated:
 
 
 def run_all(cells: Sequence[Cell], request: AblateRequest, on: Sequence[str], finished: int) -> int:
-    """Run the cells that are not finished; how many failed."""
+    """Run the unfinished cells. Returns the number that failed."""
     with (
         Progress("ablate", "cells", len(cells), finished, look=lambda: under_way(cells)) as bar,
         naming_write_errors(request.out, effect="what is finished stays"),
@@ -88,7 +88,7 @@ def run_all(cells: Sequence[Cell], request: AblateRequest, on: Sequence[str], fi
 
 
 def under_way(cells: Sequence[Cell]) -> list[str]:
-    """The last reports of cells that train, the newest first."""
+    """The latest steps of cells in training, the newest first."""
     now = []
     for cell in cells:
         metrics = cell.folder / "run" / "metrics.jsonl"

@@ -1,5 +1,7 @@
-"""What an ablation came to, in the paper's shape: our mean ± deviation over seeds, how sure it is over videos, what it
-cost, and on the paper's own split its figures."""
+"""Results of an ablation in the paper's form: mean ± deviation over seeds, interval over videos, and cost.
+
+The paper's figures are added for runs on the paper's own split.
+"""
 
 from __future__ import annotations
 
@@ -30,16 +32,16 @@ FROZEN = "Encoders are frozen {where} and trained in the paper: compare differen
 
 @dataclass(frozen=True)
 class Line:
-    """One row of a table with what its finished cells say. Fractions; NaN where nothing is finished.
+    """One row of a table with the results of its finished cells. Fractions; NaN if nothing is finished.
 
-    The row is without the paper's figures where they may not stand beside the results.
+    ``row`` has no figures of the paper if they must not be shown beside the results.
     """
 
     row: Row
     parameters: int
     results: list[dict[str, Any]]
     interval: Interval = (float("nan"), float("nan"))
-    """95 % of m_vIoU over other draws of test videos, of the mean over seeds; see `bootstrap`."""
+    """95 % interval of m_vIoU, averaged over seeds, by resampling test videos; see `bootstrap`."""
     no_paper: str = ""
     """Why the paper's figures are left out."""
 
@@ -47,14 +49,14 @@ class Line:
         return float(np.mean([r[key] for r in self.results])) if self.results else float("nan")
 
     def deviation(self, key: str) -> float:
-        """Over seeds, with n - 1; NaN for fewer than two."""
+        """Standard deviation over seeds, with n - 1; NaN for fewer than two."""
         return float(np.std([r[key] for r in self.results], ddof=1)) if len(self.results) > 1 else float("nan")
 
 
 def lines_of(table: Table, plan: AblateRequest, opened: Caches | None = None) -> list[Line]:
-    """Every row of a table and the results of its finished cells, all of the data in ``opened`` caches.
+    """Every row of a table with the results of its finished cells, all for the data in the ``opened`` caches.
 
-    The paper's figures stay only where every finished cell scored all of the paper's split.
+    The paper's figures stay only if every finished cell scored all of the paper's split.
     """
     opened = opened or open_caches(plan)
     found: list[Line] = []
@@ -71,7 +73,7 @@ def lines_of(table: Table, plan: AblateRequest, opened: Caches | None = None) ->
 
 
 def interval_of(cells: Sequence[Cell]) -> Interval:
-    """See `Line.interval`; NaN where nothing is finished, or there is one video only."""
+    """See `Line.interval`. NaN if nothing is finished, or for a single video."""
     kept = [json.loads((cell.folder / "scores.json").read_text("utf-8"))["samples"] for cell in cells]
     if not kept or not kept[0]:
         return float("nan"), float("nan")
@@ -80,7 +82,7 @@ def interval_of(cells: Sequence[Cell]) -> Interval:
 
 
 def written(table: Table, lines: Sequence[Line]) -> Written:
-    """A table: per metric ours, the difference from the full model, and the paper's if shown; then what each row cost."""
+    """A table: per metric our figure, its difference from the full model, the paper's figure if shown; then costs."""
     import pandas
 
     title = f"Table {table.name}: {table.title}"
@@ -96,7 +98,7 @@ def written(table: Table, lines: Sequence[Line]) -> Written:
 
 
 def cells(line: Line, full: Line, paper: bool) -> list[str]:
-    """A line as text; ``paper``: with a column of the paper's figures after each of ours."""
+    """A line as text. ``paper``: with a column of the paper's figures after each of ours."""
     found = [line.row.label]
     for i, metric in enumerate(METRICS):
         mean, deviation = 100 * line.mean(metric), 100 * line.deviation(metric)
@@ -112,7 +114,7 @@ def cells(line: Line, full: Line, paper: bool) -> list[str]:
 
 
 def full_line(lines: Sequence[Line]) -> Line:
-    """What differences are taken from: the row that changes nothing, else the first."""
+    """The row that differences refer to: the row that changes nothing, else the first."""
     return next(
         (line for line in lines if not (line.row.settings or line.row.options) and line.row.resolution in (None, 224)),
         lines[0],
@@ -120,21 +122,21 @@ def full_line(lines: Sequence[Line]) -> Line:
 
 
 def notes(table: Table, lines: Sequence[Line]) -> list[str]:
-    """What must be said below a table."""
+    """The notes below a table."""
     left_out = lines[0].no_paper if any(row.paper for row in table.rows) else ""
     said = ("" if table.counts else frozen(lines) + data_of(lines) + starts_of(lines)) + left_out + table.note
     return [said] if said else []
 
 
 def frozen(lines: Sequence[Line]) -> str:
-    """That encoders are frozen in all rows, or in which."""
+    """A note on the rows whose encoders are frozen."""
     rows = [line.row.label for line in lines if all(r.get("mode", "cached") == "cached" for r in line.results)]
     where = "here" if len(rows) == len(lines) else f"in {', '.join(rows)}"
     return FROZEN.format(where=where) if rows else ""
 
 
 def data_of(lines: Sequence[Line]) -> str:
-    """What all rows trained on, and what chose the weights that were scored."""
+    """The training data of all rows, and which weights were scored."""
     found = next((r for line in lines for r in line.results if "data" in r), None)
     if found is None:
         return ""
@@ -144,7 +146,7 @@ def data_of(lines: Sequence[Line]) -> str:
 
 
 def starts_of(lines: Sequence[Line]) -> str:
-    """What weights every row starts from, rows that start alike together; nothing where all start from scratch."""
+    """The weights that rows start from, grouped; empty if all rows start from random weights."""
     found: dict[str, list[str]] = {}
     for line in lines:
         for start in {r["start"]["says"] if r.get("start") else "from random weights" for r in line.results}:
@@ -155,7 +157,7 @@ def starts_of(lines: Sequence[Line]) -> str:
 
 
 def sheet(table: Table, lines: Sequence[Line]) -> DataFrame:
-    """A line a row, figures in percent and unrounded; empty where nothing was measured or published."""
+    """One row per line: figures in percent, not rounded; empty if not measured or not published."""
     import pandas
 
     found = []
@@ -173,7 +175,7 @@ def sheet(table: Table, lines: Sequence[Line]) -> DataFrame:
 
 
 def write_all(out: Path, found: Mapping[str, tuple[Table, Sequence[Line]]]) -> None:
-    """tables.md, tables.csv, tables.tex and plot.png of what is finished."""
+    """Write tables.md, tables.csv, tables.tex and plot.png with the finished cells."""
     import pandas
 
     tables = [written(*each) for each in found.values()]
@@ -186,7 +188,7 @@ def write_all(out: Path, found: Mapping[str, tuple[Table, Sequence[Line]]]) -> N
 
 
 def plot(tables: Mapping[str, tuple[Table, Sequence[Line]]], out: Path) -> None:
-    """Points with deviations, ours beside the paper's, a panel a table: change of m_vIoU against the full model."""
+    """Plot the change of m_vIoU against the full model, with deviations, ours and the paper's. One panel per table."""
     import matplotlib
 
     matplotlib.use("Agg")

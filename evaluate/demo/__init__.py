@@ -1,1 +1,1 @@
-"""The first minutes with stvg: a dataset is drawn, extracted, trained on, scored and shown."""
+"""The demo: draw a synthetic dataset, extract its features, train and score a head, and show the results."""

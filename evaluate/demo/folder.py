@@ -1,4 +1,4 @@
-"""The folder of a demo: whose it is, and what of an earlier demo in it still counts."""
+"""The folder of a demo: which demo it belongs to, and which files of an earlier demo can be used."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ...atomic import TEMPORARY, make_folder, write_atomic
 from ...errors import UsageError
 
 RECORD = "demo.json"
-"""Says which demo a folder holds."""
+"""Records which demo a folder holds."""
 OWN = ("data", "cache", "run", "predictions.jsonl", "grounding.png", "report.html")
-"""What a demo writes. Nothing else in its folder is touched."""
+"""Files and folders that a demo writes. Nothing else in its folder is changed."""
 
 
 def claim(out: Path, wanted: Mapping[str, Any]) -> bool:
-    """Make ``out`` the folder of this demo; whether there was an earlier start of it to go on from.
+    """Make ``out`` the folder of this demo. Returns whether an earlier start of the same demo is continued.
 
-    ``wanted``: everything that makes a difference to the files, by name, ``quick`` and ``seed`` among it. The files of
-    a quick demo make room for those of the full one with the same seed: they are moved to ``out``/quick.
+    ``wanted``: all options that affect the files, by name, including ``quick`` and ``seed``. If a full demo follows a
+    quick one with the same seed, the files of the quick one are moved to ``out``/quick.
 
-    Raises UsageError for a folder of something else, or of a demo with other options.
+    Raises UsageError if the folder holds something else, or a demo with other options.
     """
     record = out / RECORD
     if not record.exists():
@@ -57,11 +57,11 @@ def claim(out: Path, wanted: Mapping[str, Any]) -> bool:
 
 
 def write_folder(folder: Path, write: Callable[[Path], None]) -> bool:
-    """Have a folder written, which is there whole or not at all; False where it was there already."""
+    """Write a folder atomically: it appears when it is complete. Returns False if it exists already."""
     if folder.exists():
         return False
     unfinished = folder.parent / f"{TEMPORARY}{folder.name}"
-    if unfinished.exists():  # of a demo that was killed
+    if unfinished.exists():  # left by a demo that was killed
         shutil.rmtree(unfinished)
     write(unfinished)
     os.replace(unfinished, folder)
@@ -79,7 +79,7 @@ def _read(record: Path) -> dict[str, Any]:
 
 
 def _free(path: Path) -> Path:
-    """A path that nothing has yet: of an earlier quick demo something may lie there."""
+    """A path that does not exist yet. Files of an earlier quick demo may exist under the given path."""
     tried = (path.with_name(f"{path.name}.{i}") for i in range(1, 1000))
     return path if not path.exists() else next(p for p in tried if not p.exists())
 

@@ -1,4 +1,4 @@
-"""The first minutes: synthetic videos → features → a trained head → a table and a picture. Every part is the real one."""
+"""The demo: synthetic videos → features → a trained head → a table and a picture. It calls the product's functions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Size:
-    """How much of everything a demo makes."""
+    """Number of training and test videos of a demo, and its settings."""
 
     train: int
     test: int
@@ -51,7 +51,7 @@ FULL = Size(train=420, test=60, settings=())
 QUICK = Size(train=120, test=30, settings=("train.epochs=14", "train.lr_drop=11"))
 RESOLUTION = 64
 SAMPLING = Sampling(fps=2.5, max_frames=40)
-# The generator's easier half: what a head of 100,000 parameters can learn within minutes on two cores.
+# The easier part of the generator: a head of 100,000 parameters can learn it within minutes on two cores.
 WORLD = SyntheticConfig(
     frames=(48, 48),
     objects=(3, 3),
@@ -64,10 +64,11 @@ WORLD = SyntheticConfig(
 
 
 def run_demo(out: Path, *, quick: bool, seed: int, say: Say, report: bool = False) -> dict[str, float]:
-    """Make, extract, train, evaluate, draw; ``report``: also the page of `stvg report`.
+    """Make, extract, train, evaluate, draw; ``report``: also write the page of `stvg report`.
 
-    Repeated after an interrupt it goes on; a full demo may follow a quick one. Returns the held-out scores and, as
-    ``shuffled``, the control's m_vIoU. Raises UsageError where ``out`` holds something else, or other options' demo.
+    A call after an interrupt continues the demo. A full demo may follow a quick one. Returns the held-out scores, and
+    the control's m_vIoU as ``shuffled``. Raises UsageError if ``out`` holds something else, or a demo with other
+    options.
     """
     size = QUICK if quick else FULL
     started = time.monotonic()
@@ -140,7 +141,7 @@ def run_demo(out: Path, *, quick: bool, seed: int, say: Say, report: bool = Fals
 
 
 def commands_for(out: Path, checkpoint: Path, sample: Sample, seed: int) -> list[str]:
-    """What else there is to do with the files of a demo, as commands for a shell."""
+    """Shell commands for trying other features with the files of a demo."""
     videos, cache, encoders = out / "data" / "vidor" / "video", out / "cache", ("--weights-seed", seed)
     head = ("--checkpoint", checkpoint)
     words = (
@@ -153,7 +154,7 @@ def commands_for(out: Path, checkpoint: Path, sample: Sample, seed: int) -> list
 
 
 def demo_job(data: Path, cache_path: Path, seed: int) -> ExtractJob:
-    """The extraction of the demo: tiny random encoders, small frames."""
+    """The extraction job of the demo: tiny random encoders, small frames."""
     return ExtractJob(
         dataset="vidstg",
         annotations=data,
@@ -165,14 +166,14 @@ def demo_job(data: Path, cache_path: Path, seed: int) -> ExtractJob:
         weights_seed=seed,
         resolution=RESOLUTION,
         batch_frames=64,
-        retry_skipped=True,  # the videos are the demo's own: one that failed was interrupted
+        retry_skipped=True,  # the demo's own videos are valid: a skipped one was interrupted
     )
 
 
 def demo_findings(
     run: Path, checkpoint: Path, head: Head, held_out: CachedDataset, readings: list[Reading], scores: Scores
 ) -> ReportContent:
-    """What the report of a demo is made from. It names no dataset whose published figures could stand beside it."""
+    """Content of the demo's report. Its dataset has no published figures."""
     return ReportContent(
         name="demo",
         dataset="synthetic",

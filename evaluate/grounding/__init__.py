@@ -1,1 +1,1 @@
-"""Sentences about videos of one's own → moments and boxes: the request, the head that answers, and what it writes."""
+"""Grounding of sentences in the user's own videos: the request, the predictor, and its outputs."""

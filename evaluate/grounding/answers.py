@@ -1,4 +1,4 @@
-"""The answers to what was asked of a video: moments and boxes, as rows of a table, as a picture, as lines of a file."""
+"""The answers for a video: moments and boxes, as rows of a table, as a picture, and as lines of a file."""
 
 from __future__ import annotations
 
@@ -33,40 +33,43 @@ PREDICTIONS = "predictions.jsonl"
 
 @dataclass(frozen=True)
 class Answer:
-    """What a head found for one sentence."""
+    """The result of a head for one sentence."""
 
     sentence: str
     tube: Tube
-    """Of the likeliest moment; with boxes at all slots that the head looked at."""
+    """The tube of the likeliest moment, with boxes at all slots that the head read."""
     moments: list[Moment]
-    """The likeliest first."""
+    """Moments, the likeliest first."""
 
     def boxes(self, moment: Moment) -> tuple[IntArray, FloatArray]:
-        """Every source frame of a moment (n,), and the boxes there (n, 4), xyxy in source pixels to a hundredth."""
+        """Every source frame of a moment (n,), and its boxes (n, 4): xyxy in source pixels, rounded to 0.01."""
         frames = np.arange(moment.start, moment.end)
         return frames, interpolate_boxes(self.tube.frames, self.tube.boxes, frames).round(2)
 
 
 @dataclass(frozen=True)
 class Grounding:
-    """What was asked of a video, and the answers in the same order."""
+    """The answers about a video, in the order of the question's sentences."""
 
     video: Video
-    """Its id is what the question called it: the file's name, or its path below a folder."""
+    """Its id is the name in the question: the file's name, or its path below a folder."""
     answers: list[Answer] = field(repr=False)
     clock: Clock | None = field(repr=False)
-    """When each frame is shown. None: the file is not there, and its rate is not known either."""
+    """Display time of each frame. None if the file does not exist and its frame rate is not known either."""
     file: Path
     doubts: list[str] = field(default_factory=list, repr=False)
-    """Why the scores may mean nothing here, lines to print."""
+    """Reasons why the scores may mean nothing for this video, as lines to print."""
 
     def seconds(self, moment: Moment) -> tuple[float, float] | None:
-        """When a moment begins and ends, from the start of the video."""
+        """Start and end of a moment, in seconds from the start of the video; None if the clock is unknown."""
         return (self.clock.seconds(moment.start), self.clock.seconds(moment.end)) if self.clock else None
 
     def to_frame(self) -> pandas.DataFrame:
-        """A row a moment, the likeliest of a sentence at ``rank`` 1: ``start`` and ``end`` in source frames, half-open, and
-        in seconds; ``score`` and ``probability``; and ``boxes`` (n, 4) xyxy in source pixels at all its ``frames`` (n,)."""
+        """One row per moment; ``rank`` 1 is the likeliest moment of a sentence.
+
+        ``start`` and ``end`` are source frames, half-open, and also given in seconds. ``score`` and ``probability``
+        follow. ``boxes`` (n, 4), xyxy in source pixels, are the boxes at all ``frames`` (n,) of the moment.
+        """
         import pandas
 
         rows = []
@@ -78,7 +81,7 @@ class Grounding:
         return pandas.DataFrame(rows)
 
     def show(self, number: int = 0) -> Image.Image:
-        """The answer to one of the sentences: frames of the video with its boxes; notebooks display it."""
+        """Draw the answer to sentence ``number``: frames of the video with its boxes. Notebooks show the image."""
         from ..picture import answer_strip
 
         answer, video = self.answers[number], self.video
@@ -87,7 +90,7 @@ class Grounding:
         return answer_strip(self.file, sample, answer.tube)
 
     def lines(self, first: int = 1) -> list[dict[str, Any]]:
-        """Of every sentence what a line of predictions.jsonl says; ``first``: the number of the first."""
+        """The lines of predictions.jsonl, one per sentence. ``first``: the number of the first sentence."""
         return [self._line(number, answer) for number, answer in enumerate(self.answers, start=first)]
 
     def _line(self, number: int, answer: Answer) -> dict[str, Any]:
@@ -109,14 +112,14 @@ class Grounding:
 
 
 def write_answers(out: Path, found: Iterable[Grounding], draw: Callable[[Grounding, list[Path]], None] | None) -> Path:
-    """Write ``out``/predictions.jsonl: a line a sentence, numbered from 1 over all videos. It appears once it is complete.
+    """Write ``out``/predictions.jsonl: one line per sentence, numbered from 1 over all videos.
 
-    ``draw``: writes the annotated videos of a grounding to the files it is given, ``out``/1.mp4 and on; None: there are
-    none. What an earlier run left in ``out`` is removed before the first answer is written. Raises PredictionError for an
-    answer that is not finite.
+    The file appears when it is complete. Files of an earlier run in ``out`` are removed just before the first answer is
+    written. ``draw``: writes the annotated videos of a grounding to the given files, ``out``/1.mp4 and so on; None: no
+    videos. Raises PredictionError for a non-finite answer.
     """
     number, rest = 0, iter(found)
-    first = list(islice(rest, 1))  # nothing is touched before there is an answer
+    first = list(islice(rest, 1))  # earlier files are kept until there is an answer
     remove_earlier(out)
     with open_atomic(out / PREDICTIONS, text=True) as file:
         for grounding in chain(first, rest):
@@ -138,8 +141,8 @@ def _as_text(line: dict[str, Any]) -> str:
 
 
 def remove_earlier(out: Path) -> None:
-    """Remove the predictions that are there, and the annotated videos that they name."""
-    with suppress(OSError, ValueError):  # what is no file of ours names none
+    """Remove earlier predictions, and the annotated videos that they name."""
+    with suppress(OSError, ValueError):  # a file of another kind names no videos
         for line in (out / PREDICTIONS).read_text(encoding="utf-8").splitlines():
             named = json.loads(line)
             if isinstance(named, dict) and named.get("film") == f"{named.get('sample_id')}.mp4":

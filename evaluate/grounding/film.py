@@ -1,4 +1,4 @@
-"""A video with what was found in it: the sentence and a time bar above the picture, and the box while a moment lasts."""
+"""Annotated videos: the sentence and a time bar above the picture, and a box during each moment."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from .answers import Answer, Grounding
 from .sound import Sound
 
 YELLOW, AMBER, GREY, BLACK = (250, 210, 40), (176, 128, 24), (68, 68, 70), (18, 18, 20)
-"""The likeliest moment, the others, the rest of the time, and what is behind the sentence."""
+"""Colours of the likeliest moment, of other moments, of the remaining time, and behind the sentence."""
 TICK = Fraction(1, 90_000)
-"""Seconds: what times in an annotated video are multiples of."""
+"""Time base of an annotated video, in seconds."""
 BAR, LINE = 16, 3
 """Pixels: height of the time bar, thickness of a box."""
 SENTENCE_LINES = 2
 
 
 def write_films(found: Grounding, paths: Sequence[Path]) -> None:
-    """The video once for every answer: its sentence, where in time its moments are, and the box while they last.
+    """Write one video per answer, with its sentence, a bar with its moments, and a box during each moment.
 
-    The picture keeps its size (made even at the right and bottom), every frame its time, and the sound is kept. The
-    sentence and the bar stand above it, where the controls of no player are. A file appears under its name once it is
-    whole. However long the video, a few frames are in memory. Raises VideoError for a file that is not as the video says,
-    or does not decode whole.
+    The picture keeps its size, padded to even numbers at the right and bottom. Frame times and sound are kept. The
+    sentence and the bar are above the picture, where player controls do not cover them. A file appears under its name
+    when it is complete. Only a few frames are in memory, for videos of any length. Raises VideoError if the file does
+    not match the video or does not decode completely.
     """
     video, source = found.video, found.file
     clock = found.clock or clock_of(source, video.frame_count)
@@ -58,7 +58,7 @@ def write_films(found: Grounding, paths: Sequence[Path]) -> None:
 
 
 class Film:
-    """An annotated video under way."""
+    """An annotated video that is being written."""
 
     def __init__(self, file: IO[Any], answer: Answer, video: Video, clock: Clock, source: Path) -> None:
         self.answer, self.video, self.clock = answer, video, clock
@@ -84,7 +84,7 @@ class Film:
         self.container.close()
 
     def add(self, start: int, pixels: NDArray[np.uint8]) -> None:
-        """Frames ``start`` and on, (n, height, width, 3) RGB."""
+        """Append the frames from ``start`` on, (n, height, width, 3) RGB."""
         frames = np.arange(start, start + len(pixels))
         top, left = len(self.head), 0
         boxes = self.answer.boxes(Moment(start, start + len(pixels), 0))[1]
@@ -103,12 +103,12 @@ class Film:
         self.sound.copy(float(self.clock.starts[frames[-1]]))
 
     def colour(self, frame: int) -> tuple[int, int, int] | None:
-        """Of the box at a frame: None outside of the moments."""
+        """Colour of the box at a frame; None outside the moments."""
         inside = [slots_in(np.array([frame]), (m.start, m.end))[0] for m in self.answer.moments]
         return None if not any(inside) else YELLOW if inside[0] else AMBER
 
     def _head(self) -> NDArray[np.uint8]:
-        """What stands above every frame, (rows, width, 3): the sentence, and the bar with the moments; an even height."""
+        """The area above every frame, (rows, width, 3), of even height: the sentence, and the bar with the moments."""
         size = max(11, self.width // 34)
         font = ImageFont.load_default(size)
         letters = max(8, int(self.width / font.getlength("abcdefghijklmnopqrstuvwxyz ") * 27) - 2)

@@ -1,7 +1,7 @@
-"""Some sentences about one video → tubes. A head and its encoders are made ready once and asked as often as one likes.
+"""Sentences about one video → tubes. A head and its encoders are loaded once and answer any number of questions.
 
-The features of a video are kept in a cache and read there the next time: that of an extraction (`stvg extract`), or a
-folder with one cache for every content of a video file.
+The features of a video are stored in a cache and reused by later questions. This is the cache of an extraction (`stvg
+extract`), or a folder with one cache per content of a video file.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from .videos import clock_when_known, content_of, find_video, looked_at, require
 
 SPLIT = "asked"
 UNTRAINED = "tiny"
-"""The encoder with random weights."""
+"""Name of the encoders with random weights."""
 FEW_WORDS = 100
-"""Sentences of training with fewer different words are made up, as those of the synthetic shapes."""
+"""Training sentences with fewer different words are artificial, such as those of the synthetic shapes."""
 
 
 class Predictor:
     """A head with its encoders. ``encoders``: weights, tokenizer and seed as for `stvg extract`.
 
-    ``features``: where the features of videos are found and kept; see `features_of`. Raises CacheError when the text
-    encoder is not the one the head was trained on; of the backbone the same is said when a video is first extracted.
+    ``features``: where the features of videos are read and stored; see `features_of`. Raises CacheError if the text
+    encoder is not the one the head was trained on. The visual encoder is checked when a video is first extracted.
     """
 
     def __init__(self, head: Head, encoders: Mapping[str, Any], features: Location, device: torch.device) -> None:
@@ -58,7 +58,8 @@ class Predictor:
             views=1,
             views_seed=0,
         )
-        """Of what is extracted here: all that the head's features depend on, and nothing of its dataset."""
+        """Recipe of extractions made here: everything that the head's features depend on, and nothing of its dataset.
+        """
         weights, tokenizer, seed = (encoders[name] for name in ("text_weights", "tokenizer", "weights_seed"))
         self.text = build_text_encoder(encoders.get("text_encoder") or head.recipe.text.name, weights, tokenizer, seed)
         found = replace(head.recipe, text=replace(head.recipe.text, sha256=self.text.sha256))
@@ -66,12 +67,15 @@ class Predictor:
 
     @property
     def reads_extraction(self) -> bool:
-        """Whether features are those of an extraction; nothing is extracted then."""
+        """Whether features are read from the cache of an extraction. Then nothing is extracted."""
         return (self.features / HEADER).exists()
 
     @cached_property
     def backbone(self) -> Backbone:
-        """Built when a video is first extracted. Raises CacheError when it is not the one the head was trained on."""
+        """The visual encoder, built when a video is first extracted.
+
+        Raises CacheError if it is not the one the head was trained on.
+        """
         recipe, encoders = self.head.recipe, self.encoders
         backbone = build_backbone(
             encoders.get("backbone") or recipe.visual.name, encoders["backbone_weights"], encoders["weights_seed"]
@@ -81,15 +85,15 @@ class Predictor:
         return backbone
 
     def require_backbone(self) -> None:
-        """Build the backbone now if a video may need it, so that a wrong one is refused before anybody asks."""
+        """Build the visual encoder now if a video may need it, so that a wrong one is refused before any question."""
         if not self.reads_extraction:
             _ = self.backbone
 
     def ground(self, question: Question, count: int = 1) -> Grounding:
-        """Find what every sentence of a question means, in its ``count`` likeliest moments.
+        """Find the ``count`` likeliest moments of every sentence of a question.
 
-        Raises VideoError for a file that does not decode whole, CacheError when the features there are were made for
-        another head or are not of the whole video.
+        Raises VideoError if the file does not decode completely, and CacheError if the stored features were made for
+        another head or do not cover the whole video.
         """
         file, head = question.file, self.head
         cache, video, end = self.features_of(file)
@@ -109,7 +113,7 @@ class Predictor:
         return Grounding(replace(video, video_id=question.shown), answers, clock, file, doubts)
 
     def doubts(self, question: Question, video: Video, seconds: float | None) -> list[str]:
-        """Why a score may mean nothing here, lines to print: what of a question is unlike the data of the training."""
+        """Why a score may mean nothing here, as lines to print: how the question differs from the training data."""
         head = self.head
         untrained = UNTRAINED in (head.recipe.visual.name, head.recipe.text.name)
         unlike = head.seen.unlike(video, seconds, question.sentences) if head.seen else []
@@ -124,10 +128,10 @@ class Predictor:
         return lines
 
     def features_of(self, file: Path) -> tuple[Cache, Video, int]:
-        """A cache that holds the features of a video, the video as that cache knows it, and the frame they reach up to.
+        """A cache with the features of a video, the video's facts in it, and the frame at which the features end.
 
-        In the cache of an extraction a video is known by where its file lies, and nothing is added. Elsewhere there is a
-        cache for every content of a file and recipe, made now unless it was before.
+        The cache of an extraction identifies a video by the path of its file, and is not changed. Otherwise there is
+        one cache per file content and recipe; it is made if it does not exist.
         """
         if self.reads_extraction:
             cache = Cache.open(self.features)
@@ -147,7 +151,7 @@ class Predictor:
         return cache, video, video.frame_count
 
     def extract(self, file: Path, video_id: str, folder: Path, place: Path) -> None:
-        """Make the cache of one video, which appears under its name once it is whole."""
+        """Make the cache of one video. It appears under its name when it is complete."""
         writable_folder(folder)
         video = video_of(file, video_id, self.recipe.fps)
         backbone, options = self.backbone, Options(self.device, strict=True)
@@ -166,7 +170,7 @@ class Predictor:
                     self.text,
                     options=options,
                 )
-                with suppress(FileExistsError):  # somebody else asked of the same video
+                with suppress(FileExistsError):  # another process has extracted the same video
                     publish(aside, place)
             finally:
                 remove(aside)
@@ -174,9 +178,9 @@ class Predictor:
 
 @contextmanager
 def open_predictor(request: Ground, head: Head | None = None) -> Iterator[Predictor]:
-    """The head of a request with its encoders, ready to be asked. ``head``: that of its checkpoint, where it is loaded.
+    """The head of a request with its encoders. ``head``: the head of the request's checkpoint, if it is already loaded.
 
-    Raises CheckpointError, and CacheError for other encoders than the head was trained on.
+    Raises CheckpointError, and CacheError if the encoders are not those the head was trained on.
     """
     device = choose_device(request.device)
     head = head or load_head(request.checkpoint, device, request.encoders)
@@ -185,5 +189,5 @@ def open_predictor(request: Ground, head: Head | None = None) -> Iterator[Predic
 
 
 def asked(number: int, video: Video, sentence: str, end: int) -> Sample:
-    """A sample about the frames before ``end``, without an annotation: its moment is empty, and so are its boxes."""
+    """A sample about the frames before ``end``. It has no annotation: its moment and its boxes are empty."""
     return Sample(number, video, sentence, "asked", SPLIT, (0, end), (0, 0), np.empty((0, 4)), "")

@@ -1,4 +1,4 @@
-"""What `stvg predict`, its page and the library's `ground` are asked for: a request, with its defaults and its limits."""
+"""The request of `stvg predict`, of its page and of the library's `ground`, with its defaults and limits."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from .predictor import Predictor
 
 MOST = 20
-"""Moments of one sentence."""
+"""Maximum number of moments per sentence."""
 SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".ogv", ".wmv", ".3gp"}
-"""Of the files in a folder that are taken for videos; what they hold is seen when they are decoded."""
+"""Suffixes of the files in a folder that count as videos. Their content is checked when they are decoded."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """Sentences about one video. Raises UsageError for one that says nothing."""
+    """Sentences about one video. Raises UsageError for an empty sentence, and for one that is not valid Unicode."""
 
     file: Path
     sentences: tuple[str, ...]
     name: str | None = None
-    """What the answers call the video.  [the file's name]"""
+    """Name of the video in the answers.  [the file's name]"""
 
     def __post_init__(self) -> None:
         for number, sentence in enumerate(self.sentences, start=1):
@@ -45,13 +45,13 @@ class Question:
 
 @dataclass(frozen=True)
 class Ground(Request):
-    """Which head is asked, and how. Raises UsageError for a number of moments that is not from 1 to `MOST`."""
+    """Which head answers, and how. Raises UsageError unless the number of moments is from 1 to `MOST`."""
 
     checkpoint: Path
     moments: int = 1
-    """The likeliest moments of every sentence; no two overlap by half."""
+    """Number of the likeliest moments per sentence; no two overlap by half."""
     cache: Location | None = None
-    """Where features of videos are read and kept; see `Predictor`.  [nowhere]"""
+    """Where features of videos are read and stored; see `Predictor`.  [nowhere]"""
     device: str | None = None
     backbone: str | None = None
     backbone_weights: str | None = None
@@ -67,7 +67,7 @@ class Ground(Request):
 
     @property
     def encoders(self) -> dict[str, Any]:
-        """Where the encoders of the head's features lie."""
+        """Locations of the encoders of the head's features."""
         return {name: getattr(self, name) for name in ENCODERS}
 
 
@@ -77,9 +77,9 @@ ENCODERS = tuple(
 
 
 def questions_about(what: Path, sentences: Sequence[str]) -> list[Question]:
-    """What is asked of a video file, of every video below a folder, or by the rows of a table ``what``.csv.
+    """Questions about a video file, about every video below a folder, or from the rows of a table ``what``.csv.
 
-    Raises UsageError where there is no video, no sentence, or a table and sentences beside it.
+    Raises UsageError if there is no video or no sentence, or if sentences are given in addition to a table.
     """
     if what.suffix.lower() == ".csv":
         if sentences:
@@ -96,15 +96,15 @@ def questions_about(what: Path, sentences: Sequence[str]) -> list[Question]:
 
 
 def videos_below(folder: Path) -> dict[str, Path]:
-    """The videos of a folder and of those in it, by their path from there."""
+    """The videos in a folder and its subfolders, by relative path."""
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     return {file.relative_to(folder).as_posix(): file for file in files}
 
 
 def read_table(table: Path) -> list[Question]:
-    """The questions of a CSV file with the columns ``video`` (a path, from the table's folder) and ``sentence``.
+    """The questions of a CSV file with the columns ``video`` (a path relative to the table's folder) and ``sentence``.
 
-    Sentences of one video are asked together. Raises UsageError naming the line.
+    Sentences of one video form one question. Raises UsageError naming the line.
     """
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
@@ -130,7 +130,10 @@ def read_table(table: Path) -> list[Question]:
 def answered(
     predictor: Predictor, questions: Sequence[Question], moments: int, faults: list[StvgError]
 ) -> Iterator[Grounding]:
-    """The answers, video by video. Videos that cannot be read are ``faults``, unless no video can: then the last raises."""
+    """Yield the answers, video by video. Errors of unreadable videos are appended to ``faults``.
+
+    If no video can be read, the last error is raised.
+    """
     for question in questions:
         try:
             yield predictor.ground(question, moments)

@@ -1,4 +1,4 @@
-"""The sound of a video, written beside its pictures."""
+"""The sound of a video, written to the same output as its pictures."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ RATE = 48_000
 
 
 class Sound:
-    """The first sound of a file as AAC, mono or stereo, in an output that pictures are written to as well.
+    """The first audio stream of a file, written as AAC, mono or stereo, to an output that also gets pictures.
 
-    Second 0 is when the first picture comes up; what sounds before it is left out. A sound that does not decode ends
-    there, and a warning says so; a file without one has none.
+    Second 0 is the time of the first picture; earlier sound is left out. If the sound does not decode, it ends there
+    with a warning. A file without audio gets no sound.
     """
 
     def __init__(self, source: Path, out: av.container.OutputContainer) -> None:
@@ -36,7 +36,7 @@ class Sound:
             self.ahead: AudioFrame | None = next(self.frames, None)
 
     def copy(self, until: float, last: bool = False) -> None:
-        """Write what sounds before second ``until``; ``last``: there is no more after it."""
+        """Write the sound before second ``until``. ``last``: nothing follows; flush the encoder."""
         if self.stream is None:
             return
         while self.ahead is not None and (self.ahead.time or 0) < until:
@@ -49,7 +49,7 @@ class Sound:
         self.input.close()
 
     def _decoded(self) -> Iterator[AudioFrame]:
-        """Its frames, from the first picture on, at the output's rate."""
+        """Audio frames from the first picture on, at the output's sample rate."""
         try:
             with av.open(str(self.source)) as pictures:
                 first = next(pictures.decode(video=0)).time or 0.0

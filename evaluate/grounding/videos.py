@@ -1,4 +1,4 @@
-"""Which video of a cache a file is, what of it is known there, and what a file turns out to be."""
+"""Match a file with a video of a cache, and read the facts of a file."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ HINT = "without --cache, or with a folder of its own, the video is extracted now
 
 
 def content_of(file: Path) -> str:
-    """Names what a file holds: 16 hex digits."""
-    if not file.is_file():  # what is no file may never end
+    """Identifies the content of a file: the first 16 hex digits of its SHA-256."""
+    if not file.is_file():  # reading a pipe or device may never end
         raise VideoError(f"{file} is not a file")
     try:
         with file.open("rb") as opened:
@@ -32,9 +32,10 @@ def content_of(file: Path) -> str:
 
 
 def video_of(file: Path, video_id: str, fps: float) -> Video:
-    """What a file turns out to be, every frame of it decoded. ``fps``: what a head wants to see of it.
+    """The facts of a file; every frame of it is decoded. ``fps``: the sampling rate of a head.
 
-    The rate is the average one. With pauses it may be below ``fps``; then it is that of most frames.
+    The frame rate is the average rate. If pauses make it lower than ``fps``, the rate of most frames is used. Raises
+    VideoError if that is lower, too.
     """
     facts = probe(file)
     rate = facts.fps if facts.fps >= fps else 1 / facts.clock.step
@@ -46,9 +47,9 @@ def video_of(file: Path, video_id: str, fps: float) -> Video:
 
 
 def clock_when_known(cache: Cache, video: Video, file: Path) -> Clock | None:
-    """When the frames of a video are shown: by its file, or else by its annotation, or None where that assumes a rate.
+    """Display times of a video's frames: from its file, else from its annotated rate; None if that rate is assumed.
 
-    Raises VideoError when the file has another number of frames than the video.
+    Raises VideoError if the file has another number of frames than the video.
     """
     if file.exists():
         return clock_of(file, video.frame_count)
@@ -56,10 +57,10 @@ def clock_when_known(cache: Cache, video: Video, file: Path) -> Clock | None:
 
 
 def find_video(cache: Cache, file: Path) -> tuple[AnnotationSet, Video]:
-    """The video of an extraction's cache whose file this is, and an annotation set that names it: the file ends as the
-    annotation's path does.
+    """The video of an extraction's cache that a file holds, and an annotation set that names it.
 
-    Raises CacheError when there is none, it was skipped, or there are several.
+    The path of the file must end with the annotation's path. Raises CacheError if no video matches, if it was skipped,
+    or if several match.
     """
     holders: dict[str, AnnotationSet] = {}
     paths: dict[str, str] = {}
@@ -83,7 +84,7 @@ def find_video(cache: Cache, file: Path) -> tuple[AnnotationSet, Video]:
 
 
 def require_same_file(cache: Cache, video: Video, file: Path) -> None:
-    """Refuse features of another file than the one that is there, if any; older units do not say. Raises CacheError."""
+    """Raise CacheError if the features are of another file. Without a file, or for older units, nothing is checked."""
     recorded = cache.unit(video.video_id).source
     if recorded and file.exists() and content_of(file) != recorded["sha256"][:16]:
         raise CacheError(
@@ -95,9 +96,9 @@ def require_same_file(cache: Cache, video: Video, file: Path) -> None:
 
 
 def looked_at(cache: Cache, video: Video, file: Path) -> int:
-    """The frame that an extraction's features of a video reach up to: its end, or the last frame that would be looked at.
+    """The frame at which an extraction's features of a video end: the end of the video, or its last sampled frame.
 
-    That one is lacking where annotated segments end before the last frame. Raises CacheError when more is.
+    That last frame is missing if the annotated segments end before it. Raises CacheError if more frames are missing.
     """
     whole = video_grid([(0, video.frame_count)], video.fps, cache.recipe.fps)
     lacking = np.setdiff1d(whole, cache.unit(video.video_id).frames)

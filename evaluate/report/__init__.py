@@ -1,1 +1,1 @@
-"""A run as one HTML page to look at: scores, breakdowns, training curves, and a gallery of groundings."""
+"""The HTML report of a run: scores, breakdowns, training curves, and a gallery of groundings."""

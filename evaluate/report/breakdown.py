@@ -1,4 +1,4 @@
-"""Where a run is good and where it fails: outcomes, distributions, and means by what makes a sample hard."""
+"""Breakdown of a run's scores: outcomes, distributions, and means by properties that make a sample difficult."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OUTCOMES = (
 )
 BINS = 10
 PLACES = 4
-"""Decimals of an overlap that the page keeps, and that its parts are counted by."""
+"""Decimals of overlaps on the page. Distributions are counted from the rounded overlaps."""
 SHOWN = ("m_tIoU", "m_vIoU", "vIoU@0.3", "vIoU@0.5")
 
 
@@ -35,15 +35,15 @@ class Mark:
     label: str
     value: float
     interval: Interval | None = None
-    """95 %; None where there is none."""
+    """95 % interval; None if there is none."""
     published: bool = False
     run: int = 0
-    """Of which other run, counted from 1; 0: this run's, or published."""
+    """Number of the other run, counted from 1; 0 for this run and for published results."""
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Some samples that have something in common. ``tiou``, ``viou``: their means."""
+    """Samples with a common property. ``tiou``, ``viou``: their means."""
 
     label: str
     count: int
@@ -52,19 +52,19 @@ class Slice:
 
 
 def outcome(score: SampleScore) -> int:
-    """Which of OUTCOMES; every sample has exactly one."""
+    """Index into OUTCOMES. Every sample has exactly one outcome."""
     if score.vIoU > 0.3:
         return 0 if score.vIoU > 0.5 else 1
     return 2 if score.tIoU > 0.5 else 3
 
 
 def headline(scores: Scores) -> dict[str, Mark]:
-    """The field's four means over all sentences, whatever their group."""
+    """The field's four metrics, averaged over all sentences regardless of group."""
     return dict(zip(SHOWN, _means("all sentences", scores.samples)[: len(SHOWN)], strict=True))
 
 
 def by_group(scores: Scores, beside: Beside, against: Sequence[Against] = ()) -> dict[str, dict[str, list[Mark]]]:
-    """Per metric and group this run, the other runs and the published figures beside it."""
+    """Per metric and group: this run, the other runs and the published figures."""
     found: dict[str, dict[str, list[Mark]]] = {metric: {} for metric in SHOWN}
     for group in scores.groups:
         ours = _means("this run", [s for s in scores.samples if s.qtype == group])
@@ -81,7 +81,7 @@ def by_group(scores: Scores, beside: Beside, against: Sequence[Against] = ()) ->
 
 
 def histogram(values: Sequence[float]) -> list[int]:
-    """How many values are in each of BINS equal parts of [0, 1]; the last holds 1, too. They add up to all values."""
+    """Number of values in each of BINS equal bins of [0, 1]. The last bin includes 1. Every value is counted."""
     counts = [0] * BINS
     for value in values:
         counts[min(BINS - 1, round(value * 10**PLACES) * BINS // 10**PLACES)] += 1
@@ -89,7 +89,7 @@ def histogram(values: Sequence[float]) -> list[int]:
 
 
 def percentages(counts: Sequence[int]) -> list[int]:
-    """Whole percentages that add up to 100: rounded down, and those that lost most up again."""
+    """Whole percentages that add up to 100: rounded down, then increased by 1 where the remainder is largest."""
     total = sum(counts) or 1
     shares = [100 * count // total for count in counts]
     lost = sorted(range(len(counts)), key=lambda i: -(100 * counts[i] % total))
@@ -99,7 +99,7 @@ def percentages(counts: Sequence[int]) -> list[int]:
 
 
 def breakdowns(scores: Scores, samples: Sequence[Sample]) -> dict[str, list[Slice]]:
-    """Means by length of the moment, size of the target, kind and length of the sentence."""
+    """Means by length of the moment, size of the target, and length and kind of the sentence."""
     by_id = {s.sample_id: s for s in samples}
     rows = [(score, by_id[score.sample_id]) for score in scores.samples]
     found = {
@@ -114,12 +114,12 @@ def breakdowns(scores: Scores, samples: Sequence[Sample]) -> dict[str, list[Slic
 
 
 def seconds(sample: Sample) -> float:
-    """Length of the annotated moment."""
+    """Length of the annotated moment, in seconds."""
     return (sample.moment[1] - sample.moment[0]) / sample.video.fps
 
 
 def box_share(sample: Sample) -> float:
-    """Mean share of the frame that the target's box covers."""
+    """Mean share of the frame's area that the target's box covers."""
     boxes = sample.boxes[has_boxes(sample.boxes)]
     sides = boxes[:, 2:] - boxes[:, :2]
     return float(sides.prod(axis=1).mean()) / (sample.video.width * sample.video.height) if len(boxes) else 0.0
@@ -133,7 +133,7 @@ Rows = Sequence[tuple[SampleScore, Sample]]
 
 
 def _fifths(rows: Rows, measure: Callable[[Sample], float], shown: Callable[[float], str], unit: str) -> list[Slice]:
-    """Five slices of about equal size, from least to most; fewer where many samples measure the same."""
+    """Five slices of about equal size, in ascending order; fewer if many samples have the same value."""
     values = np.array([measure(sample) for _, sample in rows])
     cuts = np.unique(np.quantile(values, [0.2, 0.4, 0.6, 0.8]))
     place = np.searchsorted(cuts, values)
@@ -152,7 +152,7 @@ def _slice(label: str, scores: Sequence[SampleScore]) -> Slice:
 
 
 def _means(label: str, scores: Sequence[SampleScore]) -> list[Mark]:
-    """In the order of METRICS."""
+    """Means in the order of METRICS."""
     table = counted(scores)
     spread = intervals(table, [s.video_id for s in scores])
     marks = zip(table.mean(axis=0).tolist(), spread, strict=True)

@@ -1,4 +1,4 @@
-"""What a report is made from: one scored run, the evidence for its tubes, and what it is set beside."""
+"""Content of a report: one scored run, the evidence for its tubes, and the runs it is compared with."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ MATRIX_SLOTS = 400
 
 @dataclass(frozen=True, eq=False)
 class Shades:
-    """Numbers >= 0 in steps of a 255th of their largest: small enough to keep for every sample, fine enough to draw."""
+    """Numbers >= 0, quantised to 1/255 of their maximum: small enough to store, precise enough to draw."""
 
     peak: float
-    """The largest."""
+    """The maximum."""
     levels: NDArray[np.uint8]
-    """In any shape; 255 is the peak."""
+    """Any shape; 255 is the peak."""
 
     @classmethod
     def of(cls, values: FloatArray) -> Self:
@@ -43,17 +43,19 @@ class Shades:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Why a head chose its tube, per slot of the clip."""
+    """Evidence for a head's tube, per slot of the clip."""
 
     start: Shades
-    """(T,) probability of the moment's first slot."""
+    """(T,) probability that the moment starts at the slot."""
     end: Shades
-    """(T,) of its last."""
+    """(T,) probability that the slot is the last of the moment."""
     attention: Shades | None
-    """(T, T) temporal attention of the chosen candidate, rows = the slots that look. None for a clip of more than
-    ``MATRIX_SLOTS``: it grows with the square of T."""
+    """(T, T) temporal attention of the chosen candidate; rows are the attending slots.
+
+    None for a clip of more than ``MATRIX_SLOTS``: the size grows with the square of T.
+    """
     looked_at: Shades
-    """(T,) attention that each slot gets, mean over all slots that look."""
+    """(T,) attention that each slot receives, averaged over all attending slots."""
 
     @classmethod
     def of(cls, reading: Reading) -> Self:
@@ -64,7 +66,7 @@ class Evidence:
 
 
 def along_diagonal(blocks: Sequence[FloatArray]) -> FloatArray:
-    """Square blocks as one square matrix, zero outside of them."""
+    """Square blocks as one block-diagonal matrix."""
     size = sum(map(len, blocks))
     whole, at = np.zeros((size, size)), 0
     for block in blocks:
@@ -75,38 +77,40 @@ def along_diagonal(blocks: Sequence[FloatArray]) -> FloatArray:
 
 @dataclass(frozen=True)
 class Against:
-    """Another run beside this one."""
+    """Another run, compared with this one."""
 
     name: str
     comparison: Comparison
-    """The other run (first) and this one (second)."""
+    """The other run is the first, this one the second."""
 
 
 @dataclass(frozen=True)
 class ReportContent:
-    """Everything a report shows, before any of it is drawn."""
+    """All content of a report, before it is drawn."""
 
     name: str
-    """Of the run."""
+    """Name of the run."""
     dataset: str
     split: str
     scores: Scores
     samples: list[Sample]
-    """Of the split, in its order."""
+    """Samples of the split, in its order."""
     tubes: Mapping[Id, Tube]
     evidence: Mapping[Id, Evidence] = field(default_factory=dict)
-    """Empty for predictions of a file."""
+    """Empty for predictions from a file."""
     training: list[dict[str, Any]] = field(default_factory=list)
     """Lines of the run's metrics.jsonl."""
     against: Sequence[Against] = ()
-    """Other runs."""
+    """Other runs, for comparison."""
     facts: Mapping[str, str] = field(default_factory=dict)
-    """How it was made, for the foot of the page."""
+    """How the run was made; shown at the foot of the page."""
 
 
 def head_facts(checkpoint: Path, head: Head, cache: Cache | None = None) -> dict[str, str]:
-    """What a reader of a page should know of a head, and of the features it read where there is a ``cache``. No folder of
-    this machine."""
+    """Facts about a head, and with ``cache`` about the features it read, for the readers of a page.
+
+    They contain no folder of this machine.
+    """
     r = cache.recipe if cache else head.recipe
     parameters = sum(p.numel() for p in head.model.head.parameters())
     facts = {

@@ -1,4 +1,4 @@
-"""Which samples of a report get pictures, and their frames as small ones."""
+"""Selection of the samples that get pictures in a report, and small pictures of their frames."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from ..metrics import Id, SampleScore
 WIDTH = 320
 QUALITY = 70
 HALF = 12
-"""A sample gets this many pictures evenly spread over its clip, and as many over where something is boxed."""
+"""Number of pictures of a sample that are evenly spread over its clip, and again over the frames inside its moments."""
 
 Pictures = dict[str, dict[int, bytes]]
-"""Per video, WebP by source frame."""
+"""WebP by source frame, per video."""
 
 
 def choose(scores: Sequence[SampleScore], count: int, against: Sequence[Comparison] = ()) -> list[Id]:
-    """By turns the best, the median and the worst sample, and the most changed against other runs; ``count`` in all."""
+    """Select ``count`` samples, in turn from the best, the median, the worst, and the most changed between runs."""
     ranked = [s.sample_id for s in sorted(scores, key=lambda s: (-s.vIoU, -s.tIoU))]
     middle = len(ranked) // 2
     around = sorted(range(len(ranked)), key=lambda i: (abs(i - middle), i))
@@ -41,20 +41,20 @@ def choose(scores: Sequence[SampleScore], count: int, against: Sequence[Comparis
 
 
 def pictured_frames(frames: IntArray, *spans: tuple[float, float]) -> IntArray:
-    """Those of a clip's frames (T,) that get a picture. ``spans``: the moments, annotated and predicted."""
+    """The frames of a clip (T,) that get a picture. ``spans``: the annotated and the predicted moment."""
     inside = np.logical_or.reduce([slots_in(frames, span) for span in spans])
     return np.union1d(thin(frames, HALF), thin(frames[inside], HALF))
 
 
 @dataclass(frozen=True)
 class Taken:
-    """What was read of the videos of a report, by video id."""
+    """Results of reading the videos of a report, by video id."""
 
     pictures: Pictures = field(default_factory=dict)
     clocks: dict[str, Clock] = field(default_factory=dict)
-    """When the frames of every video with pictures are shown."""
+    """Display times of the frames, for every video with pictures."""
     faults: dict[str, VideoError] = field(default_factory=dict)
-    """Videos that could not be read; they have no picture at all."""
+    """Videos that could not be read. They have no pictures."""
 
 
 def take_pictures(
@@ -63,9 +63,9 @@ def take_pictures(
     dataset: str = "json",
     tick: Callable[[], None] | None = None,
 ) -> Taken:
-    """Pictures of some samples' source frames; a frame that several samples show is stored once.
+    """Pictures of source frames of samples. A frame that several samples share is stored once.
 
-    ``dataset``: whose rules say which file is a video's. Raises UsageError when ``videos`` is not a folder, or holds
+    ``dataset``: its rules assign files to videos. Raises UsageError if ``videos`` is not a folder, or if it holds
     several files of one name.
     """
     wanted: dict[str, list[IntArray]] = {}
@@ -92,7 +92,7 @@ def take_pictures(
 
 
 def shrink(pixels: Pixels) -> bytes:
-    """One frame (height, width, 3) as a WebP at most WIDTH wide."""
+    """One frame (height, width, 3) as WebP, at most WIDTH pixels wide."""
     height, width = pixels.shape[:2]
     picture = Image.fromarray(pixels)
     if width > WIDTH:

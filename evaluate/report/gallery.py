@@ -1,7 +1,7 @@
-"""Samples as plain data for the page: an index that is read at once, details in blocks that are read when shown.
+"""Samples as data for the page: an index that is read at once, and details in blocks that are read when shown.
 
-Numbers of a clip travel as base64: source frames as 32-bit integers, boxes as 16-bit fractions of the frame (a box
-is cut at the frame's edge, which is where its drawing ends), probabilities and attention as 8-bit `Shades`.
+Arrays of a clip are encoded in base64: source frames as 32-bit integers, boxes as 16-bit fractions of the frame
+(clipped to the frame), probabilities and attention as 8-bit `Shades`.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from .breakdown import PLACES, outcome
 from .findings import Evidence, ReportContent, Shades
 
 BLOCK = 200
-"""Samples whose details are read together."""
+"""Number of samples in a block of details."""
 
 ROUNDING = 0.05
-"""Seconds that the page, which shows tenths, does not tell apart."""
+"""Tolerance in seconds, below the resolution of the page, which shows tenths."""
 
 Shown = list[tuple[Sample, Tube, SampleScore]]
 
 
 def shown(findings: ReportContent) -> Shown:
-    """Every sample that has a tube, in the order of the split."""
+    """All samples with a tube, in the order of the split."""
     scores = {s.sample_id: s for s in findings.scores.samples}
     tubes = findings.tubes
     return [(s, tubes[s.sample_id], scores[s.sample_id]) for s in findings.samples if s.sample_id in tubes]
 
 
 def clip_frames(findings: ReportContent, sample: Sample) -> IntArray:
-    """Source frames of a sample's clip, (T,): those the head saw, or those that are scored."""
+    """Source frames of a sample's clip, (T,): the frames that the head read, or else the scored frames."""
     if sample.sample_id in findings.evidence:
         return findings.tubes[sample.sample_id].frames
     return sample.frames(findings.scores.sampling)
@@ -51,10 +51,10 @@ def index(
     clocks: Mapping[str, Clock] | None = None,
     live: bool = False,
 ) -> dict[str, Any]:
-    """One list per column.
+    """The columns of the index.
 
-    ``chosen``: the samples with pictures, in the order they are first shown in. ``clocks``: of the videos whose files
-    were read. ``live``: a server gives the pictures of every sample.
+    ``chosen``: samples with pictures, in the order they are first shown. ``clocks``: of the videos whose files were
+    read. ``live``: a server supplies the pictures of every sample.
     """
     videos = {sample.video.video_id: sample.video for sample, _, _ in rows}
     video_row = {video_id: i for i, video_id in enumerate(videos)}
@@ -86,10 +86,10 @@ def index(
 
 
 def times(video: Video, dataset: str | None, clocks: Mapping[str, Clock]) -> tuple[float, list[float] | bool]:
-    """A video's rate in frames per second, and how frames become seconds.
+    """A video's rate in frames per second, and how frames are converted to seconds.
 
-    True: by the rate. False: not at all, because the file was not read and its annotation only assumes a rate. A list: when
-    each frame is shown, and the end of the last one, of a video whose rate is not constant.
+    True: by the rate. False: not at all, because the file was not read and its annotation only assumes a rate. A list,
+    for a video whose rate is not constant: the display time of each frame, and the end of the last one.
     """
     clock = clocks.get(video.video_id)
     if clock is None:
@@ -100,7 +100,7 @@ def times(video: Video, dataset: str | None, clocks: Mapping[str, Clock]) -> tup
 
 
 def details(findings: ReportContent, rows: Shown, chosen: Sequence[Id]) -> list[dict[str, Any]]:
-    """Blocks of BLOCK samples: the clips they share, and per sample its boxes and its evidence."""
+    """Blocks of BLOCK samples: the clips they share, and the boxes and evidence of each sample."""
     return [_block(findings, rows[at : at + BLOCK], set(chosen)) for at in range(0, len(rows), BLOCK)]
 
 
@@ -125,7 +125,7 @@ def _block(findings: ReportContent, rows: Shown, chosen: set[Id]) -> dict[str, A
 
 
 def _evidence(evidence: Evidence, whole: bool) -> dict[str, Any]:
-    """``whole``: with the attention of every slot, not only its mean."""
+    """``whole``: include the attention of every slot in addition to its mean."""
     found = {"start": evidence.start, "end": evidence.end, "looked_at": evidence.looked_at}
     if whole and evidence.attention is not None:
         found["attention"] = evidence.attention
@@ -137,7 +137,7 @@ def _shades(shades: Shades) -> list[float | str]:
 
 
 def fractions(boxes: FloatArray, sample: Sample) -> str:
-    """Boxes (n, 4) in source pixels, NaN where there is none: that is written as one that ends before it begins."""
+    """Encode boxes (n, 4) in source pixels. NaN, which means no box, becomes a box whose end is before its start."""
     size = np.array([sample.video.width, sample.video.height] * 2, dtype=np.float64)
     scaled = np.rint(np.clip(boxes / size, 0, 1) * 65535)
     scaled[~has_boxes(boxes)] = (65535, 65535, 0, 0)

@@ -1,4 +1,4 @@
-"""A report whose pictures are read from the videos when a sample is looked at: `stvg report --serve`."""
+"""A report that reads its pictures from the videos when a sample is shown: `stvg report --serve`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .frames import Taken, take_pictures
 from .page import render
 
 POLICY = "frame-ancestors 'none'"
-"""The page brings its own; it says nothing of pages around it."""
+"""Sent as a header, in addition to the policy inside the page, which cannot forbid framing."""
 KEPT = 256
-"""Samples whose pictures are remembered."""
+"""Number of samples whose pictures are kept in memory."""
 
 
 class LiveReport:
-    """The page and the pictures of its samples, every one that the head looked at."""
+    """The page, and for each of its samples pictures of all frames in its clip."""
 
     def __init__(self, findings: ReportContent, videos: Path) -> None:
         self.findings, self.videos, self.rows = findings, videos, gallery.shown(findings)
@@ -40,7 +40,7 @@ class LiveReport:
         return HTMLResponse(self.text.encode("utf-8", "replace"))
 
     def pictures(self, request: Request) -> Response:
-        """WebP by source frame, in base64, of the sample in a row of the page; or why there is none."""
+        """WebP by source frame, in base64, for the sample in a row of the page; or an error message."""
         row = request.path_params["row"]
         if row >= len(self.rows):
             raise HTTPException(404)
@@ -50,7 +50,7 @@ class LiveReport:
             return as_json({"error": error.message})
 
     def read(self, row: int) -> dict[int, str]:
-        """Raises VideoError for a video that is not there, or does not decode."""
+        """Raises VideoError if the video does not exist or does not decode."""
         sample, _, _ = self.rows[row]
         wanted = [(sample, gallery.clip_frames(self.findings, sample))]
         taken = take_pictures(wanted, self.videos, self.findings.dataset)

@@ -1,8 +1,8 @@
-"""ReportContent and pictures → one HTML file that needs no other: data as JSON, drawn by its own script.
+"""ReportContent and pictures → one self-contained HTML file: data as JSON, drawn by the page's own script.
 
-Sentences and names are anyone's text. In the page's own markup they are escaped; in its data they are JSON without a
-character that HTML reads, and the script only ever sets text. A content security policy lets nothing run or load but
-the script and the style that are written here, named by their hashes.
+Sentences and names are untrusted text. In the page's markup they are escaped. In its data they are JSON without any
+character special to HTML, and the script only inserts them as text. A content security policy allows only the page's
+own script and style, identified by their hashes.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ HERE = Path(__file__).parent
 CONNECT = "connect-src 'self'; "
 SCRIPTS = ("elements.js", "theme.js", "draw.js", "live.js", "gallery.js", "player.js", "page.js")
 PICTURES = 36
-"""Samples with frames, unless told otherwise."""
+"""Default number of samples with frames."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """What became of a report."""
+    """Summary of a written report."""
 
     path: Path
     bytes: int
     pictured: int
-    """Samples with frames."""
+    """Number of samples with frames."""
     faults: dict[str, VideoError]
-    """Videos that were asked for and could not be read; the page names them, without the folders of this machine."""
+    """Requested videos that could not be read. The page names them without the folders of this machine."""
 
 
 def write_report(
@@ -56,9 +56,9 @@ def write_report(
 ) -> Written:
     """Write the page. Equal findings and videos give equal bytes.
 
-    ``videos``: the folder of the videos; without it there are tubes and no frames. ``pictures``: how many samples get
-    frames, by turns the best, the median, the worst, and the most changed. A video that cannot be read is a fault of
-    the report that the page states. Raises UsageError when ``videos`` is not a folder of videos.
+    ``videos``: the folder of the videos; without it, tubes are drawn without frames. ``pictures``: number of samples
+    with frames, chosen in turn from the best, the median, the worst and the most changed. A video that cannot be read
+    is listed on the page. Raises UsageError if ``videos`` is not a folder of videos.
     """
     rows = gallery.shown(findings)
     chosen = choose([score for _, _, score in rows], pictures, [other.comparison for other in findings.against])
@@ -70,7 +70,7 @@ def write_report(
         taken = take_pictures(wanted, videos, findings.dataset, tick)
         chosen = [s.sample_id for s, _ in wanted if s.video.video_id in taken.pictures]
     page = render(findings, rows, chosen, taken)
-    # A name of a file or a sentence may hold half a character, which no encoding has: it becomes a question mark.
+    # A file name or a sentence may contain a lone surrogate, which UTF-8 cannot encode: it becomes a question mark.
     content = page.encode("utf-8", "replace")
     write_atomic(out, content)
     return Written(out, len(content), len(chosen) if taken.pictures else 0, taken.faults)
@@ -83,7 +83,7 @@ def render(
     taken: Taken,
     live: bool = False,
 ) -> str:
-    """The page as text. ``live``: it asks its server for pictures, see `live`."""
+    """The page as text. ``live``: it requests its pictures from a server; see `live`."""
     scores = findings.scores
     style = (HERE / "page.css").read_text(encoding="utf-8")
     script = "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
@@ -140,7 +140,7 @@ def _encoded(pictures: dict[int, bytes]) -> dict[int, str]:
 
 
 def json_block(value: Any) -> str:
-    """JSON that can stand inside a script element: no character of it means anything to HTML, and all are ASCII."""
+    """JSON for a script element: ASCII only, with every character special to HTML escaped."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     for mark in "<>&":
         text = text.replace(mark, f"\\u{ord(mark):04x}")
@@ -148,7 +148,7 @@ def json_block(value: Any) -> str:
 
 
 def policy(style: str, script: str, live: bool) -> str:
-    """The content security policy: this style, this script, pictures in the page or of its server, and nothing else."""
+    """The content security policy. It allows this style, this script, embedded pictures, and the server if ``live``."""
 
     def hashed(text: str) -> str:
         return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'"

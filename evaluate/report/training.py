@@ -1,4 +1,4 @@
-"""metrics.jsonl as curves."""
+"""Training curves from metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...errors import UsageError
 from ...heads.training.watch import SPEED
 
 POINTS = 300
-"""A longer curve is drawn through this many means of neighbouring steps."""
+"""A longer curve is reduced to this many means of neighbouring steps."""
 NOT_LOSSES = ("step", "epoch", "validation", *SPEED)
 
 
@@ -26,7 +26,7 @@ class Curve:
     values: list[float]
 
     def polyline(self, low: float, high: float, last: float) -> str:
-        """Points of a drawing 100 wide and 100 high, where 0 is the first step and ``last`` the last one."""
+        """Points of a drawing of 100 x 100: step 0 is at x = 0 and ``last`` at x = 100, ``low`` at the bottom."""
         height = high - low or 1.0
         pairs = zip(self.steps, self.values, strict=True)
         return " ".join(f"{100 * s / last:.2f},{100 - 100 * (v - low) / height:.2f}" for s, v in pairs)
@@ -53,9 +53,9 @@ class Chart:
 
 
 def read_training(path: Path) -> list[dict[str, Any]]:
-    """Lines of a metrics.jsonl of stvg train-head. A last line that a kill cut short is not one yet.
+    """Lines of a metrics.jsonl of stvg train-head. An incomplete last line is ignored.
 
-    Raises UsageError for anything else.
+    Raises UsageError for any other content.
     """
     try:
         complete = path.read_text(encoding="utf-8").split("\n")[:-1]
@@ -72,7 +72,7 @@ def read_training(path: Path) -> list[dict[str, Any]]:
 
 
 def charts_of(lines: list[dict[str, Any]]) -> list[Chart]:
-    """Validation first, then the loss, its terms, and the rates."""
+    """Charts of the validation, then of the loss, its terms, and the learning rates."""
     validation = [{"step": line["step"], **line["validation"]} for line in lines if "validation" in line]
     steps = [line for line in lines if "validation" not in line]
     charts = []

@@ -1,1 +1,1 @@
-"""A page on this machine that asks a head about videos: `stvg predict --serve`."""
+"""A local web page for questions about videos: `stvg predict --serve`."""

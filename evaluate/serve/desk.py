@@ -1,4 +1,4 @@
-"""Questions in the order they came: one is worked at, the others wait and are told how many come first."""
+"""A queue of questions. They are answered one at a time, in the order they arrive; the others see their position."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ from ..grounding.request import Ground, Question
 log = logging.getLogger(__name__)
 
 WAITING = 8
-"""Questions that may wait."""
+"""Maximum number of waiting questions."""
 SENTENCES = 16
-"""In one question: each has a video of its own, and all of them are written at once."""
+"""Maximum number per question: each sentence gets its own video, and all of them are written at the same time."""
 
 
 @dataclass
 class Asked:
-    """A question that was taken, and what came of it: answers, or an error."""
+    """An accepted question and its result: answers or an error."""
 
     number: int
-    """The first is 1."""
+    """Counted from 1."""
     question: Question
     answers: dict[str, Any] | None = None
     error: str | None = None
 
 
 class Desk:
-    """Takes questions from any thread; `work` answers them one by one, in the thread that calls it.
+    """Accepts questions from any thread. `work` answers them one by one, in the thread that calls it.
 
-    ``folder``: an empty one; what belongs to question n is in ``folder``/n. ``moments``: of every sentence.
+    ``folder``: an empty folder; the files of question n are in ``folder``/n. ``moments``: number of moments per
+    sentence.
     """
 
     def __init__(self, predictor: Predictor, folder: Path, moments: int = Ground.moments) -> None:
@@ -46,7 +47,7 @@ class Desk:
         self._line: Queue[Asked | None] = Queue()
 
     def ask(self, file: Path, name: str, sentences: list[str]) -> Asked:
-        """Take a place in the line. Raises UsageError when it is full, or there is nothing to answer."""
+        """Add a question to the queue. Raises UsageError if the queue is full, or for too few or too many sentences."""
         if not 1 <= len(sentences) <= SENTENCES:
             raise UsageError("a question has a few sentences", expected=f"1 to {SENTENCES}", found=len(sentences))
         question = Question(file, tuple(sentences), name)
@@ -58,7 +59,7 @@ class Desk:
         return asked
 
     def state(self, asked: Asked) -> dict[str, Any]:
-        """Answers, or an error, or how many questions come first (0: this one is worked at)."""
+        """The answers, or an error, or the number of questions ahead (0: this one is being answered)."""
         if asked.answers is not None:
             return asked.answers
         if asked.error is not None:
@@ -66,26 +67,26 @@ class Desk:
         return {"ahead": asked.number - self.finished - 1}
 
     def history(self) -> list[dict[str, Any]]:
-        """All questions, the first one first, with their state."""
+        """All questions in their order, with their state."""
         return [
             {"question": n, "name": asked.question.shown, "sentences": asked.question.sentences, **self.state(asked)}
             for n, asked in list(self.questions.items())
         ]
 
     def work(self) -> None:
-        """Answer what is asked until the desk is closed."""
+        """Answer questions until the desk is closed."""
         while (asked := self._line.get()) is not None:
             try:
                 self.answer(asked)
             except StvgError as error:
                 asked.error = str(error).replace(str(asked.question.file), asked.question.shown)
-            except Exception:  # the next question may fare better
+            except Exception:  # an error of one question does not stop the server
                 log.exception("question %d could not be answered", asked.number)
                 asked.error = "The question could not be answered; this is a fault of stvg, and the terminal says more."
             self.finished += 1
 
     def close(self) -> None:
-        """No more questions: `work` returns once it has answered those before."""
+        """Make `work` return after the questions that are already in the queue."""
         self._line.put(None)
 
     def answer(self, asked: Asked) -> None:
@@ -95,7 +96,7 @@ class Desk:
 
 
 def answers(found: Grounding) -> dict[str, Any]:
-    """What the page shows of a question; seconds from the start of the video (None: not known), and source frames."""
+    """The answers as data for the page: seconds from the start of the video (None: unknown), and source frames."""
     shown = []
     for answer in found.answers:
         moments = []

@@ -1,8 +1,8 @@
-"""A site on this machine's own address, for those who know its token.
+"""A web site on the loopback address, protected by a token.
 
-The token is the first part of every path: a cookie would go to whatever else listens on this machine, since browsers
-do not tell its ports apart. Requests under another host's name, as a page elsewhere could make its own name mean this
-machine, are refused.
+The token is the first component of every path. A cookie would be sent to all servers on this machine, because browsers
+do not separate cookies by port. Requests with another host name are refused: a foreign page could resolve its own name
+to this machine (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ HEADERS = {
 
 @contextmanager
 def serving(routes: Sequence[BaseRoute], policy: str, port: int) -> Iterator[str]:
-    """The address of a site, served by a thread while the block runs. ``port``: 0 for any free one.
+    """Serve a site in a thread while the block runs, and yield its address. ``port``: 0 for any free port.
 
-    ``policy``: its content security policy. Raises UsageError when the port cannot be had.
+    ``policy``: the content security policy. Raises UsageError if the port is not available.
     """
     try:
         listening = socket.create_server((HOST, port))
@@ -65,7 +65,7 @@ def serving(routes: Sequence[BaseRoute], policy: str, port: int) -> Iterator[str
 
 
 class Guard:
-    """Lets those through who know the token, and tells browsers what the page may do."""
+    """Refuses requests without the token, and adds the security headers to every response."""
 
     def __init__(self, app: ASGIApp, token: str, headers: dict[str, str]) -> None:
         self.app, self.token, self.headers = app, token, headers
@@ -83,7 +83,7 @@ class Guard:
 
 
 def as_json(value: Any, status: int = 200) -> Response:
-    """In ASCII: a file's name may hold half a character, which no encoding has."""
+    """A JSON response in ASCII: a file's name may contain a lone surrogate, which UTF-8 cannot encode."""
     return Response(json.dumps(value), status, media_type="application/json")
 
 

@@ -1,6 +1,6 @@
-"""The page that asks a head about videos, and what it asks the server for.
+"""The page for questions about videos, and the requests it sends to the server.
 
-Sentences and file names are anyone's text: they travel as JSON, and the page sets them as text.
+Sentences and file names are untrusted text: they are sent as JSON, and the page inserts them as text.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ POLICY = (
 
 
 class Site:
-    """What can be asked for. ``videos``: a folder to choose from; ``uploads``: an empty one; ``about``: the head."""
+    """The routes of the page. ``videos``: a folder to choose from; ``uploads``: an empty folder; ``about``: head facts.
+    """
 
     def __init__(self, desk: Desk, videos: Path | None, uploads: Path, about: Mapping[str, str]) -> None:
         self.desk, self.videos, self.uploads, self.about = desk, videos, uploads, dict(about)
         self.known: dict[str, Path] = {}
-        """What can be chosen, by the name it is shown under. Nothing else of the machine's files can be named."""
+        """Videos that can be chosen, by displayed name. No other file of the machine can be requested."""
         self.numbers = count(1)
 
     @property
@@ -67,20 +68,20 @@ class Site:
         return Response("\n".join(p.read_text(encoding="utf-8") for p in SCRIPTS), media_type="text/javascript")
 
     def listed(self, _: Request) -> Response:
-        """The names of what can be chosen, how large an upload may be, and which head answers."""
+        """The names of videos that can be chosen, the size limit of an upload, and the facts of the head."""
         if self.videos:
             self.known = videos_below(self.videos)
         return as_json({"names": list(self.known), "limit": UPLOAD_BYTES, "about": self.about})
 
     def preview(self, request: Request) -> Response:
-        """The file of a video that can be chosen; browsers ask for ranges of it."""
+        """The file of a video that can be chosen; browsers request ranges of it."""
         file = self.known.get(request.query_params.get("video", ""))
         if file is None or not file.is_file():
             raise HTTPException(404)
         return FileResponse(file)
 
     async def upload(self, request: Request) -> Response:
-        """Keep a video, sent as it is, under a number."""
+        """Store a video, sent as the request's body, under a number."""
         number, size = next(self.numbers), 0
         try:
             with open_atomic(self.uploads / str(number)) as file:
@@ -94,7 +95,7 @@ class Site:
         return as_json({"upload": number}, 201)
 
     async def ask(self, request: Request) -> Response:
-        """``{"sentences": […], "video": name}``, or in place of ``video`` an ``upload`` and what it is called."""
+        """``{"sentences": […], "video": name}``, or instead of ``video`` an ``upload`` number and its ``name``."""
         try:
             asked = json.loads(await request.body())
             sentences = [str(sentence) for sentence in asked["sentences"]]
@@ -107,7 +108,7 @@ class Site:
         return as_json({"question": self.desk.ask(file, name, sentences).number}, 201)
 
     def history(self, _: Request) -> Response:
-        """Everything that was asked since the server started: a page that is loaded again shows it."""
+        """All questions since the server started, so that a reloaded page shows them."""
         return as_json(self.desk.history())
 
     def state(self, request: Request) -> Response:
@@ -126,7 +127,7 @@ class Site:
         return found
 
     def written(self, request: Request, name: str) -> Response:
-        """A file of a question's answer; browsers ask for ranges of it."""
+        """A file of a question's answer; browsers request ranges of it."""
         path = self.desk.folder / str(self.question(request).number) / name
         if not path.is_file():
             raise HTTPException(404)
