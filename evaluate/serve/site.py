@@ -33,8 +33,7 @@ POLICY = (
 
 
 class Site:
-    """The routes of the page. ``videos``: a folder to choose from; ``uploads``: an empty folder; ``about``: head facts.
-    """
+    """The routes of the page. ``videos``: a folder to choose from; ``uploads``: an empty one; ``about``: head facts."""
 
     def __init__(self, desk: Desk, videos: Path | None, uploads: Path, about: Mapping[str, str]) -> None:
         self.desk, self.videos, self.uploads, self.about = desk, videos, uploads, dict(about)

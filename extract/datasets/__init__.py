@@ -1,1 +1,1 @@
-"""Annotations of every known dataset become samples, and their faults errors with a place."""
+"""Readers of every supported dataset: annotations → samples, and errors that name file, record and field."""

@@ -1,4 +1,4 @@
-"""Whether the boxes of a file are what they are read as: pixels, and the two corners or one corner and the size."""
+"""Checks the units and the layout of boxes: pixels or fractions, two corners or one corner and the size."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from ...cache.schema import Sample, has_boxes
 
 SCALES = ((1, "fractions of the picture's width and height"), (100, "percentages"), (1000, "thousandths"))
 SLACK = 1.02
-"""How far beyond the picture a box may reach and still be one that fits."""
+"""A box fits the picture if it ends at most at this multiple of the picture's size."""
 STEADIER = 4
-"""A reading fits better if it makes sizes change this many times less while objects move."""
+"""The other reading fits better if it reduces the change of box sizes along tracks by at least this factor."""
 
 
 @dataclass
 class BoxUnits:
-    """Counts over all boxes of a file, kept while it is read."""
+    """Statistics over all boxes of a file, updated while it is read."""
 
     sized: bool = False
-    """The file lists [x, y, width, height]."""
+    """Whether the file lists [x, y, width, height]."""
     boxes: int = 0
     extent: FloatArray = field(default_factory=lambda: np.array([np.inf, np.inf, 0.0, 0.0]))
-    """x1, y1, x2, y2 of all boxes together."""
+    """x1, y1, x2, y2 of the hull of all boxes."""
     smallest_picture: float = np.inf
-    """The shorter side of the smallest picture."""
+    """Shorter side of the smallest picture, in pixels."""
     videos: set[str] = field(default_factory=set)
     beyond: int = 0
-    """Boxes that reach well beyond their picture."""
+    """Number of boxes that end beyond `SLACK` times their picture's size."""
     empty: int = 0
-    """Boxes without area, as they are read."""
+    """Number of boxes without area, as they are read."""
     misfits: int = 0
-    """Boxes that the other reading puts outside the picture, or leaves without area."""
+    """Number of boxes that the other reading would put outside the picture or leave without area."""
     sides: float = 0.0
-    """Sum of all widths and heights."""
+    """Sum of all widths and heights, in pixels."""
     changes: FloatArray = field(default_factory=lambda: np.zeros(2))
-    """How much widths and heights change from box to box, as they are read and in the other reading."""
+    """Sum of absolute changes of width and height from box to box: as they are read, and in the other reading."""
 
     def add(self, sample: Sample) -> None:
         boxes = sample.boxes[has_boxes(sample.boxes)]
@@ -56,13 +56,13 @@ class BoxUnits:
         self.misfits += int((~fits(other_reading(boxes, self.sized), size)).sum())
         for i, reading in enumerate((boxes, other_reading(boxes, self.sized))):
             sides = reading[:, 2:] - reading[:, :2]
-            # An object that leaves the picture changes its size, whoever reads it.
+            # An object at the edge of the picture changes its visible size in either reading.
             cut = boxes[:, 2:] >= size - 2
             self.changes[i] += np.abs(np.diff(sides, axis=0))[~(cut[1:] & cut[:-1])].sum()
             self.sides += sides.sum() if i == 0 else 0.0
 
     def doubts(self) -> Iterator[str]:
-        """What the boxes look like, if not like what they are read as."""
+        """Messages about units or a layout that fit the boxes better than the ones they are read with."""
         if not self.boxes:
             return
         if (scale := self._scale()) is not None:
@@ -84,7 +84,7 @@ class BoxUnits:
         if furthest <= 1.02 and self.smallest_picture > 8:
             return one, fractions
         if furthest <= hundred and self.smallest_picture >= 2 * hundred:
-            # Small objects in a corner are not spread over the picture, nor do they fill a corner in every video.
+            # Small objects in one corner have a small spread, and rarely occur in the same corner in every video.
             spread = (self.extent[2:] - self.extent[:2]).min() >= 50
             if self.extent[2:].min() >= 50 and (spread or len(self.videos) >= 3):
                 return hundred, percentages
@@ -101,13 +101,13 @@ class BoxUnits:
 
 
 def other_reading(boxes: FloatArray, sized: bool) -> FloatArray:
-    """Corners (n, 4) as they would be if the file listed boxes the other way. ``sized``: it is read as x, y, w, h."""
+    """Corners (n, 4) in the other layout. ``sized``: the boxes are read as x, y, w, h."""
     if sized:
         return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
     return np.concatenate([boxes[:, :2], boxes[:, 2:] + boxes[:, :2]], axis=1)
 
 
 def fits(boxes: FloatArray, size: FloatArray) -> NDArray[np.bool_]:
-    """Which corners (n, 4) have an area, and lie in a picture of ``size`` = (width, height)."""
+    """Which boxes (n, 4), xyxy, have an area and lie in a picture of ``size`` = (width, height)."""
     inside = (boxes[:, :2] >= -0.02 * size).all(1) & (boxes[:, 2:] <= SLACK * size).all(1)
     return np.logical_and(inside, (boxes[:, 2:] > boxes[:, :2]).all(1))

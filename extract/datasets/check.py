@@ -1,4 +1,4 @@
-"""What `stvg dataset check` says: how much there is, and every fault, before hours are spent on it."""
+"""The report of `stvg dataset check`: the amount of data, and every fault, before time is spent on extraction."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from .table import find
 
 @dataclass(frozen=True)
 class SplitCounts:
-    """What one split holds, faulty records left out."""
+    """Amount of data in one split, without faulty records."""
 
     split: str
     records: int
     sentences: int
     videos: int
     segments: int
-    """Distinct clips the model is given: (video, segment)."""
+    """Distinct clips that are given to the model: (video, segment)."""
     qtypes: dict[str, int]
     frames_median: float
-    """Sampled frames per distinct clip, after thinning to ``max_frames``."""
+    """Median of the sampled frames per distinct clip, after thinning to ``max_frames``."""
     frames_max: int
     thinned: float
     """Fraction of distinct clips that are thinned."""
@@ -68,16 +68,16 @@ class SplitCounts:
 
 @dataclass
 class CheckReport:
-    """Counts per split and everything that was found wrong."""
+    """Counts per split, and all faults."""
 
     dataset: str
     path: Path
     splits: list[SplitCounts] = field(default_factory=list)
     faults: list[StvgError] = field(default_factory=list)
-    """Of a record the first one only: what comes after a fault is often its consequence."""
+    """Only the first fault of a record: later ones are often consequences of it."""
     warnings: list[str] = field(default_factory=list)
     videos_opened: int | None = None
-    """Distinct videos decoded from first to last frame; None when that was not asked for."""
+    """Number of videos decoded from first to last frame; None if this was not requested."""
 
     def lines(self) -> list[str]:
         lines = [f"{self.dataset} at {self.path}", *(counts.line() for counts in self.splits)]
@@ -101,11 +101,11 @@ def check_dataset(
     jobs: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> CheckReport:
-    """Read every split (those found, if none is named) and, with ``videos``, decode every video that occurs in them.
+    """Read every split (without ``splits``: all splits found). With ``videos``, decode every video in them.
 
-    ``text_encoder``: what will read the sentences; ``tokenizer``: folder of its. ``jobs``: videos decoded at once.
-    ``progress``: called after each.
-    Faults are collected, not raised; UsageError is raised when there is no such dataset, or none of its splits.
+    ``text_encoder``: the encoder that will read the sentences. ``tokenizer``: folder of its tokenizer. ``jobs``: number
+    of videos decoded in parallel. ``progress``: called after each video. Faults are collected, not raised. Raises
+    UsageError if the dataset or all of its splits do not exist.
     """
     if jobs < 1:
         raise UsageError(f"{jobs} jobs cannot decode anything", expected="at least 1")
@@ -115,7 +115,7 @@ def check_dataset(
     for split in splits or find_splits(dataset, path):
         try:
             read = read_annotations(dataset, path, split, sampling=sampling, on_bad_record="skip", vidor=vidor)
-        except StvgError as error:  # the split as a whole: a file that is missing or is not JSON
+        except StvgError as error:  # a fault of the whole split: a file that is missing or is not JSON
             report.faults.append(error)
             continue
         report.splits.append(SplitCounts.of(read, sampling))

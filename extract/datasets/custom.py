@@ -1,6 +1,6 @@
 """Users' own annotations (``--dataset json``) → Samples. The format is described in docs/datasets.md.
 
-Strict where a mistake would go unnoticed: unknown keys are refused with the nearest known one.
+Unknown keys are refused with the nearest known one, because a mistyped key would go unnoticed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SAMPLE_KEYS = {"id", "video", "sentence", "type", "segment", "moment", "target",
 
 
 def read(file: Path, reading: SplitReading) -> list[Sample]:
-    """All samples of ``file`` in its order. Raises AnnotationError, or notes it in ``reading``."""
+    """All samples of ``file``, in its order. Raises AnnotationError, or adds it to ``reading``."""
     whole = Fields.of(reading.load(file), file, None)
     _refuse_unknown(whole, KEYS)
     listed = whole.array("samples")
@@ -69,7 +69,7 @@ def _sample(where: Fields, videos: dict[str, object], reading: SplitReading) -> 
         segment,
         moment,
         _boxes(where, moment, reading),
-        # Samples that name no target must not share one by accident.
+        # Samples without a target must not share one.
         target_id=where.text("target") if "target" in where.values else f"sample {sample_id}",
     )
 
@@ -96,7 +96,7 @@ def _span(where: Fields, key: str) -> Span:
 
 
 def _boxes(where: Fields, moment: Span, reading: SplitReading) -> FloatArray:
-    """A row per frame of the moment: as listed, or linear between listed frames; NaN elsewhere."""
+    """One row per frame of the moment: the listed box, a box between listed frames if ``interpolate``, or NaN."""
     listed = where.child("boxes")
     interpolate = where.values.get("interpolate", False)
     if not isinstance(interpolate, bool):
@@ -120,7 +120,7 @@ def _boxes(where: Fields, moment: Span, reading: SplitReading) -> FloatArray:
 
 
 def _absent_hint(where: Fields, sample: Sample) -> str | None:
-    """What to try where frames have no box: they lie between listed ones, before the first or after the last."""
+    """The hint for frames without a box: between listed frames, before the first, or after the last."""
     listed = sorted(int(name) for name in where.values["boxes"])
     first, last = sample.moment[0], sample.moment[1] - 1
     ends = None
@@ -133,7 +133,7 @@ def _absent_hint(where: Fields, sample: Sample) -> str | None:
 
 
 def _require_equal_boxes(where: Fields, sample: Sample, same: list[Sample]) -> None:
-    """Samples of one target share stored features, so they must agree where their boxes are."""
+    """Samples of one target share stored features, so their boxes must be equal at common frames."""
     for other in same:
         start, end = max(sample.moment[0], other.moment[0]), min(sample.moment[1], other.moment[1])
         frames = np.arange(start, max(start, end))

@@ -1,4 +1,4 @@
-"""Where a dataset's files are looked for."""
+"""The search for a dataset's files."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ...errors import UsageError
 from .table import DATASETS, Dataset, find, nearest, unknown
 
 LEVELS = ("annotations", "annotation", "annos")
-"""Folders inside a dataset's folder that hold annotation files, as do those called like the dataset."""
+"""Names of folders that hold annotation files inside a dataset's folder, in addition to the dataset's own name."""
 
 
 def annotation_file(dataset: str, path: Path, split: str) -> Path:
-    """The file of one split. Raises UsageError when there is no such dataset, split or file."""
+    """The annotation file of one split. Raises UsageError if there is no such dataset, split or file."""
     row = find(dataset)
     splits = row.splits
     if splits and split not in splits:
@@ -45,7 +45,7 @@ def annotation_file(dataset: str, path: Path, split: str) -> Path:
 
 
 def find_splits(dataset: str, path: Path, *, required: bool = True) -> list[str]:
-    """The splits whose annotation files are there. Raises UsageError when none is, if one is ``required``."""
+    """The splits whose annotation files exist. Raises UsageError if there is none and ``required`` is set."""
     row = find(dataset)
     if os.path.isfile(path):
         found = _splits_named(row, path.name)
@@ -70,7 +70,7 @@ def find_splits(dataset: str, path: Path, *, required: bool = True) -> list[str]
 
 
 def _listing(folder: Path) -> list[Path]:
-    """What a folder holds; nothing where there is none. Raises UsageError for one that cannot be read."""
+    """The content of a folder; empty if it does not exist. Raises UsageError for a folder that cannot be read."""
     try:
         return sorted(folder.iterdir()) if os.path.isdir(folder) else []
     except OSError as error:
@@ -78,7 +78,7 @@ def _listing(folder: Path) -> list[Path]:
 
 
 def _splits_named(row: Dataset, name: str) -> list[str]:
-    """The split that a file of this name holds, if it is one."""
+    """The split that a file of this name holds, in a list; empty if the name is of no split."""
     plain = name.removesuffix(".gz")
     if not row.splits:
         return [plain.removesuffix(".json")] if plain.endswith(".json") else []
@@ -87,7 +87,7 @@ def _splits_named(row: Dataset, name: str) -> list[str]:
 
 def _annotation_folders(row: Dataset, path: Path) -> Iterator[Path]:
     if not row.splits:
-        # One of the two, since any .json in it is taken for a split.
+        # Only one of the two folders, because any .json in it counts as a split.
         yield path / "annotations" if os.path.isdir(path / "annotations") else path
         return
     for level in (Path(), Path("annotations"), Path("annos")):
@@ -97,7 +97,7 @@ def _annotation_folders(row: Dataset, path: Path) -> Iterator[Path]:
 
 
 def default_video_folder(dataset: str, path: Path) -> Path:
-    """Where a dataset's videos usually lie, seen from ``path``. Raises UsageError when there is no such folder."""
+    """The existing folder with a dataset's videos, searched from ``path``. Raises UsageError if there is none."""
     names = find(dataset).videos
     candidates = [Path(os.path.normpath(root / name)) for root in roots(path) for name in names]
     for folder in candidates:
@@ -111,7 +111,7 @@ def default_video_folder(dataset: str, path: Path) -> Path:
 
 
 def roots(path: Path) -> Iterator[Path]:
-    """``path`` and the folders above it that may be the dataset's folder."""
+    """``path``, and the parent folders that may be the dataset's folder."""
     folder = Path(os.path.abspath(path if os.path.isdir(path) else path.parent))
     yield folder
     inner = {*LEVELS, *(row.folder for row in DATASETS.values() if row.folder)}

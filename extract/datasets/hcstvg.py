@@ -1,6 +1,7 @@
-"""HC-STVG, version 1 and 2 → Samples: one sentence about one person per 20-second video.
+"""HC-STVG, versions 1 and 2 → Samples: one sentence about one person per 20-second video.
 
-A file is one object keyed by video file name. The versions name a few fields differently; either name is taken in both.
+A file is one object keyed by video file name. The versions differ in the names of a few fields; both names are accepted
+in both versions.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from ...wording import counted
 from .validate import LARGEST, Fields, SplitReading, coordinates, describe, require_pixels
 
 SECONDS = 20
-"""Length of every video by definition; its frame rate is taken to be img_num / 20, as the field does."""
+"""Length of every video by definition. Its frame rate is taken as img_num / 20, as in the field's code."""
 
 BASELINE_SHIFT = 1
 """The field's evaluator reads the 1-based ``st_frame`` as 0-based."""
 
 
 def read(file: Path, reading: SplitReading) -> list[Sample]:
-    """All records of ``file`` in its order. Raises AnnotationError, or notes it in ``reading``."""
+    """All records of ``file``, in its order. Raises AnnotationError, or adds it to ``reading``."""
     records = reading.load(file)
     if not isinstance(records, dict):
         raise AnnotationError(
@@ -74,7 +75,7 @@ def _sample(name: str, where: Fields, reading: SplitReading) -> Sample:
         where.sentence("caption" if "caption" in where.values else "English"),
         "all",
         reading.split,
-        # The last frame is never looked at by the field's code; a moment may contain it all the same.
+        # The field's code never reads the last frame, but a moment may contain it.
         segment=(0, frame_count - 1),
         moment=(start, end),
         boxes=boxes,
@@ -103,7 +104,7 @@ def _size(where: Fields) -> tuple[int, int]:
 def _plays_at_another_rate(record: dict[str, object], sample: Sample) -> bool:
     """Whether ed_time puts the end of the moment more than 2 % and two frames away from its frame number."""
     seconds = record.get("ed_time")
-    if not isinstance(seconds, int | float) or not 0 <= seconds <= LARGEST:  # NaN is neither
+    if not isinstance(seconds, int | float) or not 0 <= seconds <= LARGEST:  # also false for NaN
         return False
     end = sample.moment[1]
     return abs(seconds * sample.video.fps - end) > max(2, 0.02 * end)

@@ -1,4 +1,4 @@
-"""One annotation file as JSON: gzipped or not, in UTF-8, UTF-16 or UTF-32, with a byte-order mark or without."""
+"""Read a JSON annotation file: gzipped or not, in UTF-8, UTF-16 or UTF-32, with or without a byte-order mark."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ OTHER_ARCHIVES = {b"PK\x03\x04": "a ZIP archive", b"BZh": "a bzip2 archive", b"\
 
 
 def read_json(file: Path, *, repeated_keys: bool = False) -> tuple[Any, str]:
-    """A JSON file and the SHA-256 of its unpacked bytes.
+    """The content of a JSON file, and the SHA-256 of its unpacked bytes.
 
-    A key that occurs twice in one object is an error unless ``repeated_keys`` says not to look (large files read
-    faster). Raises AnnotationError with line and column for anything but JSON.
+    A repeated key in an object is an error, unless ``repeated_keys`` disables this check; large files are read faster
+    without it. Raises AnnotationError with line and column for malformed JSON.
     """
     content = unpacked(file)
     try:
@@ -43,7 +43,7 @@ def read_json(file: Path, *, repeated_keys: bool = False) -> tuple[Any, str]:
 
 
 def unpacked(file: Path, kind: str = "JSON") -> bytes:
-    """The bytes of a file, gzipped or not. ``kind``: what it is meant to be. Raises AnnotationError."""
+    """The unpacked bytes of a file, gzipped or not. ``kind``: the expected format. Raises AnnotationError."""
     try:
         raw = file.read_bytes()
         content = gzip.decompress(raw) if raw[:2] == GZIP else raw
@@ -58,7 +58,7 @@ def unpacked(file: Path, kind: str = "JSON") -> bytes:
 
 
 def text_of(file: Path, content: bytes, kind: str = "JSON") -> str:
-    """The text of a file. In JSON, halves of surrogate pairs pass: the field that holds one is named later."""
+    """The text of a file. JSON may contain lone surrogates: the check of the field that holds one reports it."""
     encoding = json.detect_encoding(content)
     try:
         return content.decode(encoding, "surrogatepass" if kind == "JSON" else "strict")

@@ -1,6 +1,7 @@
-"""From a dataset's name and folder to Samples. Every dataset oddity ends in this room's reader files.
+"""Read a dataset's annotations: from its name and folder to Samples.
 
-What is read: table.py. Where it is looked for: folders.py. What is inside: vidstg.py, hcstvg.py, custom.py.
+table.py lists the datasets, folders.py finds their files, and vidstg.py, hcstvg.py and custom.py read them. All special
+cases of a dataset are handled in its reader.
 """
 
 from __future__ import annotations
@@ -21,23 +22,23 @@ from .validate import SplitReading, some
 
 @dataclass(frozen=True)
 class Annotations:
-    """What one split's annotation files say."""
+    """Content of one split's annotation files."""
 
     dataset: str
     split: str
     samples: list[Sample]
-    """In the order of the file."""
+    """All samples, in the order of the file."""
     sha256: str
-    """Of the content of all files that were read, unpacked; does not depend on where they lie."""
+    """Digest of the unpacked content of all files that were read. It does not depend on their location."""
     dropped: list[AnnotationError]
     """With ``on_bad_record="skip"``: the first fault of every record that was left out."""
     warnings: list[str]
     records: int
-    """Records in the file, good or bad."""
+    """Number of records in the file, valid or not."""
     captions_first: list[int] = field(default_factory=list)
-    """VidSTG: the sample_id at each place when a record's captions are counted before its questions; else empty."""
+    """VidSTG: the sample_id at each position when a record's captions are numbered before its questions; else empty."""
     doubts: list[str] = field(default_factory=list)
-    """Of the warnings those that say that boxes are likely to be read wrongly."""
+    """Those of the warnings that say that boxes are likely to be misread."""
 
 
 def read_annotations(
@@ -53,17 +54,17 @@ def read_annotations(
 ) -> Annotations:
     """Read and check one split of a dataset.
 
-    ``path``: the dataset's folder, or the annotation file itself. ``vidor``: where VidSTG's boxes lie, the folder that
-    holds annotation/ or training/; looked for in and beside ``path`` otherwise. ``sampling``: boxes must exist at the
-    frames it picks. ``for_scoring``: check only what scoring needs, and take moments outside their segment.
-    ``boxes=False``: VidSTG's sentences without VidOR, all boxes NaN.
+    ``path``: the dataset's folder, or the annotation file itself. ``vidor``: the folder of VidSTG's boxes, which holds
+    annotation/ or training/; without it, they are searched in and beside ``path``. ``sampling``: boxes must exist at
+    the frames it selects. ``for_scoring``: check only what scoring needs, and accept moments outside their segment.
+    ``boxes=False``: VidSTG's sentences without VidOR; all boxes are NaN.
 
-    Raises UsageError for a name or a folder that does not exist, AnnotationError for the first fault in a file; with
-    ``on_bad_record="skip"`` faulty records are dropped and listed instead.
+    Raises UsageError for a name or a folder that does not exist, AnnotationError for the first fault in a file. With
+    ``on_bad_record="skip"``, faulty records are dropped and listed instead.
     """
     if on_bad_record not in ("raise", "skip"):
         raise UsageError(f"on_bad_record cannot be {on_bad_record!r}", expected="raise or skip")
-    if any("\ud800" <= letter <= "\udfff" for letter in split):  # how Python spells the bytes of such a name
+    if any("\ud800" <= letter <= "\udfff" for letter in split):  # bytes that are not UTF-8
         raise UsageError(f"the split {split!r} has a name that is not UTF-8", hint="rename its file")
     row, file = find(dataset), annotation_file(dataset, path, split)
     reading = SplitReading(split, sampling or Sampling(), on_bad_record == "skip", for_scoring, boxes)

@@ -1,6 +1,6 @@
-"""The datasets that are read: a row each. What is inside their files is its reader's business, and nobody else's.
+"""The supported datasets, one row each. Only a dataset's reader knows the content of its files.
 
-Adding one means a file with a reader, and a row here.
+A new dataset needs a file with its reader, and a row here.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Dataset:
-    """One dataset. Functions are named, ``package.module:function``, and loaded when they are needed."""
+    """One dataset. Functions are given by name, ``package.module:function``, and imported when they are needed."""
 
     name: str
-    """As in ``--dataset``."""
+    """Name, as in ``--dataset``."""
     reader: str
-    """(annotation file, `SplitReading`) → its Samples, in order. Raises AnnotationError, or notes it in the reading."""
+    """(annotation file, `SplitReading`) → its Samples, in order. Raises AnnotationError, or adds it to the reading."""
     splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Each split, and what its file is called, with or without .gz. Empty: any NAME.json is the split NAME."""
+    """File names of each split, with or without .gz. Empty: any NAME.json is the split NAME."""
     folder: str = ""
-    """What a folder that holds the annotation files is called, ``annotations`` and ``annos`` aside."""
+    """Name of a folder that holds the annotation files, in addition to ``annotations`` and ``annos``."""
     box_folders: str | None = None
-    """Where boxes lie in files of their own: (annotation path, split, folder given by the user or None) → folders."""
+    """Finds the folders of separate box files: (annotation path, split, folder given by the user or None) → folders."""
     videos: tuple[str, ...] = ("videos", "video")
-    """Where its videos usually lie, seen from its folder."""
+    """Usual folders of its videos, relative to its own folder."""
     one_of_all: bool = False
-    """Whether a video's file name is the only one of that name, so that the folders around it may be missing."""
+    """Whether video file names are unique in the dataset, so that the folders around a file may be missing."""
     sentences: dict[str, int] = field(default_factory=dict)
-    """How many sentences each published split has."""
+    """Number of sentences of each published split."""
     rate_is_assumed: bool = False
-    """The annotations state no frame rate."""
+    """Whether the annotations state no frame rate."""
     synthetic: str | None = None
-    """Writes a drawn dataset in this format: (folder, `SyntheticConfig`, progress)."""
+    """Writes a synthetic dataset in this format: (folder, `SyntheticConfig`, progress)."""
 
     def read(self, file: Path, reading: SplitReading) -> list[Sample]:
         function: Callable[[Path, SplitReading], list[Sample]] = resolve_name(self.reader)
@@ -92,16 +92,17 @@ DATASETS = {row.name: row for row in ROWS}
 
 
 def find(name: str) -> Dataset:
-    """Raises UsageError for a dataset that is not there."""
+    """The dataset of this name. Raises UsageError for an unknown name."""
     if name not in DATASETS:
         raise unknown("dataset", name, DATASETS)
     return DATASETS[name]
 
 
 def published_sentences(name: str, split: str) -> int | None:
-    """How many sentences a published split has; None where there is no such split.
+    """Number of sentences of a published split; None if there is no such split.
 
-    Synthetic data, a part of a split, and annotations of one's own come under the same names.
+    Synthetic data, parts of a split, and users' own annotations may have the same names, but other numbers of
+    sentences.
     """
     return DATASETS[name].sentences.get(split) if name in DATASETS else None
 

@@ -1,7 +1,6 @@
-"""Annotation files read field by field: every complaint names the file, the record and the field.
+"""Annotation files, read field by field: every error names the file, the record and the field.
 
-What all datasets have in common is here: fields of a known type, and the checks a sample must pass whatever file it came
-from.
+This module has what all datasets share: fields of a known type, and the checks that every sample must pass.
 """
 
 from __future__ import annotations
@@ -22,18 +21,19 @@ from .box_units import BoxUnits
 from .json_file import read_json
 
 LARGEST = 10_000_000
-"""No whole number in an annotation may exceed it: 90 hours of video. Keeps a stray digit from filling the memory."""
+"""Maximum of whole numbers in an annotation: 90 hours of video. It prevents a mistyped number from filling the memory.
+"""
 
 
 def describe(value: object) -> str:
-    """A JSON value for an error message, cut to a readable length."""
+    """A JSON value for an error message, shortened to 80 characters."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 @dataclass(frozen=True)
 class Fields:
-    """One JSON object of an annotation file. Every method raises AnnotationError naming the field it does not like."""
+    """One JSON object of an annotation file. Every method raises AnnotationError naming the faulty field."""
 
     values: dict[str, Any]
     file: Path
@@ -48,7 +48,7 @@ class Fields:
         return cls(value, file, record, name + "." if name else "")
 
     def fault(self, key: str, message: str, **facts: object) -> AnnotationError:
-        """The error to raise about field ``key`` ('' for the record itself)."""
+        """The error for field ``key`` ('' for the record itself)."""
         return AnnotationError(self.file, self.record, (self.prefix + key).rstrip("."), message, **facts)
 
     def _get(self, key: str, kind: str) -> Any:
@@ -59,7 +59,7 @@ class Fields:
     def integer(self, key: str, at_least: int = 0) -> int:
         kind = f"a whole number from {at_least} to {LARGEST:,}"
         value = self._get(key, kind)
-        if type(value) is not int or not at_least <= value <= LARGEST:  # bool is an int to Python, not to us
+        if type(value) is not int or not at_least <= value <= LARGEST:  # Python's bool is a subclass of int
             raise self.fault(key, "not such a number", expected=kind, found=describe(value))
         return value
 
@@ -76,7 +76,7 @@ class Fields:
         return self.whole_characters(key, value)
 
     def whole_characters(self, key: str, text: str) -> str:
-        """``text`` as it is, if it can be written as UTF-8: half an emoji, or a file name in another encoding, cannot."""
+        """``text`` unchanged, if UTF-8 can encode it: not half an emoji, and not a file name in another encoding."""
         if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
             raise self.fault(
                 key,
@@ -87,7 +87,7 @@ class Fields:
         return text
 
     def sentence(self, key: str) -> str:
-        """A text with its white space normalised (runs and no-break spaces to one space), otherwise as it is."""
+        """A text with normalised white space: runs and no-break spaces become one space. Nothing else changes."""
         return " ".join(self.text(key).split())
 
     def array(self, key: str) -> list[Any]:
@@ -117,7 +117,7 @@ class Fields:
 
 
 def coordinates(where: Fields, key: str, rows: Sequence[object], names: Sequence[object]) -> FloatArray:
-    """Boxes as listed, n rows of four numbers → (n, 4). ``names``: what to call each row. NaN and infinity pass."""
+    """Boxes as listed: n rows of four numbers → (n, 4). ``names``: row names for messages. NaN and infinity pass."""
     for name, row in zip(names, rows, strict=True):
         if not isinstance(row, list | tuple) or len(row) != 4 or not {type(v) for v in row} <= {int, float}:
             raise where.fault(f"{key}[{name}]", "not a box", expected="four numbers", found=describe(row))
@@ -130,7 +130,10 @@ def coordinates(where: Fields, key: str, rows: Sequence[object], names: Sequence
 def require_pixels(
     where: Fields, key: str, boxes: FloatArray, names: Sequence[object], *, or_absent: bool = False
 ) -> None:
-    """Refuse a box (n, 4) with a coordinate that is no number or absurdly large; ``or_absent``: make it NaN instead."""
+    """Raise AnnotationError for boxes (n, 4) with a coordinate that is not finite or exceeds `LARGEST`.
+
+    ``or_absent``: make such a box NaN instead.
+    """
     bad = np.flatnonzero(~(np.abs(boxes) <= LARGEST).all(axis=1))
     if or_absent:
         boxes[bad] = np.nan
@@ -141,18 +144,18 @@ def require_pixels(
 
 @dataclass
 class SplitReading:
-    """What a reader is asked for, and what it notices on the way."""
+    """Parameters of a reader, and what it records while reading."""
 
     split: str
     sampling: Sampling = field(default_factory=Sampling)
     skip: bool = False
-    """Drop a faulty record and note its fault, instead of raising it."""
+    """Drop a faulty record and record its fault, instead of raising it."""
     for_scoring: bool = False
     """Check only what scoring needs."""
     boxes: bool = True
     """False: sentences only, all boxes NaN (VidSTG without VidOR)."""
     box_folders: list[Path] = field(default_factory=list)
-    """Where boxes lie in files of their own."""
+    """Folders of separate box files."""
     dropped: list[AnnotationError] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
@@ -160,24 +163,24 @@ class SplitReading:
     """VidSTG: as in `Annotations`."""
     records: int = 0
     unseen: list[int | str] = field(default_factory=list)
-    """Training samples left out because no sampled frame falls into their moment."""
+    """Training samples that are left out because their moment contains no sampled frame."""
     units: BoxUnits = field(default_factory=BoxUnits)
     leaving: dict[int | str, int] = field(default_factory=dict)
-    """For each sample, how many of its boxes reach beyond the picture."""
+    """Number of boxes that reach beyond the picture, per sample."""
 
     @contextmanager
     def record(self) -> Iterator[None]:
-        """Around everything that concerns one record."""
+        """Context of one record: raises its fault, or records it if ``skip`` is set."""
         try:
             yield
         except AnnotationError as error:
             if not self.skip:
                 raise
-            error.__context__ = None  # or the error would keep the record's whole file in memory
+            error.__context__ = None  # otherwise the error would keep the record's whole file in memory
             self.dropped.append(error.with_traceback(None))
 
     def load(self, file: Path, *, repeated_keys: bool = False) -> Any:
-        """Read a JSON file and count it among those the annotations are made of."""
+        """Read a JSON file and add its digest to those of the annotations."""
         value, digest = read_json(file, repeated_keys=repeated_keys)
         self.digests.append(digest)
         return value
@@ -195,9 +198,10 @@ class SplitReading:
     def check_inside(
         self, where: Fields, video: Video, segment: Span, moment: Span, keys: tuple[str, str], slack: int = 0
     ) -> None:
-        """Segment inside the video, moment inside the segment; a moment may end ``slack`` frames after the segment.
+        """Check that the segment is inside the video and the moment inside the segment.
 
-        ``keys``: what the file calls segment and moment. Scoring takes any moment.
+        A moment may end ``slack`` frames after the segment. ``keys``: names of segment and moment in the file. For
+        scoring, any moment is accepted.
         """
         if self.for_scoring:
             return
@@ -217,11 +221,10 @@ class SplitReading:
     def admit(
         self, where: Fields, sample: Sample, moment_key: str, box_key: str, *, absent_hint: str | None = None
     ) -> bool:
-        """The checks every sample must pass; the keys are the fields that moment and boxes came from.
+        """The checks that every sample must pass. The keys name the fields of moment and boxes.
 
-        ``absent_hint``: what to try where sampled frames have no box.
-
-        False for a training sample whose moment no sampled frame falls into: it is left out with a warning.
+        ``absent_hint``: the hint for sampled frames without a box. Returns False for a training sample whose moment
+        contains no sampled frame: it is left out with a warning.
         """
         frames = sample.frames(self.sampling)
         inside = frames[slots_in(frames, sample.moment)]
@@ -252,12 +255,12 @@ class SplitReading:
         return True
 
     def _check_area(self, where: Fields, sample: Sample, key: str) -> None:
-        """Every box of the moment, sampled or not, must have something left inside the picture."""
+        """Check that every box of the moment, sampled or not, has an area inside the picture."""
         boxes = sample.boxes
         limit = np.array([sample.video.width, sample.video.height] * 2, dtype=np.float64)
         self.units.add(sample)
         clamped = np.clip(boxes, 0, limit)
-        empty = (clamped[:, 2:] <= clamped[:, :2]).any(axis=1)  # False for NaN, which is no box
+        empty = (clamped[:, 2:] <= clamped[:, :2]).any(axis=1)  # false for NaN, which means no box
         if empty.any():
             row = int(np.argmax(empty))
             alone = BoxUnits(self.units.sized)
@@ -276,7 +279,7 @@ class SplitReading:
 
 
 def some(numbers: IntArray | Sequence[object], most: int = 8) -> str:
-    """The first few of a list, for a message."""
+    """The first ``most`` elements of a list, for a message."""
     shown = ", ".join(str(n) for n in numbers[:most])
     return shown + (f", ... ({len(numbers)} in all)" if len(numbers) > most else "")
 

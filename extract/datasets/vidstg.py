@@ -1,7 +1,7 @@
 """VidSTG sentences with VidOR boxes → Samples.
 
-A VidSTG file lists records: a segment of a video, a moment in it, and sentences about one of two objects. The boxes lie
-in VidOR, one file per video. Each of those is read once, and only the tracks that are asked for are kept.
+A VidSTG file lists records: a segment of a video, a moment in it, and sentences about one of two objects. The boxes are
+in VidOR, one file per video. Each box file is read once, and only the required tracks are kept.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from .folders import listed, roots
 from .validate import Fields, SplitReading, coordinates, describe, require_pixels, some
 
 VIDOR_PART = {"train": "training", "val": "training", "test": "validation"}
-"""VidSTG cut its val split from VidOR's training part, and uses VidOR's validation part as test."""
+"""VidSTG's val split is a part of VidOR's training part. Its test split is VidOR's validation part."""
 
 KINDS = {"questions": "interrogative", "captions": "declarative"}
-"""Lists of sentences in the order they are numbered, and the type each counts as."""
+"""Lists of sentences in the order they are numbered, and the qtype of each."""
 
 
 @dataclass(frozen=True)
 class Relation:
-    """One record: when something happens, and the sentences about it."""
+    """One record: a segment, a moment, and the sentences about it."""
 
     index: int
     where: Fields
@@ -91,10 +91,10 @@ def _sentences(where: Fields, first_id: int) -> Iterator[tuple[int, str, str, in
 
 
 def read(file: Path, reading: SplitReading) -> list[Sample]:
-    """All sentences of ``file``, ascending by number. Boxes: one file per video, below group folders.
+    """All sentences of ``file``, sorted by number. The boxes are in one file per video, below group folders.
 
-    Sentences are numbered over the whole file, per record first the questions, then the captions; a record that is
-    dropped keeps its numbers. Raises AnnotationError, or notes it in ``reading``.
+    Sentences are numbered over the whole file: in every record first the questions, then the captions. A dropped record
+    keeps its numbers. Raises AnnotationError, or adds it to ``reading``.
     """
     by_video: dict[str, list[Relation]] = {}
     for relation in _relations(file, reading):
@@ -106,7 +106,7 @@ def read(file: Path, reading: SplitReading) -> list[Sample]:
         if not reading.boxes:
             samples += _samples(relations, None, reading)
             continue
-        with reading.record():  # what is wrong with a VidOR file concerns all records of its video
+        with reading.record():  # a fault of a VidOR file affects all records of its video
             if vid not in files:
                 raise relations[0].where.fault(
                     "vid",
@@ -138,7 +138,7 @@ def find_vidor(path: Path, split: str, vidor: Path | None = None) -> list[Path]:
 
 
 def _box_files(vidor: list[Path]) -> dict[str, list[Path]]:
-    """VidOR's files by video, hidden ones left out; a file with two names counts once."""
+    """VidOR's files by video, without hidden ones. A file with two names counts once."""
     files: dict[str, dict[str, Path]] = {}
     for folder in vidor:
         for found in sorted(folder.rglob("*.json")):
@@ -195,7 +195,7 @@ def _of_record(relation: Relation, trajectories: Trajectories | None, reading: S
 
 
 class Trajectories:
-    """One VidOR file, of which the tracks of the wanted objects are kept, over the frames that are wanted."""
+    """One VidOR file: the tracks of the required objects, over the required frames."""
 
     def __init__(self, file: Path, relations: list[Relation], reading: SplitReading) -> None:
         self.reading = reading
@@ -214,7 +214,7 @@ class Trajectories:
         return self.where.text("video_path")
 
     def _collect(self, per_frame: list[Any]) -> dict[int, list[tuple[int, tuple[object, ...]]]]:
-        """For each wanted object: frame and box of every entry in its span, unchecked."""
+        """For each required object: frame and box of every entry in its span, unchecked."""
         rows: dict[int, list[tuple[int, tuple[object, ...]]]] = {tid: [] for tid in self.spans}
         start, end = _hull(self.spans.values())
         for frame, entries in enumerate(per_frame[start:end], start):
@@ -234,7 +234,7 @@ class Trajectories:
         return rows
 
     def check_agreement(self, relation: Relation, reading: SplitReading) -> None:
-        """VidSTG and VidOR must describe the same video, and boxes must be listed up to the end of the moment."""
+        """Check that VidSTG and VidOR describe the same video, and that frames are listed up to the moment's end."""
         if reading.for_scoring:
             return
         fps = self.where.positive("fps")
@@ -256,7 +256,7 @@ class Trajectories:
         return relation.where.fault(key, f"differs from VidOR's {self.where.file}", VidSTG=mine, VidOR=theirs)
 
     def boxes(self, tid: int, moment: Span) -> FloatArray:
-        """Boxes of one object, a row per frame of ``moment``, NaN where it has none: a view of its whole track."""
+        """Boxes of one object, one row per frame of ``moment``, NaN where it has none. Returns a view of its track."""
         if tid not in self.tracks:
             self.tracks[tid] = self._track(tid)
         first = self.spans[tid][0]
