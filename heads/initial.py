@@ -101,7 +101,7 @@ def fitting(model: Any, read: Found) -> tuple[StateDict, Start]:
     row = row_of(model.config.head)
     weights = under_levels_of(model, row.starts_from(read.tensors))
     wanted = dict(model.state_dict())
-    copies = "anchor_layers."  # the second stream's own layers start as the first's (table VIII)
+    copies = "anchor_layers."  # the second stream's own layers are initialised as the first's (table VIII)
     found = {copies + k.removeprefix("decoder.layers."): v for k, v in weights.items() if k.startswith("decoder.layers.")} | weights  # fmt: skip  # noqa: E501
     queries = ""
     if ANCHOR in found and ANCHOR in wanted and found[ANCHOR].dim() == 2:

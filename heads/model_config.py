@@ -36,7 +36,7 @@ class HeadConfig(Settings):
     span_dropout: float = setting(0.5, SHARE, "TubeDETR")
     """Dropout probability after every layer of the start and end head, logits included."""
     max_frames: int = setting(100, AT_LEAST_1, "FSM's paper")
-    """Slots per clip, at most. A longer clip is subsampled in training, and divided into windows at inference."""
+    """Maximum number of slots of a clip. A longer clip is subsampled in training, divided into windows at inference."""
     memory_level: str | None = setting(None, source="FSM's code")
     """The level of the features that the memory is made from. [the last]"""
     standardise: bool = setting(False, source="this project, measured")
@@ -119,7 +119,7 @@ class TubeDETRConfig(HeadConfig):
 
     head: str = "tubedetr"
     max_frames: int = setting(200, AT_LEAST_1, "TubeDETR")
-    """Slots per clip, at most. A longer clip is subsampled in training, and divided into windows at inference."""
+    """Maximum number of slots of a clip. A longer clip is subsampled in training, divided into windows at inference."""
     stride: int = setting(2, AT_LEAST_1, "TubeDETR at 224; 4 at 352, else 5")
     """Every stride-th slot goes through the space-text encoder. The slots up to the next one reuse its memory."""
     fast: bool = setting(True, source="TubeDETR")

@@ -49,7 +49,7 @@ class TrainConfig(Settings):
     """Samples per optimiser step, over all ranks."""
     accumulate: int = setting(0, AT_LEAST_0, "this project")
     """Batches accumulated per optimiser step. 0: one. For ``end-to-end``, 0 divides the batch into as few parts as fit
-    the device, by the memory that one clip and two clips need."""
+    the device; the memory that one clip and two clips need is measured."""
     lr: float = setting(5e-5, POSITIVE, "FSM's paper")
     """Learning rate of the head."""
     lr_backbone: float = setting(1e-5, AT_LEAST_0, "FSM's paper")
@@ -82,8 +82,8 @@ class TrainConfig(Settings):
     views: bool = setting(True, source="this project")
     """Train on every stored view of a video; for ``end-to-end``, on a new random view of every sample."""
     per_video: int = setting(1, AT_LEAST_1, "this project, measured")
-    """Sentences of one video that are consecutive in an epoch's order, at most. More of them share one read and one
-    projection of its features, and make batches less diverse, which costs accuracy (docs/benchmarks.md)."""
+    """Maximum number of consecutive sentences of one video in an epoch's order. More of them share one read and one
+    projection of its features. They also make batches less diverse, which costs accuracy (docs/benchmarks.md)."""
     seed: int = setting(42, source="FSM's code")
     """Random seed of the initial weights, the order of samples, and all random numbers in training."""
     log_every: int = setting(10, AT_LEAST_1, "this project")

@@ -65,7 +65,7 @@ class TrainRequest(Request):
         known = cache.annotations.splits
         if self.val_split not in (None, "none", *known):
             raise UsageError(f"{cache.path} has no split {self.val_split!r} to validate on", found=", ".join(known))
-        # The test split is never the default: it would select the epoch, and bias its own scores upwards.
+        # The test split is never the default: selecting the epoch on it biases its scores upwards.
         held_out = "val" in cache.samples.splits and self.split != "val"
         val_split = self.val_split or ("val" if held_out else "none")
         given = vars(self)
