@@ -6,13 +6,14 @@ Every function has the options of its command, with underscores in the names. It
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .cache.index import Cache
+from .config import flat
 from .console import Progress
 from .errors import UsageError
 from .evaluate.ablation.request import PRESET
@@ -89,7 +90,7 @@ def train(
 
     require_known(options, names_of(TrainRequest, but="assignments"), "train")
     options |= {name: Path(options[name]) for name in ("videos", "init") if options.get(name) is not None}
-    assignments = tuple(f"{name}={value}" for name, value in leaves(set or {}))
+    assignments = assigned(set or {})
     opened, folder = opened_cache(cache, options.pop("annotation_set", None)), Path(out)
     asked = TrainRequest(preset, assignments, annotation_set=opened.annotation_set, **options)
     target = choose_device(device)
@@ -237,7 +238,7 @@ def ablate(
     require_known(options, [*own, *names_of(TrainRequest, but="assignments")], "ablate")
     options |= {name: Path(options[name]) for name in ("videos", "init", "grid") if options.get(name) is not None}
     ours = {name: options.pop(name) for name in own if name in options}
-    asked = TrainRequest(preset, tuple(f"{name}={value}" for name, value in leaves(set or {})), **options)
+    asked = TrainRequest(preset, assigned(set or {}), **options)
     places: dict[int | None, Location] = {None: place_of(cache)}
     places |= {size: place_of(each) for size, each in (caches or {}).items()}
     return ablate_requested(AblateRequest(caches=places, asked=asked, out=Path(out), tables=tables, **ours))
@@ -255,12 +256,8 @@ def opened_cache(cache: Cache | Place, annotation_set: str | None = None) -> Cac
     return cache if annotation_set is None else Cache.open(cache.path, annotation_set)
 
 
-def leaves(settings: object, above: str = "") -> Iterator[tuple[str, Any]]:
-    """Settings as (dotted name, value).
-
-    Nested mappings are flattened. Raises UsageError if ``settings`` is no mapping.
-    """
+def assigned(settings: object) -> tuple[str, ...]:
+    """Settings as assignments ``name=value``; nested mappings are flattened. Raises UsageError if it is not a mapping."""
     if not isinstance(settings, Mapping):
         raise UsageError("set is no mapping", expected='{"train.lr": 1e-4, "model.d": 64}', found=repr(settings))
-    for name, value in settings.items():
-        yield from leaves(value, f"{above}{name}.") if isinstance(value, Mapping) else [(f"{above}{name}", value)]
+    return tuple(f"{name}={value}" for name, value in flat(settings).items())

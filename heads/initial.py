@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..config import flat
 from ..errors import CheckpointError
 from ..weight_files import CHECKPOINTS, find_file, require_finite
 from ..weights import StateDict, read_weights, some, state_sha256
@@ -190,14 +191,6 @@ def differing_settings(read: Found, model: Any) -> dict[str, tuple[Any, Any]]:
         return {}
     there, here = flat(read.settings), flat(asdict(model.config))
     return {k: (there[k], v) for k, v in here.items() if k in there and json.dumps(there[k]) != json.dumps(v)}
-
-
-def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings under dotted names."""
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return found
 
 
 def fit_queries(rows: Tensor, count: int) -> Tensor:

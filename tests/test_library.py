@@ -142,7 +142,7 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_written(
 
 def test_settings_in_groups_are_the_settings_under_dotted_names() -> None:
     grouped = {"train": {"epochs": 1, "lr": 0.1}, "model.d": 64}
-    assert dict(library.leaves(grouped)) == {"train.epochs": 1, "train.lr": 0.1, "model.d": 64}
+    assert sorted(library.assigned(grouped)) == ["model.d=64", "train.epochs=1", "train.lr=0.1"]
 
 
 def test_places_of_several_encoders_are_found_from_any_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -18,11 +18,12 @@ import torch
 
 from ...cache.contents import Contents
 from ...cache.index import Cache
+from ...config import flat
 from ...errors import UsageError
 from ...heads.initial import Found, fitting, read_head
 from ...heads.table import build_model
 from ...heads.training.request import RunRequest
-from ...heads.training.resumption import FREE, flat
+from ...heads.training.resumption import FREE
 from ...heads.training.state import feature_facts
 from ...wording import counted
 from .grid import Row, Table

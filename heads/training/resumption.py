@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...cache.contents import Contents
+from ...config import flat
 from ...errors import CheckpointError
 from ..settings import TrainConfig
 from .schedule import learning_rate, warm_up
@@ -91,14 +92,6 @@ def require_same(folder: Path, saved: dict[str, Any], facts: dict[str, Any], sta
             hint="choose another --out folder to train on what there is now, or name the cache as it was with --cache",
         )
     return told(changed)
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings under dotted names, such as ``train.lr``."""
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found
 
 
 def different(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

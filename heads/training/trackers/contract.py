@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ....atomic import write_atomic
+from ....config import flat
 from ....errors import UsageError
 from ....wording import install
 from ..watch import SELECTED, SPEED, Line
@@ -50,14 +50,6 @@ def settings_of(run: Run) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in run.model.parameters() if p.requires_grad),
     }
     return {**flat(asdict(run.experiment)), **facts}
-
-
-def flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Nested settings under dotted names."""
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        found |= flat(value, f"{above}{name}.") if isinstance(value, Mapping) else {f"{above}{name}": value}
-    return found
 
 
 def known_id(folder: Path, tracker: str) -> str | None:
