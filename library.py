@@ -218,7 +218,7 @@ def ablate(
     cache: Place | Cache,
     out: Place = "runs/ablation",
     *,
-    tables: Sequence[str] = (),
+    tables: str | Sequence[str] = (),
     preset: str = PRESET,
     set: Mapping[str, Any] | None = None,
     caches: Mapping[int, Place] | None = None,
@@ -239,9 +239,10 @@ def ablate(
     options |= {name: Path(options[name]) for name in ("videos", "init", "grid") if options.get(name) is not None}
     ours = {name: options.pop(name) for name in own if name in options}
     asked = TrainRequest(preset, assigned(set or {}), **options)
+    named = (tables,) if isinstance(tables, str) else tuple(tables)
     places: dict[int | None, Location] = {None: place_of(cache)}
     places |= {size: place_of(each) for size, each in (caches or {}).items()}
-    return ablate_requested(AblateRequest(caches=places, asked=asked, out=Path(out), tables=tables, **ours))
+    return ablate_requested(AblateRequest(caches=places, asked=asked, out=Path(out), tables=named, **ours))
 
 
 def place_of(cache: Cache | Place) -> Location:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import click
 
-from .config import nearest, outside, setting, told
+from .config import Range, nearest, outside, setting, told
 from .errors import UsageError
 from .options import Decorator, RowOf
 
@@ -35,6 +35,8 @@ class Request:
 
     def __post_init__(self) -> None:
         for name, value, known in outside(self):
+            if isinstance(known, Range):
+                raise UsageError(f"{name} is {value!r}", expected=told(known))
             assert isinstance(known, Collection)
             what, hint = name.replace("_", " "), nearest(str(value), known)
             raise UsageError(f"there is no {what} {value!r}", expected=told(known), hint=hint)
@@ -59,7 +61,7 @@ def option(request: type[Request], name: str, *declarations: str, **attributes: 
     """
     found = next(each for each in fields(request) if each.name == name)
     known = found.metadata.get("within")
-    if known is not None and "type" not in attributes:
+    if isinstance(known, Collection) and "type" not in attributes:
         attributes["type"] = RowOf(known) if isinstance(known, Mapping) else click.Choice(list(known))
     if found.default is MISSING:
         attributes.setdefault("required", found.default_factory is MISSING)

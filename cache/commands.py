@@ -23,7 +23,7 @@ def cache() -> None:
     """Inspect, verify, convert, export and merge caches."""
 
 
-@cache.command("info")
+@cache.command("info", short_help="Print the contents and the recipe of a cache.")
 @click.argument("path", type=CACHE)
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def cache_info(path: Location, as_json: bool) -> None:

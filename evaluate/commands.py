@@ -113,7 +113,7 @@ def evaluate(
         first, second = compare
         names = [p.stem if first.stem != second.stem else str(p) for p in compare]
         found = compare_runs(read_scores(first), read_scores(second))
-        say(format_comparison(found, names[0], names[1]), nl=False)
+        say(format_comparison(found, names[0], names[1], style), nl=False)
         return
     outputs = [p for p in (out, json_path, *(path for _, path in exports)) if p and not is_stream(p)]
     require_places_of_their_own(outputs, [chosen["checkpoint"], chosen["predictions"], chosen["annotations"]])

@@ -86,6 +86,7 @@ def predict(
     if isinstance(request.cache, Path) and not request.cache.is_dir():
         writable_folder(request.cache)
     from ..stop import Stop
+    from .grounding.folder import PREDICTIONS, film_name, require_room
     from .grounding.predictor import open_predictor
 
     if video is None:
@@ -95,7 +96,8 @@ def predict(
     questions = questions_about(video, sentences)
     out = writable_folder(out or OUT)
     count = sum(len(question.sentences) for question in questions)
-    for name in ("predictions.jsonl", *(f"{number}.mp4" for number in range(1, count + 1))):
+    require_room(out, count, [question.file for question in questions])
+    for name in (PREDICTIONS, *map(film_name, range(1, count + 1))):
         writable_file(out / name)
     with Stop() as stop, stop.at_once(), open_predictor(request) as predictor:
         answer(predictor, questions, request.moments, out, no_video)
@@ -103,8 +105,9 @@ def predict(
 
 def answer(predictor: Predictor, questions: Sequence[Question], moments: int, out: Path, no_video: bool) -> None:
     """Answer the questions, write the results, and print a table."""
-    from .grounding.answers import WHAT_SCORES_MEAN, write_answers
+    from .grounding.answers import WHAT_SCORES_MEAN
     from .grounding.film import write_films
+    from .grounding.folder import write_answers
     from .styles import render
 
     faults: list[StvgError] = []

@@ -15,6 +15,7 @@ from ..errors import StvgError, UsageError
 from ..heads.training.owner import OWNER, SILENCE, last_sign, read_owner
 from ..heads.training.record import Record
 from ..heads.training.schedule import steps_of
+from ..objects import HEADER
 from .compare import read_scores
 from .metrics import METRICS, counted
 from .styles import Written, write_table
@@ -54,6 +55,9 @@ def list_runs(folder: Path) -> DataFrame:
 def runs_in(folder: Path) -> Iterator[Path]:
     """Folders of runs, sorted by path."""
     for where, folders, files in os.walk(folder):
+        if HEADER in files:  # a cache, whose units have records of their own
+            folders.clear()
+            continue
         folders[:] = sorted(set(folders) - APART)
         if RECORD in files:
             yield Path(where)

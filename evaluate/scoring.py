@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..config import AT_LEAST_1, POSITIVE, setting
 from ..console import Progress
 from ..extract.datasets.table import DATASETS
 from ..objects import Location
@@ -41,7 +42,7 @@ class HowToScore(Request):
 
     split: str = "test"
     protocol: str = one_of(PROTOCOLS, "tubedetr")
-    max_frames: int | None = None
+    max_frames: int | None = setting(None, AT_LEAST_1)
     """Maximum number of slots per clip; None: the head's, or 100 for predictions."""
 
 
@@ -124,7 +125,7 @@ class PredictionScoring(HowToScore):
     dataset: str = one_of(DATASETS)
     annotations: Path
     vidor: Path | None = None
-    fps: float | None = None
+    fps: float | None = setting(None, POSITIVE)
     """Sampling rate of the scored frames, per second; None: 5."""
     allow_missing: bool = False
     """Score the predictions that exist; count missing samples instead of raising an error."""

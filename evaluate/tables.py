@@ -107,18 +107,30 @@ def describe(scores: Scores, dataset: str | None = None, split: str | None = Non
     return "; ".join([*([what] if what else []), f"protocol {scores.protocol}", frames, coverage, *chosen]) + "."
 
 
-def format_comparison(comparison: Comparison, a: str, b: str, most: int = 10) -> str:
-    """Paired differences, marked if their interval excludes zero, and the samples that changed most."""
+def format_comparison(comparison: Comparison, a: str, b: str, style: str = "terminal", most: int = 10) -> str:
+    """Paired differences, marked if their interval excludes zero; for the terminal also the samples that changed most.
+
+    Raises UsageError for an unknown style.
+    """
+    from pandas import DataFrame
+
     rows = []
     for d in comparison.differences:
         figures = [f"{100 * d.a:.2f}", f"{100 * d.b:.2f}", f"{100 * (d.b - d.a):+.2f}"]
         rows.append([d.group, d.metric, *figures, spread(d.interval) or "–", "*" if d.sure else ""])
-    text = render(("group", "metric", a, b, "difference", "95 %", ""), rows, "llrrrrl")
-    text += (
-        f"* zero lies outside the 95 % interval of the paired difference; {len(comparison.changed):,} samples in both"
-    )
-    text += f", {comparison.only_a:,} only in the first and {comparison.only_b:,} only in the second\n"
-    text += "".join(f"{name} is {MARK}\n" for name, is_so in zip((a, b), comparison.selected, strict=True) if is_so)
+    count = f"{len(comparison.changed):,} samples in both"
+    others = f"{comparison.only_a:,} only in the first and {comparison.only_b:,} only in the second"
+    notes = [f"* zero lies outside the 95 % interval of the paired difference; {count}, {others}"]
+    notes += [f"{name} is {MARK}" for name, is_so in zip((a, b), comparison.selected, strict=True) if is_so]
+    numbers = [
+        [d.group, d.metric, *(100 * x for x in (d.a, d.b, d.b - d.a, *d.interval))] for d in comparison.differences
+    ]
+    sheet = DataFrame(numbers, columns=["group", "metric", a, b, "difference", "low", "high"])
+    cells = DataFrame(rows, columns=["group", "metric", a, b, "difference", "95 %", ""])
+    title = f"{a} and {b}" if style == "latex" else ""
+    text = write_table(Written(cells, "llrrrrl", title, notes, sheet), style)
+    if style != "terminal":
+        return text
     changed = []
     for x, y in comparison.changed[:most]:
         figures = [f"{100 * x.vIoU:.1f}", f"{100 * y.vIoU:.1f}", f"{100 * (y.vIoU - x.vIoU):+.1f}"]

@@ -11,6 +11,7 @@ import click
 
 from ..cache.kept import DTYPES, KEPT
 from ..cache.stores.kinds import STORES
+from ..config import AT_LEAST_1, POSITIVE, setting
 from ..objects import Location
 from ..options import AMP, Finite, choose_device, options
 from ..requested import Request, one_of, option
@@ -43,15 +44,15 @@ class Extraction(Request):
     text_weights: str | None = None
     tokenizer: str | None = None
     weights_seed: int = 0
-    resolution: int = 224
+    resolution: int = setting(224, AT_LEAST_1)
     """Short side of the frames, pixels."""
     levels: str = one_of(KEPT, "roi")
     dtype: str = one_of(DTYPES, "float16")
     amp: str = one_of(AMP, "none")
-    views: int = 1
+    views: int = setting(1, AT_LEAST_1)
     views_seed: int = 0
     store: str = one_of(STORES, "zarr")
-    batch_frames: int = 32
+    batch_frames: int = setting(32, AT_LEAST_1)
     """Frames encoded at once."""
     on_bad_record: str = one_of(("raise", "skip"), "raise")
     strict: bool = False
@@ -63,22 +64,22 @@ class Extraction(Request):
 class ExtractRequest(Extraction):
     """All settings of `stvg extract` and `stvg.extract_features`."""
 
-    fps: float = 5.0
+    fps: float = setting(5.0, POSITIVE)
     """Sampled frames per second of video."""
-    max_frames: int = 100
+    max_frames: int = setting(100, AT_LEAST_1)
     """Longer clips are thinned to this many frames."""
     devices: str | None = None
     """Names separated by commas; None: the best one."""
-    processes: int = 1
+    processes: int = setting(1, AT_LEAST_1)
     """Number of extractor processes, at least one per device."""
     launcher: str = one_of(LAUNCHERS, "local")
     shard: str = "1/1"
     """``i/n``, or ``auto``."""
-    decoders: int | None = None
+    decoders: int | None = setting(None, AT_LEAST_1)
     """Decoding processes of each extractor; None: 1 on a CPU, 4 on a GPU."""
-    decode_timeout: float = 120.0
+    decode_timeout: float = setting(120.0, POSITIVE)
     """Seconds without another frame after which a video is skipped."""
-    decoder_memory: float = 4.0
+    decoder_memory: float = setting(4.0, POSITIVE)
     """Limit of a decoding process's address space, GiB."""
 
     def targets(self, number: int | None = None) -> list[torch.device]:

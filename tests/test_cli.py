@@ -153,7 +153,7 @@ def test_a_report_of_a_head_holds_its_evidence_its_training_and_the_run_it_is_se
     assert "a &lt;run&gt;" in text
     assert '<section id="training"' in text
     assert data("index")["id"] == [s["sample_id"] for s in scores]
-    assert data("index")["vIoU"] == data("index")["before"] == [round(s["vIoU"], 4) for s in scores]
+    assert [data("index")["vIoU"]] == data("index")["before"] == [[round(s["vIoU"], 4) for s in scores]]
     rows = data("details-0")["rows"]
     assert all({"start", "end", "looked_at"} <= set(row) for row in rows)
     assert sum("attention" in row for row in rows) == 4

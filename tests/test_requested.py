@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import click
 import pytest
@@ -10,7 +11,10 @@ from click.testing import CliRunner
 
 from stvg.cli import cli
 from stvg.errors import UsageError
+from stvg.evaluate.ablation.request import AblateRequest
+from stvg.evaluate.grounding.request import Ground
 from stvg.evaluate.scoring import CheckpointScoring, HeadScoring, PredictionScoring
+from stvg.extract.request import ExtractRequest
 from stvg.requested import PROTOCOLS, Request, names_of, one_of, option, require_known
 
 KINDS = {"a": 1, "b": 2}
@@ -64,6 +68,26 @@ def test_a_value_that_is_no_choice_is_refused_with_the_choices_and_the_nearest()
     with pytest.raises(UsageError, match="there is no kind 'bb'") as error:
         Asked("x", kind="bb")
     assert "a, b" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong"),
+    [
+        (AblateRequest, {"seeds": 0}),
+        (AblateRequest, {"seeds": "2"}),
+        (HeadScoring, {"max_frames": 0}),
+        (ExtractRequest, {"fps": 0.0}),
+        (ExtractRequest, {"resolution": "96"}),
+        (Ground, {"moments": 21}),
+    ],
+)
+def test_a_number_out_of_range_is_refused_with_the_range(kind, wrong):
+    needed = {"caches": {}, "asked": None, "dataset": "json", "annotations": Path("a"), "out": Path("b")}
+    needed |= {"checkpoint": Path("c")}
+    ((name, value),) = wrong.items()
+    given = {k: v for k, v in needed.items() if k in names_of(kind)} | wrong
+    with pytest.raises(UsageError, match=rf"{name} is {value!r}\n +expected +(at least|more than)"):
+        kind(**given)
 
 
 def test_an_option_there_is_none_of_is_refused_with_the_nearest():

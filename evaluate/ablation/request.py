@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...config import nearest
+from ...config import AT_LEAST_1, nearest, setting
 from ...errors import UsageError
 from ...heads.training.options import TrainRequest
 from ...objects import Location
@@ -34,7 +34,7 @@ class AblateRequest(Request):
     """Names of the paper's tables. Empty: all but X, which needs one cache per resolution."""
     grid: Path | None = None
     """A YAML file with rows, used instead of the paper's tables."""
-    seeds: int = 1
+    seeds: int = setting(1, AT_LEAST_1)
     """Number of runs per row."""
     test_split: str = "test"
     """The split that is scored."""

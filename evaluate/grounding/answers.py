@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...atomic import open_atomic
 from ...cache.sampling import FloatArray, IntArray, interpolate_boxes
 from ...cache.schema import Sample, Tube, Video
-from ...errors import PredictionError
 from ...extract.video.clock import Clock
 from ...heads.decision import Moment
 
@@ -28,7 +22,6 @@ WHAT_SCORES_MEAN = (
     "probability of this start times that of this end.\nNeither is the chance that the answer is right. Compare them "
     "between answers of one head only."
 )
-PREDICTIONS = "predictions.jsonl"
 
 
 @dataclass(frozen=True)
@@ -109,42 +102,3 @@ class Grounding:
         start, end = (round(s, 3) for s in self.seconds(moment)) if self.clock else (None, None)  # type: ignore[union-attr]
         known = {"start": moment.start, "end": moment.end, "start_seconds": start, "end_seconds": end}
         return {**known, "probability": float(f"{moment.probability:.4g}")}
-
-
-def write_answers(out: Path, found: Iterable[Grounding], draw: Callable[[Grounding, list[Path]], None] | None) -> Path:
-    """Write ``out``/predictions.jsonl: one line per sentence, numbered from 1 over all videos.
-
-    The file appears when it is complete. Files of an earlier run in ``out`` are removed just before the first answer is
-    written. ``draw``: writes the annotated videos of a grounding to the given files, ``out``/1.mp4 and so on; None: no
-    videos. Raises PredictionError for a non-finite answer.
-    """
-    number, rest = 0, iter(found)
-    first = list(islice(rest, 1))  # earlier files are kept until there is an answer
-    remove_earlier(out)
-    with open_atomic(out / PREDICTIONS, text=True) as file:
-        for grounding in chain(first, rest):
-            lines = grounding.lines(number + 1)
-            if draw:
-                films = [out / f"{line['sample_id']}.mp4" for line in lines]
-                draw(grounding, films)
-                lines = [{**line, "film": film.name} for line, film in zip(lines, films, strict=True)]
-            file.writelines(map(_as_text, lines))
-            number += len(lines)
-    return out / PREDICTIONS
-
-
-def _as_text(line: dict[str, Any]) -> str:
-    try:
-        return json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
-    except ValueError:
-        raise PredictionError(f"the answer to sentence {line['sample_id']} is not finite") from None
-
-
-def remove_earlier(out: Path) -> None:
-    """Remove earlier predictions, and the annotated videos that they name."""
-    with suppress(OSError, ValueError):  # a file of another kind names no videos
-        for line in (out / PREDICTIONS).read_text(encoding="utf-8").splitlines():
-            named = json.loads(line)
-            if isinstance(named, dict) and named.get("film") == f"{named.get('sample_id')}.mp4":
-                (out / f"{int(named['sample_id'])}.mp4").unlink(missing_ok=True)
-        (out / PREDICTIONS).unlink()

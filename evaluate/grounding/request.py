@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...config import Range, setting
 from ...errors import StvgError, UsageError, VideoError
 from ...objects import Location
 from ...requested import Request
@@ -48,7 +49,7 @@ class Ground(Request):
     """Which head answers, and how. Raises UsageError unless the number of moments is from 1 to `MOST`."""
 
     checkpoint: Path
-    moments: int = 1
+    moments: int = setting(1, Range(1, MOST))
     """Number of the likeliest moments per sentence; no two overlap by half."""
     cache: Location | None = None
     """Where features of videos are read and stored; see `Predictor`.  [nowhere]"""
@@ -59,11 +60,6 @@ class Ground(Request):
     text_weights: str | None = None
     tokenizer: str | None = None
     weights_seed: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 1 <= self.moments <= MOST:
-            raise UsageError("so many moments cannot be asked for", expected=f"1 to {MOST}", found=self.moments)
 
     @property
     def encoders(self) -> dict[str, Any]:

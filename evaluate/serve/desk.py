@@ -9,8 +9,9 @@ from queue import Queue
 from typing import Any
 
 from ...errors import StvgError, UsageError
-from ..grounding.answers import Grounding, write_answers
+from ..grounding.answers import Grounding
 from ..grounding.film import write_films
+from ..grounding.folder import write_answers
 from ..grounding.predictor import Predictor
 from ..grounding.request import Ground, Question
 

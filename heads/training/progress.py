@@ -60,6 +60,8 @@ class TrainingProgress:
 def plan_of(run: Run, val_split: str, out: Path) -> str:
     """The plan of the run: steps, samples, parameters, validation, device, folder."""
     t = run.experiment.train
+    if run.step >= run.total_steps > 0:
+        return f"nothing is left to train: all {run.total_steps:,} steps are done → {out}"
     left = f"steps {run.step + 1:,} to {run.total_steps:,}" if run.step else f"{run.total_steps:,} steps"
     samples = f"{t.epochs} epochs of {len(run.dataset):,} samples in batches of {t.batch_size * t.accumulate}"
     count = sum(p.numel() for p in run.model.parameters() if p.requires_grad)

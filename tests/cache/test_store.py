@@ -607,7 +607,7 @@ def test_a_folder_tells_its_backend(store):
 
 
 def test_a_folder_of_no_or_both_backends_cannot_be_told(tmp_path):
-    with pytest.raises(CacheError, match="cannot tell"):
+    with pytest.raises(CacheError, match="cannot be determined"):
         open_store(tmp_path)
     for backend in BACKENDS:
         fill(open_store(tmp_path, backend), KEY, {})

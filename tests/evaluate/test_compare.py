@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from dataclasses import asdict
 
@@ -82,6 +83,10 @@ def test_a_constant_gain_is_sure_and_the_largest_change_comes_first(tmp_path):
     first = next(i for i, line in enumerate(text.splitlines()) if line.startswith("sample "))
     assert "sentence 7" in text.splitlines()[first + 2]
     assert not any(d.sure for d in compare(a, a).differences)
+    sheet = list(csv.DictReader(io.StringIO(format_comparison(found, "a", "b", "csv"))))
+    assert float(sheet[1]["difference"]) == pytest.approx(100 * gain.mean())
+    assert format_comparison(found, "a", "b", "markdown").count("|") > 40
+    assert r"\begin{tabular}" in format_comparison(found, "a", "b", "latex")
 
 
 def test_samples_that_only_one_run_has_are_counted_and_left_out(tmp_path):

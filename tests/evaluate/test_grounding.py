@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -17,8 +17,9 @@ from stvg.cache.index import Cache
 from stvg.cache.schema import Tube, Video
 from stvg.errors import PredictionError, StvgError, UsageError, VideoError
 from stvg.evaluate.evaluation import load_head
-from stvg.evaluate.grounding.answers import Answer, Grounding, write_answers
+from stvg.evaluate.grounding.answers import Answer, Grounding
 from stvg.evaluate.grounding.film import AMBER, BAR, YELLOW, write_films
+from stvg.evaluate.grounding.folder import require_room, write_answers
 from stvg.evaluate.grounding.request import MOST, Ground, Question, answered, questions_about
 from stvg.extract.video.clock import Clock
 from stvg.extract.video.decode import probe
@@ -88,7 +89,7 @@ def test_a_table_that_does_not_say_what_is_asked_is_refused_with_the_line(
 def test_a_request_for_no_moment_or_too_many_is_refused(tmp_path: Path) -> None:
     assert Ground(tmp_path).moments == 1
     for count in (0, MOST + 1):
-        with pytest.raises(UsageError, match="so many moments"):
+        with pytest.raises(UsageError, match="moments is"):
             Ground(tmp_path, moments=count)
     with pytest.raises(UsageError, match="sentence 2 is empty"):
         Question(tmp_path, ("what?", " "))
@@ -143,7 +144,7 @@ def test_what_an_earlier_run_left_is_removed_and_nothing_else(tmp_path: Path) ->
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1.mp4", "4.mp4", "predictions.jsonl"]
     write_answers(tmp_path, [a_grounding(Path("a.mp4"), "one")], None)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["4.mp4", "predictions.jsonl"]
-    (tmp_path / "predictions.jsonl").write_text('["../x"]\nno JSON')
+    (tmp_path / "predictions.jsonl").write_text('{"sample_id": "../x", "film": "../x.mp4"}\n{"sample_id": []}')
     write_answers(tmp_path, [a_grounding(Path("a.mp4"), "one")], draw)
     kept = (tmp_path / "predictions.jsonl").read_text()
     endless = a_grounding(Path("a.mp4"), "one")
@@ -151,6 +152,52 @@ def test_what_an_earlier_run_left_is_removed_and_nothing_else(tmp_path: Path) ->
     with pytest.raises(PredictionError, match="not finite"):
         write_answers(tmp_path / "out", [endless], None)
     assert kept.count("\n") == 1
+
+
+def draw_text(found: Grounding, films: list[Path]) -> None:
+    for film in films:
+        film.write_text(f"{found.video.video_id} {film.name}")
+
+
+def test_a_file_that_no_earlier_run_wrote_is_never_replaced_or_removed(tmp_path: Path) -> None:
+    (tmp_path / "2.mp4").write_text("the user's own")
+    with pytest.raises(UsageError, match=r"2.mp4 is there already"):
+        require_room(tmp_path, 2, [])
+    require_room(tmp_path, 1, [])
+    write_answers(tmp_path, [a_grounding(Path("a.mp4"), "one")], draw_text)
+    require_room(tmp_path, 1, [])
+    (tmp_path / "1.mp4").write_text("replaced by the user since")
+    with pytest.raises(UsageError, match=r"1.mp4 is there already"):
+        require_room(tmp_path, 1, [])
+    write_answers(tmp_path, [a_grounding(Path("a.mp4"), "one")], None)
+    assert (tmp_path / "1.mp4").read_text() == "replaced by the user since"
+    assert (tmp_path / "2.mp4").read_text() == "the user's own"
+
+
+def test_a_video_that_is_asked_about_is_never_replaced(tmp_path: Path) -> None:
+    write_answers(tmp_path, [a_grounding(Path("a.mp4"), "one", "two")], draw_text)
+    with pytest.raises(UsageError, match=r"1.mp4 would replace a video that is asked about"):
+        require_room(tmp_path, 2, [tmp_path / "1.mp4"])
+
+
+@pytest.mark.parametrize("content", ["mine", '{"a": 1}', '["x"]'])
+def test_a_file_called_predictions_that_is_none_is_never_replaced(tmp_path: Path, content: str) -> None:
+    (tmp_path / "predictions.jsonl").write_text(content)
+    with pytest.raises(UsageError, match=r"predictions.jsonl is there already"):
+        require_room(tmp_path, 1, [])
+
+
+def test_nothing_of_an_earlier_run_is_lost_before_all_answers_are_there(tmp_path: Path) -> None:
+    write_answers(tmp_path, [a_grounding(Path("a.mp4"), "one", "two")], draw_text)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+
+    def failing() -> Iterator[Grounding]:
+        yield a_grounding(Path("b.mp4"), "three")
+        raise UsageError("the second video is a fault")
+
+    with pytest.raises(UsageError, match="a fault"):
+        write_answers(tmp_path, failing(), draw_text)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
 def test_every_moment_is_a_row_of_the_frame_with_its_rank(tmp_path: Path) -> None:

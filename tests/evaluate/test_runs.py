@@ -45,6 +45,7 @@ def folder(tiny_cache, tmp_path_factory):
     (runs / "b/metrics.jsonl").unlink()
     shutil.copytree(runs / "b", runs / "c")
     (runs / "c/record.json").write_text("{")
+    shutil.copytree(tiny_cache, runs / "d/cache")  # its units have records, too
     (runs / "wandb/x").mkdir(parents=True)
     (runs / "wandb/x/record.json").write_text("of another program")
     return runs

@@ -81,7 +81,7 @@ def test_scores_of_the_split_that_chose_the_epoch_are_marked_wherever_they_stand
     text = page.read_text()
     assert "selected on this split: the checkpoint is the epoch that scored best on it" in text
     assert "validation on test, by which the epoch was selected" in text
-    assert "The other run is selected on this split." in text
+    assert "samples in both, selected on this split." in text
 
 
 def test_scores_of_another_split_or_of_the_last_epoch_are_not_marked(stvg, selected, tiny_cache, tmp_path):

@@ -84,7 +84,7 @@ def test_a_record_says_which_videos_and_samples_and_is_not_repeated_on_others(st
     ran = stvg("train-head", "--from-record", recorded / "record.json", "--cache", own_cache, "--out", tmp_path / "y")
     assert ran.code == 1
     assert "for training: the cache holds other videos or samples" in ran.err
-    assert f"1 video went: {video}" in ran.err
+    assert f"1 video removed: {video}" in ran.err
     assert not (tmp_path / "y").exists()
 
 
