@@ -17,11 +17,11 @@ from .config import flat
 from .console import Progress
 from .errors import UsageError
 from .evaluate.ablation.request import PRESET
-from .evaluate.grounding.request import ENCODERS, Ground, Question
+from .evaluate.grounding.request import Ground, Question
 from .objects import Location, location
 from .options import choose_device, say
 from .outputs import naming_write_errors
-from .requested import names_of, require_known
+from .requested import ENCODERS, names_of, require_known
 
 if TYPE_CHECKING:
     import pandas

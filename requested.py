@@ -7,7 +7,7 @@ the command line are generated from the fields, see `option`.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any, ClassVar
 
 import click
@@ -42,6 +42,23 @@ class Request:
             raise UsageError(f"there is no {what} {value!r}", expected=told(known), hint=hint)
 
 
+@dataclass(frozen=True, kw_only=True)
+class EncoderPlaces(Request):
+    """Where the encoders of a head or a cache are now. None: where their recorded names say."""
+
+    backbone: str | None = None
+    backbone_weights: str | None = None
+    text_encoder: str | None = None
+    text_weights: str | None = None
+    tokenizer: str | None = None
+    weights_seed: int = 0
+
+    @property
+    def encoders(self) -> dict[str, Any]:
+        """These fields alone, by name."""
+        return {name: getattr(self, name) for name in ENCODERS}
+
+
 def names_of(request: type[Request], but: str = "") -> list[str]:
     """Names of a request's fields, without the field ``but``."""
     return [each.name for each in fields(request) if each.name != but]
@@ -70,3 +87,6 @@ def option(request: type[Request], name: str, *declarations: str, **attributes: 
     elif found.default is not None:
         attributes = {"default": found.default, "show_default": True, **attributes}
     return click.option(*(declarations or (f"--{name.replace('_', '-')}", name)), **attributes)
+
+
+ENCODERS = names_of(EncoderPlaces)

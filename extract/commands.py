@@ -166,6 +166,8 @@ def extract(splits: tuple[str, ...], dry_run: bool, **chosen: Any) -> None:
     for line in faults_of(report, dropped, out):
         say(line, err=True)
     say("\n".join(summary_of(report, dropped, out)))
+    if request.levels == "none":
+        say("the cache keeps no features: train with --mode end-to-end --videos DIR, which reads the videos")
     if report.ended:
         raise SystemExit(ENDED)
     if report.skipped or report.outdated:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...config import Range, setting
 from ...errors import StvgError, UsageError, VideoError
 from ...objects import Location
-from ...requested import Request
+from ...requested import EncoderPlaces
 
 if TYPE_CHECKING:
     from .answers import Grounding
@@ -45,7 +45,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Ground(Request):
+class Ground(EncoderPlaces):
     """Which head answers, and how. Raises UsageError unless the number of moments is from 1 to `MOST`."""
 
     checkpoint: Path
@@ -54,22 +54,6 @@ class Ground(Request):
     cache: Location | None = None
     """Where features of videos are read and stored; see `Predictor`.  [nowhere]"""
     device: str | None = None
-    backbone: str | None = None
-    backbone_weights: str | None = None
-    text_encoder: str | None = None
-    text_weights: str | None = None
-    tokenizer: str | None = None
-    weights_seed: int = 0
-
-    @property
-    def encoders(self) -> dict[str, Any]:
-        """Locations of the encoders of the head's features."""
-        return {name: getattr(self, name) for name in ENCODERS}
-
-
-ENCODERS = tuple(
-    field.name for field in fields(Ground) if field.name not in ("checkpoint", "moments", "cache", "device")
-)
 
 
 def questions_about(what: Path, sentences: Sequence[str]) -> list[Question]:

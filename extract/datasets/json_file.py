@@ -44,6 +44,8 @@ def read_json(file: Path, *, repeated_keys: bool = False) -> tuple[Any, str]:
 
 def unpacked(file: Path, kind: str = "JSON") -> bytes:
     """The unpacked bytes of a file, gzipped or not. ``kind``: the expected format. Raises AnnotationError."""
+    if file.is_dir():
+        raise AnnotationError(file, None, "", "a folder", expected=f"a file of {kind}", hint="name the file in it")
     try:
         raw = file.read_bytes()
         content = gzip.decompress(raw) if raw[:2] == GZIP else raw

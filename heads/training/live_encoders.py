@@ -22,21 +22,16 @@ from ...errors import CacheError, UsageError
 from ...extract.encoders.backbone import Backbone, build_backbone
 from ...extract.encoders.several import Several
 from ...extract.encoders.text import TextEncoder, build_text_encoder
+from ...requested import EncoderPlaces
 
 AT_ONCE = 32
 """Frames per pass through the backbone, as in extraction. More would need more memory without being faster."""
 
 
 @dataclass(frozen=True)
-class Sources:
+class Sources(EncoderPlaces):
     """The sources of encoders and pixels; see `stvg train-head --help`."""
 
-    backbone: str | None = None
-    backbone_weights: str | None = None
-    text_encoder: str | None = None
-    text_weights: str | None = None
-    tokenizer: str | None = None
-    weights_seed: int = 0
     videos: Path | None = None
 
 

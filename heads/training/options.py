@@ -12,7 +12,7 @@ import click
 
 from ...errors import UsageError
 from ...options import FOLDER, Decorator, annotation_set_option, encoder_names, encoder_options, options
-from ...requested import MODES, PROTOCOL_HELP, PROTOCOLS, Request, one_of, option
+from ...requested import MODES, PROTOCOL_HELP, PROTOCOLS, EncoderPlaces, one_of, option
 from ..presets import presets
 
 if TYPE_CHECKING:
@@ -22,19 +22,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TrainRequest(Request):
+class TrainRequest(EncoderPlaces):
     """The options of a run before a cache is opened."""
 
     preset: str
     assignments: tuple[str, ...] = ()
     mode: str | None = one_of(MODES, None)
     videos: Path | None = None
-    backbone: str | None = None
-    backbone_weights: str | None = None
-    text_encoder: str | None = None
-    text_weights: str | None = None
-    tokenizer: str | None = None
-    weights_seed: int = 0
     init: Path | None = None
     annotation_set: str | None = None
     split: str = "train"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...cache.sampling import Sampling
+from ...requested import ENCODERS
 from ..settings import Experiment, experiment_of
 from .ranks import ALONE, Ranks
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from ...cache.index import Cache
     from .state import Run
 
-SOURCES = ("backbone", "backbone_weights", "text_encoder", "text_weights", "tokenizer", "weights_seed", "videos")
+SOURCES = (*ENCODERS, "videos")
 PLACES = ("cache_path", "init", "backbone", "backbone_weights", "text_encoder", "text_weights", "tokenizer", "videos")
 """Options that may have another location when a run is repeated. All but the videos and the tokenizer are compared by
 hash."""

@@ -41,7 +41,7 @@ class VideoFolder:
     def of(cls, root: Path) -> VideoFolder:
         """Raises UsageError for what is no folder, or holds no video."""
         if not os.path.isdir(root):
-            raise UsageError(f"{root} is not a folder of videos", hint="--videos DIR")
+            raise UsageError(f"{root} is not a folder of videos", hint="the folder that holds the video files")
         below = sorted(file for files in Tree.below(root).by_name.values() for file in files)
         files = tuple(file for file in below if file.suffix.lower() in SUFFIXES and file.is_file())
         others = tuple(str(file.relative_to(root)) for file in below if file not in set(files))
