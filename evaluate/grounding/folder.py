@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,15 @@ def write_answers(out: Path, found: Iterable[Grounding], draw: Callable[[Groundi
     videos. Nothing of ``out`` changes before all answers are complete. Then the annotated videos of an earlier run are
     removed, unless they were changed or replaced since. Raises PredictionError for a non-finite answer.
     """
+    rest = iter(found)
+    first = list(islice(rest, 1))  # a video that cannot be answered leaves no folder
     make_folder(out)
     sweep(out)
     earlier, aside, number = films_of(out), out / temporary_name(), 0
     aside.mkdir()
     try:
         with open_atomic(out / PREDICTIONS, text=True) as file:
-            for grounding in found:
+            for grounding in chain(first, rest):
                 lines = grounding.lines(number + 1)
                 if draw:
                     lines = _drawn(grounding, lines, aside, draw)
