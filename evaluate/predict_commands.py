@@ -95,7 +95,7 @@ def predict(
         return
     questions = questions_about(video, sentences)
     out = writable_folder(out or OUT)
-    count = sum(len(question.sentences) for question in questions)
+    count = 0 if no_video else sum(len(question.sentences) for question in questions)
     require_room(out, count, [question.file for question in questions])
     for name in (PREDICTIONS, *map(film_name, range(1, count + 1))):
         writable_file(out / name)

@@ -19,18 +19,19 @@ OURS = {"sample_id", "video", "sentence", "others"}
 
 
 def require_room(out: Path, count: int, sources: Iterable[Path]) -> None:
-    """Refuse to replace a file that an earlier run did not write, or that is asked about. ``count``: sentences.
+    """Refuse to replace a file that an earlier run did not write, or that is asked about. ``count``: annotated videos.
 
     Raises UsageError; nothing is changed.
     """
-    names = [PREDICTIONS, *(film_name(number) for number in range(1, count + 1))]
-    ours = {PREDICTIONS, *films_of(out)} if written_here(out / PREDICTIONS) else set()
+    earlier = films_of(out)  # they are removed
+    names = [PREDICTIONS, *(film_name(number) for number in range(1, count + 1)), *earlier]
+    ours = {PREDICTIONS, *earlier} if written_here(out / PREDICTIONS) else set()
     asked = {source.resolve() for source in sources}
     for name in names:
         file = out / name
         if file.resolve() in asked:
             raise UsageError(
-                f"{file} would replace a video that is asked about", effect="nothing was read", hint="--out"
+                f"{file} is asked about, and would be replaced or removed", effect="nothing was read", hint="another --out"
             )
         if name not in ours and file.exists() and file.stat().st_size:  # nothing of an empty one is lost
             raise UsageError(
