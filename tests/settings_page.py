@@ -29,7 +29,7 @@ a YAML file several. A name that does not exist, a value of another type or outs
 trains. Lists are written `[c3,c4]`, nothing at all is `null`.
 
 ```
-stvg train-head --cache cache/vidstg --preset paper --set train.lr=1e-4 --set model.fusion.gate=false
+stvg train-head --cache cache/vidstg --set train.lr=1e-4 --set model.fusion.gate=false
 ```
 
 "This project" stands where neither the papers nor their code know the setting. What the defaults were measured to do is in

@@ -31,7 +31,9 @@ def require_room(out: Path, count: int, sources: Iterable[Path]) -> None:
         file = out / name
         if file.resolve() in asked:
             raise UsageError(
-                f"{file} is asked about, and would be replaced or removed", effect="nothing was read", hint="another --out"
+                f"{file} is asked about, and would be replaced or removed",
+                effect="nothing was read",
+                hint="another --out",
             )
         if name not in ours and file.exists() and file.stat().st_size:  # nothing of an empty one is lost
             raise UsageError(
