@@ -71,9 +71,11 @@ def render(columns: Sequence[str], rows: Sequence[Sequence[str]], align: str, wi
 
 
 def markdown(table: Written) -> str:
-    cells = table.cells.map(in_markdown).set_axis([*map(in_markdown, table.cells.columns)], axis="columns")
+    from tabulate import tabulate
+
+    names, cells = [*map(in_markdown, table.cells.columns)], table.cells.map(in_markdown).to_numpy().tolist()
     sides = ["left" if side == "l" else "right" for side in table.align]
-    text = cells.to_markdown(index=False, disable_numparse=True, colalign=sides)
+    text = tabulate(cells, names, "pipe", disable_numparse=True, colalign=sides)
     title = f"**{in_markdown(table.title)}**\n\n" if table.title else ""
     return title + "\n".join([text, *(f"\n{note}" for note in table.notes)]) + "\n"
 

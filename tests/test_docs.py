@@ -250,7 +250,6 @@ OF_OTHERS = {
     "--extra",
     "--python",
     "--torch-backend",
-    "--index-url",
     "--logdir",
     "--backend-store-uri",
 }
