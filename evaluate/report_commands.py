@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..console import Progress
-from ..options import FOLDER, OUT_FILE, device_option, say
+from ..options import FOLDER, OUT_FILE, device_option, refuse_with, refuse_without, say
 from ..outputs import naming_write_errors, writable_file
 from ..wording import counted, install
 from .scoring_commands import scoring_of, scoring_options
@@ -24,34 +24,39 @@ NAMED = 5
 """Number of unreadable videos that are printed; the others are counted."""
 
 
-@click.command(short_help="One HTML page to look at: scores, curves, and a gallery of groundings.")
+@click.command(short_help="Write an HTML page: scores, curves, and a gallery of predictions.")
 @scoring_options
-@click.option("--videos", type=FOLDER, metavar="DIR", help="Folder of the videos.  [tubes without pictures]")
+@click.option("--videos", type=FOLDER, metavar="DIR", help="Folder of the videos.  [none: no frames are shown]")
 @click.option(
     "--pictures",
     type=click.IntRange(min=0),
     default=36,
     show_default=True,
-    help="Samples that get frames: by turns the best, the median, the worst, and the most changed.",
+    help="Number of samples shown with frames, taken in turn from the best, the median, the worst and the most changed.",
 )
 @click.option(
-    "--metrics", type=FOLDER, metavar="FILE", help="metrics.jsonl of the training.  [beside the checkpoint, if there]"
+    "--metrics",
+    type=FOLDER,
+    metavar="FILE",
+    help="metrics.jsonl of the training.  [the one beside the checkpoint, if any]",
 )
 @click.option(
     "--against",
     type=FOLDER,
     multiple=True,
     metavar="FILE",
-    help="Scores of another run (stvg evaluate --json) to set it beside. May be repeated.",
+    help="Scores of another run to compare with, from stvg evaluate --json. May be repeated.",
 )
-@click.option("--name", default=None, help="What the run is called.  [folder of the checkpoint, or file's name]")
+@click.option(
+    "--name", default=None, help="Name of the run on the page.  [folder of the checkpoint, or name of the file]"
+)
 @click.option("--out", type=OUT_FILE, help=f"The page.  [{OUT}]")
 @click.option(
     "--serve",
     is_flag=True,
-    help="Write no file: show the page on this machine, with frames of every sample, read when it is looked at.",
+    help="Write no file. Show the page on this machine, with the frames of every sample; they are read on demand.",
 )
-@click.option("--port", type=click.IntRange(0, 65535), help="With --serve: where the page is.  [any free one]")
+@click.option("--port", type=click.IntRange(0, 65535), help="With --serve: port of the page.  [any free one]")
 @device_option
 def report(
     videos: Path | None,
@@ -64,9 +69,12 @@ def report(
     port: int | None,
     **chosen: Any,
 ) -> None:
-    """Write one HTML page to look at, which needs no network, no server and no other file.
+    """Write an HTML page with scores, training curves, and predictions drawn into frames of the videos.
 
-    Exits with 3 when videos could not be read: the page says which, and is whole without their frames.
+    The page is one file. It needs no network, no server and no other file. With --serve, it is shown on this machine
+    instead, with the frames of every sample.
+
+    Exits with 3 if videos could not be read. The page names them, and shows everything but their frames.
 
     \b
     Examples:
@@ -74,10 +82,12 @@ def report(
       stvg report --predictions tubes.jsonl --dataset vidstg --annotations vidstg --against fsm.json
       stvg report --checkpoint runs/fsm/best.safetensors --cache cache/vidstg --videos vidor/video --serve
     """
-    if serve and (out or not videos):
-        raise click.UsageError("--serve needs --videos, and goes without --out.")
-    if port is not None and not serve:
-        raise click.UsageError("--port belongs to --serve.")
+    if serve:
+        refuse_with("--serve", {"--out": out}, "the page is shown and not written")
+        if not videos:
+            raise click.UsageError("--serve needs --videos DIR: the page shows their frames")
+    else:
+        refuse_without("--serve", {"--port": port})
     if not serve and out is None:
         writable_file(OUT)
     from ..errors import UsageError
@@ -91,12 +101,13 @@ def report(
     if metrics is None and checkpoint and (beside := checkpoint.parent / "metrics.jsonl").exists():
         metrics = beside
     training = read_training(metrics) if metrics else []
-    names, others = names_of(against), [read_scores(file) for file in against]
+    name = name or (checkpoint.absolute().parent.name if checkpoint else source.stem)
+    names, others = names_of(against, name), [read_scores(file) for file in against]
     needed = videos if checkpoint else None  # read by heads that were trained end to end
     scored = scoring_of({**chosen, "videos": needed, **({"explain": True} if checkpoint else {})}).run()
     ours = ScoresFile.of(source, scored.scores)
     findings = ReportContent(
-        name=name or (checkpoint.absolute().parent.name if checkpoint else source.stem),
+        name=name,
         dataset=scored.dataset,
         split=chosen["split"],
         scores=scored.scores,
@@ -150,11 +161,19 @@ def show(findings: ReportContent, videos: Path, port: int) -> None:
             raise
 
 
-def names_of(files: Sequence[Path]) -> list[str]:
-    """Names of other runs: the file's stem, with its folder if two stems are equal. Raises UsageError for too many."""
+def names_of(files: Sequence[Path], ours: str) -> list[str]:
+    """Different names of other runs: the stem of each file, with its folder or its whole path where that is needed.
+
+    ``ours``: the name of the run of the page. Raises UsageError for too many files, and for a file that occurs twice.
+    """
     from ..errors import UsageError
 
     if len(files) > RUNS:
         raise UsageError(f"{len(files)} other runs do not fit on one page", expected=f"at most {RUNS}")
-    stems = [file.stem for file in files]
-    return [f.stem if stems.count(f.stem) == 1 else f"{f.absolute().parent.name}/{f.stem}" for f in files]
+    if len({file.resolve() for file in files}) < len(files):
+        raise UsageError("--against names a file twice", found=", ".join(map(str, files)), hint="name each file once")
+    names = [file.stem for file in files]
+    for longer in (lambda file: f"{file.absolute().parent.name}/{file.stem}", str):
+        taken = [ours, *names]
+        names = [name if taken.count(name) == 1 else longer(file) for name, file in zip(names, files, strict=True)]
+    return names

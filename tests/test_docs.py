@@ -146,7 +146,7 @@ def desk(synthetic: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPathFac
     (desk / "clips").mkdir()
     shutil.copy(desk / "street.mp4", desk / "clips/a.mp4")
     (desk / "asked.csv").write_text("video,sentence\nstreet.mp4,a dog runs\n")
-    for name in ("cache/vidstg", "cache/hc1", "hc1", "shard1", "shard2", "shard3"):
+    for name in ("cache/vidstg", "hc1", "shard1", "shard2", "shard3"):
         shutil.copytree(tiny_cache, desk / name)
     torch.save({"model": fill(mdetr())}, desk / "pretrained_resnet101_checkpoint.pth")
     (desk / "weights/tiny").mkdir(parents=True)

@@ -51,8 +51,8 @@ def ablate(cache: Location, others: tuple[tuple[int, Location], ...], **given: A
 
     \b
     Examples:
-      stvg ablate --cache cache/hc1 --table III --seeds 3 --init weights/mdetr/head.safetensors
-      stvg ablate --cache cache/hc1 --grid dropout.yaml --devices cuda:0,cuda:1
+      stvg ablate --cache cache/vidstg --table III --seeds 3 --init weights/mdetr/head.safetensors
+      stvg ablate --cache cache/vidstg --grid dropout.yaml --devices cuda:0,cuda:1
     """
     from ...heads.training.launched import require_alone
 

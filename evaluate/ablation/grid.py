@@ -90,7 +90,8 @@ TABLES = {
 
 
 def read_grid(path: Path) -> Table:
-    """A user's own table. Raises UsageError for anything but rows with a label, settings and weights to start from.
+    """A user's own table. Raises UsageError for anything but rows with a label, settings and weights to start from, and
+    for two rows with one label.
 
         title: dropout
         rows:
@@ -114,6 +115,7 @@ def read_grid(path: Path) -> Table:
             "rows: [{label: …, set: [group.setting=value, …], init: FILE or none}, …]; set and init may be left out"
         )
         raise UsageError(f"{path} is no grid", expected=expected)
+    require_labels_of_their_own(path, rows)
     return Table(path.stem, str(found.get("title", path.stem)), tuple(_row(row, path.parent) for row in rows))
 
 
@@ -123,6 +125,19 @@ def require_known(found: Mapping[str, Any], known: Sequence[str], what: str) -> 
         raise UsageError(
             f"{what} has no entry {unknown[0]!r}", expected=", ".join(known), hint=nearest(unknown[0], known)
         )
+
+
+def require_labels_of_their_own(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raise UsageError if two rows have the same label: nothing else tells them apart in the table."""
+    first: dict[str, int] = {}
+    for number, row in enumerate(rows, 1):
+        label = str(row["label"])
+        if (before := first.setdefault(label, number)) != number:
+            raise UsageError(
+                f"{path}: rows {before} and {number} have the same label {label!r}",
+                expected="a different label for every row",
+                effect="nothing was trained",
+            )
 
 
 def _is_row(found: object) -> bool:

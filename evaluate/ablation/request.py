@@ -59,7 +59,7 @@ class AblateRequest(Request):
         for name in self.tables:
             if name not in TABLES:
                 raise UsageError(f"no table {name!r}", hint=nearest(name, TABLES))
-        return [TABLES[name] for name in self.tables or (n for n in TABLES if n != "X")]
+        return [TABLES[name] for name in dict.fromkeys(self.tables) or (n for n in TABLES if n != "X")]
 
     def targets(self) -> list[str]:
         """Names of the devices. Raises UsageError for a device that cannot be used."""

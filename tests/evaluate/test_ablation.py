@@ -95,6 +95,7 @@ def test_parameters_of_table_vii_differ_by_what_each_part_holds(tiny_cache, tmp_
         ("rows: [{label: a}]\ntitel: x", r"a grid has no entry 'titel'\n.*\n.*'title'"),
         ("row: [{label: a}]", "a grid has no entry 'row'"),
         ("rows: [{label: a, set: x}]", "is no grid"),
+        ("rows: [{label: 1}, {label: b}, {label: '1', set: [train.lr=1]}]", "rows 1 and 3 have the same label '1'"),
     ],
 )
 def test_a_grid_that_is_none_is_refused_and_an_entry_that_is_unknown_is_named(tmp_path, text, said):

@@ -27,6 +27,7 @@ from stvg.evaluate.report.gallery import _evidence, fractions, shown, times
 from stvg.evaluate.report.live import POLICY, LiveReport
 from stvg.evaluate.report.page import json_block, render, write_report
 from stvg.evaluate.report.training import POINTS, charts_of, read_training
+from stvg.evaluate.report_commands import names_of
 from stvg.evaluate.serve.host import serving
 from stvg.extract.datasets.readers import read_annotations
 from stvg.extract.video.clock import Clock
@@ -616,3 +617,11 @@ def test_findings_without_evidence_or_training_make_a_page(opened, tmp_path):
     page = opened(write_report(tmp_path / "report.html", findings).path)
     assert page.locator(".card").count() == 3
     assert page.locator(".chances, #training").count() == 0
+
+
+def test_the_names_of_other_runs_are_as_long_as_it_takes_to_tell_them_apart() -> None:
+    files = [Path(name) for name in ("x/b.json", "y/b.json", "p/z/c.json", "q/z/c.json", "/r/fsm.json")]
+    assert names_of(files, "fsm") == ["x/b", "y/b", "p/z/c.json", "q/z/c.json", "r/fsm"]
+    assert names_of([Path("a.json")], "fsm") == ["a"]
+    with pytest.raises(UsageError, match="names a file twice"):
+        names_of([Path("a.json"), Path("./a.json")], "fsm")
