@@ -33,7 +33,7 @@ DOOR_FILES = (
     *(
         "evaluate/annotation_sheet.py",
         "evaluate/demo/run.py",
-        *(f"evaluate/grounding/{name}.py" for name in ("answers", "film", "predictor", "videos")),
+        *(f"evaluate/grounding/{name}.py" for name in ("answers", "film", "predictor", "request", "videos")),
         "evaluate/picture.py",
         "evaluate/paper_figures.py",
         "evaluate/report/frames.py",

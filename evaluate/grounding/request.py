@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...config import Range, setting
-from ...errors import StvgError, UsageError, VideoError
+from ...errors import AnnotationError, StvgError, UsageError, VideoError
 from ...objects import Location
 from ...requested import EncoderPlaces
 
@@ -21,6 +20,9 @@ MOST = 20
 """Maximum number of moments per sentence."""
 SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".ogv", ".wmv", ".3gp"}
 """Suffixes of the files in a folder that count as videos. Their content is checked when they are decoded."""
+
+COLUMNS = ("video", "sentence")
+"""Columns of a table of questions."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def questions_about(what: Path, sentences: Sequence[str]) -> list[Question]:
     if what.suffix.lower() == ".csv":
         if sentences:
             raise UsageError(f"{what} brings its own sentences", hint="leave the SENTENCEs out")
-        return read_table(what)
+        return read_questions(what)
     if not sentences:
         raise UsageError(f"nothing is asked of {what}", hint="name a SENTENCE, or a .csv with columns video,sentence")
     if not what.is_dir():
@@ -81,29 +83,22 @@ def videos_below(folder: Path) -> dict[str, Path]:
     return {file.relative_to(folder).as_posix(): file for file in files}
 
 
-def read_table(table: Path) -> list[Question]:
+def read_questions(table: Path) -> list[Question]:
     """The questions of a CSV file with the columns ``video`` (a path relative to the table's folder) and ``sentence``.
 
-    Sentences of one video form one question. Raises UsageError naming the line.
+    Commas, semicolons or tabs separate the columns; other columns are ignored. Sentences of one video form one question.
+    Raises UsageError naming the line.
     """
+    from ...extract.datasets.formats.text_table import read_table
+
+    asked: dict[str, list[str]] = {}
     try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file)
-            asked: dict[str, list[str]] = {}
-            for row in rows:
-                video, sentence = row.get("video"), row.get("sentence")
-                if not video or not (sentence or "").strip():
-                    columns = ", ".join(rows.fieldnames or ())
-                    raise UsageError(
-                        f"{table}, line {rows.line_num}: no {'sentence' if video else 'video'}",
-                        expected="columns video,sentence, both filled",
-                        found=f"columns {columns}",
-                    )
-                asked.setdefault(video, []).append(str(sentence))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{table} cannot be read as a table", found=error) from None
+        for row in read_table(table, COLUMNS, None):
+            asked.setdefault(row.required("video"), []).append(row.required("sentence"))
+    except AnnotationError as error:
+        raise UsageError(error.message, **error.facts) from None
     if not asked:
-        raise UsageError(f"{table} asks nothing", expected="columns video,sentence and a row for each sentence")
+        raise UsageError(f"{table} asks nothing", expected=f"columns {','.join(COLUMNS)} and a row for each sentence")
     return [Question(table.parent / video, tuple(some), video) for video, some in asked.items()]
 
 

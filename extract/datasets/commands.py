@@ -61,8 +61,8 @@ def dataset_new(videos: Path, out: Path, split: str) -> None:
     "--sentences",
     type=FOLDER,
     metavar="FILE",
-    help="CSV table: video, track, sentence; if wanted start, end, split.  [those of the annotations; else an empty "
-    "table is written]",
+    help="CSV table: video, track, sentence; if wanted start, end, split.  [sentences.csv of an exported folder; else "
+    "the sentences of the annotations; else an empty table is written]",
 )
 @click.option("--out", type=OUT_FOLDER, required=True, metavar="DIR", help="Folder for SPLIT.json.")
 @click.option("--split", default="train", show_default=True, help="Of sentences whose row names none.")

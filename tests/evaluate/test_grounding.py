@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -70,20 +71,31 @@ def test_a_table_asks_its_sentences_of_its_videos_which_lie_beside_it(tmp_path: 
     ("text", "says"),
     [
         (b"video,sentence\n", "asks nothing"),
-        (b"", "asks nothing"),
-        (b"video,text\nx.mp4,what?\n", "line 2: no sentence"),
-        (b"video,sentence\nx.mp4,what?\n,who?\n", "line 3: no video"),
-        (b"video,sentence\nx.mp4, \n", "line 2: no sentence"),
-        (b"\xff\xfe\x00", "cannot be read as a table"),
+        (b"", "no column 'video'"),
+        (b"video,text\nx.mp4,what?\n", "no column 'sentence'"),
+        (b"video|sentence\nx.mp4|what?\n", "no column 'video'.*commas, semicolons or tabs.*'video.sentence'"),
+        (b"video,sentence\nx.mp4,what?\n,who?\n", "line 3, video: empty"),
+        (b"video,sentence\nx.mp4, \n", "line 2, sentence: empty"),
+        (b"video,sentence\nx.mp4,a dog, running\n", "line 2: more cells than columns"),
+        (b"video,sentence\nx.mp4,caf\xe9\n", "line 2: not a CSV file"),
     ],
-    ids=["no row", "empty", "another column", "no video", "no sentence", "no text"],
+    ids=["no row", "empty", "another column", "bars", "no video", "no sentence", "no quotes", "no text"],
 )
 def test_a_table_that_does_not_say_what_is_asked_is_refused_with_the_line(
     tmp_path: Path, text: bytes, says: str
 ) -> None:
     (tmp_path / "t.csv").write_bytes(text)
-    with pytest.raises(UsageError, match=says):
+    with pytest.raises(UsageError) as error:
         questions_about(tmp_path / "t.csv", [])
+    assert re.search(says, str(error.value), re.DOTALL)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_table_may_be_separated_as_spreadsheets_of_any_country_do(tmp_path: Path, separator: str) -> None:
+    rows = [("id", "Video", "sentence"), ("1", "x.mp4", "what?"), ("2", "y.mp4", '"one, two; three"')]
+    (tmp_path / "t.csv").write_text("\r\n".join(map(separator.join, rows)), encoding="utf-8-sig")
+    found = questions_about(tmp_path / "t.csv", [])
+    assert [(q.shown, q.sentences) for q in found] == [("x.mp4", ("what?",)), ("y.mp4", ("one, two; three",))]
 
 
 def test_a_request_for_no_moment_or_too_many_is_refused(tmp_path: Path) -> None:
@@ -319,6 +331,8 @@ def test_a_question_about_other_things_is_answered_with_a_warning_that_its_score
     words = ["a motorcyclist waves goodbye", "--checkpoint", checkpoint, "--out", tmp_path / "out", "--moments", 3]
     ran = stvg("predict", folder, *words)
     assert ran.code == 3, ran.err
+    assert f"answering 2 questions about 2 videos, 3 moments each; on cpu → {tmp_path / 'out'}" in ran.err
+    assert "predict: 50%, 1/2 videos" in ran.err
     assert "a.mp4 is unlike what this head was trained on: the scores mean nothing here" in ran.err
     assert "motorcyclist" in ran.err
     assert "encoder    tiny" in ran.err

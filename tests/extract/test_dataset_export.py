@@ -102,6 +102,32 @@ def test_an_export_that_is_imported_gives_the_same_samples(
 
 
 @pytest.mark.parametrize("kind", PATH)
+def test_the_folder_of_an_export_is_imported_as_it_stands(
+    stvg: Any, kind: str, synthetic: Path, tmp_path: Path
+) -> None:
+    words = ("--dataset", "vidstg", "--annotations", synthetic, "--split", "test", "--out", tmp_path / "out")
+    assert stvg("dataset", "export", *words, "--format", kind).code == 0
+    words = ("--format", kind, "--videos", synthetic / "vidor/video", "--out", tmp_path / "again")
+    ran = stvg("dataset", "import", tmp_path / "out", *words)
+    assert ran.code == 0, ran.err
+    assert f"the sentences are those of {tmp_path / 'out/sentences.csv'}" in ran.out
+    before, after = read_annotations("vidstg", synthetic, "test"), read_annotations("json", tmp_path / "again", "test")
+    assert [(s.sentence, s.moment) for s in after.samples] == [(s.sentence, s.moment) for s in before.samples]
+
+
+@pytest.mark.parametrize(("names", "says"), [((), "holds 0 JSON files"), (("b.json", "a.json"), "a.json, b.json")])
+def test_a_folder_of_several_json_files_or_none_is_refused(
+    stvg: Any, names: tuple[str, ...], says: str, synthetic: Path, tmp_path: Path
+) -> None:
+    for name in names:
+        (tmp_path / name).write_text("{}")
+    words = ("--format", "coco-vid", "--videos", synthetic / "vidor/video", "--out", tmp_path / "again")
+    ran = stvg("dataset", "import", tmp_path, *words)
+    assert ran.code == 1
+    assert says in ran.err
+
+
+@pytest.mark.parametrize("kind", PATH)
 def test_a_vidstg_split_goes_out_and_comes_back(stvg: Any, kind: str, synthetic: Path, tmp_path: Path) -> None:
     words = ("--dataset", "vidstg", "--annotations", synthetic, "--split", "test", "--out", tmp_path / "out")
     ran = stvg("dataset", "export", *words, "--format", kind)

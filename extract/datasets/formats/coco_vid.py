@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import AnnotationError, UsageError
+from ....wording import counted
 from ..json_file import read_json
-from ..validate import Fields, coordinates, describe
+from ..validate import Fields, coordinates, describe, some
 from .model import Clip, Rows, Source, Track, from_size
 
 TRACK_KEYS = ("track_id", "instance_id", "object_id")
@@ -20,9 +21,9 @@ FRAME_KEYS = ("frame_id", "frame_index")
 
 
 def read(path: Path) -> Source:
-    """Raises AnnotationError; UsageError for a folder."""
+    """``path``: a file, or a folder with one. Raises AnnotationError; UsageError for a folder with several or none."""
     if path.is_dir():
-        raise UsageError(f"{path} is a folder", expected="the JSON file of one split", hint="import split after split")
+        path = _file_in(path)
     whole = Fields.of(read_json(path, repeated_keys=True)[0], path, None)
     videos = _by_id(whole, "videos")
     categories = _by_id(whole, "categories")
@@ -34,6 +35,18 @@ def read(path: Path) -> Source:
     else:
         _read_images(source, whole, videos, annotations, labels)
     return source
+
+
+def _file_in(folder: Path) -> Path:
+    files = sorted(folder.glob("*.json"))
+    if len(files) != 1:
+        raise UsageError(
+            f"{folder} holds {counted(len(files), 'JSON file')}",
+            expected="one file, or a folder with one",
+            found=some([file.name for file in files], 4) if files else None,
+            hint="name the file; import one split after the other" if files else "name the JSON file",
+        )
+    return files[0]
 
 
 def _read_lists(source: Source, videos: dict[Any, Fields], annotations: list[Fields], labels: dict[Any, str]) -> None:

@@ -59,6 +59,7 @@ def import_dataset(
 ) -> ImportReport:
     """Write ``out``/SPLIT.json for every split of the table of ``sentences``; without sentences, an empty table of them.
 
+    The table of a folder that ``stvg dataset export`` wrote is found in that folder.
     ``kind``: a row of `FORMATS`. ``split``: of sentences whose row names none. ``step``: the annotation's frame k is frame
     k * ``step`` of the video file. ``bridge``: gaps of at most so many annotated frames in a track are straight lines.
     ``progress``: called with (videos looked at, videos in all).
@@ -73,6 +74,9 @@ def import_dataset(
         f"{kind} at {path}: {counted(len(source.clips), 'video')}, {counted(len(source.tracks), 'track')}, "
         f"{counted(sum(len(t.frames) for t in source.tracks), 'box', 'boxes')}"
     )
+    if sentences is None and (beside := path / BLANK).is_file():
+        sentences = beside
+        report.notes.append(f"the sentences are those of {beside}")
     entries = read_sentences(sentences) if sentences else own_sentences(source.tracks)
     found = _videos(report, source, VideoFolder.of(videos), step, progress)
     objects = _objects(report, source, found, step, bridge)

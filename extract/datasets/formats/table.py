@@ -47,7 +47,7 @@ ROWS = (
     ),
     Format(
         "coco-vid",
-        "a JSON file",
+        "a JSON file, or a folder with one",
         reader="stvg.extract.datasets.formats.coco_vid:read",
         writer="stvg.extract.datasets.formats.writers:write_coco_vid",
     ),

@@ -58,11 +58,11 @@ class Row:
         return value
 
 
-def read_table(file: Path, required: Sequence[str], optional: Sequence[str]) -> Iterator[Row]:
+def read_table(file: Path, required: Sequence[str], optional: Sequence[str] | None) -> Iterator[Row]:
     """The rows of a table; empty lines are left out. Column names may be in any case and order.
 
-    Raises AnnotationError for a column that is missing, unknown or there twice, for a line with more cells than columns,
-    and for what is no text.
+    ``optional``: names of further columns; None: any further column is allowed. Raises AnnotationError for a column that
+    is missing, unknown or there twice, for a line with more cells than columns, and for what is no text.
     """
     text = text_of(file, unpacked(file, "a CSV file"), "a CSV file")
     header = text.lstrip("\ufeff").partition("\n")[0]
@@ -82,9 +82,10 @@ def read_table(file: Path, required: Sequence[str], optional: Sequence[str]) -> 
         raise AnnotationError(file, None, f"line {lines.line_num}", "not CSV", found=error) from None
 
 
-def _require_columns(file: Path, names: list[str], required: Sequence[str], optional: Sequence[str]) -> None:
-    known = [*required, *optional]
+def _require_columns(file: Path, names: list[str], required: Sequence[str], optional: Sequence[str] | None) -> None:
+    known = [*required, *(names if optional is None else optional)]
     expected = f"the columns {', '.join(required)}" + (f"; if wanted {', '.join(optional)}" if optional else "")
+    expected += "; commas, semicolons or tabs between them"
     found = ", ".join(map(repr, names)) or "an empty file"
     for name in names:
         if name not in known:
