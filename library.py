@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from .evaluate.metrics import Scores
 
 Place = str | PathLike[str]
+Settings = Mapping[str, Any] | Sequence[str]
+"""Settings by name, or texts ``name=value``."""
 
 
 def open_cache(place: Place, annotation_set: str | None = None) -> Cache:
@@ -74,14 +76,14 @@ def train(
     out: Place,
     *,
     preset: str = "paper",
-    set: Mapping[str, Any] | None = None,
+    set: Settings | None = None,
     device: str | None = None,
     **options: Any,
 ) -> TrainedHead:
     """Train a head in the folder ``out``, or resume the run there; see ``stvg train-head``. Returns the best head.
 
-    ``set``: settings, such as ``{"train.lr": 1e-4}``. ``options``: ``mode``, ``videos``, ``init``, ``split``,
-    ``val_split``, ``protocol``, and the names and weights of encoders.
+    ``set``: settings, such as ``{"train.lr": 1e-4}`` or ``["train.lr=1e-4"]``. ``options``: ``mode``, ``videos``,
+    ``init``, ``split``, ``val_split``, ``protocol``, and the names and weights of encoders.
     """
     from .evaluate.training import train_requested
     from .heads.training.options import TrainRequest
@@ -220,7 +222,7 @@ def ablate(
     *,
     tables: str | Sequence[str] = (),
     preset: str = PRESET,
-    set: Mapping[str, Any] | None = None,
+    set: Settings | None = None,
     caches: Mapping[int, Place] | None = None,
     **options: Any,
 ) -> Ablated:
@@ -257,8 +259,14 @@ def opened_cache(cache: Cache | Place, annotation_set: str | None = None) -> Cac
     return cache if annotation_set is None else Cache.open(cache.path, annotation_set)
 
 
-def assigned(settings: object) -> tuple[str, ...]:
-    """Settings as assignments ``name=value``; nested mappings are flattened. Raises UsageError if it is not a mapping."""
-    if not isinstance(settings, Mapping):
-        raise UsageError("set is no mapping", expected='{"train.lr": 1e-4, "model.d": 64}', found=repr(settings))
-    return tuple(f"{name}={value}" for name, value in flat(settings).items())
+def assigned(settings: Settings) -> tuple[str, ...]:
+    """Settings as assignments ``name=value``: a mapping, also of groups, or a sequence of such texts.
+
+    Raises UsageError for anything else.
+    """
+    if isinstance(settings, Mapping):
+        return tuple(f"{name}={value}" for name, value in flat(settings).items())
+    if isinstance(settings, str) or not isinstance(settings, Sequence) or not all(isinstance(s, str) for s in settings):
+        expected = '{"train.lr": 1e-4, "model.d": 64} or ["train.lr=1e-4", "model.d=64"]'
+        raise UsageError("set is neither a mapping nor a list of texts", expected=expected, found=repr(settings))
+    return tuple(settings)

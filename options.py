@@ -199,6 +199,26 @@ encoder_options = options(
 )
 
 
+def refuse_with(option: str, others: Mapping[str, object], because: str) -> None:
+    """Raise click.UsageError, which names both options, if one of ``others`` is given together with ``option``.
+
+    ``others``: values by option. ``because``: the reason.
+    """
+    for other in given(others):
+        raise click.UsageError(f"{option} does not go with {other}: {because}. Leave one of the two out.")
+
+
+def refuse_without(option: str, others: Mapping[str, object]) -> None:
+    """Raise click.UsageError, which names both options, if one of ``others`` is given although ``option`` is not."""
+    for other in given(others):
+        raise click.UsageError(f"{other} belongs to {option}. Add {option}, or leave {other} out.")
+
+
+def given(values: Mapping[str, object]) -> list[str]:
+    """Names of the options that are given: their values are not None, False or ()."""
+    return [name for name, value in values.items() if not (value is None or value is False or value == ())]
+
+
 def start_log(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
     """Callback of ``--log``: open the log file."""
     if path is not None and not ctx.resilient_parsing:

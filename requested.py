@@ -29,11 +29,18 @@ def one_of(known: Collection[str], default: Any = MISSING) -> Any:
 
 
 class Request:
-    """Base class of requests. Raises UsageError for a value that is not among its field's choices."""
+    """Base class of requests. Raises UsageError for a value that is not among its field's choices, for several texts
+    where a field takes one, and for one text where a field takes several."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.type in ("str", "str | None") and not isinstance(value, str | None):
+                raise UsageError(f"{each.name} is {value!r}", expected=f'one text, such as {each.name}="…"')
+            if str(each.type).startswith("Sequence[str]") and isinstance(value, str):
+                raise UsageError(f"{each.name} is {value!r}", expected=f"a list of texts: {each.name}=[{value!r}]")
         for name, value, known in outside(self):
             if isinstance(known, Range):
                 raise UsageError(f"{name} is {value!r}", expected=told(known))

@@ -78,7 +78,7 @@ def read_whole(path: Path) -> Any:
     except Exception as error:  # damaged pickles raise exceptions of any type
         raise CheckpointError(
             f"{path} cannot be read as weights",
-            expected="a whole .safetensors file, or a torch file of tensors only",
+            expected="a complete .safetensors file, or a torch file of tensors only",
             found=f"{size:,} bytes; {why(error)}",
             hint="download it again, or save only its state dict, preferably as safetensors",
         ) from None

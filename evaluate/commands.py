@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ..options import FOLDER, OUT_FILE, OUT_FOLDER, device_option, say
+from ..options import FOLDER, OUT_FILE, OUT_FOLDER, device_option, refuse_with, say
 from ..outputs import naming_write_errors
 from ..requested import option
 from .scoring import CheckpointScoring, Scored
@@ -50,7 +50,7 @@ class BatchSize(click.ParamType):
         return int(value)
 
 
-@click.command(short_help="Score a head, or anyone's predictions, as the field counts.")
+@click.command(short_help="Score a head, or predictions of any model.")
 @scoring_options
 @click.option(
     "--videos", type=FOLDER, metavar="DIR", help="Folder of the videos, for a head that was trained end to end."
@@ -58,7 +58,7 @@ class BatchSize(click.ParamType):
 @click.option(
     "--batch-size",
     type=BatchSize(),
-    help="Clips run at once; auto: as many as pay on this device. May move the last bits of tubes.  [the head's]",
+    help="Clips in one batch. auto: as many as this device computes fastest. Boxes may differ by rounding.  [the head's]",
 )
 @option(
     CheckpointScoring,
@@ -93,7 +93,8 @@ def evaluate(
     style: str,
     **chosen: Any,
 ) -> None:
-    """Score a head, or anyone's predictions, as the field counts; 95 % intervals are over other draws of the videos.
+    """Score a head, or predictions of any model, with the usual metrics. The 95 % intervals are bootstrap intervals over
+    videos.
 
     \b
     Examples:
@@ -105,8 +106,9 @@ def evaluate(
     from .tables import format_comparison, format_table
 
     if compare:
-        if json_path or exports or out or any(chosen[k] for k in ("checkpoint", "predictions", "cache", "dataset")):
-            raise click.UsageError("--compare takes two files of scores and nothing else")
+        others = {f"--{name}": chosen[name] for name in ("checkpoint", "predictions", "cache", "dataset")}
+        others |= {"--out": out, "--json": json_path, "--export": exports}
+        refuse_with("--compare", others, "it takes two files of scores and nothing else")
         from .compare import compare as compare_runs
         from .compare import read_scores
 
@@ -117,8 +119,8 @@ def evaluate(
         return
     outputs = [p for p in (out, json_path, *(path for _, path in exports)) if p and not is_stream(p)]
     require_places_of_their_own(outputs, [chosen["checkpoint"], chosen["predictions"], chosen["annotations"]])
-    if chosen["predictions"] and out:
-        raise click.UsageError("--predictions does not go with --out: they are in a file already")
+    if chosen["predictions"]:
+        refuse_with("--predictions", {"--out": out}, "the predictions are in a file already")
     scored = scoring_of(chosen).run()
     say(format_table(scored.scores, dataset=scored.dataset, split=chosen["split"], style=style), nl=False)
     write_results(scored, out, json_path, exports)

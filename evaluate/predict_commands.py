@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..console import Progress
-from ..options import CACHE, CHECKPOINT, FOLDER, OUT_FOLDER, device_option, encoder_names, encoder_options, say
+from ..options import (
+    CACHE,
+    CHECKPOINT,
+    FOLDER,
+    OUT_FOLDER,
+    device_option,
+    encoder_names,
+    encoder_options,
+    refuse_with,
+    refuse_without,
+    say,
+)
 from ..outputs import naming_write_errors, writable_file, writable_folder
 from ..requested import option
 from ..wording import counted, install
@@ -39,14 +50,15 @@ NAMED = 5
     "--cache",
     type=CACHE,
     metavar="DIR|URL",
-    help="Read the video's features here: a cache of stvg extract, or a folder that keeps those of every video asked of.",
+    help="Where to read the features of videos: a cache of stvg extract, or a folder that this command fills.  "
+    "[computed each time]",
 )
-@option(Ground, "moments", type=click.IntRange(1, MOST), help="How many of the likeliest moments of every sentence.")
+@option(Ground, "moments", type=click.IntRange(1, MOST), help="Number of moments per sentence, the likeliest first.")
 @click.option("--out", type=OUT_FOLDER, help=f"Folder for predictions.jsonl and 1.mp4 …  [{OUT}]")
-@click.option("--no-video", is_flag=True, help="Write no annotated videos.")
-@click.option("--serve", is_flag=True, help="Ask on a page of this machine instead, as often as you like.")
+@click.option("--no-video", is_flag=True, help="Write boxes only, no annotated videos.")
+@click.option("--serve", is_flag=True, help="Ask on a web page instead, which only this machine can open.")
 @click.option("--videos", type=FOLDER, metavar="DIR", help="With --serve: a folder of videos to choose from.")
-@click.option("--port", type=click.IntRange(0, 65535), help="With --serve: where the page is.  [any free one]")
+@click.option("--port", type=click.IntRange(0, 65535), help="With --serve: port of the page.  [any free one]")
 @device_option
 def predict(
     video: Path | None,
@@ -58,16 +70,21 @@ def predict(
     port: int | None,
     **asked: Any,
 ) -> None:
-    """Find when and where in VIDEO each SENTENCE happens: moments and scores here, boxes in predictions.jsonl, and for each
-    of them a video with the boxes drawn. Of a FOLDER, every video is asked; a FILE.csv with columns video,sentence says
-    what is asked of which.
+    """Find when and where in a video the event of each SENTENCE happens.
 
-    The encoders must be those the head was trained on: name their weights as you did for stvg extract. With --cache, a
-    video asked of before is not decoded and encoded again; a cache of stvg extract knows a video by the end of its path.
+    The moments and their scores are printed. The boxes are written to predictions.jsonl, and drawn into one video per
+    sentence.
 
-    With --serve, videos and sentences are chosen on a page that only this machine sees, at the address that is printed.
+    VIDEO is one file. For a FOLDER, every sentence is asked of every video in it. A FILE.csv with the columns video and
+    sentence lists one question per line.
 
-    Exits with 3 when some of several videos could not be read.
+    The encoders must be those that the head was trained on: name the same weights as for stvg extract. With --cache, the
+    features of a video are computed once and read for later questions. In a cache of stvg extract, a video is found by
+    the end of its path.
+
+    With --serve, videos and sentences are chosen on a web page. Its address is printed.
+
+    Exits with 3 if some of several videos could not be read.
 
     \b
     Examples:
@@ -76,10 +93,11 @@ def predict(
       stvg predict vidor/video/1006/22.mp4 "a dog runs" --checkpoint runs/fsm/best.safetensors --cache cache/vidstg
       stvg predict --serve --videos vidor/video --checkpoint runs/fsm/best.safetensors
     """
-    if serve and (video or out or no_video):
-        raise click.UsageError("With --serve, all is asked and shown on the page: leave VIDEO, --out, --no-video out.")
-    if not serve and (videos or port is not None):
-        raise click.UsageError("--videos and --port belong to --serve.")
+    if serve:
+        on_page = "videos and sentences are chosen on the page, which shows all answers and keeps none"
+        refuse_with("--serve", {"VIDEO": video, "--out": out, "--no-video": no_video}, on_page)
+    else:
+        refuse_without("--serve", {"--videos": videos, "--port": port})
     if not serve and not (video and (sentences or video.suffix.lower() == ".csv")):
         raise click.UsageError(f"Missing argument '{'SENTENCE...' if video else 'VIDEO'}'.")
     request = Ground(**asked)
@@ -115,6 +133,7 @@ def answer(predictor: Predictor, questions: Sequence[Question], moments: int, ou
     doubts: list[list[str]] = []
     several = len(questions) > 1
     with Progress("predict", "videos", len(questions) if several else None, doing="reading") as bar:
+        bar.say(plan_of(questions, moments, predictor.device, out), err=True)
 
         def draw(found: Grounding, films: Sequence[Path]) -> None:
             bar.doing = f"drawing {found.video.video_id}"
@@ -142,6 +161,14 @@ def answer(predictor: Predictor, questions: Sequence[Question], moments: int, ou
     if faults:
         say(f"{counted(len(faults), 'video')} of {len(questions):,} could not be read", err=True)
         raise SystemExit(3)
+
+
+def plan_of(questions: Sequence[Question], moments: int, device: object, out: Path) -> str:
+    """What will be answered, as one line."""
+    count = sum(len(question.sentences) for question in questions)
+    videos = questions[0].shown if len(questions) == 1 else counted(len(questions), "video")
+    each = f", {moments} moments each" if moments > 1 else ""
+    return f"answering {counted(count, 'question')} about {videos}{each}; on {device} → {out}"
 
 
 def warn(doubts: Sequence[Sequence[str]]) -> None:

@@ -34,8 +34,8 @@ scoring_options = options(
         "--predictions",
         type=FOLDER,
         metavar="FILE",
-        help="Anyone's predictions: JSON lines, results of TubeDETR, STCAT or CG-STVG, HC-STVG's challenge JSON; "
-        "needs --dataset, --annotations.",
+        help="Predictions of any model: JSON lines, results of TubeDETR, STCAT or CG-STVG, HC-STVG's challenge JSON; "
+        "needs --dataset and --annotations.",
     ),
     option(PredictionScoring, "dataset", required=False, help="Annotation format, with --predictions."),
     click.option(

@@ -135,7 +135,7 @@ def load_checkpoint(path: Path, groups: tuple[str, ...] = GROUPS) -> Checkpoint:
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint",
-            expected="a whole safetensors file written by stvg train-head",
+            expected="a complete safetensors file written by stvg train-head",
             found=f"{path.stat().st_size:,} bytes; {error}" if path.is_file() else str(error),
             effect="nothing was loaded",
             hint="use another checkpoint of the run, or train again",

@@ -168,7 +168,7 @@ def require_whole(part: str, found: StateDict, where: object) -> list[str]:
     lost = [k for k in missing if group_of(k) in partial and not k.startswith("fusion.")]
     if wrong or unknown or lost:
         raise CheckpointError(
-            f"{where}: its {part} is not whole",
+            f"{where}: its {part} " + ("is incomplete" if lost else "has tensors of another model"),
             missing=some(lost),
             misshapen=some(wrong),
             unknown=some(unknown),
@@ -203,12 +203,12 @@ def encoder_shapes(part: str) -> dict[str, tuple[int, ...]]:
 def head_shapes(found: StateDict, where: object) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a complete head of the size of ``found``."""
     if lost := [g for g in required_of(found) if not any(group_of(k) == g for k in found)]:
-        raise CheckpointError(f"{where}: its head is not whole", missing=", ".join(lost), effect="nothing was written")
+        raise CheckpointError(f"{where}: its head is incomplete", missing=", ".join(lost), effect="nothing was written")
     try:
         with torch.device("meta"):
             return shapes(build_model(*(stcat.size_of(found) if is_stcat(found) else size_of(found))))
     except ValueError as error:
-        raise CheckpointError(f"{where}: its head has a size that cannot be", found=error) from None
+        raise CheckpointError(f"{where}: its head has an impossible size", found=error) from None
 
 
 def is_stcat(head: StateDict) -> bool:

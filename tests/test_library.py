@@ -132,8 +132,9 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_written(
         assert not (tmp_path / "out").exists()
     with pytest.raises(stvg.StvgError, match="no split 'nosplit'"):
         stvg.open(tiny_cache).samples.to_frame("nosplit")
-    with pytest.raises(UsageError, match="set is no mapping"):
-        stvg.train(tiny_cache, tmp_path / "run", set=["train.epochs=1"])
+    for settings in ("train.epochs=1", [{"train.epochs": 1}], 3):
+        with pytest.raises(UsageError, match="set is neither a mapping nor a list of texts"):
+            stvg.train(tiny_cache, tmp_path / "run", set=settings)
     with pytest.raises(UsageError, match="no split 'nosplit' to validate on"):
         stvg.train(tiny_cache, tmp_path / "run", preset="tiny", val_split="nosplit")
     with pytest.raises(UsageError, match="not a folder of videos"):
@@ -143,6 +144,24 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_written(
 def test_settings_in_groups_are_the_settings_under_dotted_names() -> None:
     grouped = {"train": {"epochs": 1, "lr": 0.1}, "model.d": 64}
     assert sorted(library.assigned(grouped)) == ["model.d=64", "train.epochs=1", "train.lr=0.1"]
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_settings_may_be_a_sequence_of_assignments_as_on_the_command_line(kind: type) -> None:
+    assert library.assigned(kind(["train.epochs=2", "model.d=64"])) == ("train.epochs=2", "model.d=64")
+
+
+def test_one_name_and_several_names_are_not_taken_for_each_other(tiny_cache: Path, tmp_path: Path) -> None:
+    """Several splits are extracted, and one is trained on: as ``--split`` may be repeated for the one command only."""
+    with pytest.raises(UsageError, match=r"(?s)splits is 'train'.*a list of texts: splits=\['train'\]"):
+        stvg.extract_features("vidstg", tmp_path, out=tmp_path / "out", splits="train")
+    with pytest.raises(UsageError, match="did you mean 'splits'"):
+        stvg.extract_features("vidstg", tmp_path, out=tmp_path / "out", split="train")
+    for call in (stvg.train, stvg.ablate):
+        with pytest.raises(UsageError, match=r"(?s)split is \['train'\].*one text"):
+            call(tiny_cache, tmp_path / "run", preset="tiny", split=["train"])
+        with pytest.raises(UsageError, match="did you mean 'split'"):
+            call(tiny_cache, tmp_path / "run", preset="tiny", splits=["train"])
 
 
 def test_places_of_several_encoders_are_found_from_any_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

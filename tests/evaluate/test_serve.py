@@ -388,9 +388,10 @@ def test_the_command_serves_until_it_is_interrupted_and_leaves_nothing(checkpoin
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["x.mp4", "what?", "--serve"], "asked and shown on the page"),
-        (["--serve", "--no-video"], "leave VIDEO, --out, --no-video out"),
-        (["x.mp4", "what?", "--port", "80"], "belong to --serve"),
+        (["x.mp4", "what?", "--serve"], "--serve does not go with VIDEO"),
+        (["--serve", "--no-video"], "--serve does not go with --no-video"),
+        (["--serve", "--out", "here"], "--serve does not go with --out"),
+        (["x.mp4", "what?", "--port", "0"], "--port belongs to --serve. Add --serve, or leave --port out"),
         (["--serve", "--videos", "nowhere"], "nowhere is not a folder of videos"),
         (["--serve", "--weights-seed", "7"], "other features than this head was trained on"),
     ],

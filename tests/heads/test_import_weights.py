@@ -1,4 +1,4 @@
-"""Published checkpoints: every tensor lands or is accounted for, what is not whole is refused, and nothing is ever run."""
+"""Published checkpoints: every tensor lands or is accounted for, what is incomplete is refused, and nothing is ever run."""
 
 from __future__ import annotations
 
@@ -146,15 +146,15 @@ def test_the_report_names_what_each_family_lacks():
 @pytest.mark.parametrize(
     ("lost", "said"),
     [
-        ("backbone.0.body.layer3.7.conv2.weight", "backbone is not whole"),
-        ("transformer.text_encoder.encoder.layer.11.output.dense.bias", "text is not whole"),
-        ("transformer.encoder.layers.0.norm2.bias", "head is not whole"),
-        ("transformer.decoder.layers.1.cross_attn_image.in_proj_bias", "head is not whole"),
-        ("transformer.resizer.layer_norm.weight", "head is not whole"),
-        ("bbox_embed.layers.1.weight", "head is not whole"),
-        ("sted_embed.layers.0.bias", "head is not whole"),
-        ("transformer.fast_residual.bias", "head is not whole"),
-        ("query_embed.weight", "head is not whole"),
+        ("backbone.0.body.layer3.7.conv2.weight", "backbone is incomplete"),
+        ("transformer.text_encoder.encoder.layer.11.output.dense.bias", "text is incomplete"),
+        ("transformer.encoder.layers.0.norm2.bias", "head is incomplete"),
+        ("transformer.decoder.layers.1.cross_attn_image.in_proj_bias", "head is incomplete"),
+        ("transformer.resizer.layer_norm.weight", "head is incomplete"),
+        ("bbox_embed.layers.1.weight", "head is incomplete"),
+        ("sted_embed.layers.0.bias", "head is incomplete"),
+        ("transformer.fast_residual.bias", "head is incomplete"),
+        ("query_embed.weight", "head is incomplete"),
     ],
 )
 def test_a_part_that_lacks_one_tensor_is_refused_by_name_and_nothing_is_written(tmp_path, lost, said):

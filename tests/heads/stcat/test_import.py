@@ -64,7 +64,7 @@ def test_wrapped_and_prefixed_names_are_the_same_head(shared: Path) -> None:
 )
 def test_a_head_that_is_not_whole_is_refused(shared: Path, lost: str) -> None:
     found = {k: v for k, v in tensors(shared / "golden", "stcat_small.safetensors").items() if not k.startswith(lost)}
-    with pytest.raises(CheckpointError, match="head is not whole"):
+    with pytest.raises(CheckpointError, match="head is incomplete"):
         translate(found, "here")
 
 
