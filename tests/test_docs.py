@@ -138,7 +138,7 @@ def stood_in(command: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def desk(synthetic: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with small files under every name that a documented command reads. Copied for every command."""
+    """A folder with small files under every name that a documented command reads."""
     desk = tmp_path_factory.mktemp("desk")
     shutil.copytree(synthetic / "annotations", desk / "vidstg/annotations")
     shutil.copytree(synthetic / "vidor", desk / "vidor")
@@ -171,6 +171,18 @@ def desk(synthetic: Path, tiny_cache: Path, tmp_path_factory: pytest.TempPathFac
     return desk
 
 
+def laid_out(desk: Path, here: Path, words: list[str]) -> Path:
+    """A folder with everything of the desk: what the words name, and where runs are written, as copies; else links."""
+    named = {"runs", *(part for word in words for part in re.split("[/=,:]", word))}
+    here.mkdir()
+    for path in desk.iterdir():
+        if path.name not in named:
+            (here / path.name).symlink_to(path)
+        else:
+            (shutil.copytree if path.is_dir() else shutil.copy)(path, here / path.name)
+    return here
+
+
 def written_by(words: list[str]) -> list[str]:
     """What a command says it leaves behind."""
     return [value for option, value in pairwise(words) if option in ("--out", "--json") and "cache" not in words]
@@ -180,12 +192,11 @@ def written_by(words: list[str]) -> list[str]:
 def test_every_command_shown_runs_and_leaves_what_it_names(
     command: str, desk: Path, stvg: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = shutil.copytree(desk, tmp_path / "desk")
-    monkeypatch.chdir(here)
+    words = stood_in(command)
+    monkeypatch.chdir(laid_out(desk, tmp_path / "desk", words))
     for name in ("FULL", "QUICK"):
         size = Size(train=4, test=2, settings=("train.epochs=1", "train.lr_drop=1"))
         monkeypatch.setattr(f"stvg.evaluate.demo.run.{name}", size)
-    words = stood_in(command)
     left = written_by(words)
     for path in map(Path, left):  # what was there before proves nothing
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

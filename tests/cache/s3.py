@@ -14,6 +14,9 @@ from threading import Thread
 
 from moto.server import ThreadedMotoServer
 
+SLOW = 0.75
+"""Seconds by which a slow answer is late."""
+
 
 class Door(ThreadingHTTPServer):
     """Passes requests on. ``faults`` are the shares of requests that meet each fault; ``met`` counts them."""
@@ -42,6 +45,7 @@ class Door(ThreadingHTTPServer):
 
 class Passing(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or the body of an answer waits 40 ms until its headers are acknowledged
     server: Door
 
     def do_GET(self) -> None:
@@ -60,7 +64,7 @@ class Passing(BaseHTTPRequestHandler):
         data = answer.read()
         inner.close()
         if fault == "slow":
-            time.sleep(1.5)
+            time.sleep(SLOW)
         skip = ("transfer-encoding", "connection", "content-length")
         kept = [(k, v) for k, v in answer.getheaders() if k.lower() not in skip]
         length = int(answer.getheader("Content-Length") or len(data)) if self.command == "HEAD" else len(data)

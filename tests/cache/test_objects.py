@@ -33,7 +33,7 @@ from stvg.errors import CacheError, UsageError
 from stvg.objects import ObjectPath, location
 
 from .caches import FRAMES, contents, features, make_cache, make_samples, token_features, write_video
-from .s3 import s3_server
+from .s3 import SLOW, s3_server
 
 numbers = itertools.count()
 
@@ -54,7 +54,7 @@ def server():
         settings = {"AWS_ENDPOINT_URL": address, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1"}
         for name, value in (settings | {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}).items():
             patch.setenv(name, value)
-        patch.setattr(objects, "SLOWEST_SECONDS", 1)
+        patch.setattr(objects, "SLOWEST_SECONDS", SLOW * 2 / 3)
         patch.setattr(objects, "SERVER_RETRIES", 3)
         patch.setattr(objects, "PATIENCE_SECONDS", 20)
         patch.setattr(objects, "PAUSE_SECONDS", 0.01)
