@@ -12,6 +12,7 @@ import click
 from ..options import FOLDER, OUT_FILE, OUT_FOLDER, device_option, refuse_with, say
 from ..outputs import naming_write_errors
 from ..requested import option
+from .demo.request import DemoRequest
 from .scoring import CheckpointScoring, Scored
 from .scoring_commands import scoring_of, scoring_options
 
@@ -21,20 +22,29 @@ style_option = click.option(
 
 
 @click.command(short_help="Do it all on synthetic videos, from pixels to scores.")
-@click.option(
-    "--out", type=OUT_FOLDER, default=Path("stvg-demo"), show_default=True, help="Where everything is written."
+@option(DemoRequest, "out", type=OUT_FOLDER, help="Where everything is written.")
+@option(DemoRequest, "quick", help="Fewer videos and epochs: half of the time, and a head that has learned less.")
+@option(DemoRequest, "report", help="Write report.html, too: the held-out groundings to look at.")
+@option(
+    DemoRequest,
+    "encoders",
+    metavar="BACKBONE+TEXT",
+    help="Visual and text encoder, see stvg encoder list. lite0+minilm are trained ones, with the extra lite.",
 )
-@click.option(
-    "--quick", is_flag=True, help="Fewer videos and epochs: half of the time, and a head that has learned less."
-)
-@click.option("--report", is_flag=True, help="Write report.html, too: the held-out groundings to look at.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of videos, encoders and head.")
-def demo(out: Path, quick: bool, report: bool, seed: int) -> None:
-    """Do it all on synthetic videos: make them, extract, train, evaluate, and draw one grounding."""
+@option(DemoRequest, "seed", type=int, help="Seed of videos, random encoders and head.")
+def demo(**given: Any) -> None:
+    """Do it all on synthetic videos: make them, extract, train, evaluate, and draw one grounding.
+
+    \b
+    Examples:
+      stvg demo --quick
+      stvg demo --quick --encoders lite0+minilm --out demo-lite
+    """
+    request = DemoRequest(**given)  # errors in the request are raised before torch is imported
     from .demo.run import run_demo
 
-    with naming_write_errors(out):
-        run_demo(out, quick=quick, seed=seed, report=report, say=say)
+    with naming_write_errors(request.out):
+        run_demo(request, say)
 
 
 class BatchSize(click.ParamType):

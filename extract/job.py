@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -84,6 +84,13 @@ class ExtractJob(Extraction):
         )
 
 
+class Encoders(NamedTuple):
+    """Built encoders."""
+
+    backbone: Backbone
+    text: TextEncoder
+
+
 @dataclass(frozen=True)
 class Prepared:
     """Everything an extraction needs, read and checked."""
@@ -105,15 +112,17 @@ class Prepared:
         return (self.cache.annotations if self.cache else self.annotations).samples
 
 
-def run_job(job: ExtractJob, progress: Bar | None = None) -> tuple[Report, list[AnnotationError]]:
-    """Extract in this process. Returns the report and the records that were dropped.
+def run_job(
+    job: ExtractJob, progress: Bar | None = None, encoders: Encoders | None = None
+) -> tuple[Report, list[AnnotationError]]:
+    """Extract in this process. Returns the report and the records that were dropped. ``encoders``: see `prepare`.
 
     After a signal of `ASKED`, the videos in flight are written, and `Report.ended` holds the signal.
     """
     with Stop(ASKED) as stop:
         try:
             with stop.at_once():
-                ready = prepare(job)
+                ready = prepare(job, encoders)
             if progress:
                 if not job.part.index:  # printed by one of several processes
                     progress.plan(plan_of(job, ready))
@@ -135,14 +144,22 @@ def run_job(job: ExtractJob, progress: Bar | None = None) -> tuple[Report, list[
     return report, ready.dropped
 
 
-def prepare(job: ExtractJob) -> Prepared:
-    """Read the annotations, find the videos, build the encoders. Nothing is written."""
+def build_encoders(job: ExtractJob) -> Encoders:
+    """The encoders of a job. Raises the errors of `build_backbone` and `build_text_encoder`."""
+    backbone = build_backbone(job.backbone, job.backbone_weights, job.weights_seed, job.device)
+    name = job.text_encoder or ("tiny" if job.backbone == "tiny" else "roberta-base")
+    return Encoders(backbone, build_text_encoder(name, job.text_weights, job.tokenizer, job.weights_seed, job.device))
+
+
+def prepare(job: ExtractJob, encoders: Encoders | None = None) -> Prepared:
+    """Read the annotations, find the videos, build the encoders. Nothing is written.
+
+    ``encoders``: those of the job, where they are built already.
+    """
     if job.resolution not in MAX_SIDE:
         raise UsageError(f"no geometry for resolution {job.resolution}", expected=f"one of {sorted(MAX_SIDE)}")
     annotations, dropped = read_set(job)
-    backbone = build_backbone(job.backbone, job.backbone_weights, job.weights_seed, job.device)
-    name = job.text_encoder or ("tiny" if job.backbone == "tiny" else "roberta-base")
-    text = build_text_encoder(name, job.text_weights, job.tokenizer, job.weights_seed, job.device)
+    backbone, text = encoders or build_encoders(job)
     recipe = make_recipe(
         backbone,
         text,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,18 +12,21 @@ from typing import Any
 
 from ...atomic import TEMPORARY, make_folder, write_atomic
 from ...errors import UsageError
+from .request import NOTHING, TINY
 
 RECORD = "demo.json"
 """Records which demo a folder holds."""
 OWN = ("data", "cache", "run", "predictions.jsonl", "grounding.png", "report.html")
 """Files and folders that a demo writes. Nothing else in its folder is changed."""
+SHARED = ("seed", "encoders")
+"""Options that a full demo shares with the quick one that it may follow."""
 
 
 def claim(out: Path, wanted: Mapping[str, Any]) -> bool:
     """Make ``out`` the folder of this demo. Returns whether an earlier start of the same demo is continued.
 
-    ``wanted``: all options that affect the files, by name, including ``quick`` and ``seed``. If a full demo follows a
-    quick one with the same seed, the files of the quick one are moved to ``out``/quick.
+    ``wanted``: all options that affect the files, by name, including ``quick``, ``seed`` and ``encoders``. If a full demo
+    follows a quick one with the same seed and encoders, the files of the quick one are moved to ``out``/quick.
 
     Raises UsageError if the folder holds something else, or a demo with other options.
     """
@@ -31,7 +35,7 @@ def claim(out: Path, wanted: Mapping[str, Any]) -> bool:
         if out.exists() and (not out.is_dir() or any(not p.name.startswith(TEMPORARY) for p in out.iterdir())):
             raise UsageError(
                 f"{out} is not empty and holds no demo to go on with",
-                effect="nothing was written",
+                effect=NOTHING,
                 hint="remove it, or choose another --out",
             )
         make_folder(out)
@@ -40,19 +44,22 @@ def claim(out: Path, wanted: Mapping[str, Any]) -> bool:
     found = _read(record)
     if found == dict(wanted):
         return True
-    if found.get("quick") and not wanted["quick"] and found.get("seed") == wanted["seed"]:
+    if found.get("quick") and not wanted["quick"] and all(found.get(name) == wanted[name] for name in SHARED):
         make_folder(out / "quick")
         for name in OWN:
             if (out / name).exists():
                 os.replace(out / name, _free(out / "quick" / name))
         write_atomic(record, json.dumps(wanted, indent=1) + "\n")
         return False
+    other, go_on = "", f", or go on with that one: stvg demo {_options(found)} --out {shlex.quote(str(out))}"
+    if _options(found) == _options(wanted):
+        other, go_on = ", of another version of stvg", ""
     raise UsageError(
         f"{out} holds a demo with other options",
         expected=_options(wanted),
-        found=_options(found),
-        effect="nothing was written",
-        hint=f"choose another --out, or go on with that one: stvg demo {_options(found)} --out {out}",
+        found=f"{_options(found)}{other}",
+        effect=NOTHING,
+        hint=f"choose another --out{go_on}",
     )
 
 
@@ -72,10 +79,8 @@ def _read(record: Path) -> dict[str, Any]:
     try:
         found = json.loads(record.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UsageError(
-            f"{record} cannot be read", found=error, effect="nothing was written", hint="choose another --out"
-        ) from None
-    return found if isinstance(found, dict) else {}
+        raise UsageError(f"{record} cannot be read", found=error, effect=NOTHING, hint="choose another --out") from None
+    return {"encoders": str(TINY), **found} if isinstance(found, dict) else {}  # there was no choice before
 
 
 def _free(path: Path) -> Path:
@@ -85,4 +90,5 @@ def _free(path: Path) -> Path:
 
 
 def _options(of: Mapping[str, Any]) -> str:
-    return ("--quick " if of.get("quick") else "") + f"--seed {of.get('seed')}"
+    given = [f"--{name} {shlex.quote(str(of.get(name)))}" for name in SHARED]
+    return " ".join(["--quick", *given] if of.get("quick") else given)

