@@ -158,9 +158,9 @@ def commands_for(request: DemoRequest, encoders: Encoders, checkpoint: Path, sam
     """Shell commands for trying other features with the files of a demo."""
     out, (backbone, text) = request.out, request.pair
     videos, cache = out / "data" / "vidor" / "video", out / "cache"
-    named = ("--backbone", backbone) if backbone != encoders.backbone.name else ()  # the record has no folder
-    named += ("--text-encoder", text) if text != encoders.text.name else ()
-    seeded = (*named, "--weights-seed", request.seed)
+    seeded = ["--weights-seed", str(request.seed)]
+    for option, name, found in (("--backbone", backbone, encoders.backbone), ("--text-encoder", text, encoders.text)):
+        seeded += [option, name] if name != found.name else []  # found.name is recorded, without folders
     head = ("--checkpoint", checkpoint)
     words = (
         ("predict", videos / sample.video.path, sample.sentence, *head, *seeded, "--out", out / "predicted"),
