@@ -135,6 +135,16 @@ def tiny_cache(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return extract_synthetic(synthetic, tmp_path_factory.mktemp("cache") / "cache")
 
 
+@pytest.fixture(scope="session")
+def lean_cache(synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache of ``synthetic`` at levels last, in Zarr. Read only.
+
+    For extractions in processes of their own: without regions, a process does not load torchvision, which takes as long
+    as torch itself.
+    """
+    return extract_synthetic(synthetic, tmp_path_factory.mktemp("lean") / "cache", levels="last")
+
+
 @pytest.fixture
 def own_cache(tiny_cache: Path, tmp_path: Path) -> Path:
     """A copy of ``tiny_cache`` that a test may damage."""

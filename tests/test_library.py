@@ -19,6 +19,7 @@ from stvg.errors import UsageError
 from stvg.heads.training.request import placed
 
 from .conftest import Ran
+from .evaluate.test_ablation import train_here
 from .notebook import NOTEBOOK, PAGE, notebook_of
 
 
@@ -41,6 +42,8 @@ def test_the_notebook_is_the_page() -> None:
 
 
 def test_the_page_runs_from_top_to_bottom(synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cells of its ablation run in this process; `evaluate.test_ablation` has those in processes of their own."""
+    monkeypatch.setattr("stvg.evaluate.ablation.launch.run_cell", lambda cell, *_: train_here(cell))
     (tmp_path / "shapes").symlink_to(synthetic)
     monkeypatch.chdir(tmp_path)
     known: dict[str, object] = {}

@@ -15,7 +15,7 @@ from .test_launchers import job_of
 
 
 def test_frames_and_bytes_are_those_the_extraction_then_writes(synthetic, tiny_cache, tmp_path):
-    found = estimate(job_of(synthetic, tmp_path / "c"))
+    found = estimate(job_of(synthetic, tmp_path / "c", "roi"))
     assert not (tmp_path / "c").exists()
     store = Cache.open(tiny_cache).store
     keys = store.keys("videos")
@@ -32,7 +32,7 @@ def test_frames_and_bytes_are_those_the_extraction_then_writes(synthetic, tiny_c
 
 
 def test_what_is_there_already_is_not_counted_again(synthetic, tiny_cache):
-    found = estimate(replace(job_of(synthetic, tiny_cache), part=Part(0, 2)))
+    found = estimate(replace(job_of(synthetic, tiny_cache, "roi"), part=Part(0, 2)))
     assert (found.videos, found.already, found.frames, found.bytes, found.speed) == (0, 4, 0, 0, None)
     with pytest.raises(CacheError, match="resolution"):
-        estimate(replace(job_of(synthetic, tiny_cache), resolution=64))
+        estimate(replace(job_of(synthetic, tiny_cache, "roi"), resolution=64))

@@ -10,7 +10,7 @@ FAULTS = Path(__file__).parents[1] / "benchmarks" / "faults.py"
 
 
 def test_what_a_kill_or_a_failed_write_leaves_is_whole_and_resumes_to_the_same_bytes():
-    words = [sys.executable, FAULTS, "--videos", "2", "--kills", "5", "--writes", "6", "--damage", "0"]
+    words = [sys.executable, FAULTS, "--videos", "2", "--kills", "4", "--writes", "4", "--damage", "0"]
     ran = subprocess.run(words, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     rows = ran.stdout.strip().splitlines()[-3:]

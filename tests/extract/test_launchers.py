@@ -31,8 +31,8 @@ CPU = torch.device("cpu")
 STVG = str(Path(sys.executable).parent / "stvg")
 
 
-def job_of(data: Path, out: Path) -> ExtractJob:
-    """What ``tiny_cache`` was made with."""
+def job_of(data: Path, out: Path, levels: str = "last") -> ExtractJob:
+    """What ``lean_cache`` was made with; at levels roi, ``tiny_cache``."""
     return ExtractJob(
         dataset="vidstg",
         annotations=data,
@@ -42,16 +42,18 @@ def job_of(data: Path, out: Path) -> ExtractJob:
         splits=["train", "test"],
         backbone="tiny",
         resolution=96,
+        levels=levels,
     )
 
 
-def words(data: Path, out: Path) -> list[str]:
+def words(data: Path, out: Path, levels: str = "last") -> list[str]:
     """The same for the command line."""
     chosen = ["--dataset", "vidstg", "--annotations", data, "--split", "train", "--split", "test", "--out", out]
     return [
         "extract",
         *map(str, chosen),
         *["--backbone", "tiny", "--resolution", "96", "--max-frames", "40", "--device", "cpu"],
+        *["--levels", levels],
     ]
 
 
@@ -151,22 +153,22 @@ def test_devices_are_given_to_processes_in_turn_and_to_ranks_by_their_number(tmp
     assert own_device(torch.device("cuda"), None) == torch.device("cuda")
 
 
-def test_two_processes_write_the_same_bytes_as_one_and_report_them_together(synthetic, tiny_cache, tmp_path):
+def test_two_processes_write_the_same_bytes_as_one_and_report_them_together(synthetic, lean_cache, tmp_path):
     report, _ = launch(job_of(synthetic, tmp_path / "c"), "local", [CPU], 2)
     assert report.videos == 8
-    assert digests(tmp_path / "c") == digests(tiny_cache)
+    assert digests(tmp_path / "c") == digests(lean_cache)
 
 
 def test_two_shards_into_one_folder_write_the_same_bytes(stvg, synthetic, tiny_cache, tmp_path):
     for shard in ("2/2", "1/2"):
-        ran = stvg(*words(synthetic, tmp_path / "c"), "--shard", shard)
+        ran = stvg(*words(synthetic, tmp_path / "c", "roi"), "--shard", shard)
         assert "4 videos done" in ran.out
     assert digests(tmp_path / "c") == digests(tiny_cache)
 
 
 def test_shards_in_folders_of_their_own_are_merged_to_the_same_bytes(stvg, synthetic, tiny_cache, tmp_path):
     for shard in ("1/2", "2/2"):
-        ran = stvg(*words(synthetic, tmp_path / shard[0]), "--shard", shard)
+        ran = stvg(*words(synthetic, tmp_path / shard[0], "roi"), "--shard", shard)
         assert ran.code == 0, ran.err
     merged = stvg("cache", "merge", tmp_path / "c", tmp_path / "2", tmp_path / "1")
     assert merged.code == 0, merged.err
@@ -174,17 +176,17 @@ def test_shards_in_folders_of_their_own_are_merged_to_the_same_bytes(stvg, synth
     assert stvg("cache", "verify", tmp_path / "c").code == 0
 
 
-def test_two_uncoordinated_extractors_write_the_same_bytes(stvg, synthetic, tiny_cache, tmp_path):
+def test_two_uncoordinated_extractors_write_the_same_bytes(stvg, synthetic, lean_cache, tmp_path):
     command = words(synthetic, tmp_path / "c")
     with subprocess.Popen([STVG, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as other:
         while not (tmp_path / "c" / "cache.json").exists():
             time.sleep(0.005)
         assert stvg(*command).code == 0
         assert other.wait() == 0
-    assert digests(tmp_path / "c") == digests(tiny_cache)
+    assert digests(tmp_path / "c") == digests(lean_cache)
 
 
-def test_ranks_of_torchrun_write_the_same_bytes(synthetic, tiny_cache, tmp_path):
+def test_ranks_of_torchrun_write_the_same_bytes(synthetic, lean_cache, tmp_path):
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
     ran = subprocess.run(
         [*run, STVG, *words(synthetic, tmp_path / "c"), "--shard", "auto"],
@@ -195,7 +197,7 @@ def test_ranks_of_torchrun_write_the_same_bytes(synthetic, tiny_cache, tmp_path)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.count("4 videos done") == 2
     assert "shard 2/2, by RANK=1, WORLD_SIZE=2" in ran.stderr
-    assert digests(tmp_path / "c") == digests(tiny_cache)
+    assert digests(tmp_path / "c") == digests(lean_cache)
 
 
 def test_an_error_in_one_process_is_raised_when_the_others_have_finished(synthetic, tmp_path):
@@ -243,11 +245,11 @@ class AskedAfter:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_who_is_asked_to_end_finishes_the_videos_in_flight_and_goes_on_later(synthetic, tiny_cache, tmp_path, number):
-    report, _ = launch(job_of(synthetic, tmp_path / "c"), "local", [CPU], 1, AskedAfter(number, 2))
+    report, _ = launch(job_of(synthetic, tmp_path / "c", "roi"), "local", [CPU], 1, AskedAfter(number, 2))
     assert report.ended == number
     assert 2 <= report.videos < 8
     assert len(list((tmp_path / "c" / "videos").iterdir())) == report.videos
-    report, _ = launch(job_of(synthetic, tmp_path / "c"), "local", [CPU], 1)
+    report, _ = launch(job_of(synthetic, tmp_path / "c", "roi"), "local", [CPU], 1)
     assert not report.ended
     assert digests(tmp_path / "c") == digests(tiny_cache)
 
@@ -259,7 +261,7 @@ def test_who_is_asked_to_end_before_the_first_video_ends_at_once(synthetic, tmp_
     assert not (tmp_path / "c").exists()
 
 
-def test_a_command_that_is_asked_to_end_says_to_repeat_it(synthetic, tiny_cache, tmp_path):
+def test_a_command_that_is_asked_to_end_says_to_repeat_it(synthetic, lean_cache, tmp_path):
     """As Slurm asks, every process: extractor and decoders."""
     command = [STVG, *words(synthetic, tmp_path / "c"), "--processes", "2", "--batch-frames", "4"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0) as asked:
@@ -271,4 +273,4 @@ def test_a_command_that_is_asked_to_end_says_to_repeat_it(synthetic, tiny_cache,
     assert "ended by SIGUSR1 before all was done; repeat the command" in out
     assert "0 skipped" in out
     launch(job_of(synthetic, tmp_path / "c"), "local", [CPU], 1)
-    assert digests(tmp_path / "c") == digests(tiny_cache)
+    assert digests(tmp_path / "c") == digests(lean_cache)

@@ -1,19 +1,24 @@
-"""One rank of the tests of `test_ranks`, started by torchrun: trains with one more term, then says which samples it had and
-what it holds, and what it says when the second rank's features are no numbers.
+"""The two ranks of the tests of `test_ranks`: each trains with one more term, then says which samples it had and what it
+holds, and what it says when the second rank's features are no numbers.
 
-    torchrun --nproc-per-node 2 tests/heads/rank.py CACHE FOLDER [--fail] SETTING...
+    python tests/heads/rank.py CACHE FOLDER [--fail] SETTING...
 
-With ``--fail`` the second rank meets an error in its third step.
+With ``--fail`` the second rank meets an error in its third step. The ranks have the environment that torchrun gives them.
+They are forked from this process, which has its imports loaded, hosts the store, and computes nothing itself.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+import torch._dynamo  # what an optimizer loads on its way, loaded here once
+import torch.distributed.nn.functional
 
 from stvg.cache.index import Cache
 from stvg.errors import CacheError, StvgError, TrainingDiverged
@@ -62,7 +67,28 @@ def poisoned(run: Run) -> str:
     return ""
 
 
+def become_ranks(count: int) -> None:
+    """Fork the ranks. Returns in each of them; this process exits with 1 if one of them failed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(count)}
+    team = []
+    for rank in map(str, range(count)):
+        if not (pid := os.fork()):
+            elastic = {"TORCHELASTIC_RUN_ID": "forked", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+            os.environ.update(elastic | place | {"RANK": rank, "LOCAL_RANK": rank})
+            return
+        team.append(pid)
+    store = torch.distributed.TCPStore(
+        place["MASTER_ADDR"], int(place["MASTER_PORT"]), None, True, wait_for_workers=False
+    )
+    failed = [os.waitpid(pid, 0)[1] for pid in team]
+    del store
+    raise SystemExit(int(any(failed)))
+
+
 if __name__ == "__main__":
+    become_ranks(2)
     try:
         main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
     except StvgError as error:

@@ -80,8 +80,8 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def torchrun(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [*TORCHRUN, *map(str, words)]
+def two_ranks(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, RANK, *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment(), check=False)
 
 
@@ -99,7 +99,7 @@ def test_two_ranks_are_one_process_with_the_same_batches(tiny_cache, tmp_path, m
     alone = Run(tmp_path / "one", Cache.open(tiny_cache), load_experiment("tiny", settings), "train", CPU)
     start = {k: v.clone() for k, v in alone.model.state_dict().items()}
     train(alone)
-    ran = torchrun(RANK, tiny_cache, tmp_path / "two", *settings)
+    ran = two_ranks(tiny_cache, tmp_path / "two", *settings)
     assert ran.returncode == 0, ran.stderr
     first, second = (json.loads((tmp_path / f"two/rank{i}.json").read_text()) for i in (0, 1))
     assert first["digest"] == second["digest"]
@@ -132,7 +132,7 @@ def test_two_ranks_are_one_process_with_the_same_batches(tiny_cache, tmp_path, m
 
 
 def test_the_failure_of_one_rank_ends_the_other_which_names_it(tiny_cache, tmp_path):
-    ran = torchrun(RANK, tiny_cache, tmp_path, *SETTINGS, "--fail")
+    ran = two_ranks(tiny_cache, tmp_path, *SETTINGS, "--fail")
     assert ran.returncode == 1
     assert re.search(r"^CacheError: chunk 7 is damaged\n +rank +1 of 2$", ran.stderr, re.M), ran.stderr
     assert "rank 0 of 2 ends, because rank 1 failed: CacheError: chunk 7 is damaged" in ran.stderr
