@@ -51,7 +51,7 @@ def workers_of(mark: bytes) -> list[int]:
     return found
 
 
-def test_ray_writes_the_same_bytes_although_a_worker_is_killed(mark, synthetic, lean_cache, tmp_path):
+def test_ray_writes_the_same_bytes_although_a_worker_is_killed(mark, synthetic, tiny_cache, tmp_path):
     killed = []
 
     def kill() -> None:
@@ -63,10 +63,10 @@ def test_ray_writes_the_same_bytes_although_a_worker_is_killed(mark, synthetic, 
             time.sleep(0.01)
 
     Thread(target=kill, daemon=True).start()
-    report, _ = launch(job_of(synthetic, tmp_path / "c"), "ray", [torch.device("cpu")], 2)
+    report, _ = launch(job_of(synthetic, tmp_path / "c", "roi"), "ray", [torch.device("cpu")], 2)
     assert killed
     assert report.videos <= 8  # those of the worker that died are in the cache, and in no report
-    assert digests(tmp_path / "c") == digests(lean_cache)
+    assert digests(tmp_path / "c") == digests(tiny_cache)
 
 
 def test_cells_on_a_ray_cluster_come_to_what_they_come_to_here(mark, stvg, tiny_cache, tmp_path):
