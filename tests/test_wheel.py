@@ -25,9 +25,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert uv, "uv builds the wheel: pip install uv"
     out = tmp_path_factory.mktemp("dist")
     source = out / "source"  # setuptools leaves a build folder where it works
-    ignored = shutil.ignore_patterns(
-        ".git", ".venv", "build", "typings", "*.egg-info", "__pycache__", "stvg-demo", "runs"
-    )
+    ignored = shutil.ignore_patterns(".*", "build", "typings", "*.egg-info", "__pycache__", "stvg-demo", "runs")
     shutil.copytree(ROOT, source, ignore=ignored)
     run(uv, "build", "--wheel", "--out-dir", out, source)
     return next(out.glob("*.whl"))
