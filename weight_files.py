@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .errors import CheckpointError
-from .wording import install
+from .wording import first_line, install
 
 INDEX = ".index.json"
 NAMES = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin", f"pytorch_model.bin{INDEX}")
@@ -90,13 +90,6 @@ def why(error: Exception) -> str:
         return first_line(error)
     refused = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
     return f"it holds more than tensors: {refused[1]}" if refused else "it is not a torch file"
-
-
-def first_line(error: BaseException) -> str:
-    """The first sentence of a library's error message, cut to 160 characters at a word."""
-    line = (str(error) or type(error).__name__).splitlines()[0]
-    sentence = line.split(". ")[0]
-    return sentence if len(sentence) <= 160 else f"{sentence[:160].rpartition(' ')[0] or sentence[:160]} …"
 
 
 def read_shards(index: Path) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from ..atomic import unit_name
 from ..cache.sampling import FloatArray, IntArray
 from ..cache.schema import Video
 from ..errors import UsageError, VideoError
-from ..weight_files import first_line
+from ..wording import first_line
 
 SUFFIXES = (".npz", ".npy")
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from ..cache.schema import Sample
 from ..errors import CheckpointError
 from ..wording import counted
-from .encoders.text import token_reader
 from .encoders.tokenizer import LONGEST, TokenReader
 
 LISTED = 10
@@ -62,6 +61,8 @@ def notice_of_long_ones(samples: Sequence[Sample], encoder: str, folder: str | N
     long = set(may_be_long((s.sentence for s in samples), LONGEST))
     if certain and not long:
         return None
+    from .encoders.text import token_reader  # torch takes seconds to load, and most datasets have no long sentence
+
     try:
         return notice_of_cuts(samples, token_reader(encoder, folder))
     except CheckpointError:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...errors import StvgError
-from ...weight_files import first_line
+from ...wording import first_line
 from .contract import Backbone, Frozen
 from .text_contract import TextEncoder
 

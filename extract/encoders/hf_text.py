@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import CheckpointError, UsageError
-from ...weight_files import first_line
+from ...wording import first_line
 from .contract import Origin
 from .huggingface import config_of, loaded, model_folder, name_of, require_whole, weights_elsewhere
 from .kinds import EncoderRequest

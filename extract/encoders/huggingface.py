@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import CheckpointError, EncoderError, UsageError
-from ...weight_files import first_line
 from ...weights import some
+from ...wording import first_line
 from .contract import IMAGENET_MEAN, IMAGENET_STD, Backbone, Origin
 from .kinds import EncoderRequest
 from .networks import multiple_of, quietly, randomise

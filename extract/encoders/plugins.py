@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from ...errors import EncoderError, StvgError, UsageError
-from ...weight_files import first_line
+from ...wording import first_line
 from .contract import CPU, Origin
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import CheckpointError
-from ...weight_files import first_line
+from ...wording import first_line
 
 LONGEST = 512
 """Largest number of tokens that RoBERTa reads of a sentence, start and end token included."""

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable
 
 import numpy as np
-import torch
 
 log = logging.getLogger(__name__)
 
@@ -16,6 +15,8 @@ def pin(memory: memoryview) -> Callable[[], None] | None:
 
     Copies from memory that is not page-locked give the same values; they are slower and block the caller.
     """
+    import torch  # a check of videos needs no torch, which takes seconds to load
+
     if not torch.cuda.is_available():
         return None
     address, runtime = np.frombuffer(memory, np.uint8).ctypes.data, torch.cuda.cudart()

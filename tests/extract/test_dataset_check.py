@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -187,3 +188,23 @@ def test_the_published_val_split_has_the_clip_lengths_it_is_known_for(shared: Pa
     assert (counts.sentences, counts.videos, counts.segments) == (8_956, 602, 2_048)
     assert 70 <= counts.frames_median <= 80
     assert 0.33 <= counts.thinned <= 0.43
+
+
+def test_commands_on_annotations_load_no_torch_which_takes_longer_than_their_work(
+    synthetic: Path, tmp_path: Path
+) -> None:
+    videos, given = f"--videos {synthetic}/vidor/video", f"--dataset vidstg --annotations {synthetic}"
+    commands = [
+        f"check {given} {videos}",
+        f"export {given} --split test --format mot --out {tmp_path}/mot",
+        f"import {tmp_path}/mot --format mot {videos} --out {tmp_path}/again",
+        f"new {synthetic}/vidor/video --out {tmp_path}/new",
+    ]
+    code = """
+import sys
+from stvg.cli import cli
+for command in sys.argv[1:]:
+    cli.main(["dataset", *command.split()], standalone_mode=False)
+    assert "torch" not in sys.modules, command
+"""
+    subprocess.run([sys.executable, "-c", code, *commands], check=True, stdout=subprocess.DEVNULL)
