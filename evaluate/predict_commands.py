@@ -53,7 +53,12 @@ NAMED = 5
     help="Where to read the features of videos: a cache of stvg extract, or a folder that this command fills.  "
     "[computed each time]",
 )
-@option(Ground, "moments", type=click.IntRange(1, MOST), help="Number of moments per sentence, the likeliest first.")
+@option(
+    Ground,
+    "moments",
+    type=click.IntRange(1, MOST),
+    help="Number of moments per sentence, the likeliest first; also with --serve.",
+)
 @click.option("--out", type=OUT_FOLDER, help=f"Folder for predictions.jsonl and 1.mp4 …  [{OUT}]")
 @click.option("--no-video", is_flag=True, help="Write boxes only, no annotated videos.")
 @click.option("--serve", is_flag=True, help="Ask on a web page instead, which only this machine can open.")

@@ -16,6 +16,7 @@ LONG = (
     *("test_launchers", "test_train", "test_ray", "test_ranks", "test_gpu", "test_ablation", "test_docs"),
     *("test_live_encoders", "test_objects", "test_text", "test_dtypes", "test_tokenizer", "test_predict"),
     *("test_faults", "test_runner", "test_topup", "test_import_weights", "test_weights_of_encoders", "test_browser"),
+    *("test_report", "test_serve", "test_demo", "test_library", "test_wheel", "test_trackers"),
 )
 """The files that take longest. They are begun first, so that the processes of a run end together."""
 

@@ -190,6 +190,12 @@ def written_by(words: list[str]) -> list[str]:
     return [value for option, value in pairwise(words) if option in ("--out", "--json") and "cache" not in words]
 
 
+@pytest.fixture(autouse=True)
+def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A demo draws its few videos in this process: to start others takes longer."""
+    monkeypatch.setattr("stvg.evaluate.demo.run.os.cpu_count", lambda: 1)
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=list(COMMANDS.values()))
 def test_every_command_shown_runs_and_leaves_what_it_names(
     command: str, desk: Path, stvg: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
