@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..cache.batches.batch import Targets
@@ -20,7 +21,7 @@ from ..config import AT_LEAST_0, POSITIVE, Settings, setting
 from .boxes import generalised_iou
 
 if TYPE_CHECKING:
-    from .model import Anchor, LayerOutput, Output
+    from .model import LayerOutput, Output
     from .model_config import HeadConfig
 
 EPSILON = 1e-6
@@ -105,6 +106,17 @@ def guided_attention_loss(attention: Tensor, in_moment: Tensor, frame_padding: T
     return (((rows + of_padding) * outside).sum(-1) / (outside.sum(-1) + EPSILON)).mean(-1)
 
 
+def action_loss(logits: Tensor, in_moment: Tensor, frame_padding: Tensor, outside: float = 1.0) -> Tensor:
+    """Binary cross-entropy of (…, B, T) logits against ``in_moment`` (B, T); slots outside have weight ``outside``.
+
+    Mean over each sample's valid slots, then over samples: (…).
+    """
+    inside = in_moment.float().expand(logits.shape)
+    loss = F.binary_cross_entropy_with_logits(logits.float(), inside, reduction="none")
+    weighed = (loss * (inside + outside * (1 - inside))).masked_fill(frame_padding, 0)
+    return (weighed.sum(-1) / (~frame_padding).sum(-1)).mean(-1)
+
+
 class MeanOver(IntEnum):
     """What a term is averaged over in a batch; `counts` has an entry for each."""
 
@@ -138,8 +150,8 @@ class Matched:
     targets: Targets
     frame_padding: Tensor
     """(B, T) bool."""
-    anchor: Anchor | None
-    """The output of the second stream, if it ran."""
+    output: Output
+    """The whole output."""
 
     def tube(self, of_all: Tensor) -> Tensor:
         """The matched candidate's part (L, B, …) of an output of all candidates (L, B, N, …)."""
@@ -193,7 +205,7 @@ class Criterion:
         """Weighted terms by name; the objective is their sum. ``aux``: the sum of the earlier layers' terms."""
         c = self.config
         layers = output.every if c.aux else output.every.only_last()
-        matched = Matched(c, layers, c.match(layers, targets), targets, frame_padding, output.anchor)
+        matched = Matched(c, layers, c.match(layers, targets), targets, frame_padding, output)
         found = {name: (term, term.value(matched)) for name, term in c.terms.items() if term.weight(c)}
         weighed = {name: self.weigh(term, value) for name, (term, value) in found.items() if value is not None}
         losses = {name: value[-1] if value.dim() else value for name, value in weighed.items()}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..cache.batches.batch import Batch, Inputs
 from .decoder import Decoder
-from .dropout import Dropout
+from .dropout import Dropout, dropout
 from .encoder import Encoder
 from .layers import MLP, Standard, StoredLinear, sine_2d
 from .model_config import FeatureFacts, HeadConfig
@@ -57,11 +57,16 @@ class Anchor:
 
 @dataclass(frozen=True)
 class Output:
-    """The output of all decoder layers in order, and in training that of the second stream."""
+    """The output of all decoder layers in order, and what further losses need."""
 
     every: Any
     """A `LayerOutput` of all L layers: (L, B, …)."""
     anchor: Anchor | None = None
+    """The second stream's output, in training only."""
+    similarity: Tensor | None = None
+    """(B, T) logits of FSM's frame weights: how similar frame and sentence are (eq 4)."""
+    cell_map: Tensor | None = None
+    """(B, T, h, w) log-probabilities of FSM's cells, -inf on padding."""
 
     @classmethod
     def of(cls, layers: Sequence[LayerOutput], anchor: Anchor | None = None) -> Output:
@@ -80,15 +85,18 @@ class Resizer(nn.Module):
     """Projects token features to width d. The layer norm is computed in float32: its epsilon, 1e-12, underflows in half
     precision."""
 
-    def __init__(self, text_width: int, d: int, dropout: float) -> None:
+    def __init__(self, text_width: int, config: HeadConfig) -> None:
         super().__init__()
-        self.fc = nn.Linear(text_width, d)
-        self.layer_norm = nn.LayerNorm(d, eps=1e-12)
-        self.dropout = Dropout(dropout)
+        self.fc = nn.Linear(text_width, config.d)
+        self.layer_norm = nn.LayerNorm(config.d, eps=1e-12)
+        self.dropout, self.word_dropout = Dropout(config.dropout), config.word_dropout
 
     def forward(self, tokens: Tensor) -> Tensor:
         with torch.autocast(tokens.device.type, enabled=False):
-            return self.dropout(self.layer_norm(self.fc(tokens.to(self.fc.weight.dtype))))
+            words = self.layer_norm(self.fc(tokens.to(self.fc.weight.dtype)))
+            if self.training and self.word_dropout:
+                words = words * (dropout(torch.ones_like(words[..., :1]), self.word_dropout, training=True) > 0)
+            return self.dropout(words)
 
 
 class FeatureHead(nn.Module):
@@ -103,6 +111,14 @@ class FeatureHead(nn.Module):
         self.memory_level, self.region_levels = config.levels(features.levels)
         read = (self.memory_level, *self.region_levels) if config.standardise else ()
         self.standards = nn.ModuleDict({level.name: Standard(level.channels) for level in read})
+        self.input_proj = StoredLinear(self.memory_level.channels, config.d)
+
+    def project(self, inputs: Inputs) -> Tensor:
+        """The cells of all distinct frames, projected to width d: (U, h·w, d)."""
+        cells = self.input_proj(inputs.maps, self.standard(self.memory_level.name))
+        if self.config.content_positions:
+            cells = cells + sine_2d(inputs.cell_padding, self.config.d).to(cells.dtype)
+        return cells.flatten(1, 2)
 
     def places(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """Position codes (B, S, d) of every clip's S cells and words, and their padding (B, S).
@@ -128,8 +144,7 @@ class TubeHead(FeatureHead):
     def __init__(self, config: HeadConfig, features: FeatureFacts, queries: int) -> None:
         super().__init__(config, features)
         c, d = config, config.d
-        self.input_proj = StoredLinear(self.memory_level.channels, d)
-        self.resizer = Resizer(features.text_width, d, c.dropout)
+        self.resizer = Resizer(features.text_width, c)
         self.encoder = Encoder(d, c.heads, c.ffn, c.encoder_layers, c.dropout)
         self.decoder = Decoder(d, c.heads, c.ffn, c.decoder_layers, c.dropout)
         self.query_embed = nn.Embedding(queries, d)
@@ -144,10 +159,6 @@ class TubeHead(FeatureHead):
         """Turn gradient checkpointing of the transformer layers on or off; see `Stack`."""
         self.encoder.recompute = self.decoder.recompute = on
 
-    def project(self, maps: Tensor) -> Tensor:
-        """Maps (U, h, w, C) of the memory level → (U, h·w, d)."""
-        return self.input_proj(maps, self.standard(self.memory_level.name)).flatten(1, 2)
-
     def remember(self, visual: Tensor, words: Tensor, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
         """Encode cells (B, T, h·w, d) and words (B, T, M, d) of every slot of ``inputs`` as memory.
 
@@ -157,19 +168,25 @@ class TubeHead(FeatureHead):
         memory = call(self.encoder, torch.cat([visual, words], dim=2), position, padding)
         return memory, position, padding
 
-    def read(self, states: Tensor, attention: Tensor) -> LayerOutput:
-        """Boxes, spans and scores from all decoder layers' states (L, B, N, T, d), in float32."""
+    def read(self, states: Tensor, attention: Tensor, reference: Tensor | None = None) -> LayerOutput:
+        """Boxes, spans and scores from all decoder layers' states (L, B, N, T, d), in float32. ``reference``: see
+        `boxes`."""
         with torch.autocast(states.device.type, enabled=False):
-            return LayerOutput(self.boxes(states), self.sted_embed(states), self.score(states), attention, states)
+            reference = None if reference is None else reference[:, None]
+            return LayerOutput(
+                self.boxes(states, reference), self.sted_embed(states), self.score(states), attention, states
+            )
 
     def score(self, states: Tensor) -> Tensor | None:
         """The candidates' scores, (L, B, N, T) logits; None where the head has none."""
         return None
 
-    def boxes(self, states: Tensor) -> Tensor:
-        """Boxes (…, 4) from states (…, d), in float32: bfloat16 would round coordinates to 1/256 of the frame."""
+    def boxes(self, states: Tensor, reference: Tensor | None = None) -> Tensor:
+        """Boxes (…, 4) from states (…, d), in float32: bfloat16 would round coordinates to 1/256 of the frame.
+        ``reference``: logits of the boxes that these refine, broadcast against them."""
         with torch.autocast(states.device.type, enabled=False):
-            return self.bbox_embed(states).sigmoid()
+            moved = self.bbox_embed(states)
+            return (moved if reference is None else moved + reference).sigmoid()
 
 
 class Grounder(nn.Module):

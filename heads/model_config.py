@@ -33,12 +33,18 @@ class HeadConfig(Settings):
     """Layers of the decoder. The losses apply to each of them; predictions come from the last."""
     dropout: float = setting(0.1, SHARE, "MDETR")
     """Dropout probability in encoder, decoder and fusion."""
+    word_dropout: float = setting(0.0, SHARE, "this project, measured")
+    """Probability with which all features of a word are zero in training. With few sentences, a head otherwise relies on
+    single words."""
     span_dropout: float = setting(0.5, SHARE, "TubeDETR")
     """Dropout probability after every layer of the start and end head, logits included."""
     max_frames: int = setting(100, AT_LEAST_1, "FSM's paper")
     """Maximum number of slots of a clip. A longer clip is subsampled in training, divided into windows at inference."""
     memory_level: str | None = setting(None, source="FSM's code")
     """The level of the features that the memory is made from. [the last]"""
+    content_positions: bool = setting(False, source="this project, measured")
+    """Add a cell's position code to its content too. The papers' heads add it to queries and keys of attention only, so
+    that a head without pretrained weights learns slowly where the attended content was."""
     standardise: bool = setting(False, source="this project, measured")
     """Standardise features: subtract each channel's mean and divide by its standard deviation. Both are those of the
     training videos, recorded in the cache. Levels and encoders differ in scale. The papers' heads do not
@@ -85,6 +91,9 @@ class ModelConfig(HeadConfig):
     qmm: bool = setting(True, source="FSM's paper, table V")
     """Query matching: several candidate tubes, which are scored and matched. Off: one query, no second stream (table
     V)."""
+    cell_map: bool = setting(False, source="this project, measured")
+    """Score every cell, and predict boxes relative to the box that the scores span; ``loss.cells`` trains the scores. A
+    head without pretrained weights then needs far fewer samples to find the object."""
     shared_decoder: bool = setting(True, source="FSM's paper, table VIII")
     """Both streams use the same decoder layers (table VIII)."""
     region_levels: tuple[str, ...] | None = setting(None, source="FSM's code: C3 and C4")

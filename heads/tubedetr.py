@@ -39,7 +39,7 @@ class TubeDETR(TubeHead):
         """Memory of every stride-th slot, reused for the slots up to the next one; see `TubeHead.remember`."""
         T, stride = inputs.frame_padding.shape[1], self.config.stride
         slow = inputs if stride == 1 else every(inputs, stride, keep_frames=self.config.fast)
-        visual = self.project(slow.maps)  # (U, h·w, d)
+        visual = self.project(slow)  # (U, h·w, d)
         words = self.resizer(inputs.tokens)[:, None].expand(-1, slow.frame_index.shape[1], -1, -1)
         memory, position, padding = self.remember(visual[slow.frame_index], words, slow)
         if stride > 1:

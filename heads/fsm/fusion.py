@@ -102,11 +102,11 @@ class Fusion(nn.Module):
         token_padding: Tensor,
         frame_index: Tensor,
         frame_padding: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """visual (U, S, d) tokens of distinct frames, words (B, M, d), paddings (U, S), (B, M), (B, T).
 
         ``frame_index`` (B, T): the frame of every slot. Returns weighted visual tokens (B, T, S, d) and, for every
-        frame, the words fused with it (B, T, M, d).
+        frame, the words fused with it (B, T, M, d). The third is `similarity`, or None without matching at video level.
         """
         B, T = frame_padding.shape
         frame = frame_index.flatten()
@@ -117,25 +117,26 @@ class Fusion(nn.Module):
         else:
             x, y = visual.index_select(0, frame), words.index_select(0, sentence)
         x, y = x.unflatten(0, (B, T)), y.unflatten(0, (B, T))
-        if self.config.video_level:
-            weights = self.frame_weights(x, y, cell_padding[frame].unflatten(0, (B, T)), token_padding, frame_padding)
-            x = x * weights[..., None, None]
-        return x, y
+        if not self.config.video_level:
+            return x, y, None
+        similarity = self.similarity(x, y, cell_padding[frame].unflatten(0, (B, T)), token_padding, frame_padding)
+        return x * self.frame_weights(similarity)[..., None, None], y, similarity
 
-    def frame_weights(
+    def similarity(
         self, x: Tensor, words: Tensor, x_padding: Tensor, y_padding: Tensor, frame_padding: Tensor
     ) -> Tensor:
-        """Weight of every frame (B, T): similarity of pooled frame and pooled sentence (eq 4) times the frame's scale
-        (eq 5)."""
+        """Logits (B, T): the scaled product of pooled frame and pooled sentence (eq 4)."""
         frames = masked_mean(x, x_padding)  # (B, T, d)
         sentence = masked_mean(masked_mean(words, y_padding[:, None].expand(words.shape[:3])), frame_padding)  # (B, d)
-        weights = (torch.einsum("btd,bd->bt", frames, sentence) / math.sqrt(x.shape[-1])).sigmoid()
+        return torch.einsum("btd,bd->bt", frames, sentence) / math.sqrt(x.shape[-1])
+
+    def frame_weights(self, similarity: Tensor) -> Tensor:
+        """Weight of every frame (B, T): the sigmoid of its similarity (eq 4) times the frame's scale (eq 5)."""
+        weights, T = similarity.sigmoid(), similarity.shape[1]
         if self.config.scale:
-            if x.shape[1] > len(self.frame_scale):
-                raise ValueError(
-                    f"{x.shape[1]} slots, but this head has weights for {len(self.frame_scale)}: use windows"
-                )
-            weights = weights * (self.frame_scale.tanh() + 1)[: x.shape[1]]
+            if len(self.frame_scale) < T:
+                raise ValueError(f"{T} slots, but this head has weights for {len(self.frame_scale)}: use windows")
+            weights = weights * (self.frame_scale.tanh() + 1)[:T]
         return weights
 
 

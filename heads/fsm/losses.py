@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ...cache.batches.batch import Targets
 from ...config import AT_LEAST_0, setting
-from ..losses import TUBE_TERMS, Matched, MeanOver, Term, TubeLoss, box_losses, chosen
+from ..losses import TUBE_TERMS, Matched, MeanOver, Term, TubeLoss, action_loss, box_losses, chosen
+from .cells import cell_loss
 from .matching import FOCAL_ALPHA, FOCAL_GAMMA, match_tubes
 
 if TYPE_CHECKING:
@@ -34,6 +35,12 @@ class LossConfig(TubeLoss):
     """Weight of the mismatching rectify contrastive loss (eq 10)."""
     anchor: float = setting(1.0, AT_LEAST_0, "FSM's code")
     """Weight of the box losses of the second stream. It multiplies their L1 and GIoU weights."""
+    frames: float = setting(0.0, AT_LEAST_0, "this project, measured")
+    """Weight of the frame loss: the binary cross-entropy of the frames' similarity to the sentence (eq 4) against the
+    moment. The paper trains this similarity only through what follows it."""
+    cells: float = setting(2.0, AT_LEAST_0, "this project, measured")
+    """Weight of the cell loss: the cross-entropy of the cell map against the annotated boxes. Only with
+    ``model.cell_map``."""
     mrcl_form: str = setting("paper", ("paper", "framewise"), "FSM's paper")
     """``paper``: eq 10. ``framewise``: the published code's softmax over candidates, frame by frame."""
     label_form: str = setting("focal", ("focal", "focal-all", "softmax"), "FSM's paper")
@@ -53,10 +60,12 @@ class LossConfig(TubeLoss):
 
     def trains(self, model: HeadConfig) -> bool:
         """See `TubeLoss`. The candidates' losses train a head with a second stream; MRCL also needs more than one
-        candidate."""
+        candidate. The frame loss needs matching at video level, the cell loss a cell map."""
         of_candidates = (self.label, self.mrcl if getattr(model, "num_queries", 1) > 1 else 0)
         of_any_head = (self.l1, self.giou, self.span, self.attention)
-        return any(of_any_head) or (getattr(model, "qmm", False) and any(of_candidates))
+        fusion = getattr(model, "fusion", None)
+        of_parts = (self.frames and fusion and fusion.video_level, self.cells and getattr(model, "cell_map", False))
+        return any(of_any_head) or any(of_parts) or (getattr(model, "qmm", False) and any(of_candidates))
 
     def match(self, layers: LayerOutput, targets: Targets) -> Tensor | None:
         """See `TubeLoss`. Of several candidates the one with the lowest cost; see `match_tubes`."""
@@ -128,22 +137,37 @@ def of_label(m: Matched) -> Tensor | None:
 
 
 def of_anchor(m: Matched) -> Tensor | None:
-    if m.anchor is None:
+    if m.output.anchor is None:
         return None
-    l1, giou = box_losses(m.anchor.boxes, m.targets.boxes, m.targets.slots)
+    l1, giou = box_losses(m.output.anchor.boxes, m.targets.boxes, m.targets.slots)
     return m.config.l1 * l1 + m.config.giou * giou
 
 
 def of_mrcl(m: Matched) -> Tensor | None:
-    if m.anchor is None:
+    if m.output.anchor is None:
         return None
     states, inside = m.layers.states[-1], m.targets.in_moment
-    return mrcl_loss(states, m.anchor.states, m.indices[-1], inside, m.config.mrcl_form)
+    return mrcl_loss(states, m.output.anchor.states, m.indices[-1], inside, m.config.mrcl_form)
+
+
+def of_frames(m: Matched) -> Tensor | None:
+    if m.output.similarity is None:
+        return None
+    return action_loss(m.output.similarity, m.targets.in_moment, m.frame_padding)
+
+
+def of_cells(m: Matched) -> Tensor | None:
+    if m.output.cell_map is None:
+        return None
+    padding = m.output.cell_map[:, 0].isinf()
+    return cell_loss(m.output.cell_map, padding, m.targets.boxes, m.targets.slots)
 
 
 TERMS = TUBE_TERMS | {
     "label": Term(of_label, lambda c: c.label, MeanOver.SLOTS),
     "anchor": Term(of_anchor, lambda c: c.anchor if c.l1 or c.giou else 0.0, MeanOver.SLOTS),
     "mrcl": Term(of_mrcl, lambda c: c.mrcl, MeanOver.SAMPLES),
+    "frames": Term(of_frames, lambda c: c.frames, MeanOver.SAMPLES),
+    "cells": Term(of_cells, lambda c: c.cells, MeanOver.SLOTS),
 }
 """FSM's terms."""

@@ -14,6 +14,7 @@ from ..layers import MaskedGroupNorm, Standard, StoredLinear, roi_align, roi_sin
 from ..model import Anchor, Output, TubeHead
 from ..model_config import GROUPS, FeatureFacts, ModelConfig
 from ..precision import call
+from .cells import CellMap, reference
 from .fusion import Fusion
 
 
@@ -45,6 +46,10 @@ class FSM(TubeHead):
         c, d = config, config.d
         self.config, self.scored = config, scored and config.qmm
         self.fusion = Fusion(d, c.max_frames, c.fusion, c.dropout)
+        if c.cell_map:
+            self.cell_map = CellMap(d)
+            for parameter in self.bbox_embed.layers[-1].parameters():
+                nn.init.zeros_(parameter)  # boxes start as those of the map
         if c.qmm:
             self.class_embed = nn.Linear(d, 1)
             self.anchor_query = nn.Embedding(1, d)
@@ -55,12 +60,14 @@ class FSM(TubeHead):
 
     def forward(self, inputs: Inputs, targets: Targets | None = None) -> Output:
         """Candidate tubes of every sample. ``targets`` run the second stream, in training only; inference has none."""
-        memory, position, padding = self.encode(inputs)
+        (memory, position, padding), similarity = self.encode(inputs)
+        cells, box = self.map_cells(memory, inputs) if self.config.cell_map else (None, None)
         times = time_code(inputs.frame_padding.shape[1], self.config.d, memory.device)
         query = self.query_embed.weight[None, :, None] + times
         candidates = Stream(query, inputs.frame_padding, memory.flatten(0, 1), position, padding)
         if targets is None or not self.config.qmm:
-            return Output(self.read(*call(self.decoder, [candidates])))
+            states, attention = call(self.decoder, [candidates])
+            return Output(self.read(states, attention, box), None, similarity, cells)
         target = self.anchor_stream(inputs, targets, memory, times)
         if self.anchor_layers is None:
             states, attention = call(self.decoder, [candidates, target])
@@ -70,20 +77,27 @@ class FSM(TubeHead):
             states, attention = call(self.decoder, [candidates])
             of_target = self.decoder([target], self.anchor_layers)[0][-1][:, 0]
         of_target = of_target.where(targets.in_moment[..., None], 0)
-        return Output(self.read(states, attention), Anchor(self.boxes(of_target), of_target))
+        anchor = Anchor(self.boxes(of_target, box), of_target)
+        return Output(self.read(states, attention, box), anchor, similarity, cells)
 
-    def encode(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
-        """Memory of fused frames and words; see `TubeHead.remember`."""
-        x, words = call(
+    def encode(self, inputs: Inputs) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor | None]:
+        """Memory of fused frames and words, see `TubeHead.remember`; and `Fusion.similarity`."""
+        x, words, similarity = call(
             self.fusion,
-            self.project(inputs.maps),
+            self.project(inputs),
             self.resizer(inputs.tokens),
             inputs.cell_padding.flatten(1),
             inputs.token_padding,
             inputs.frame_index,
             inputs.frame_padding,
         )
-        return self.remember(x, words, inputs)  # eq 6
+        return self.remember(x, words, inputs), similarity  # eq 6
+
+    def map_cells(self, memory: Tensor, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """The cell map (B, T, h, w) of memory, and the logits (B, T, 4) of its boxes."""
+        padding = inputs.cell_padding[inputs.frame_index[:, 0]]
+        log_p: Tensor = self.cell_map(memory[:, :, : padding[0].numel()], padding)
+        return log_p, reference(log_p, padding)
 
     def score(self, states: Tensor) -> Tensor | None:
         """See `TubeHead`."""

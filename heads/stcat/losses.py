@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from ...config import AT_LEAST_0, POSITIVE, setting
-from ..losses import TUBE_TERMS, Matched, MeanOver, Term, TubeLoss
+from ..losses import TUBE_TERMS, Matched, MeanOver, Term, TubeLoss, action_loss
 
 
 @dataclass(frozen=True)
@@ -28,17 +27,6 @@ class STCATLoss(TubeLoss):
     def terms(self) -> dict[str, Term]:
         """See `TubeLoss`."""
         return TERMS
-
-
-def action_loss(logits: Tensor, in_moment: Tensor, frame_padding: Tensor, outside: float) -> Tensor:
-    """Binary cross-entropy of (…, B, T) logits against ``in_moment`` (B, T); slots outside have weight ``outside``.
-
-    Mean over each sample's valid slots, then over samples: (…).
-    """
-    inside = in_moment.float().expand(logits.shape)
-    loss = F.binary_cross_entropy_with_logits(logits.float(), inside, reduction="none")
-    weighed = (loss * (inside + outside * (1 - inside))).masked_fill(frame_padding, 0)
-    return (weighed.sum(-1) / (~frame_padding).sum(-1)).mean(-1)
 
 
 def of_actionness(m: Matched) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...cache.batches.batch import Inputs, Targets
 from ..decoder import Decoder, Stream
-from ..layers import MLP, StoredLinear, time_code
+from ..layers import MLP, time_code
 from ..model import FeatureHead, LayerOutput, Output, Resizer
 from ..model_config import FeatureFacts
 from ..precision import at_least_float32, call
@@ -36,8 +36,7 @@ class STCAT(FeatureHead):
     def __init__(self, config: STCATConfig, features: FeatureFacts) -> None:
         super().__init__(config, features)
         c, d = config, config.d
-        self.input_proj = StoredLinear(self.memory_level.channels, d)
-        self.resizer = Resizer(features.text_width, d, c.dropout)
+        self.resizer = Resizer(features.text_width, c)
         self.encoder = TokenEncoder(d, c.heads, c.ffn, c.encoder_layers, c.dropout)
         self.template = Template(d)
         self.spatial_decoder = SpatialDecoder(d, c.heads, c.ffn, c.decoder_layers, c.dropout)
@@ -71,8 +70,7 @@ class STCAT(FeatureHead):
 
     def tokens(self, inputs: Inputs) -> Tensor:
         """Cells and words of every slot (B, T, S, d)."""
-        visual = self.input_proj(inputs.maps, self.standard(self.memory_level.name)).flatten(1, 2)
-        visual = visual[inputs.frame_index]
+        visual = self.project(inputs)[inputs.frame_index]
         words = self.resizer(inputs.tokens).to(visual.dtype)
         return torch.cat([visual, words[:, None].expand(-1, visual.shape[1], -1, -1)], dim=2)
 

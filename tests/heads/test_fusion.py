@@ -86,7 +86,8 @@ def test_frame_weights_of_normalised_vectors_give_the_recorded_sentence_gate(arr
     fusion = Fusion(d, T, FusionConfig(frame_level=False), dropout=0.1).eval()
     none = torch.zeros(1, T, 1, dtype=torch.bool)
     words = (normal(sentence) * d**0.25)[:, None].expand(-1, T, -1, -1)
-    weights = fusion.frame_weights((normal(frames) * d**0.25)[:, :, None], words, none, none[:, 0], none[..., 0])
+    similarity = fusion.similarity((normal(frames) * d**0.25)[:, :, None], words, none, none[:, 0], none[..., 0])
+    weights = fusion.frame_weights(similarity)
     gate = (normal(frames)[0] @ normal(sentence)[0, 0]).sigmoid()
     torch.testing.assert_close(weights[0], gate, rtol=0, atol=1e-5)
     # What the published code does with them: a residual, a norm, a linear layer, another residual.

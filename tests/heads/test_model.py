@@ -131,6 +131,7 @@ VARIANTS = [
     {"region_levels": ()},
     {"proj_norm": "none"},
     {"shared_decoder": False},
+    {"cell_map": True, "content_positions": True},
     {"qmm": False},
     {"num_queries": 1},
     {"fusion": {"frame_level": False}},
@@ -190,7 +191,7 @@ def test_gradients_of_a_padded_batch_are_the_sum_of_single_ones():
 def test_memory_of_a_frame_reaches_only_the_queries_of_that_frame_within_one_layer():
     config = small(decoder_layers=1)
     model, inputs, _, _ = forward(CLIPS[:1], config)
-    memory, position, padding = model.encode(inputs)
+    (memory, position, padding), _ = model.encode(inputs)
     query = torch.randn(1, 3, 7, 32, dtype=torch.float64)
 
     def decoded(memory):

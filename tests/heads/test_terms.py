@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from unittest.mock import patch
 
 import pytest
@@ -53,11 +54,13 @@ def outputs(of, seed, layers=2, N=3, d=5):
         )
         for boxes, span, score, looks, x in leaves
     ]
-    of_anchor = leaf(T, 4), leaf(T, d)
+    of_anchor, similarity, cells = (leaf(T, 4), leaf(T, d)), leaf(T), leaf(T, 2, 3)
     target = torch.rand(B, T, 4, generator=g) * 0.4 + 0.3
     targets = Targets(target, inside, torch.cat([first, last], 1), torch.ones(B, 2))
-    every = [x for of_layer in leaves for x in of_layer] + list(of_anchor)
-    return Output.of(found, Anchor(of_anchor[0].sigmoid(), of_anchor[1])), targets, padding, every
+    every = [x for of_layer in leaves for x in of_layer] + [*of_anchor, similarity, cells]
+    output = Output.of(found, Anchor(of_anchor[0].sigmoid(), of_anchor[1]))
+    of_cells = cells.flatten(2).log_softmax(-1).view(cells.shape)
+    return replace(output, similarity=similarity, cell_map=of_cells), targets, padding, every
 
 
 def alone(output, targets, padding, b):
@@ -77,7 +80,8 @@ def alone(output, targets, padding, b):
     of = Targets(
         targets.boxes[b : b + 1, :T], targets.in_moment[b : b + 1, :T], targets.span[b : b + 1], targets.size[:1]
     )
-    return Output.of(layers, anchor), of, padding[b : b + 1, :T]
+    frames = {"similarity": output.similarity[b : b + 1, :T], "cell_map": output.cell_map[b : b + 1, :T]}
+    return replace(Output.of(layers, anchor), **frames), of, padding[b : b + 1, :T]
 
 
 @pytest.mark.parametrize("forms", [("paper", "focal"), ("framewise", "softmax")])
@@ -85,7 +89,7 @@ def alone(output, targets, padding, b):
 @given(of=clips(), seed=st.integers(0, 10_000))
 def test_a_batch_is_its_clips_alone_weighed_by_what_each_term_is_a_mean_over(forms, of, seed):
     """With their gradients, earlier layers and terms that were added included. Ranks add up in the same way."""
-    config = LossConfig(mrcl_form=forms[0], label_form=forms[1])
+    config = LossConfig(mrcl_form=forms[0], label_form=forms[1], frames=1.0)
     with patch.dict(TERMS, NEW):
         output, targets, padding, leaves = outputs(of, seed)
         whole = Criterion(config)(output, targets, padding)
@@ -110,7 +114,7 @@ def test_a_batch_is_its_clips_alone_weighed_by_what_each_term_is_a_mean_over(for
 @given(of=clips(), seed=st.integers(0, 10_000))
 def test_span_and_attention_of_two_clips_are_the_means_of_each_ones(of, seed):
     output, targets, padding, _ = outputs(of, seed)
-    only = LossConfig(l1=0, giou=0, label=0, mrcl=0, anchor=0, aux=False)
+    only = LossConfig(l1=0, giou=0, label=0, mrcl=0, anchor=0, cells=0, aux=False)
     whole = Criterion(only)(output, targets, padding)
     singles = [Criterion(only)(*alone(output, targets, padding, b)) for b in range(len(of))]
     assert whole.keys() == {"span", "attention"}
@@ -159,12 +163,13 @@ def test_attention_on_one_slot_alone_is_pushed_away_as_hard_as_in_the_baseline()
 @pytest.mark.parametrize("name", [n for n in TERMS if n not in ("l1", "giou")])
 def test_a_term_of_weight_0_is_not_computed(name):
     output, targets, padding, _ = outputs([(5, 1, 3), (2, 0, 1)], 0)
+    assert name in Criterion(LossConfig(**{name: 1}))(output, targets, padding)
     assert name not in Criterion(LossConfig(**{name: 0}))(output, targets, padding)
 
 
 def test_one_term_alone_may_be_left():
     output, targets, padding, _ = outputs([(5, 1, 3), (2, 0, 1)], 0)
-    weights = dict.fromkeys(("l1", "giou", "label", "span", "attention", "anchor"), 0)
+    weights = dict.fromkeys(("l1", "giou", "label", "span", "attention", "anchor", "cells"), 0)
     assert Criterion(LossConfig(**weights))(output, targets, padding).keys() == {"mrcl"}
 
 

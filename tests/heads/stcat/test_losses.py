@@ -16,9 +16,9 @@ from torch import Tensor
 
 from stvg.cache.batches.batch import Targets
 from stvg.heads.import_weights import translate
-from stvg.heads.losses import EPSILON, Criterion, MeanOver, box_losses, guided_attention_loss, span_loss
+from stvg.heads.losses import EPSILON, Criterion, MeanOver, action_loss, box_losses, guided_attention_loss, span_loss
 from stvg.heads.model import Output
-from stvg.heads.stcat.losses import TERMS, STCATLoss, action_loss
+from stvg.heads.stcat.losses import TERMS, STCATLoss
 from stvg.heads.stcat.model import STCATLayer
 
 from .recorded import Case, imported, tensors
