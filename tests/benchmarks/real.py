@@ -1,0 +1,291 @@
+"""What encoders, heads and training modes reach on real pictures: the same videos for every row, scores with intervals.
+
+    uv run --extra lite python tests/benchmarks/real.py CLIPS --out bench/real [--only pictures] [--row 3] [--seeds 3]
+
+CLIPS: a folder of short annotated clips, see splices.py, which makes the videos. Every row and seed is a process of its own
+with one thread, and runs once: interrupt the command freely and repeat it. Rows that ask for the same work share it. Seeds
+differ in the head's start and the order of samples. Prints Markdown tables; --try scores settings on the split ``val``,
+which no table shows.
+
+Columns: scores under ``dense``, every frame, in percent, with 95 % intervals over clips of the mean over seeds. *Shuffled*:
+the same head asked for another sample's sentence. *No time*: its boxes in every frame of the video. *Below*: how much less
+m_vIoU than the first row marked with a star has. Seconds are those of the processor, on one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from real_rows import COLUMNS, Scored, row_of
+from splices import RATE, splice
+from tables import heading
+
+from stvg.cache.index import Cache
+from stvg.cache.sampling import Sampling
+from stvg.cache.upkeep.summary import summarise
+from stvg.evaluate.evaluation import load_head, open_split, score_split, shuffle_sentences, tubes_of
+from stvg.evaluate.metrics import Scores
+from stvg.extract.job import ExtractJob, run_job
+from stvg.heads.settings import load_experiment
+from stvg.heads.training.loop import train
+from stvg.heads.training.state import Run
+
+CPU = torch.device("cpu")
+TRAIN_VIDEOS = 400
+TESTED = ("seen", "unseen", "moments")
+SPLITS = ("train", "val", *TESTED)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a row needs done: features, and a head trained on them."""
+
+    backbone: str = "lite0"
+    weights: str | None = None
+    text: str = "minilm"
+    settings: tuple[str, ...] = ()
+    levels: str = "last"
+    further: bool = False
+    """Train the head of `BEST` further, for one epoch."""
+    as_long: bool = False
+    """Train further for as many epochs as fit into the time that one epoch of `END_TO_END` takes."""
+
+    @property
+    def cache(self) -> str:
+        return "-".join(["cache", self.backbone, self.weights or "own", self.text, self.levels])
+
+    @property
+    def stage(self) -> int:
+        """Work of later stages needs the results of earlier ones."""
+        return self.further + self.as_long
+
+
+BEST = Work()
+ONCE_MORE = ("train.epochs=1", "train.lr=0.0001", "train.warmup=0.1", "train.per_video=4", "train.views=false")
+FURTHER = Work(settings=ONCE_MORE, levels="full", further=True)
+LAST_STAGE = replace(FURTHER, settings=(*ONCE_MORE, "train.mode=last-stage", "train.lr_backbone=0.0001"))
+END_TO_END = replace(
+    FURTHER,
+    settings=(*ONCE_MORE, "train.mode=end-to-end", "train.lr_backbone=0.0001", "train.lr_text=0", "train.amp=bf16"),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table."""
+
+    table: str
+    name: str
+    work: Work
+
+
+ROWS = [
+    Row("pictures", "tiny", Work("tiny")),
+    Row("pictures", "Lite0, random weights", Work(weights="random")),
+    Row("pictures", "ResNet-101, random weights", Work("resnet101", "random")),
+    Row("pictures", "Lite0, pretrained *", BEST),
+    Row("words", "tiny", Work(text="tiny")),
+    Row("words", "MiniLM, pretrained *", BEST),
+    Row("heads", "FSM *", BEST),
+    Row("heads", "TubeDETR", Work(settings=("model.head=tubedetr",))),
+    Row("heads", "STCAT", Work(settings=("model.head=stcat",))),
+    Row("recipe", "small *", BEST),
+    Row("recipe", "without cell map", Work(settings=("model.cell_map=false",))),
+    Row("recipe", "without frame loss", Work(settings=("loss.frames=0",))),
+    Row("recipe", "positions in queries and keys only", Work(settings=("model.content_positions=false",))),
+    Row("recipe", "without dropped words", Work(settings=("model.word_dropout=0",))),
+    Row("recipe", "features standardised", Work(settings=("model.standardise=true",))),
+    Row("frozen", "frozen *", BEST),
+    Row("frozen", "one epoch more, frozen", FURTHER),
+    Row("frozen", "one epoch more, last stage", LAST_STAGE),
+    Row("frozen", "one epoch more, end to end", END_TO_END),
+    Row("frozen", "as long as end to end, frozen", replace(FURTHER, as_long=True)),
+    Row("frozen", "as long as end to end, last stage", replace(LAST_STAGE, as_long=True)),
+]
+WORKS = list(dict.fromkeys(row.work for row in ROWS))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The folder of all data, caches, runs and results."""
+
+    folder: Path
+
+    def make_videos(self, clips: Path) -> None:
+        """The spliced videos in ``data``, unless they are there."""
+        made = self.folder / "splicing"
+        if not (self.folder / "data").exists():
+            shutil.rmtree(made, ignore_errors=True)
+            splice(clips, made, TRAIN_VIDEOS, seed=0)
+            made.rename(self.folder / "data")
+
+    def result(self, work: Work, seed: int) -> Path:
+        return self.folder / f"result-{WORKS.index(work)}-{seed}.json"
+
+    def run(self, work: Work, seed: int) -> Path:
+        return self.folder / "runs" / f"{WORKS.index(work)}-{seed}"
+
+    def found(self, work: Work, seed: int) -> dict[str, Any]:
+        return dict(json.loads(self.result(work, seed).read_text()))
+
+    def results(self, work: Work) -> list[dict[str, Any]]:
+        """Those of all seeds that ran."""
+        files = sorted(self.folder.glob(f"result-{WORKS.index(work)}-*.json"))
+        return [json.loads(file.read_text()) for file in files]
+
+    def extract(self, work: Work) -> None:
+        """Fill the cache of a row, and note its seconds and bytes. One that was interrupted is begun anew."""
+        noted = self.folder / f"{work.cache}.json"
+        if noted.exists():
+            return
+        shutil.rmtree(self.folder / work.cache, ignore_errors=True)
+        torch.set_num_threads(1)
+        start = time.process_time()
+        run_job(
+            ExtractJob(
+                dataset="json",
+                annotations=self.folder / "data",
+                videos=self.folder / "data/videos",
+                out=self.folder / work.cache,
+                sampling=Sampling(float(RATE), 100),
+                device=CPU,
+                splits=list(SPLITS),
+                backbone=work.backbone,
+                backbone_weights=work.weights,
+                text_encoder=work.text,
+                levels=work.levels,
+                amp="bf16",
+                batch_frames=8,
+            )
+        )
+        stored = summarise(Cache.open(self.folder / work.cache))["bytes"]
+        noted.write_text(json.dumps({"seconds": time.process_time() - start, "bytes": stored}))
+
+    def train(self, work: Work, seed: int, settings: Sequence[str], folder: Path) -> tuple[Run, Path, float]:
+        """The run, its checkpoint, and the seconds it took."""
+        chosen = [*work.settings, *settings, f"train.seed={seed}"]
+        if work.as_long:
+            once = self.found(replace(work, as_long=False), seed)["seconds"]
+            fit = max(1, round(self.found(END_TO_END, seed)["seconds"] / once))
+            chosen += [f"train.epochs={fit}", f"train.lr_drop={fit}"]
+        experiment = load_experiment("small", chosen)
+        cache = Cache.open(self.folder / work.cache)
+        init = self.run(BEST, seed) / "best.safetensors" if work.further else None
+        run = Run(folder, cache, experiment, "train", CPU, {"videos": self.folder / "data/videos"}, init)
+        start = time.process_time()
+        return run, train(run), time.process_time() - start
+
+    def measure(self, work: Work, seed: int, settings: Sequence[str], splits: Sequence[str], name: Path) -> Any:
+        """Train and score in this process."""
+        torch.set_num_threads(1)
+        run, checkpoint, seconds = self.train(work, seed, settings, name)
+        trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
+        found: dict[str, Any] = {"seconds": seconds, "steps": run.total_steps, "parameters": trained}
+        head = load_head(checkpoint, CPU)
+        for split in splits:
+            data = open_split(head, Cache.open(self.folder / work.cache), split, self.folder / "data/videos")
+            tubes = tubes_of(head.model, data, 16, CPU)
+            ends = {s.sample_id: s.video.frame_count for s in data.samples()}
+            whole = {k: replace(t, start=0, end=ends[k]) for k, t in tubes.items()}
+            found[split] = values(score_split(data, tubes, "dense"))
+            found[split]["no time"] = values(score_split(data, whole, "dense"))["vIoU"]
+            shuffle_sentences(data, 0)
+            found[split]["shuffled"] = values(score_split(data, tubes_of(head.model, data, 16, CPU), "dense"))["vIoU"]
+        return found
+
+
+def values(scores: Scores) -> dict[str, Any]:
+    """Scores of every sample, and the clip it is about, in the order of their ids."""
+    rows = sorted(scores.samples, key=lambda s: str(s.sample_id))
+    return {
+        "clip": [str(s.sample_id).split("/")[1] for s in rows],
+        "tIoU": [s.tIoU for s in rows],
+        "vIoU": [s.vIoU for s in rows],
+        "gt_vIoU": [s.gt_vIoU for s in rows],
+    }
+
+
+# ---- tables and processes
+
+
+def table(bench: Bench, name: str) -> Iterator[str]:
+    """One table for every tested split, of the rows that have results."""
+    for split in TESTED:
+        lines = [f"**{split}**\n", heading(COLUMNS)]
+        for row in (r for r in ROWS if r.table == name and bench.results(r.work)):
+            cost = json.loads((bench.folder / f"{row.work.cache}.json").read_text())
+            lines.append(row_of(row.name, split, bench.results(row.work), bench.results(BEST), cost))
+        yield "\n".join(lines)
+
+
+def start(chosen: argparse.Namespace, number: int, seed: int | None) -> None:
+    """Extract (without a seed), or train and score, in a process of one thread."""
+    asked = ["--work", str(number), *([] if seed is None else ["--seed", str(seed)])]
+    command = [sys.executable, __file__, str(chosen.clips), "--out", str(chosen.out), *asked]
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    did = "extracted" if seed is None else f"seed {seed}"
+    print(
+        f"{did}: {next(f'{r.table}, {r.name}' for r in ROWS if r.work == WORKS[number])}", file=sys.stderr, flush=True
+    )
+
+
+def run_all(chosen: argparse.Namespace, bench: Bench, works: Sequence[Work]) -> None:
+    """All caches, then all results of each stage, some at once."""
+    caches = list({work.cache: work for work in works}.values())
+    with ThreadPoolExecutor(chosen.jobs) as pool:
+        list(pool.map(lambda work: start(chosen, WORKS.index(work), None), caches))
+        for stage in range(3):
+            todo = [(w, s) for s in range(chosen.seeds) for w in works if w.stage == stage]
+            todo = [(w, s) for w, s in todo if not bench.result(w, s).exists()]
+            list(pool.map(lambda cell: start(chosen, WORKS.index(cell[0]), cell[1]), todo))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("clips", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", nargs="*", choices=list(dict.fromkeys(row.table for row in ROWS)))
+    parser.add_argument("--row", type=int, help="one row alone, counted from 0")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at once, one thread each")
+    parser.add_argument("--work", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--try", dest="tried", nargs="*", metavar="SETTING", help="score these settings on val, seed 0")
+    chosen = parser.parse_args()
+    bench = Bench(chosen.out)
+    if chosen.work is not None:
+        work = WORKS[chosen.work]
+        if chosen.seed is None:
+            return bench.extract(work)
+        found = bench.measure(work, chosen.seed, [], TESTED, bench.run(work, chosen.seed))
+        bench.result(work, chosen.seed).write_text(json.dumps(found))
+        return None
+    bench.make_videos(chosen.clips)
+    rows = [r for i, r in enumerate(ROWS) if (not chosen.only or r.table in chosen.only) and chosen.row in (None, i)]
+    works = [w for w in WORKS if w in {r.work for r in rows} | ({BEST} if any(r.work.further for r in rows) else set())]
+    if chosen.tried is not None:
+        bench.extract(works[0])
+        tried = bench.folder / "tried" / "-".join([*chosen.tried, str(WORKS.index(works[0]))]).replace("/", "_")
+        scored = Scored([bench.measure(works[0], 0, chosen.tried, ["val"], tried)], "val")
+        print(*chosen.tried, {k: scored.mean(k) for k in ("tIoU", "vIoU", "gt_vIoU", "shuffled", "no time")})
+        return None
+    run_all(chosen, bench, works)
+    for name in dict.fromkeys(row.table for row in rows):
+        print(f"## {name}\n", *table(bench, name), sep="\n\n", end="\n\n")
+    return None
+
+
+if __name__ == "__main__":
+    main()
