@@ -95,7 +95,8 @@ class Clip:
         start, end = sentence.moment
         wanted = (int(f) for f in self.slots[first:last])
         none = [math.nan] * 4
-        return np.array([sentence.boxes.get(f, none) if start <= f < end else none for f in wanted]).reshape(-1, 4)
+        found = [sentence.boxes.get(f, none) if start <= f < end else none for f in wanted]
+        return np.array(found, dtype=np.float64).reshape(-1, 4)
 
 
 @dataclass(frozen=True)
