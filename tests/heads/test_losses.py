@@ -319,7 +319,7 @@ def test_a_group_of_settings_is_merged_into_the_presets_not_put_in_its_place():
 def test_every_shipped_preset_loads():
     from stvg.heads.settings import presets
 
-    assert presets() == ["paper", "paper-hcstvg", "stcat", "stcat-hcstvg", "tiny", "tubedetr"]
+    assert presets() == ["paper", "paper-hcstvg", "small", "stcat", "stcat-hcstvg", "tiny", "tubedetr"]
     assert all(load_experiment(p).train.epochs > 0 for p in presets())
 
 
