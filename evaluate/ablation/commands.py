@@ -57,6 +57,9 @@ def ablate(cache: Location, others: tuple[tuple[int, Location], ...], **given: A
     from ...heads.training.launched import require_alone
 
     require_alone("stvg ablate", "--devices and --launcher ray spread its cells")
+    if len(dict(others)) < len(others):
+        found = ", ".join(f"{size} {place}" for size, place in others)
+        raise click.UsageError(f"--cache-at names a resolution twice: {found}. Name one cache for each.")
     own = {name: given.pop(name) for name in names_of(AblateRequest) if name in given}
     request = AblateRequest(caches={None: cache, **dict(others)}, asked=TrainRequest(**given), **own)
     request.chosen()  # errors in the request are raised before torch is imported

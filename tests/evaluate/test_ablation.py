@@ -321,6 +321,13 @@ def test_a_row_that_trains_end_to_end_counts_the_samples_whose_videos_are_there(
         require_data(cache, pixels.request, pixels.job())
 
 
+def test_a_resolution_that_is_named_twice_is_refused(stvg, tiny_cache, tmp_path):
+    others = [w for name in ("a", "b") for w in ("--cache-at", 320, tmp_path / name)]
+    ran = stvg("ablate", "--cache", tiny_cache, *others, "--out", tmp_path / "out")
+    assert ran.code == 2
+    assert "--cache-at names a resolution twice" in ran.err
+
+
 def test_caches_with_other_videos_are_no_table(tiny_cache, own_cache, tmp_path):
     shutil.rmtree(sorted((own_cache / "videos").iterdir())[0])
     with pytest.raises(UsageError, match="holds other videos or samples of"):
