@@ -52,7 +52,7 @@ SPLITS = ("train", "val", *TESTED)
 class Work:
     """What a row needs done: features, and a head trained on them."""
 
-    backbone: str = "lite0"
+    backbone: str = "fine:lite0"
     weights: str | None = None
     text: str = "minilm"
     settings: tuple[str, ...] = ()
@@ -64,7 +64,7 @@ class Work:
 
     @property
     def cache(self) -> str:
-        return "-".join(["cache", self.backbone, self.weights or "own", self.text, self.levels])
+        return "-".join(["cache", self.backbone.replace(":", "-"), self.weights or "own", self.text, self.levels])
 
     @property
     def stage(self) -> int:
