@@ -57,6 +57,8 @@ class Work:
     text: str = "minilm"
     settings: tuple[str, ...] = ()
     levels: str = "last"
+    resolution: int = 224
+    """Short side. The encoder tiny, of stride 16, gets half of it, so that all heads read equally many cells."""
     further: bool = False
     """Train the head of `BEST` further, for one epoch."""
     as_long: bool = False
@@ -92,7 +94,7 @@ class Row:
 
 
 ROWS = [
-    Row("pictures", "tiny", Work("tiny")),
+    Row("pictures", "tiny", Work("tiny", resolution=112)),
     Row("pictures", "Lite0, random weights", Work(weights="random")),
     Row("pictures", "ResNet-101, random weights", Work("resnet101", "random")),
     Row("pictures", "Lite0, pretrained *", BEST),
@@ -102,7 +104,8 @@ ROWS = [
     Row("heads", "TubeDETR", Work(settings=("model.head=tubedetr",))),
     Row("heads", "STCAT", Work(settings=("model.head=stcat",))),
     Row("recipe", "small *", BEST),
-    Row("recipe", "without cell map", Work(settings=("model.cell_map=false",))),
+    Row("recipe", "lite0 in place of fine:lite0", Work("lite0", settings=("model.cell_map=1",))),
+    Row("recipe", "without cell map", Work(settings=("model.cell_map=0",))),
     Row("recipe", "without frame loss", Work(settings=("loss.frames=0",))),
     Row("recipe", "positions in queries and keys only", Work(settings=("model.content_positions=false",))),
     Row("recipe", "without dropped words", Work(settings=("model.word_dropout=0",))),
@@ -166,6 +169,7 @@ class Bench:
                 backbone_weights=work.weights,
                 text_encoder=work.text,
                 levels=work.levels,
+                resolution=work.resolution,
                 amp="bf16",
                 batch_frames=8,
             )
