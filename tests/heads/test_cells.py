@@ -101,7 +101,7 @@ def test_a_cell_of_memory_scores_its_parts_row_by_row():
 
 
 def test_a_new_head_predicts_the_boxes_of_its_map():
-    _, inputs, _, output = forward(CLIPS, small(cell_map=2))
+    output = forward(CLIPS, small(cell_map=2))[-1]
     padding = output.cell_map[:, 0].isinf()
     expected = reference(output.cell_map, padding).sigmoid()[:, None].expand_as(output.layers[0].boxes)
     for layer in output.layers:
