@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 
 from ...errors import UsageError
-from . import fine, huggingface, lite0, resnet, timm_models, tiny, video_swin
+from . import huggingface, lite0, resnet, timm_models, tiny, video_swin
+from .combined import fine
+from .combined.several import BETWEEN, build_several
 from .contract import CPU, Backbone
 from .kinds import EncoderKind, EncoderRequest, find
 from .plugins import build_plugin
-from .several import BETWEEN, build_several
 
 __all__ = ("BACKBONES", "Backbone", "build_backbone")
 

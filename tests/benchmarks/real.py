@@ -15,6 +15,7 @@ m_vIoU than the first row marked with a star has. Seconds are those of the proce
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from real_rows import COLUMNS, Scored, row_of
+from real_rows import COLUMNS, Scored, row_of, values
 from splices import RATE, splice
 from tables import heading
 
@@ -36,7 +37,6 @@ from stvg.cache.index import Cache
 from stvg.cache.sampling import Sampling
 from stvg.cache.upkeep.summary import summarise
 from stvg.evaluate.evaluation import load_head, open_split, score_split, shuffle_sentences, tubes_of
-from stvg.evaluate.metrics import Scores
 from stvg.extract.job import ExtractJob, run_job
 from stvg.heads.settings import load_experiment
 from stvg.heads.training.loop import train
@@ -67,6 +67,11 @@ class Work:
     @property
     def cache(self) -> str:
         return "-".join(["cache", self.backbone.replace(":", "-"), self.weights or "own", self.text, self.levels])
+
+    @property
+    def key(self) -> str:
+        """Its name in files; it changes with anything that is asked for."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()[:10]
 
     @property
     def stage(self) -> int:
@@ -135,17 +140,17 @@ class Bench:
             made.rename(self.folder / "data")
 
     def result(self, work: Work, seed: int) -> Path:
-        return self.folder / f"result-{WORKS.index(work)}-{seed}.json"
+        return self.folder / f"result-{work.key}-{seed}.json"
 
     def run(self, work: Work, seed: int) -> Path:
-        return self.folder / "runs" / f"{WORKS.index(work)}-{seed}"
+        return self.folder / "runs" / f"{work.key}-{seed}"
 
     def found(self, work: Work, seed: int) -> dict[str, Any]:
         return dict(json.loads(self.result(work, seed).read_text()))
 
     def results(self, work: Work) -> list[dict[str, Any]]:
         """Those of all seeds that ran."""
-        files = sorted(self.folder.glob(f"result-{WORKS.index(work)}-*.json"))
+        files = sorted(self.folder.glob(f"result-{work.key}-*.json"))
         return [json.loads(file.read_text()) for file in files]
 
     def extract(self, work: Work) -> None:
@@ -210,17 +215,6 @@ class Bench:
         return found
 
 
-def values(scores: Scores) -> dict[str, Any]:
-    """Scores of every sample, and the clip it is about, in the order of their ids."""
-    rows = sorted(scores.samples, key=lambda s: str(s.sample_id))
-    return {
-        "clip": [str(s.sample_id).split("/")[1] for s in rows],
-        "tIoU": [s.tIoU for s in rows],
-        "vIoU": [s.vIoU for s in rows],
-        "gt_vIoU": [s.gt_vIoU for s in rows],
-    }
-
-
 # ---- tables and processes
 
 
@@ -256,6 +250,23 @@ def run_all(chosen: argparse.Namespace, bench: Bench, works: Sequence[Work]) -> 
             list(pool.map(lambda cell: start(chosen, WORKS.index(cell[0]), cell[1]), todo))
 
 
+def try_settings(bench: Bench, work: Work, settings: Sequence[str]) -> None:
+    """Scores on the split ``val``, seed 0."""
+    bench.extract(work)
+    folder = bench.folder / "tried" / "-".join([work.key, *settings]).replace("/", "_")
+    scored = Scored([bench.measure(work, 0, settings, ["val"], folder)], "val")
+    print(*settings, {k: scored.mean(k) for k in ("tIoU", "vIoU", "gt_vIoU", "shuffled", "no time")})
+
+
+def one_process(bench: Bench, work: Work, seed: int | None) -> None:
+    """What `start` starts."""
+    if seed is None:
+        bench.extract(work)
+    else:
+        found = bench.measure(work, seed, [], TESTED, bench.run(work, seed))
+        bench.result(work, seed).write_text(json.dumps(found))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("clips", type=Path)
@@ -270,22 +281,15 @@ def main() -> None:
     chosen = parser.parse_args()
     bench = Bench(chosen.out)
     if chosen.work is not None:
-        work = WORKS[chosen.work]
-        if chosen.seed is None:
-            return bench.extract(work)
-        found = bench.measure(work, chosen.seed, [], TESTED, bench.run(work, chosen.seed))
-        bench.result(work, chosen.seed).write_text(json.dumps(found))
-        return None
+        return one_process(bench, WORKS[chosen.work], chosen.seed)
     bench.make_videos(chosen.clips)
     rows = [r for i, r in enumerate(ROWS) if (not chosen.only or r.table in chosen.only) and chosen.row in (None, i)]
-    works = [w for w in WORKS if w in {r.work for r in rows} | ({BEST} if any(r.work.further for r in rows) else set())]
+    works = {row.work for row in rows}
     if chosen.tried is not None:
-        bench.extract(works[0])
-        tried = bench.folder / "tried" / "-".join([*chosen.tried, str(WORKS.index(works[0]))]).replace("/", "_")
-        scored = Scored([bench.measure(works[0], 0, chosen.tried, ["val"], tried)], "val")
-        print(*chosen.tried, {k: scored.mean(k) for k in ("tIoU", "vIoU", "gt_vIoU", "shuffled", "no time")})
-        return None
-    run_all(chosen, bench, works)
+        return try_settings(bench, rows[0].work, chosen.tried)
+    if any(work.further for work in works):
+        works.add(BEST)
+    run_all(chosen, bench, [work for work in WORKS if work in works])
     for name in dict.fromkeys(row.table for row in rows):
         print(f"## {name}\n", *table(bench, name), sep="\n\n", end="\n\n")
     return None

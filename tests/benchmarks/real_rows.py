@@ -9,11 +9,23 @@ import numpy as np
 from tables import line
 
 from stvg.evaluate.bootstrap import intervals
+from stvg.evaluate.metrics import Scores
 
 COLUMNS = (
     *("", "m_tIoU", "m_vIoU", "of each seed", "gt_vIoU", "shuffled m_vIoU", "above shuffled", "no time", "below *"),
     *("parameters", "extract s", "train s", "MB"),
 )
+
+
+def values(scores: Scores) -> dict[str, Any]:
+    """Scores of every sample, and the clip it is about, in the order of their ids."""
+    rows = sorted(scores.samples, key=lambda s: str(s.sample_id))
+    return {
+        "clip": [str(s.sample_id).split("/")[1] for s in rows],
+        "tIoU": [s.tIoU for s in rows],
+        "vIoU": [s.vIoU for s in rows],
+        "gt_vIoU": [s.gt_vIoU for s in rows],
+    }
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from torch import nn
 
 from stvg.errors import EncoderError, UsageError
 from stvg.extract.encoders.backbone import build_backbone
+from stvg.extract.encoders.combined.fine import refined
 from stvg.extract.encoders.contract import Backbone, Origin
-from stvg.extract.encoders.fine import refined
 
 
 class Wide(nn.Module):

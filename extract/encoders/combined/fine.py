@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...errors import EncoderError
-from .contract import Backbone, Origin
+from ....errors import EncoderError
+from ..contract import Backbone, Origin
 
 PREFIX = "fine:"
 
