@@ -66,7 +66,7 @@ class Output:
     similarity: Tensor | None = None
     """(B, T) logits of FSM's frame weights: how similar frame and sentence are (eq 4)."""
     cell_map: Tensor | None = None
-    """(B, T, H, W) log-probabilities of FSM's cell map, -inf on padding."""
+    """(B, T, h, w) log-probabilities of FSM's cells, -inf on padding."""
 
     @classmethod
     def of(cls, layers: Sequence[LayerOutput], anchor: Anchor | None = None) -> Output:

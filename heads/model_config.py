@@ -91,10 +91,9 @@ class ModelConfig(HeadConfig):
     qmm: bool = setting(True, source="FSM's paper, table V")
     """Query matching: several candidate tubes, which are scored and matched. Off: one query, no second stream (table
     V)."""
-    cell_map: int = setting(0, AT_LEAST_0, "this project, measured")
-    """Score every cell, divided into ``cell_map`` x ``cell_map`` parts, and predict boxes relative to the box that the
-    scores span; ``loss.cells`` trains the scores. A head without pretrained weights then needs far fewer samples to find
-    the object. 0: no map."""
+    cell_map: bool = setting(False, source="this project, measured")
+    """Score every cell, and predict boxes relative to the box that the scores span; ``loss.cells`` trains the scores. A
+    head without pretrained weights then needs far fewer samples to find the object."""
     shared_decoder: bool = setting(True, source="FSM's paper, table VIII")
     """Both streams use the same decoder layers (table VIII)."""
     region_levels: tuple[str, ...] | None = setting(None, source="FSM's code: C3 and C4")

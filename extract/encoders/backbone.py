@@ -9,11 +9,10 @@ import torch
 
 from ...errors import UsageError
 from . import huggingface, lite0, resnet, timm_models, tiny, video_swin
-from .combined import fine
-from .combined.several import BETWEEN, build_several
 from .contract import CPU, Backbone
 from .kinds import EncoderKind, EncoderRequest, find
 from .plugins import build_plugin
+from .several import BETWEEN, build_several
 
 __all__ = ("BACKBONES", "Backbone", "build_backbone")
 
@@ -29,11 +28,6 @@ BACKBONES: tuple[EncoderKind[Backbone], ...] = (
     EncoderKind("hf:", "hf:FOLDER, a backbone of transformers with its weights", huggingface.build),
     EncoderKind(
         "torchvision:", "torchvision:swin3d_t, swin3d_s, swin3d_b: Video Swin; weights: a file", video_swin.build
-    ),
-    EncoderKind(
-        fine.PREFIX,
-        "fine:NAME, any encoder; its last level also holds the finer cells of the level before",
-        lambda asked: fine.refined(build_backbone(asked.name, asked.weights, asked.seed, asked.device)),
     ),
     EncoderKind(
         "CLASS", "file.py:Class, package:Class, or an entry point", lambda asked: build_plugin(asked, Backbone)

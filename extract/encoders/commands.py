@@ -66,8 +66,8 @@ def encoder_check(
     """
     from .backbone import BACKBONES, build_backbone
     from .check import check_backbone, check_text
-    from .combined.several import BETWEEN
     from .recorded import compare_pictures, compare_sentences, read_recorded
+    from .several import BETWEEN
     from .text import TEXT_ENCODERS, build_text_encoder
 
     if BETWEEN in name:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..boxes import to_corners
@@ -21,23 +20,18 @@ LEAST = 1e-3
 
 
 class CellMap(nn.Module):
-    """A distribution over the cells of every frame, computed from memory, in float32. Each cell of memory is divided
-    into ``parts`` x ``parts`` cells of the map."""
+    """A distribution over the cells of every frame, computed from memory, in float32."""
 
-    def __init__(self, d: int, parts: int) -> None:
+    def __init__(self, d: int) -> None:
         super().__init__()
-        self.parts = parts
-        self.score = nn.Linear(d, parts * parts)
+        self.score = nn.Linear(d, 1)
 
-    def forward(self, cells: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
-        """Cells of memory (B, T, h·w, d), padding (B, h, w) bool → log-probabilities (B, T, H, W), -inf on padding, and
-        the padding (B, H, W) of the map; H = h · parts, W = w · parts."""
+    def forward(self, cells: Tensor, padding: Tensor) -> Tensor:
+        """Cells of memory (B, T, h·w, d), padding (B, h, w) bool → log-probabilities (B, T, h, w), -inf on padding."""
         with torch.autocast(cells.device.type, enabled=False):
-            scores = self.score(cells.to(self.score.weight.dtype)).unflatten(-2, padding.shape[1:])
-            scores = F.pixel_shuffle(scores.movedim(-1, -3), self.parts).squeeze(-3)
-            padding = padding.repeat_interleave(self.parts, 1).repeat_interleave(self.parts, 2)
-            scores = scores.masked_fill(padding[:, None], -torch.inf)
-            return scores.flatten(2).log_softmax(-1).view(scores.shape), padding
+            scores = self.score(cells.to(self.score.weight.dtype)).squeeze(-1)
+            scores = scores.masked_fill(padding.flatten(1)[:, None], -torch.inf)
+            return scores.log_softmax(-1).unflatten(-1, padding.shape[1:])
 
 
 def edges(padding: Tensor) -> tuple[Tensor, Tensor]:

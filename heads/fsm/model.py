@@ -47,7 +47,7 @@ class FSM(TubeHead):
         self.config, self.scored = config, scored and config.qmm
         self.fusion = Fusion(d, c.max_frames, c.fusion, c.dropout)
         if c.cell_map:
-            self.cell_map = CellMap(d, c.cell_map)
+            self.cell_map = CellMap(d)
             for parameter in self.bbox_embed.layers[-1].parameters():
                 nn.init.zeros_(parameter)  # boxes start as those of the map
         if c.qmm:
@@ -94,9 +94,9 @@ class FSM(TubeHead):
         return self.remember(x, words, inputs), similarity  # eq 6
 
     def map_cells(self, memory: Tensor, inputs: Inputs) -> tuple[Tensor, Tensor]:
-        """The cell map (B, T, H, W) of memory, and the logits (B, T, 4) of its boxes."""
+        """The cell map (B, T, h, w) of memory, and the logits (B, T, 4) of its boxes."""
         padding = inputs.cell_padding[inputs.frame_index[:, 0]]
-        log_p, padding = self.cell_map(memory[:, :, : padding[0].numel()], padding)
+        log_p: Tensor = self.cell_map(memory[:, :, : padding[0].numel()], padding)
         return log_p, reference(log_p, padding)
 
     def score(self, states: Tensor) -> Tensor | None:

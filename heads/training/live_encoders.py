@@ -20,7 +20,7 @@ from ...cache.batches.batch import Batch, Inputs, LiveFrames, Targets
 from ...cache.index import Cache
 from ...errors import CacheError, UsageError
 from ...extract.encoders.backbone import Backbone, build_backbone
-from ...extract.encoders.combined.several import Several
+from ...extract.encoders.several import Several
 from ...extract.encoders.text import TextEncoder, build_text_encoder
 from ...requested import EncoderPlaces
 

@@ -52,7 +52,7 @@ SPLITS = ("train", "val", *TESTED)
 class Work:
     """What a row needs done: features, and a head trained on them."""
 
-    backbone: str = "fine:lite0"
+    backbone: str = "lite0"
     weights: str | None = None
     text: str = "minilm"
     settings: tuple[str, ...] = ()
@@ -66,7 +66,7 @@ class Work:
 
     @property
     def cache(self) -> str:
-        return "-".join(["cache", self.backbone.replace(":", "-"), self.weights or "own", self.text, self.levels])
+        return "-".join(["cache", self.backbone, self.weights or "own", self.text, self.levels])
 
     @property
     def key(self) -> str:
@@ -109,8 +109,7 @@ ROWS = [
     Row("heads", "TubeDETR", Work(settings=("model.head=tubedetr",))),
     Row("heads", "STCAT", Work(settings=("model.head=stcat",))),
     Row("recipe", "small *", BEST),
-    Row("recipe", "lite0 in place of fine:lite0", Work("lite0", settings=("model.cell_map=1",))),
-    Row("recipe", "without cell map", Work(settings=("model.cell_map=0",))),
+    Row("recipe", "without cell map", Work(settings=("model.cell_map=false",))),
     Row("recipe", "without frame loss", Work(settings=("loss.frames=0",))),
     Row("recipe", "positions in queries and keys only", Work(settings=("model.content_positions=false",))),
     Row("recipe", "without dropped words", Work(settings=("model.word_dropout=0",))),

@@ -14,8 +14,8 @@ from stvg.cache.video_unit import video_key
 from stvg.errors import UsageError
 from stvg.evaluate.evaluation import load_head
 from stvg.extract.encoders.backbone import build_backbone
-from stvg.extract.encoders.combined.several import Several
 from stvg.extract.encoders.contract import Backbone, Origin
+from stvg.extract.encoders.several import Several
 from stvg.heads.settings import load_experiment
 from stvg.heads.training.loop import train
 from stvg.heads.training.options import TrainRequest

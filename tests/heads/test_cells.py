@@ -66,7 +66,7 @@ def test_a_box_between_cells_counts_in_each_by_its_share():
 
 def test_padding_of_frames_and_cells_changes_neither_map_nor_gradient():
     torch.manual_seed(0)
-    found, part = [], CellMap(8, 2)
+    found, part = [], CellMap(8)
     cells = torch.randn(1, 2, 2, 3, 8)
     for extra in (0, 3):
         padded = torch.full((1, 2, 2 + extra, 3 + extra, 8), 1e3)
@@ -74,42 +74,25 @@ def test_padding_of_frames_and_cells_changes_neither_map_nor_gradient():
         padding = torch.ones(1, 2 + extra, 3 + extra, dtype=torch.bool)
         padding[:, :2, :3] = False
         padded.requires_grad_()
-        log_p, padding = part(padded.flatten(2, 3), padding)
+        log_p = part(padded.flatten(2, 3), padding)
         loss = cell_loss(log_p, padding, torch.full((1, 2, 4), 0.5), torch.tensor([[0], [1]]))
         (gradient,) = torch.autograd.grad(loss, padded)
         assert gradient.isfinite().all()
-        found.append((loss, log_p[..., :4, :6], gradient[:, :, :2, :3], spanned_box(log_p, padding)))
+        found.append((loss, log_p[..., :2, :3], gradient[:, :, :2, :3], spanned_box(log_p, padding)))
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other)
 
 
-def test_a_cell_of_memory_scores_its_parts_row_by_row():
-    part = CellMap(4, 2)
-    with torch.no_grad():
-        part.score.weight.copy_(torch.eye(4))
-        part.score.bias.zero_()
-    cells = torch.arange(24.0).view(1, 1, 6, 4)  # 2 x 3 cells
-    log_p, padding = part(cells, torch.zeros(1, 2, 3, dtype=torch.bool))
-    rates = log_p - log_p[0, 0, 0, 0]
-    assert rates[0, 0].round().int().tolist() == [
-        [0, 1, 4, 5, 8, 9],
-        [2, 3, 6, 7, 10, 11],
-        [12, 13, 16, 17, 20, 21],
-        [14, 15, 18, 19, 22, 23],
-    ]
-    assert padding.shape == (1, 4, 6)
-
-
 def test_a_new_head_predicts_the_boxes_of_its_map():
-    output = forward(CLIPS, small(cell_map=2))[-1]
-    padding = output.cell_map[:, 0].isinf()
+    _, inputs, _, output = forward(CLIPS, small(cell_map=True))
+    padding = inputs.cell_padding[inputs.frame_index[:, 0]]
     expected = reference(output.cell_map, padding).sigmoid()[:, None].expand_as(output.layers[0].boxes)
     for layer in output.layers:
         torch.testing.assert_close(layer.boxes, expected)
 
 
 def test_the_losses_of_boxes_do_not_train_the_map_and_its_own_does():
-    model, inputs, targets, _ = forward(CLIPS, small(cell_map=2))
+    model, inputs, targets, _ = forward(CLIPS, small(cell_map=True))
     losses = Criterion(LossConfig())(model(inputs, targets), targets, inputs.frame_padding)
     score = model.cell_map.score.weight
     for name, value in losses.items():

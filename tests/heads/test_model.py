@@ -131,7 +131,7 @@ VARIANTS = [
     {"region_levels": ()},
     {"proj_norm": "none"},
     {"shared_decoder": False},
-    {"cell_map": 2, "content_positions": True},
+    {"cell_map": True, "content_positions": True},
     {"qmm": False},
     {"num_queries": 1},
     {"fusion": {"frame_level": False}},

@@ -15,8 +15,8 @@ from dataclasses import asdict, replace
 import torch
 from torch import Tensor, nn
 
-from ....errors import UsageError
-from ..contract import Backbone, Frozen, Origin
+from ...errors import UsageError
+from .contract import Backbone, Frozen, Origin
 
 BETWEEN = ","
 """Separates the names of encoders, and their weights."""

@@ -1,1 +1,0 @@
-"""Encoders made of other encoders."""
