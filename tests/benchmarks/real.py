@@ -66,7 +66,7 @@ class Work:
 
     @property
     def cache(self) -> str:
-        return "-".join(["cache", self.backbone, self.weights or "own", self.text, self.levels])
+        return "-".join(["cache", self.backbone, self.weights or "own", self.text, self.levels, str(self.resolution)])
 
     @property
     def key(self) -> str:
