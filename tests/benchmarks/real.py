@@ -272,7 +272,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="*", choices=list(dict.fromkeys(row.table for row in ROWS)))
     parser.add_argument("--row", type=int, help="one row alone, counted from 0")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="0: print what there is")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at once, one thread each")
     parser.add_argument("--work", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
@@ -288,7 +288,8 @@ def main() -> None:
         return try_settings(bench, rows[0].work, chosen.tried)
     if any(work.further for work in works):
         works.add(BEST)
-    run_all(chosen, bench, [work for work in WORKS if work in works])
+    if chosen.seeds:
+        run_all(chosen, bench, [work for work in WORKS if work in works])
     for name in dict.fromkeys(row.table for row in rows):
         print(f"## {name}\n", *table(bench, name), sep="\n\n", end="\n\n")
     return None
