@@ -105,3 +105,11 @@ def test_frames_of_a_clip_are_looked_at_ten_times_a_second(clips):
     found, held_out = read_clips(clips)
     assert held_out == {"c3"}
     assert [len(clip.slots) for clip in found] == [LENGTH] * 4
+
+
+def test_clips_without_held_out_ones_and_without_partial_moments_make_no_such_split(clips, tmp_path):
+    for name in ("videos", "annotations.json"):
+        (tmp_path / "clips" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "clips" / name).symlink_to(clips / name)
+    splice(tmp_path / "clips", tmp_path / "out", 2, seed=0)
+    assert {f.stem for f in (tmp_path / "out/annotations").iterdir()} == {"train", "val", "seen"}

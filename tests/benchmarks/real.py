@@ -45,7 +45,6 @@ from stvg.heads.training.state import Run
 CPU = torch.device("cpu")
 TRAIN_VIDEOS = 400
 TESTED = ("seen", "unseen", "moments")
-SPLITS = ("train", "val", *TESTED)
 
 
 @dataclass(frozen=True)
@@ -168,7 +167,7 @@ class Bench:
                 out=self.folder / work.cache,
                 sampling=Sampling(float(RATE), 100),
                 device=CPU,
-                splits=list(SPLITS),
+                splits=[file.stem for file in self.folder.glob("data/annotations/*.json")],
                 backbone=work.backbone,
                 backbone_weights=work.weights,
                 text_encoder=work.text,
@@ -202,7 +201,7 @@ class Bench:
         trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
         found: dict[str, Any] = {"seconds": seconds, "steps": run.total_steps, "parameters": trained}
         head = load_head(checkpoint, CPU)
-        for split in splits:
+        for split in (s for s in splits if (self.folder / f"data/annotations/{s}.json").exists()):
             data = open_split(head, Cache.open(self.folder / work.cache), split, self.folder / "data/videos")
             tubes = tubes_of(head.model, data, 16, CPU)
             ends = {s.sample_id: s.video.frame_count for s in data.samples()}
@@ -219,7 +218,7 @@ class Bench:
 
 def table(bench: Bench, name: str) -> Iterator[str]:
     """One table for every tested split, of the rows that have results."""
-    for split in TESTED:
+    for split in (s for s in TESTED if (bench.folder / f"data/annotations/{s}.json").exists()):
         lines = [f"**{split}**\n", heading(COLUMNS)]
         for row in (r for r in ROWS if r.table == name and bench.results(r.work)):
             cost = json.loads((bench.folder / f"{row.work.cache}.json").read_text())

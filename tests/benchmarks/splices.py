@@ -2,8 +2,8 @@
 
     uv run python tests/benchmarks/splices.py CLIPS OUT [--train 300] [--seed 0]
 
-CLIPS: a folder with annotations.json (the product's json format), videos/, and splits.json, group -> clips: clips of
-``heldout_clips`` are never trained on, all others are. OUT gets a dataset of the same format:
+CLIPS: a folder with annotations.json (the product's json format), videos/, and, if clips are held out, splits.json, group
+→ clips: those of ``heldout_clips`` are never trained on, all others are. OUT gets a dataset of the same format:
 
     train.json, val.json   the first part of every training clip, and the part after it (for choosing settings)
     seen.json              the last part of every training clip, asked for in words that were never trained on
@@ -323,6 +323,9 @@ class Content:
             )
 
     def write(self) -> None:
+        """Nothing where nothing is asked: clips may have no held-out ones, or no sentence about a part."""
+        if not self.samples:
+            return
         folder = self.out / "annotations"
         folder.mkdir(parents=True, exist_ok=True)
         whole = {"videos": self.videos, "samples": self.samples}
@@ -345,7 +348,8 @@ def likeness(clips: Sequence[Clip]) -> dict[tuple[str, str], float]:
 def read_clips(folder: Path) -> tuple[list[Clip], set[str]]:
     """The clips of a folder, and the names of those that are held out."""
     content = json.loads((folder / "annotations.json").read_text(encoding="utf-8"))
-    splits = json.loads((folder / "splits.json").read_text(encoding="utf-8"))
+    told = folder / "splits.json"
+    splits = json.loads(told.read_text(encoding="utf-8")) if told.exists() else {}
     sentences: dict[str, list[Sentence]] = defaultdict(list)
     for s in content["samples"]:
         boxes = {int(frame): box for frame, box in s["boxes"].items()}
