@@ -20,16 +20,19 @@ from .model import Grounder
 def read_windows(model: Grounder, batch: Batch, attention: bool = False) -> list[Window]:
     """The last decoder layer's output for every clip of a batch on the model's device. ``attention``: include it."""
     with float32_products():
-        layer = model(batch).every.at(-1)
+        output = model(batch)
+    layer = output.every.at(-1)
     boxes, span = layer.boxes.float().cpu(), layer.span.float().cpu()
     score = None if layer.score is None else layer.score.float().cpu()
     weights = layer.attention.float().cpu() if attention else None
+    inside = None if output.inside is None else output.inside.float().cpu()
     found = []
     for b, (sample, view, frames) in enumerate(zip(batch.samples, batch.views, batch.frames, strict=True)):
         T = len(frames)
         scores = None if score is None else score[b, :, :T]
         looks = None if weights is None else weights[b, :, :T, :T]
-        found.append(Window(sample, view, frames.numpy(), boxes[b, :, :T], span[b, :, :T], scores, looks))
+        slots = None if inside is None else inside[b, :T]
+        found.append(Window(sample, view, frames.numpy(), boxes[b, :, :T], span[b, :, :T], scores, looks, slots))
     return found
 
 

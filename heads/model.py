@@ -67,6 +67,8 @@ class Output:
     """(B, T) logits of FSM's frame weights: how similar frame and sentence are (eq 4)."""
     cell_map: Tensor | None = None
     """(B, T, h, w) log-probabilities of FSM's cells, -inf on padding."""
+    inside: Tensor | None = None
+    """(B, T) logits that a slot is inside the moment, for the decision. None: starts and ends decide alone."""
 
     @classmethod
     def of(cls, layers: Sequence[LayerOutput], anchor: Anchor | None = None) -> Output:

@@ -64,6 +64,7 @@ function clipAt(i) {
     guess: new Uint16Array(bytes(row.guess).buffer),
     start: shades(row.start),
     end: shades(row.end),
+    inside: shades(row.inside),
     lookedAt: shades(row.looked_at),
     attention: shades(row.attention),
   };
@@ -174,14 +175,16 @@ function drawTimeline(sample, clip, height) {
   ];
   drawing.append(...band("truth", 1, sample.moment), ...band("guess", 12, sample.tube));
   if (clip.start) {
-    const peak = Math.max(clip.start.peak, clip.end.peak);
-    const curve = (name) => {
+    const highest = Math.max(clip.start.peak, clip.end.peak);
+    const curve = (name, peak) => {
       const { peak: own, levels } = clip[name];
       const points = Array.from(clip.frames, (f, k) => `${10 * x(f)},${100 - ((levels[k] / 255) * own * 100) / peak}`);
       return svg("polyline", { class: name, points: points.join(" ") });
     };
     const box = { x: 0, y: 24, width: "100%", height, viewBox: "0 -4 1000 108", preserveAspectRatio: "none" };
-    drawing.append(svg("svg", { class: "chances", ...box }, curve("start"), curve("end")), drawAttention(clip, x, drawn - 9));
+    const curves = [curve("start", highest), curve("end", highest)];
+    if (clip.inside) curves.unshift(curve("inside", 1));
+    drawing.append(svg("svg", { class: "chances", ...box }, ...curves), drawAttention(clip, x, drawn - 9));
   }
   drawing.append(...drawAxis(sample, x, drawn));
   drawing.append(svg("line", { class: "cursor", x1: 0, x2: 0, y1: 0, y2: drawn, visibility: "hidden" }));

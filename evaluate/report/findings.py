@@ -56,13 +56,16 @@ class Evidence:
     """
     looked_at: Shades
     """(T,) attention that each slot receives, averaged over all attending slots."""
+    inside: Shades | None
+    """(T,) probability that the slot is inside the moment. None where starts and ends decide alone."""
 
     @classmethod
     def of(cls, reading: Reading) -> Self:
         slots = len(reading.start)
         looked_at = np.concatenate([window.sum(axis=0) for window in reading.attention]) / slots
         matrix = Shades.of(along_diagonal(reading.attention)) if slots <= MATRIX_SLOTS else None
-        return cls(Shades.of(reading.start), Shades.of(reading.end), matrix, Shades.of(looked_at))
+        inside = None if reading.inside is None else Shades.of(np.exp(-np.logaddexp(0, -reading.inside)))
+        return cls(Shades.of(reading.start), Shades.of(reading.end), matrix, Shades.of(looked_at), inside)
 
 
 def along_diagonal(blocks: Sequence[FloatArray]) -> FloatArray:
@@ -104,6 +107,11 @@ class ReportContent:
     """Other runs, for comparison."""
     facts: Mapping[str, str] = field(default_factory=dict)
     """How the run was made; shown at the foot of the page."""
+
+    @property
+    def frames_decide(self) -> bool:
+        """Whether the evidence includes every slot's probability to be inside the moment."""
+        return any(evidence.inside for evidence in self.evidence.values())
 
 
 def head_facts(checkpoint: Path, head: Head, cache: Cache | None = None) -> dict[str, str]:

@@ -129,6 +129,8 @@ def _evidence(evidence: Evidence, whole: bool) -> dict[str, Any]:
     found = {"start": evidence.start, "end": evidence.end, "looked_at": evidence.looked_at}
     if whole and evidence.attention is not None:
         found["attention"] = evidence.attention
+    if evidence.inside is not None:
+        found["inside"] = evidence.inside
     return {name: _shades(shades) for name, shades in found.items()}
 
 

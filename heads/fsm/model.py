@@ -61,13 +61,14 @@ class FSM(TubeHead):
     def forward(self, inputs: Inputs, targets: Targets | None = None) -> Output:
         """Candidate tubes of every sample. ``targets`` run the second stream, in training only; inference has none."""
         (memory, position, padding), similarity = self.encode(inputs)
+        inside = similarity if self.config.frame_decision else None
         cells, box = self.map_cells(memory, inputs) if self.config.cell_map else (None, None)
         times = time_code(inputs.frame_padding.shape[1], self.config.d, memory.device)
         query = self.query_embed.weight[None, :, None] + times
         candidates = Stream(query, inputs.frame_padding, memory.flatten(0, 1), position, padding)
         if targets is None or not self.config.qmm:
             states, attention = call(self.decoder, [candidates])
-            return Output(self.read(states, attention, box), None, similarity, cells)
+            return Output(self.read(states, attention, box), None, similarity, cells, inside)
         target = self.anchor_stream(inputs, targets, memory, times)
         if self.anchor_layers is None:
             states, attention = call(self.decoder, [candidates, target])
@@ -78,7 +79,7 @@ class FSM(TubeHead):
             of_target = self.decoder([target], self.anchor_layers)[0][-1][:, 0]
         of_target = of_target.where(targets.in_moment[..., None], 0)
         anchor = Anchor(self.boxes(of_target, box), of_target)
-        return Output(self.read(states, attention, box), anchor, similarity, cells)
+        return Output(self.read(states, attention, box), anchor, similarity, cells, inside)
 
     def encode(self, inputs: Inputs) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor | None]:
         """Memory of fused frames and words, see `TubeHead.remember`; and `Fusion.similarity`."""

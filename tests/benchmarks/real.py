@@ -80,8 +80,10 @@ class Work:
 
 BEST = Work()
 ONCE_MORE = ("train.epochs=1", "train.lr=0.0001", "train.warmup=0.1", "train.per_video=4", "train.views=false")
-FURTHER = Work(settings=ONCE_MORE, levels="full", further=True)
-LAST_STAGE = replace(FURTHER, settings=(*ONCE_MORE, "train.mode=last-stage", "train.lr_backbone=0.0001"))
+FURTHER = Work(settings=ONCE_MORE, further=True)
+LAST_STAGE = Work(
+    settings=(*ONCE_MORE, "train.mode=last-stage", "train.lr_backbone=0.0001"), levels="full", further=True
+)
 END_TO_END = replace(
     FURTHER,
     settings=(*ONCE_MORE, "train.mode=end-to-end", "train.lr_backbone=0.0001", "train.lr_text=0", "train.amp=bf16"),
@@ -109,7 +111,7 @@ ROWS = [
     Row("heads", "STCAT", Work(settings=("model.head=stcat",))),
     Row("recipe", "small *", BEST),
     Row("recipe", "without cell map", Work(settings=("model.cell_map=false",))),
-    Row("recipe", "without frame loss", Work(settings=("loss.frames=0",))),
+    Row("recipe", "without frame loss", Work(settings=("loss.frames=0", "model.frame_decision=false"))),
     Row("recipe", "positions in queries and keys only", Work(settings=("model.content_positions=false",))),
     Row("recipe", "without dropped words", Work(settings=("model.word_dropout=0",))),
     Row("recipe", "features standardised", Work(settings=("model.standardise=true",))),

@@ -34,7 +34,7 @@ from stvg.extract.video.clock import Clock
 from stvg.extract.video.decode import read_frames
 from stvg.heads.decision import Reading
 
-from .pages import CONTRASTS, HOSTILE, Opened, a_sample, made_up
+from .pages import CONTRASTS, HOSTILE, Opened, a_reading, a_sample, made_up
 
 fraction = st.floats(0, 1)
 scores = st.builds(
@@ -617,6 +617,18 @@ def test_findings_without_evidence_or_training_make_a_page(opened, tmp_path):
     page = opened(write_report(tmp_path / "report.html", findings).path)
     assert page.locator(".card").count() == 3
     assert page.locator(".chances, #training").count() == 0
+
+
+def test_where_frames_decide_their_probability_is_drawn_and_explained(opened, tmp_path):
+    findings: ReportContent = made_up(2)
+    readings = [a_reading(s, 0) for s in findings.samples]
+    sure = [replace(r, inside=np.where(np.arange(len(r.start)) < 3, 2.0, -2.0)) for r in readings]
+    told = {r.tube.sample_id: Evidence.of(r) for r in sure}
+    assert "of being inside" not in write_report(tmp_path / "ends.html", findings).path.read_text()
+    page = opened(write_report(tmp_path / "frames.html", replace(findings, evidence=told)).path)
+    assert page.locator(".legend", has_text="of being inside").count() >= 1
+    heights = page.locator(".chances .inside").first.get_attribute("points").split()
+    assert [round(float(point.split(",")[1])) for point in heights[:4]] == [12, 12, 12, 88]
 
 
 def test_the_names_of_other_runs_are_as_long_as_it_takes_to_tell_them_apart() -> None:

@@ -21,7 +21,7 @@ from stvg.cache.sampling import Sampling, windows
 from stvg.cache.schema import Sample, Tube, Video
 from stvg.cache.view import View
 from stvg.evaluate.evaluation import tubes_of
-from stvg.heads.decision import DISTINCT, Reading, choose_span, join
+from stvg.heads.decision import DISTINCT, Reading, Window, choose_span, join
 from stvg.heads.decision import moments as likeliest
 from stvg.heads.infer import predict, read, read_windows
 from stvg.heads.model import Grounder, LayerOutput, Output
@@ -116,6 +116,51 @@ def test_the_running_maximum_finds_what_all_pairs_find(values):
     """Ties included: logits are few and whole, so many pairs are equally likely."""
     logits = torch.tensor(values, dtype=torch.float32)
     assert choose_span(logits) == brute_force(logits)
+
+
+WHOLE = st.integers(-3, 3)
+
+
+def likelihoods(span: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+    """(T, T): every span's probability as the product of its start's, its end's and every slot's, by definition."""
+    T, log_p = len(span), span.double().log_softmax(0)
+    slots = torch.arange(T)
+    found = torch.full((T, T), -torch.inf, dtype=torch.float64)
+    for first in range(T):
+        for last in range(first, T):
+            says = ((slots >= first) & (slots <= last)).double()
+            of_slots = (says * inside.double().sigmoid() + (1 - says) * (-inside.double()).sigmoid()).log().sum()
+            found[first, last] = log_p[first, 0] + log_p[last, 1] + of_slots
+    return found.flatten().softmax(0).view(T, T)
+
+
+@given(st.lists(st.tuples(WHOLE, WHOLE, WHOLE), min_size=2, max_size=8))
+def test_where_frames_decide_too_a_span_is_as_likely_as_its_ends_and_all_its_slots(values):
+    said = torch.tensor(values, dtype=torch.float32)
+    span, inside = said[:, :2], said[:, 2]
+    expected = likelihoods(span, inside)
+    first, last = choose_span(span, inside)
+    longer = torch.ones_like(expected, dtype=torch.bool).triu(1)
+    assert expected[first, last] == pytest.approx(float(expected[longer].max()))
+    start, end = span.double().softmax(0).numpy().T
+    tube = Tube("a", first, last + 1, np.arange(len(said)), np.zeros((len(said), 4)))
+    for moment in likeliest(Reading(tube, start, end, (), inside.double().numpy()), 4):
+        assert moment.probability == pytest.approx(float(expected[moment.start, moment.end - 1]))
+
+
+def test_frames_decide_over_all_windows_of_a_clip_together():
+    """Ends that know nothing, slots that know the moment: it begins in the first window and ends in the third."""
+    inside = torch.full((9,), -2.0)
+    inside[2:7] = 2.0
+    sample = Sample(
+        "a", Video("v", "v.mp4", 100, 80, 10.0, 90), "a dog", "all", "test", (0, 90), (0, 1), np.zeros((1, 4))
+    )
+    parts, view = np.arange(0, 90, 10).reshape(3, 3), View(100, 80, 50, 40)
+    some = [
+        Window(sample, view, frames, torch.full((1, 3, 4), 0.5), torch.zeros(1, 3, 2), None, None, of_frames)
+        for frames, of_frames in zip(parts, inside.split(3), strict=True)
+    ]
+    assert (join(some).start, join(some).end) == (20, 61)
 
 
 def overlap(a: tuple[int, int], b: tuple[int, int]) -> float:
@@ -232,6 +277,15 @@ def test_a_head_answers_clips_longer_than_it_was_trained_for_and_never_sees_them
         assert tube.frames.tolist() == clip.frames.tolist()
         assert tube.score == pytest.approx(alone.score, abs=1e-5)
         np.testing.assert_allclose(tube.boxes, alone.boxes, atol=1e-2)
+
+
+def test_frames_decide_only_where_the_head_says_so(held_out):
+    model = head(held_out, 40)
+    model.eval()
+    one = held_out.collate([held_out[0]])
+    assert read_windows(model, one)[0].inside is None
+    model.head.config = replace(model.head.config, frame_decision=True)
+    assert torch.equal(read_windows(model, one)[0].inside, model(one).similarity[0])
 
 
 class Costly(Recorded):
