@@ -36,7 +36,7 @@ from tables import heading
 from stvg.cache.index import Cache
 from stvg.cache.sampling import Sampling
 from stvg.cache.upkeep.summary import summarise
-from stvg.evaluate.evaluation import load_head, open_split, score_split, shuffle_sentences, tubes_of
+from stvg.evaluate.evaluation import Head, load_head, open_split, score_split, shuffle_sentences, tubes_of
 from stvg.extract.job import ExtractJob, run_job
 from stvg.heads.settings import load_experiment
 from stvg.heads.training.loop import train
@@ -201,8 +201,12 @@ class Bench:
         torch.set_num_threads(1)
         run, checkpoint, seconds = self.train(work, seed, settings, name)
         trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
-        found: dict[str, Any] = {"seconds": seconds, "steps": run.total_steps, "parameters": trained}
-        head = load_head(checkpoint, CPU)
+        found = {"seconds": seconds, "steps": run.total_steps, "parameters": trained}
+        return found | self.scores(work, load_head(checkpoint, CPU), splits)
+
+    def scores(self, work: Work, head: Head, splits: Sequence[str]) -> dict[str, Any]:
+        """Those of every split that there is, with both controls."""
+        found: dict[str, Any] = {}
         for split in (s for s in splits if (self.folder / f"data/annotations/{s}.json").exists()):
             data = open_split(head, Cache.open(self.folder / work.cache), split, self.folder / "data/videos")
             tubes = tubes_of(head.model, data, 16, CPU)
