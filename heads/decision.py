@@ -34,7 +34,8 @@ class Window:
     attention: Tensor | None = None
     """(N, T, T) temporal attention of the last decoder layer, rows = queries. None unless requested."""
     inside: Tensor | None = None
-    """(T,) logits that a slot is inside the moment. None for a head whose starts and ends decide alone."""
+    """(T,) logits that a slot is inside the moment; see `inside_of`. None for a head whose starts and ends decide
+    alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +51,7 @@ class Reading:
     """The temporal attention (t, t) of every window, rows = queries. There is none between windows. Empty unless
     requested."""
     inside: FloatArray | None = None
-    """(T,) logits that a slot is inside the moment, where they decide too."""
+    """(T,) logits that a slot is inside the moment, see `inside_of`; where they decide too."""
 
 
 @dataclass(frozen=True)

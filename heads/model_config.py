@@ -95,9 +95,9 @@ class ModelConfig(HeadConfig):
     """Score every cell, and predict boxes relative to the box that the scores span; ``loss.cells`` trains the scores. A
     head without pretrained weights then needs far fewer samples to find the object."""
     frame_decision: bool = setting(False, source="this project, measured")
-    """Decide the moment by the frames' similarity to the sentence (eq 4) as well: a span's probability is that of its
-    start and end times that of every frame to be inside or outside as the span says. Only useful with
-    ``loss.frames``."""
+    """Decide the moment by the frames' similarity to the sentence (eq 4) as well: a span is as probable as its start,
+    its end, and every frame to be inside or outside as the span says, relative to the clip's mean similarity. Only
+    useful with ``loss.frames``."""
     shared_decoder: bool = setting(True, source="FSM's paper, table VIII")
     """Both streams use the same decoder layers (table VIII)."""
     region_levels: tuple[str, ...] | None = setting(None, source="FSM's code: C3 and C4")
