@@ -15,6 +15,8 @@ from ..boxes import to_corners
 
 SPREAD = math.sqrt(12)
 """The length of an interval, divided by the standard deviation of a uniform distribution over it."""
+SHARPENED = 2.0
+"""The power of the map that boxes are predicted relative to: a cell that is merely possible widens the box less."""
 LEAST = 1e-3
 """The coordinates of the map's box are clamped to [LEAST, 1 - LEAST] before the logit."""
 
@@ -62,8 +64,10 @@ def spanned_box(log_p: Tensor, padding: Tensor) -> Tensor:
 
 
 def reference(log_p: Tensor, padding: Tensor) -> Tensor:
-    """The logits (B, T, 4) of the box of a cell map. Without gradient: the boxes' losses do not train the map."""
-    return spanned_box(log_p.detach(), padding).clamp(LEAST, 1 - LEAST).logit()
+    """The logits (B, T, 4) of the box of a sharpened cell map. Without gradient: the boxes' losses do not train the
+    map."""
+    sharp = (SHARPENED * log_p.detach()).flatten(2).log_softmax(-1).view(log_p.shape)
+    return spanned_box(sharp, padding).clamp(LEAST, 1 - LEAST).logit()
 
 
 def cell_loss(log_p: Tensor, padding: Tensor, boxes: Tensor, slots: Tensor) -> Tensor:

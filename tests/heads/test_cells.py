@@ -91,6 +91,18 @@ def test_a_new_head_predicts_the_boxes_of_its_map():
         torch.testing.assert_close(layer.boxes, expected)
 
 
+@given(maps())
+@settings(max_examples=30, deadline=None)
+def test_a_certain_map_is_refined_from_its_own_box_and_doubt_widens_it_less(size):
+    padding, log_p, box = block(size)
+    torch.testing.assert_close(reference(log_p, padding), box.clamp(1e-3, 1 - 1e-3).logit(), atol=1e-3, rtol=1e-3)
+    possible = torch.where(padding, 0.0, 1.0) / (~padding).sum()
+    doubtful = (0.8 * log_p.exp() + 0.2 * possible).log()
+    wide, narrow = spanned_box(doubtful, padding), reference(doubtful, padding).sigmoid()
+    certain = spanned_box(log_p, padding)
+    assert ((narrow - certain).abs() <= (wide - certain).abs() + 1e-3).all()
+
+
 def test_the_losses_of_boxes_do_not_train_the_map_and_its_own_does():
     model, inputs, targets, _ = forward(CLIPS, small(cell_map=True))
     losses = Criterion(LossConfig())(model(inputs, targets), targets, inputs.frame_padding)
