@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
 WHAT_SCORES_MEAN = (
-    "score: how sure the head is of its candidate tube, from 0 to 1; always 1 of a head with one candidate. likely: the "
-    "probability of this start times that of this end.\nNeither is the chance that the answer is right. Compare them "
-    "between answers of one head only."
+    "score: how sure the head is of its candidate tube, from 0 to 1; always 1 of a head that does not score its tubes. "
+    "likely: the probability of this moment among all moments of the video.\n"
+    "Neither is the chance that the answer is right. Compare them between answers of one head only."
 )
 
 
