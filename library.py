@@ -54,6 +54,7 @@ def extract_features(
     ``options``: ``videos``, ``splits``, ``backbone``, ``backbone_weights``, ``text_encoder``, ``fps``, ``max_frames``,
     ``resolution``, ``levels``, ``views``, ``dtype`` and the other fields of `extract.request.ExtractRequest`.
     Videos that cannot be read are left out and listed on stderr. With ``strict``, the first of them raises VideoError.
+    A signal that ends it, such as Ctrl-C, raises KeyboardInterrupt; what was extracted by then is kept.
     """
     from .extract.launchers.parts import assigned_part
     from .extract.launchers.requested import extract_requested
@@ -68,6 +69,7 @@ def extract_features(
         report, dropped = extract_requested(request, assigned_part(request.shard, os.environ), ExtractionProgress(bar))
     for line in (*faults_of(report, dropped, where), *summary_of(report, dropped, where)):
         say(line, err=True)
+    report.raise_if_ended()
     return Cache.open(where, request.annotation_set or dataset)
 
 

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import torch
 
+from ..stop import Interrupted
 from .launchers.parts import Part
 from .video.decoders import Settings
 
@@ -66,6 +67,11 @@ class Report:
     def shares(self) -> dict[str, float]:
         """Fraction of the time that each stage was busy; the bottleneck is near 1."""
         return {stage: seconds / max(self.elapsed, 1e-9) for stage, seconds in self.busy.items()}
+
+    def raise_if_ended(self) -> None:
+        """Raises Interrupted if a signal ended the run: for callers that would go on with what it should have made."""
+        if self.ended:
+            raise Interrupted(self.ended)
 
     def add(self, other: Report) -> None:
         """Add the report of another process."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -142,6 +143,24 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_written(
         stvg.train(tiny_cache, tmp_path / "run", preset="tiny", val_split="nosplit")
     with pytest.raises(UsageError, match="not a folder of videos"):
         stvg.train(tiny_cache, tmp_path / "run", preset="tiny", mode="end-to-end", videos=tmp_path / "nosuch")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_extraction_that_is_asked_to_end_returns_no_cache_and_goes_on_when_repeated(
+    number: signal.Signals, synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a script would go on to train on a part of the videos."""
+
+    def ask(*_: object) -> None:
+        signal.raise_signal(number)
+
+    given = {"out": tmp_path / "c", "splits": ["train"], "backbone": "tiny", "resolution": 96}
+    with monkeypatch.context() as patched:
+        patched.setattr("stvg.extract.progress.ExtractionProgress.__call__", ask)
+        with pytest.raises(KeyboardInterrupt):
+            stvg.extract_features("vidstg", synthetic, **given)
+    assert 1 <= len(list((tmp_path / "c/videos").iterdir())) < 6
+    assert not stvg.Dataset(stvg.extract_features("vidstg", synthetic, **given), "train").missing
 
 
 def test_settings_in_groups_are_the_settings_under_dotted_names() -> None:

@@ -112,7 +112,7 @@ def prepare(folder: Path, tables: Sequence[str]) -> None:
     """The videos, and one cache for each level of detail that some tables need."""
     make_videos(folder)
     for row in {row.cache: row for row in ROWS if row.table in tables}.values():
-        run_job(
+        report, _ = run_job(
             ExtractJob(
                 dataset="vidstg",
                 annotations=folder / "data",
@@ -127,6 +127,7 @@ def prepare(folder: Path, tables: Sequence[str]) -> None:
                 batch_frames=64,
             )
         )
+        report.raise_if_ended()
 
 
 def run_one(folder: Path, index: int, seed: int) -> dict[str, float]:

@@ -212,7 +212,7 @@ def projection(records: list[dict]) -> str:
 def cache_of(folder: Path, dtype: str) -> Cache:
     """The synthetic videos' cache in one dtype."""
     make_videos(folder)
-    run_job(
+    report, _ = run_job(
         ExtractJob(
             dataset="vidstg",
             annotations=folder / "data",
@@ -226,6 +226,7 @@ def cache_of(folder: Path, dtype: str) -> Cache:
             batch_frames=64,
         )
     )
+    report.raise_if_ended()
     return Cache.open(folder / f"cache-{dtype}")
 
 

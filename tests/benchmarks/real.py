@@ -80,13 +80,22 @@ class Work:
 
 BEST = Work()
 ONCE_MORE = ("train.epochs=1", "train.lr=0.0001", "train.warmup=0.1", "train.per_video=4", "train.views=false")
+SMALL_PARTS = ("train.batch_size=4", "train.accumulate=4")
+"""End to end a step's samples are encoded in parts, so that several processes fit into memory."""
 FURTHER = Work(settings=ONCE_MORE, further=True)
 LAST_STAGE = Work(
     settings=(*ONCE_MORE, "train.mode=last-stage", "train.lr_backbone=0.0001"), levels="full", further=True
 )
 END_TO_END = replace(
     FURTHER,
-    settings=(*ONCE_MORE, "train.mode=end-to-end", "train.lr_backbone=0.0001", "train.lr_text=0", "train.amp=bf16"),
+    settings=(
+        *ONCE_MORE,
+        "train.mode=end-to-end",
+        "train.lr_backbone=0.0001",
+        "train.lr_text=0",
+        "train.amp=bf16",
+        *SMALL_PARTS,
+    ),
 )
 
 
@@ -155,7 +164,7 @@ class Bench:
         shutil.rmtree(self.folder / work.cache, ignore_errors=True)
         torch.set_num_threads(1)
         start = time.process_time()
-        run_job(
+        report, _ = run_job(
             ExtractJob(
                 dataset="json",
                 annotations=self.folder / "data",
@@ -173,6 +182,7 @@ class Bench:
                 batch_frames=8,
             )
         )
+        report.raise_if_ended()
         stored = summarise(Cache.open(self.folder / work.cache))["bytes"]
         noted.write_text(json.dumps({"seconds": time.process_time() - start, "bytes": stored}))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,18 @@ def test_a_demo_interrupted_at_every_stage_goes_on_to_the_same_predictions(tmp_p
     whole, broken = ((tmp_path / name / "predictions.jsonl").read_bytes() for name in ("whole", "broken"))
     assert whole == broken
     assert (tmp_path / "broken/report.html").exists()
+
+
+def test_a_demo_that_is_asked_to_end_while_it_extracts_trains_on_no_part_of_its_videos(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("stvg.extract.progress.ExtractionProgress.__call__", ask)
+    with pytest.raises(KeyboardInterrupt):
+        run_demo(DemoRequest(out=tmp_path / "d", quick=True), lambda text: None)
+    assert not (tmp_path / "d/run").exists()
 
 
 def test_a_full_demo_follows_a_quick_one_in_the_same_folder(tmp_path: Path) -> None:
