@@ -4,7 +4,8 @@
 
 CLIPS: a folder of short annotated clips, see splices.py, which makes the videos. Every row and seed is a process of its own
 with one thread, and runs once: interrupt the command freely and repeat it. Rows that ask for the same work share it. Seeds
-differ in the head's start and the order of samples. Prints Markdown tables; --try scores settings on the split ``val``,
+differ in the head's start and the order of samples; further training has seed 0 only, since an epoch end to end takes an
+hour. Prints Markdown tables; --try scores settings on the split ``val``,
 which no table shows.
 
 Columns: scores under ``dense``, every frame, in percent, with 95 % intervals over clips of the mean over seeds. *Shuffled*:
@@ -253,7 +254,8 @@ def run_all(chosen: argparse.Namespace, bench: Bench, works: Sequence[Work]) -> 
     with ThreadPoolExecutor(chosen.jobs) as pool:
         list(pool.map(lambda work: start(chosen, WORKS.index(work), None), caches))
         for stage in range(3):
-            todo = [(w, s) for s in range(chosen.seeds) for w in works if w.stage == stage]
+            seeds = 1 if stage else chosen.seeds
+            todo = [(w, s) for s in range(seeds) for w in works if w.stage == stage]
             todo = [(w, s) for w, s in todo if not bench.result(w, s).exists()]
             list(pool.map(lambda cell: start(chosen, WORKS.index(cell[0]), cell[1]), todo))
 
