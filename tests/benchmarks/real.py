@@ -5,12 +5,11 @@
 CLIPS: a folder of short annotated clips, see splices.py, which makes the videos. Every row and seed is a process of its own
 with one thread, and runs once: interrupt the command freely and repeat it. Rows that ask for the same work share it. Seeds
 differ in the head's start and the order of samples; further training has seed 0 only, since an epoch end to end takes an
-hour. Prints Markdown tables; --try scores settings on the split ``val``,
-which no table shows.
+hour. Prints Markdown tables; --try scores settings on the split ``val``, which no table shows.
 
 Columns: scores under ``dense``, every frame, in percent, with 95 % intervals over clips of the mean over seeds. *Shuffled*:
 the same head asked for another sample's sentence. *No time*: its boxes in every frame of the video. *Below*: how much less
-m_vIoU than the first row marked with a star has. Seconds are those of the processor, on one thread.
+m_vIoU than the starred row has with the same seeds. Seconds are those of the processor, on one thread.
 """
 
 from __future__ import annotations
@@ -152,10 +151,10 @@ class Bench:
     def found(self, work: Work, seed: int) -> dict[str, Any]:
         return dict(json.loads(self.result(work, seed).read_text()))
 
-    def results(self, work: Work) -> list[dict[str, Any]]:
+    def results(self, work: Work) -> dict[int, dict[str, Any]]:
         """Those of all seeds that ran."""
         files = sorted(self.folder.glob(f"result-{work.key}-*.json"))
-        return [json.loads(file.read_text()) for file in files]
+        return {int(file.stem.rpartition("-")[2]): json.loads(file.read_text()) for file in files}
 
     def extract(self, work: Work) -> None:
         """Fill the cache of a row, and note its seconds and bytes. One that was interrupted is begun anew."""
@@ -233,7 +232,9 @@ def table(bench: Bench, name: str) -> Iterator[str]:
         lines = [f"**{split}**\n", heading(COLUMNS)]
         for row in (r for r in ROWS if r.table == name and bench.results(r.work)):
             cost = json.loads((bench.folder / f"{row.work.cache}.json").read_text())
-            lines.append(row_of(row.name, split, bench.results(row.work), bench.results(BEST), cost))
+            mine, best = bench.results(row.work), bench.results(BEST)
+            star = [best[seed] for seed in mine if seed in best]
+            lines.append(row_of(row.name, split, list(mine.values()), star, cost))
         yield "\n".join(lines)
 
 
