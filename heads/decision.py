@@ -82,17 +82,17 @@ def moments(reading: Reading, count: int) -> list[Moment]:
     first, last = (int(slot) for slot in np.searchsorted(frames, [tube.start, tube.end - 1]))
     found = [Moment(int(tube.start), int(tube.end), float(np.exp(start[first] + end[last])))]
     starts, ends = (np.sort(np.argsort(-log_p, kind="stable")[:CANDIDATES]) for log_p in (start, end))
-    likely = np.exp(start[starts][:, None] + end[ends])
-    likely[starts[:, None] >= ends] = 0
+    likely = start[starts][:, None] + end[ends]  # logarithms: products over many slots underflow
+    likely[starts[:, None] >= ends] = -np.inf
     while len(found) < count:
         shared = (np.minimum(ends, last) - np.maximum(starts[:, None], first) + 1).clip(0)
         either = (ends - starts[:, None] + 1) + (last - first + 1) - shared
-        likely[shared >= DISTINCT * either] = 0
+        likely[shared >= DISTINCT * either] = -np.inf
         best = int(likely.argmax())
-        if not likely.flat[best]:
+        if likely.flat[best] == -np.inf:
             break
         first, last = int(starts[best // len(ends)]), int(ends[best % len(ends)])
-        found.append(Moment(*span_of_slots(frames, first, last), float(likely.flat[best])))
+        found.append(Moment(*span_of_slots(frames, first, last), float(np.exp(likely.flat[best]))))
     return found
 
 

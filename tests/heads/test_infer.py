@@ -21,7 +21,7 @@ from stvg.cache.sampling import Sampling, windows
 from stvg.cache.schema import Sample, Tube, Video
 from stvg.cache.view import View
 from stvg.evaluate.evaluation import tubes_of
-from stvg.heads.decision import DISTINCT, Reading, Window, choose_span, join
+from stvg.heads.decision import DISTINCT, Reading, Window, choose_span, explain, join
 from stvg.heads.decision import moments as likeliest
 from stvg.heads.infer import predict, read, read_windows
 from stvg.heads.model import Grounder, LayerOutput, Output
@@ -161,6 +161,7 @@ def test_frames_decide_over_all_windows_of_a_clip_together():
         for frames, of_frames in zip(parts, inside.split(3), strict=True)
     ]
     assert (join(some).start, join(some).end) == (20, 61)
+    np.testing.assert_allclose(explain(some).inside, inside - inside.mean())  # of the clip, not of each window
 
 
 def overlap(a: tuple[int, int], b: tuple[int, int]) -> float:
@@ -200,6 +201,17 @@ def test_moments_of_an_hour_are_found_among_its_likeliest_slots():
     found = likeliest(reading, 5)
     assert len({(m.start, m.end) for m in found}) == 5
     assert found[0].probability == max(m.probability for m in found)
+
+
+def test_moments_too_unlikely_for_a_number_are_found_all_the_same():
+    """The product over all slots of a long clip underflows; the order of moments does not depend on it."""
+    inside = np.full(900, -20.0)
+    inside[300:400] = 20.0
+    even = np.full(900, 1 / 900)
+    found = likeliest(Reading(Tube("a", 300, 400, np.arange(900), np.zeros((1, 4))), even, even, (), inside), 5)
+    assert (found[0].start, found[0].end) == (300, 400)
+    assert found[-1].probability == 0
+    assert len({(m.start, m.end) for m in found}) == 5
 
 
 def test_a_moment_may_start_in_one_window_and_end_in_another():
