@@ -157,7 +157,8 @@ function drawStrip(sample, clip) {
 const AXIS = 18;
 const STEPS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1200, 3600];
 
-// Both moments, probabilities of start and end, and attention, over the segment; `height` of the curves in pixels.
+// Both moments, attention, and probabilities of start, end and (where frames decide) being inside, over the segment; `height`
+// of the curves in pixels. Start and end share one scale; inside has its own, from 0 to 1.
 function drawTimeline(sample, clip, height) {
   const [from, to] = sample.segment;
   const x = (frame) => 100 * Math.min(1, Math.max(0, (frame - from) / (to - from)));
