@@ -69,7 +69,7 @@ def extract_features(
         report, dropped = extract_requested(request, assigned_part(request.shard, os.environ), ExtractionProgress(bar))
     for line in (*faults_of(report, dropped, where), *summary_of(report, dropped, where)):
         say(line, err=True)
-    report.raise_if_ended()
+    report.raise_if_asked()
     return Cache.open(where, request.annotation_set or dataset)
 
 

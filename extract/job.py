@@ -141,6 +141,7 @@ def run_job(
             )
         except Interrupted as asked:
             return Report(ended=asked.signal), []
+    report.asked = stop.signal
     return report, ready.dropped
 
 

@@ -61,6 +61,8 @@ class Report:
     """Seconds of each stage; decoding is averaged over its processes."""
     ended: int = 0
     """The signal that ended the run before all was done; 0: none."""
+    asked: int = 0
+    """The signal that asked the run to end, also where all was done by then; 0: none."""
     elapsed: float = 0.0
     """Seconds in which the three stages ran, without text encoding and set-up."""
 
@@ -68,10 +70,10 @@ class Report:
         """Fraction of the time that each stage was busy; the bottleneck is near 1."""
         return {stage: seconds / max(self.elapsed, 1e-9) for stage, seconds in self.busy.items()}
 
-    def raise_if_ended(self) -> None:
-        """Raises Interrupted if a signal ended the run: for callers that would go on with what it should have made."""
-        if self.ended:
-            raise Interrupted(self.ended)
+    def raise_if_asked(self) -> None:
+        """Raises Interrupted if a signal asked the run to end: for callers that would go on with what it made."""
+        if self.ended or self.asked:
+            raise Interrupted(self.ended or self.asked)
 
     def add(self, other: Report) -> None:
         """Add the report of another process."""
@@ -84,5 +86,6 @@ class Report:
         self.outdated |= other.outdated
         self.warnings += [w for w in other.warnings if w not in self.warnings]
         self.ended = self.ended or other.ended
+        self.asked = self.asked or other.asked
         self.elapsed += other.elapsed
         self.busy = {stage: self.busy[stage] + other.busy[stage] for stage in STAGES}

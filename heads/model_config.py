@@ -97,7 +97,7 @@ class ModelConfig(HeadConfig):
     frame_decision: bool = setting(False, source="this project, measured")
     """Decide the moment by the frames' similarity to the sentence (eq 4) as well: a span is as probable as its start,
     its end, and every frame to be inside or outside as the span says, relative to the clip's mean similarity. Only
-    useful with ``loss.frames``."""
+    useful with ``loss.frames``, and with ``model.fusion.video_level``, without which there is no such similarity."""
     shared_decoder: bool = setting(True, source="FSM's paper, table VIII")
     """Both streams use the same decoder layers (table VIII)."""
     region_levels: tuple[str, ...] | None = setting(None, source="FSM's code: C3 and C4")

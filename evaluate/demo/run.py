@@ -101,7 +101,7 @@ def run_demo(request: DemoRequest, say: Say) -> dict[str, float]:
     stage(f"extracting features once → {cache_path}")
     with Progress("extract", "videos") as bar:
         extracted, _ = run_job(demo_job(request, resolution_for(encoders.backbone)), ExtractionProgress(bar), encoders)
-    extracted.raise_if_ended()
+    extracted.raise_if_asked()
     shares = ", ".join(f"{k} {v:.0%}" for k, v in extracted.shares().items())
     stage(f"{counted(extracted.videos, 'video')}, {counted(extracted.frames, 'frame')} ({shares})")
 

@@ -32,7 +32,7 @@ def run(jobs: Sequence[ExtractJob], progress: Bar | None = None) -> Outcome:
             with suppress(ProcessLookupError):
                 os.kill(process.pid, number)
 
-    with Stop(ASKED, pass_on):
+    with Stop(ASKED, pass_on) as stop:
         for job in jobs:
             ours, theirs = context.Pipe(duplex=False)
             process = context.Process(target=_work, args=(job, theirs, len(jobs)), daemon=True)
@@ -40,7 +40,9 @@ def run(jobs: Sequence[ExtractJob], progress: Bar | None = None) -> Outcome:
                 process.start()
             theirs.close()
             team[ours] = process
-        return gather(_messages(team), progress)
+        report, dropped = gather(_messages(team), progress)
+    report.asked = report.asked or stop.signal
+    return report, dropped
 
 
 def _work(job: ExtractJob, channel: Connection, processes: int) -> None:

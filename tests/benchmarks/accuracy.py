@@ -127,7 +127,7 @@ def prepare(folder: Path, tables: Sequence[str]) -> None:
                 batch_frames=64,
             )
         )
-        report.raise_if_ended()
+        report.raise_if_asked()
 
 
 def run_one(folder: Path, index: int, seed: int) -> dict[str, float]:

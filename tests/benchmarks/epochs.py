@@ -101,7 +101,7 @@ def main() -> None:
                 **encoders,
             )
         )
-        report.raise_if_ended()
+        report.raise_if_asked()
         extraction = time.perf_counter() - start
         cache = Cache.open(folder / "cache")
         common = (f"train.batch_size={chosen.batch}", "train.epochs=1", "train.log_every=1", f"train.amp={chosen.amp}")

@@ -171,7 +171,7 @@ def synthetic_cache(place: Place, backbone: str, videos: int, levels: str) -> Pa
         options: dict[str, Any] = {"splits": ["train"], "backbone": backbone, "text_encoder": "tiny", "levels": levels}
         options |= {"backbone_weights": "random"} if backbone != "tiny" else {"resolution": 96}
         options |= {"annotations": data, "out": cache, "sampling": Sampling(5.0, 40), "device": CPU}
-        run_job(ExtractJob(dataset="vidstg", **options))[0].raise_if_ended()
+        run_job(ExtractJob(dataset="vidstg", **options))[0].raise_if_asked()
     return cache
 
 
@@ -195,7 +195,7 @@ def extraction(place: Place) -> Iterator[dict[str, Any]]:
         job = replace(job, splits=["train"], backbone=backbone, text_encoder="tiny", amp=amp)
         job = replace(job, backbone_weights="random") if place.real else replace(job, resolution=96, levels="last")
         report, _ = run_job(job)
-        report.raise_if_ended()
+        report.raise_if_asked()
         busy = report.shares()
         limit = max(busy, key=lambda stage: busy[stage])
         yield {"what": f"extraction, {backbone}, {amp}", "frames": report.frames} | {

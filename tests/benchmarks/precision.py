@@ -226,7 +226,7 @@ def cache_of(folder: Path, dtype: str) -> Cache:
             batch_frames=64,
         )
     )
-    report.raise_if_ended()
+    report.raise_if_asked()
     return Cache.open(folder / f"cache-{dtype}")
 
 

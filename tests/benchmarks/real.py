@@ -182,7 +182,7 @@ class Bench:
                 batch_frames=8,
             )
         )
-        report.raise_if_ended()
+        report.raise_if_asked()
         stored = summarise(Cache.open(self.folder / work.cache))["bytes"]
         noted.write_text(json.dumps({"seconds": time.process_time() - start, "bytes": stored}))
 

@@ -103,7 +103,7 @@ def exit_status(pid: int) -> int:
 def extract(data: Path, out: Path) -> None:
     options = {"backbone": "tiny", "resolution": 64, "splits": ["train", "test"], "levels": "full", "views": 3}
     job = ExtractJob(dataset="vidstg", annotations=data, out=out, sampling=Sampling(5.0, 40), device=CPU, **options)
-    run_job(job)[0].raise_if_ended()
+    run_job(job)[0].raise_if_asked()
 
 
 def train_once(scratch: Path, folder: Path, mode: str) -> None:
