@@ -67,7 +67,7 @@ def windows_of_samples(
     model: Grounder, batches: Iterable[Batch], device: torch.device, attention: bool = False
 ) -> Iterator[list[Window]]:
     """The windows of each sample, in order."""
-    if device.type == "cpu":
+    if device.type == "cpu" and model.encoders is None:
         hold_memory()
     windows = (window for batch in batches for window in read_windows(model, batch.to(device), attention))
     for _, of_sample in groupby(windows, key=lambda w: w.sample.sample_id):

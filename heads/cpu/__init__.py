@@ -5,8 +5,8 @@ Layers use them where their inputs are on a CPU. torch's own operations give equ
 
 from .dropping import dropout
 from .few_queries import found, look
-from .memory import hold_memory
+from .memory import hold_memory, return_memory
 from .tiled_attention import attend
 from .tiled_feed_forward import feed_forward
 
-__all__ = ["attend", "dropout", "feed_forward", "found", "hold_memory", "look"]
+__all__ = ["attend", "dropout", "feed_forward", "found", "hold_memory", "look", "return_memory"]

@@ -1,7 +1,12 @@
-"""Keeps freed memory in the training process.
+"""Keeps freed memory in the training process, or returns it.
 
 A step on a CPU allocates and frees gigabytes in tensors of many megabytes. The C library returns such blocks to the
-system at once, and the system clears every page again in the next step: up to a third of its time.
+system at once, and the system clears every page again in the next step: up to a third of its time. So a head on stored
+features keeps them.
+
+Encoders that train or run with the head need larger blocks, of many sizes. Kept ones do not fit the next batch, and the
+process grows from step to step. There what was freed is returned after every step, also by the C library, which keeps
+smaller blocks on its own.
 """
 
 from __future__ import annotations
@@ -22,3 +27,14 @@ def hold_memory() -> bool:
     except AttributeError:  # not glibc
         return False
     return bool(mallopt(MMAP_MAX, 0) and mallopt(TRIM_THRESHOLD, 2**31 - 1))
+
+
+def return_memory() -> bool:
+    """Return all freed memory of this process to the system. False where there was none, or where the C library does not
+    support it."""
+    if sys.platform != "linux":
+        return False
+    try:
+        return bool(ctypes.CDLL(None).malloc_trim(0))
+    except AttributeError:  # not glibc
+        return False

@@ -24,7 +24,7 @@ from ...cache.batches.order import epoch_order, share_of, training_batches
 from ...errors import TrainingDiverged
 from ...precision import float32_products
 from ...stop import Interrupted, Stop
-from ..cpu import hold_memory
+from ..cpu import hold_memory, return_memory
 from ..fsm.losses import TERMS, LossConfig, mrcl_floor
 from ..model import Grounder
 from ..precision import half_precision
@@ -64,7 +64,7 @@ def train(
         return best
     run.folder.mkdir(parents=True, exist_ok=True)
     run.model.train()
-    if run.device.type == "cpu":
+    if run.device.type == "cpu" and run.encoders is None:
         hold_memory()
     tf32 = run.experiment.train.amp == "tf32"
     with (
@@ -161,6 +161,8 @@ def train_epoch(run: Run, watch: Watch, stop: Stop) -> None:
         terms = step(run, group)
         samples, order = sum(map(len, order[: len(group)])), order[len(group) :]
         watch.stepped(samples)
+        if run.device.type == "cpu" and run.encoders is not None:
+            return_memory()
         if run.step % t.log_every == 0 or run.step == run.total_steps:
             watch.write(line(run, terms), speed=True)
         ends = ranks.any(stop.signal > 0)

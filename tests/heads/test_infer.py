@@ -36,6 +36,8 @@ CPU = torch.device("cpu")
 class Recorded(nn.Module):
     """Says what the tokens of its inputs hold: (B, T, 2) logits of start and end, then one score per candidate."""
 
+    encoders = None
+
     def forward(self, batch: Batch) -> Output:
         inputs = batch.inputs
         B, T, width = inputs.tokens.shape
@@ -212,6 +214,18 @@ def test_moments_too_unlikely_for_a_number_are_found_all_the_same():
     assert (found[0].start, found[0].end) == (300, 400)
     assert found[-1].probability == 0
     assert len({(m.start, m.end) for m in found}) == 5
+
+
+def test_memory_is_held_for_heads_on_stored_features_only(monkeypatch):
+    """Live encoders need blocks of many sizes: held ones fit no later batch, and the process would grow."""
+    held = []
+    monkeypatch.setattr("stvg.heads.infer.hold_memory", lambda: held.append(True))
+    model = Recorded()
+    list(predict(model, [batch(("a", np.arange(4), peaks(4, 0, 1)))], CPU))
+    assert held == [True]
+    monkeypatch.setattr(Recorded, "encoders", nn.Identity())
+    list(predict(model, [batch(("a", np.arange(4), peaks(4, 0, 1)))], CPU))
+    assert held == [True]
 
 
 def test_a_moment_may_start_in_one_window_and_end_in_another():
