@@ -70,6 +70,7 @@ def test_a_run_trains_in_what_its_settings_say(amp, tmp_path, monkeypatch):
     run = SimpleNamespace(
         folder=tmp_path,
         model=torch.nn.Linear(1, 1),
+        encoders=None,
         device=CPU,
         experiment=load_experiment("tiny", [f"train.amp={amp}"]),
         step=0,
