@@ -13,28 +13,25 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from typing import Any
 
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # names of glibc's mallopt
+
+
+def of_glibc(name: str) -> Any:
+    """A function of the GNU C library. None where this process has another one, or another system."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
 
 
 def hold_memory() -> bool:
     """Keep freed memory in this process from now on, for its next tensors. False where the C library does not support
     it."""
-    if sys.platform != "linux":
-        return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except AttributeError:  # not glibc
-        return False
-    return bool(mallopt(MMAP_MAX, 0) and mallopt(TRIM_THRESHOLD, 2**31 - 1))
+    mallopt = of_glibc("mallopt")
+    return bool(mallopt and mallopt(MMAP_MAX, 0) and mallopt(TRIM_THRESHOLD, 2**31 - 1))
 
 
 def return_memory() -> bool:
     """Return all freed memory of this process to the system. False where there was none, or where the C library does not
     support it."""
-    if sys.platform != "linux":
-        return False
-    try:
-        return bool(ctypes.CDLL(None).malloc_trim(0))
-    except AttributeError:  # not glibc
-        return False
+    trim = of_glibc("malloc_trim")
+    return bool(trim and trim(0))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from stvg.extract.encoders.tiny_text import TinyText
 from stvg.extract.encoders.tiny_text import wrap as wrap_tiny
 from stvg.extract.encoders.tokenizer import load_tokenizer
 from stvg.heads.checkpoint import load_checkpoint
-from stvg.heads.cpu import return_memory
+from stvg.heads.cpu.memory import of_glibc, return_memory
 from stvg.heads.settings import load_experiment
 from stvg.heads.training import batch_size, live_encoders, trained_encoders
 from stvg.heads.training.live_encoders import LiveEncoders, Sources
@@ -312,7 +311,7 @@ def test_a_text_encoder_that_trained_is_used_with_its_own_tokenizer_only(monkeyp
         trained_encoders.encoders_of({**facts, "tokenizer_sha256": "a" * 64}, folder)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other C libraries have no malloc_trim")
+@pytest.mark.skipif(of_glibc("malloc_trim") is None, reason="the C library here cannot return freed memory")
 def test_freed_memory_between_kept_blocks_is_returned_to_the_system():
     def resident() -> float:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
