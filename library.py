@@ -54,7 +54,8 @@ def extract_features(
     ``options``: ``videos``, ``splits``, ``backbone``, ``backbone_weights``, ``text_encoder``, ``fps``, ``max_frames``,
     ``resolution``, ``levels``, ``views``, ``dtype`` and the other fields of `extract.request.ExtractRequest`.
     Videos that cannot be read are left out and listed on stderr. With ``strict``, the first of them raises VideoError.
-    A signal that ends it, such as Ctrl-C, raises KeyboardInterrupt; what was extracted by then is kept.
+    SIGTERM and SIGUSR1 let it finish the videos in flight and raise KeyboardInterrupt, which Ctrl-C raises at once; what
+    was extracted by then is kept.
     """
     from .extract.launchers.parts import assigned_part
     from .extract.launchers.requested import extract_requested

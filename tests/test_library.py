@@ -145,7 +145,7 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_written(
         stvg.train(tiny_cache, tmp_path / "run", preset="tiny", mode="end-to-end", videos=tmp_path / "nosuch")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_an_extraction_that_is_asked_to_end_returns_no_cache_and_goes_on_when_repeated(
     number: signal.Signals, split: str, synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

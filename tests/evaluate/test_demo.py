@@ -80,7 +80,7 @@ def test_a_demo_that_is_asked_to_end_while_it_extracts_trains_on_no_part_of_its_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def ask(*_: object) -> None:
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr("stvg.extract.progress.ExtractionProgress.__call__", ask)
     with pytest.raises(KeyboardInterrupt):
