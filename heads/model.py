@@ -65,8 +65,8 @@ class Output:
     """The second stream's output, in training only."""
     similarity: Tensor | None = None
     """(B, T) logits of FSM's frame weights: how similar frame and sentence are (eq 4)."""
-    cell_map: Tensor | None = None
-    """(B, T, h, w) log-probabilities of FSM's cells, -inf on padding."""
+    cells: Any = None
+    """The `Cells` of FSM's cell map."""
     inside: Tensor | None = None
     """(B, T) logits that a slot is inside the moment, for the decision. None: starts and ends decide alone."""
 

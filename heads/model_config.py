@@ -92,8 +92,9 @@ class ModelConfig(HeadConfig):
     """Query matching: several candidate tubes, which are scored and matched. Off: one query, no second stream (table
     V)."""
     cell_map: bool = setting(False, source="this project, measured")
-    """Score every cell, and predict boxes relative to the box that the scores span; ``loss.cells`` trains the scores. A
-    head without pretrained weights then needs far fewer samples to find the object."""
+    """Predict a score and a box from every cell, and the head's boxes relative to those of the likely cells;
+    ``loss.cells`` and ``loss.cell_boxes`` train them. A head without pretrained weights then needs far fewer samples
+    to find the object."""
     frame_decision: bool = setting(False, source="this project, measured")
     """Decide the moment by the frames' similarity to the sentence (eq 4) as well: a span is as probable as its start,
     its end, and every frame to be inside or outside as the span says, relative to the clip's mean similarity. Only

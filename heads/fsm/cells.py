@@ -1,39 +1,92 @@
-"""The cell map: which cells of a frame show the described object, and the box that these cells span.
+"""The cell map: which cells of a frame show the described object, and the box that each of them predicts for it.
 
-A head without pretrained weights learns slowly where things are from boxes alone. Here every cell of memory gets a
-score, which a loss trains directly, and boxes are predicted relative to the box of the map.
+A head without pretrained weights learns slowly from whole boxes where things are. Here every cell of memory gets a score
+and a box, which losses train directly, as in a detector; the head's boxes are predicted relative to those of the likely
+cells.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from ..boxes import to_corners
+from ..boxes import generalised_iou, to_corners
+from ..layers import MLP
 
-SPREAD = math.sqrt(12)
-"""The length of an interval, divided by the standard deviation of a uniform distribution over it."""
+CONVOLUTIONS = 2
+"""A cell sees the cells at most this far from it: where an object ends shows beside it."""
+SIDE = 3.0
+"""The sides of a cell's box at the start, in cells."""
+LARGEST = 4.0
+"""The logarithm of a side, in cells, is clamped to [-LARGEST, LARGEST]."""
 SHARPENED = 2.0
-"""The power of the map that boxes are predicted relative to: a cell that is merely possible widens the box less."""
+"""The power of the map with which the cells' boxes are averaged: a cell that is merely possible counts less."""
 LEAST = 1e-3
-"""The coordinates of the map's box are clamped to [LEAST, 1 - LEAST] before the logit."""
+"""The coordinates of the averaged box are clamped to [LEAST, 1 - LEAST] before the logit."""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """What is predicted of every cell of B clips of T slots, on a grid of h rows and w columns."""
+
+    log_p: Tensor
+    """(B, T, h, w) log-probabilities that the cell shows the object; a distribution in every frame, -inf on padding."""
+    boxes: Tensor
+    """(B, T, h, w, 4) the object's box, cxcywh, as fractions of the frame. Whatever on padding."""
+
+    padding: Tensor
+    """(B, h, w) bool."""
+
+    def reference(self) -> Tensor:
+        """The logits (B, T, 4) of the mean of the cells' boxes, weighted by the sharpened map. Without gradient: the
+        losses of the head's boxes do not train the cells."""
+        weight = (SHARPENED * self.log_p.detach()).flatten(2).softmax(-1)
+        box = (weight[..., None] * self.boxes.detach().flatten(2, 3)).sum(2)
+        return box.clamp(LEAST, 1 - LEAST).logit()
 
 
 class CellMap(nn.Module):
-    """A distribution over the cells of every frame, computed from memory, in float32."""
+    """Predicts the map and the boxes from memory. Scores and coordinates are computed in float32."""
 
     def __init__(self, d: int) -> None:
         super().__init__()
-        self.score = nn.Linear(d, 1)
+        self.around = nn.ModuleList(nn.Conv2d(d, d, 3, padding=1) for _ in range(CONVOLUTIONS))
+        self.score, self.box = nn.Linear(d, 1), MLP([d, d, 4])
+        last = self.box.layers[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        last.bias.data = torch.tensor([0.0, 0.0, math.log(SIDE), math.log(SIDE)])
 
-    def forward(self, cells: Tensor, padding: Tensor) -> Tensor:
-        """Cells of memory (B, T, h·w, d), padding (B, h, w) bool → log-probabilities (B, T, h, w), -inf on padding."""
+    def forward(self, cells: Tensor, padding: Tensor) -> Cells:
+        """Cells of memory (B, T, h·w, d), padding (B, h, w) bool → `Cells`."""
+        x = self.with_neighbours(cells, padding)
         with torch.autocast(cells.device.type, enabled=False):
-            scores = self.score(cells.to(self.score.weight.dtype)).squeeze(-1)
-            scores = scores.masked_fill(padding.flatten(1)[:, None], -torch.inf)
-            return scores.log_softmax(-1).unflatten(-1, padding.shape[1:])
+            x = x.to(self.score.weight.dtype)
+            scores = self.score(x).squeeze(-1).masked_fill(padding.flatten(1)[:, None], -torch.inf)
+            log_p = scores.log_softmax(-1).unflatten(-1, padding.shape[1:])
+            return Cells(log_p, self.placed(self.box(x).unflatten(2, padding.shape[1:]), padding), padding)
+
+    def with_neighbours(self, cells: Tensor, padding: Tensor) -> Tensor:
+        """Residual 3 x 3 convolutions over every frame. Beyond its edge all is zero, with or without padding."""
+        x = cells.unflatten(2, padding.shape[1:]).flatten(0, 1).permute(0, 3, 1, 2)
+        shown = ~padding.repeat_interleave(cells.shape[1], dim=0)[:, None]
+        for convolution in self.around:
+            x = x + convolution(x.relu() * shown)
+        return x.permute(0, 2, 3, 1).reshape(cells.shape)
+
+    def placed(self, made: Tensor, padding: Tensor) -> Tensor:
+        """Boxes as fractions of the frame, from their centres' distances to those of the cells, in cells, and the
+        logarithms of their sides in cells: (B, T, h, w, 4)."""
+        y, x = edges(padding)
+        middles = torch.stack(
+            torch.broadcast_tensors((x[:, None, 1:] + x[:, None, :-1]) / 2, (y[:, 1:, None] + y[:, :-1, None]) / 2), -1
+        )
+        cell = torch.stack([x[:, 1], y[:, 1]], -1)[:, None, None, None]
+        away, sides = made.split(2, -1)
+        return torch.cat([middles[:, None] + away * cell, sides.clamp(-LARGEST, LARGEST).exp() * cell], dim=-1)
 
 
 def edges(padding: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,46 +99,32 @@ def edges(padding: Tensor) -> tuple[Tensor, Tensor]:
     return y, x
 
 
-def spanned_box(log_p: Tensor, padding: Tensor) -> Tensor:
-    """The box (B, T, 4) cxcywh of a cell map (B, T, h, w), as fractions of the frame.
-
-    Its centre is the mean position, its sides those of a uniform distribution with the same variance. A map that is
-    uniform on some rows and columns has exactly their box.
-    """
-    p = log_p.exp()
-    centres, sides = [], []
-    for share, edge in zip((p.sum(-2), p.sum(-1)), reversed(edges(padding)), strict=True):  # along x, along y
-        middle, length = (edge[:, 1:] + edge[:, :-1]) / 2, edge[:, 1]
-        centre = (share * middle[:, None]).sum(-1)
-        variance = (share * (middle[:, None] - centre[..., None]).square()).sum(-1)
-        centres.append(centre)
-        sides.append(SPREAD * (variance + (length.square() / 12)[:, None]).sqrt())
-    return torch.stack([*centres, *sides], dim=-1)
-
-
-def reference(log_p: Tensor, padding: Tensor) -> Tensor:
-    """The logits (B, T, 4) of the box of a sharpened cell map. Without gradient: the boxes' losses do not train the
-    map."""
-    sharp = (SHARPENED * log_p.detach()).flatten(2).log_softmax(-1).view(log_p.shape)
-    return spanned_box(sharp, padding).clamp(LEAST, 1 - LEAST).logit()
-
-
-def cell_loss(log_p: Tensor, padding: Tensor, boxes: Tensor, slots: Tensor) -> Tensor:
-    """Cross-entropy of a cell map (B, T, h, w) against the distribution that is uniform on the annotated box, mean over
-    ``slots`` (2, G) of `Targets`.
-
-    boxes (B, T, 4) cxcywh, fractions. The target of a cell is the share of the box inside the frame that lies in it.
-    """
+def shares(padding: Tensor, boxes: Tensor, slots: Tensor) -> Tensor:
+    """The share of the annotated box inside the frame that lies in each cell: (G, h, w), for ``slots`` (2, G) of
+    `Targets`. boxes (B, T, 4) cxcywh, fractions."""
     sample, slot = slots
     corners = to_corners(boxes[sample, slot]).clamp(0, 1)
     y, x = (edge[sample] for edge in edges(padding))
     inside = overlap(y, corners[:, 1], corners[:, 3])[:, :, None] * overlap(x, corners[:, 0], corners[:, 2])[:, None]
-    target = inside / inside.sum((1, 2), keepdim=True).clamp(min=1e-9)
-    chosen = log_p[sample, slot]
-    entropy = -(target * chosen.masked_fill(chosen.isinf(), 0)).sum((1, 2))
-    return entropy.sum() / max(len(entropy), 1)
+    return inside / inside.sum((1, 2), keepdim=True).clamp(min=1e-9)
 
 
 def overlap(edge: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """The length of [low, high] (G,) inside every interval between ``edge`` (G, n + 1): (G, n)."""
     return (torch.minimum(edge[:, 1:], high[:, None]) - torch.maximum(edge[:, :-1], low[:, None])).clamp(min=0)
+
+
+def cell_loss(cells: Cells, boxes: Tensor, slots: Tensor) -> Tensor:
+    """Cross-entropy of the map against the `shares` of the annotated boxes (B, T, 4), mean over ``slots`` (2, G)."""
+    target, log_p = shares(cells.padding, boxes, slots), cells.log_p[tuple(slots)]
+    return -(target * log_p.masked_fill(log_p.isinf(), 0)).sum() / max(len(target), 1)
+
+
+def cell_box_losses(cells: Cells, boxes: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
+    """L1 and 1 - GIoU of the cells' boxes against the annotated ones (B, T, 4): in every frame the mean over its cells,
+    weighted by their `shares`, then the mean over ``slots`` (2, G)."""
+    target, made = shares(cells.padding, boxes, slots), cells.boxes[tuple(slots)]
+    known = boxes[tuple(slots)][:, None, None].expand_as(made)
+    l1, giou = (made - known).abs().sum(-1), 1 - generalised_iou(made, known)
+    frames = max(len(target), 1)
+    return (target * l1).sum() / frames, (target * giou).sum() / frames

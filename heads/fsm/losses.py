@@ -15,7 +15,7 @@ from torch import Tensor
 from ...cache.batches.batch import Targets
 from ...config import AT_LEAST_0, setting
 from ..losses import TUBE_TERMS, Matched, MeanOver, Term, TubeLoss, action_loss, box_losses, chosen
-from .cells import cell_loss
+from .cells import cell_box_losses, cell_loss
 from .matching import FOCAL_ALPHA, FOCAL_GAMMA, match_tubes
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ class LossConfig(TubeLoss):
     moment. The paper trains this similarity only through what follows it."""
     cells: float = setting(2.0, AT_LEAST_0, "this project, measured")
     """Weight of the cell loss: the cross-entropy of the cell map against the annotated boxes. Only with
+    ``model.cell_map``."""
+    cell_boxes: float = setting(2.0, AT_LEAST_0, "this project, measured")
+    """Weight of the box losses of the cells' boxes. It multiplies their L1 and GIoU weights. Only with
     ``model.cell_map``."""
     mrcl_form: str = setting("paper", ("paper", "framewise"), "FSM's paper")
     """``paper``: eq 10. ``framewise``: the published code's softmax over candidates, frame by frame."""
@@ -157,10 +160,14 @@ def of_frames(m: Matched) -> Tensor | None:
 
 
 def of_cells(m: Matched) -> Tensor | None:
-    if m.output.cell_map is None:
+    return None if m.output.cells is None else cell_loss(m.output.cells, m.targets.boxes, m.targets.slots)
+
+
+def of_cell_boxes(m: Matched) -> Tensor | None:
+    if m.output.cells is None:
         return None
-    padding = m.output.cell_map[:, 0].isinf()
-    return cell_loss(m.output.cell_map, padding, m.targets.boxes, m.targets.slots)
+    l1, giou = cell_box_losses(m.output.cells, m.targets.boxes, m.targets.slots)
+    return m.config.l1 * l1 + m.config.giou * giou
 
 
 TERMS = TUBE_TERMS | {
@@ -169,5 +176,6 @@ TERMS = TUBE_TERMS | {
     "mrcl": Term(of_mrcl, lambda c: c.mrcl, MeanOver.SAMPLES),
     "frames": Term(of_frames, lambda c: c.frames, MeanOver.SAMPLES),
     "cells": Term(of_cells, lambda c: c.cells, MeanOver.SLOTS),
+    "cell_boxes": Term(of_cell_boxes, lambda c: c.cell_boxes if c.l1 or c.giou else 0.0, MeanOver.SLOTS),
 }
 """FSM's terms."""

@@ -14,7 +14,7 @@ from ..layers import MaskedGroupNorm, Standard, StoredLinear, roi_align, roi_sin
 from ..model import Anchor, Output, TubeHead
 from ..model_config import GROUPS, FeatureFacts, ModelConfig
 from ..precision import call
-from .cells import CellMap, reference
+from .cells import CellMap, Cells
 from .fusion import Fusion
 
 
@@ -49,7 +49,7 @@ class FSM(TubeHead):
         if c.cell_map:
             self.cell_map = CellMap(d)
             for parameter in self.bbox_embed.layers[-1].parameters():
-                nn.init.zeros_(parameter)  # boxes start as those of the map
+                nn.init.zeros_(parameter)  # boxes start as those of the cells
         if c.qmm:
             self.class_embed = nn.Linear(d, 1)
             self.anchor_query = nn.Embedding(1, d)
@@ -62,7 +62,8 @@ class FSM(TubeHead):
         """Candidate tubes of every sample. ``targets`` run the second stream, in training only; inference has none."""
         (memory, position, padding), similarity = self.encode(inputs)
         inside = similarity if self.config.frame_decision else None
-        cells, box = self.map_cells(memory, inputs) if self.config.cell_map else (None, None)
+        cells = self.map_cells(memory, inputs) if self.config.cell_map else None
+        box = None if cells is None else cells.reference()
         times = time_code(inputs.frame_padding.shape[1], self.config.d, memory.device)
         query = self.query_embed.weight[None, :, None] + times
         candidates = Stream(query, inputs.frame_padding, memory.flatten(0, 1), position, padding)
@@ -94,11 +95,11 @@ class FSM(TubeHead):
         )
         return self.remember(x, words, inputs), similarity  # eq 6
 
-    def map_cells(self, memory: Tensor, inputs: Inputs) -> tuple[Tensor, Tensor]:
-        """The cell map (B, T, h, w) of memory, and the logits (B, T, 4) of its boxes."""
+    def map_cells(self, memory: Tensor, inputs: Inputs) -> Cells:
+        """The map and the boxes of memory's cells."""
         padding = inputs.cell_padding[inputs.frame_index[:, 0]]
-        log_p: Tensor = self.cell_map(memory[:, :, : padding[0].numel()], padding)
-        return log_p, reference(log_p, padding)
+        cells: Cells = self.cell_map(memory[:, :, : padding[0].numel()], padding)
+        return cells
 
     def score(self, states: Tensor) -> Tensor | None:
         """See `TubeHead`."""

@@ -1,12 +1,14 @@
-"""The cell map: its box, its loss, and what a head does with both."""
+"""The cell map: its scores and boxes, their losses, and what a head does with them."""
 
 from __future__ import annotations
+
+from itertools import product
 
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stvg.heads.fsm.cells import CellMap, cell_loss, reference, spanned_box
+from stvg.heads.fsm.cells import CellMap, Cells, cell_box_losses, cell_loss
 from stvg.heads.fsm.losses import LossConfig
 from stvg.heads.losses import Criterion
 
@@ -34,11 +36,13 @@ def block(size):
     return padding, p.log(), torch.tensor(box).view(1, 1, 4)
 
 
-@settings(deadline=None)
-@given(maps())
-def test_a_map_that_is_uniform_on_a_block_of_cells_spans_exactly_their_box(size):
-    padding, log_p, box = block(size)
-    torch.testing.assert_close(spanned_box(log_p, padding), box, rtol=1e-5, atol=1e-5)
+def everywhere(log_p, box, padding):
+    """Cells of which each predicts the same box."""
+    return Cells(log_p, box[:, :, None, None].expand(*log_p.shape, 4), padding)
+
+
+ONE = torch.zeros(2, 1, dtype=torch.int64)
+"""The first slot of the first sample."""
 
 
 @settings(deadline=None)
@@ -46,13 +50,12 @@ def test_a_map_that_is_uniform_on_a_block_of_cells_spans_exactly_their_box(size)
 def test_the_loss_is_least_at_the_uniform_map_of_the_box(size, seed):
     """There it is the logarithm of the number of the box's cells."""
     padding, log_p, box = block(size)
-    slots = torch.zeros(2, 1, dtype=torch.int64)
-    least = cell_loss(log_p, padding, box, slots)
+    least = cell_loss(everywhere(log_p, box, padding), box, ONE)
     cells = (log_p > -torch.inf).sum()
     torch.testing.assert_close(least, cells.float().log(), rtol=1e-4, atol=1e-4)
     other = torch.randn(1, 1, *padding.shape[1:], generator=torch.Generator().manual_seed(seed))
     other = other.masked_fill(padding[:, None], -torch.inf).flatten(2).log_softmax(-1).view(other.shape)
-    assert cell_loss(other, padding, box, slots) >= least - 1e-4
+    assert cell_loss(everywhere(other, box, padding), box, ONE) >= least - 1e-4
 
 
 def test_a_box_between_cells_counts_in_each_by_its_share():
@@ -61,55 +64,91 @@ def test_a_box_between_cells_counts_in_each_by_its_share():
     box = torch.tensor([0.375 + 0.25, 0.5, 0.5, 1.0]).view(1, 1, 4)  # from 0.375 to 0.875
     log_p = torch.tensor([0.25, 0.75]).log().view(1, 1, 1, 2)
     expected = -(0.25 * torch.tensor(0.25).log() + 0.75 * torch.tensor(0.75).log())
-    torch.testing.assert_close(cell_loss(log_p, padding, box, torch.zeros(2, 1, dtype=torch.int64)), expected)
+    torch.testing.assert_close(cell_loss(everywhere(log_p, box, padding), box, ONE), expected)
+    made = torch.stack([box, box + torch.tensor([0.1, 0, 0, 0])], dim=2)[:, :, None]  # only the second column is wrong
+    l1, giou = cell_box_losses(Cells(log_p, made, padding), box, ONE)
+    torch.testing.assert_close(l1, torch.tensor(0.75 * 0.1))
+    torch.testing.assert_close(giou, torch.tensor(0.75 * (1 - 0.4 / 0.6)))  # they fill their hull
 
 
-def test_padding_of_frames_and_cells_changes_neither_map_nor_gradient():
+@settings(deadline=None)
+@given(maps())
+def test_a_new_map_predicts_boxes_of_three_cells_around_each(size):
+    padding, _, _ = block(size)
+    rows, columns = (int(n) for n in ((~padding).any(2).sum(), (~padding).any(1).sum()))
+    part = CellMap(8)
+    found = part(torch.randn(1, 1, padding[0].numel(), 8), padding).boxes[0, 0, :rows, :columns]
+    for y, x in product(range(rows), range(columns)):
+        expected = torch.tensor([(x + 0.5) / columns, (y + 0.5) / rows, 3 / columns, 3 / rows])
+        torch.testing.assert_close(found[y, x], expected)
+
+
+def test_padding_of_frames_and_cells_changes_neither_map_nor_boxes_nor_gradients():
     torch.manual_seed(0)
     found, part = [], CellMap(8)
-    cells = torch.randn(1, 2, 2, 3, 8)
+    torch.nn.init.normal_(part.box.layers[-1].weight)
+    cells, known = torch.randn(1, 2, 2, 3, 8), torch.full((1, 2, 4), 0.5)
     for extra in (0, 3):
         padded = torch.full((1, 2, 2 + extra, 3 + extra, 8), 1e3)
         padded[:, :, :2, :3] = cells
         padding = torch.ones(1, 2 + extra, 3 + extra, dtype=torch.bool)
         padding[:, :2, :3] = False
         padded.requires_grad_()
-        log_p = part(padded.flatten(2, 3), padding)
-        loss = cell_loss(log_p, padding, torch.full((1, 2, 4), 0.5), torch.tensor([[0], [1]]))
+        made = part(padded.flatten(2, 3), padding)
+        slots = torch.tensor([[0, 0], [0, 1]])
+        loss = sum([cell_loss(made, known, slots), *cell_box_losses(made, known, slots)])
         (gradient,) = torch.autograd.grad(loss, padded)
         assert gradient.isfinite().all()
-        found.append((loss, log_p[..., :2, :3], gradient[:, :, :2, :3], spanned_box(log_p, padding)))
+        assert (gradient[:, :, 2:] == 0).all()
+        assert (gradient[:, :, :, 3:] == 0).all()
+        inside = (slice(None), slice(None), slice(2), slice(3))
+        found.append((loss, made.log_p[inside], made.boxes[inside], gradient[inside], made.reference()))
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other)
 
 
-def test_a_new_head_predicts_the_boxes_of_its_map():
-    _, inputs, _, output = forward(CLIPS, small(cell_map=True))
-    padding = inputs.cell_padding[inputs.frame_index[:, 0]]
-    expected = reference(output.cell_map, padding).sigmoid()[:, None].expand_as(output.layers[0].boxes)
+def test_a_cell_sees_its_neighbours_and_no_cell_three_away():
+    torch.manual_seed(0)
+    part, padding = CellMap(8), torch.zeros(1, 1, 8, dtype=torch.bool)
+    cells = torch.randn(1, 1, 8, 8)
+    changed = cells.clone()
+    changed[:, :, 0] += 1
+    seen = part.with_neighbours(cells, padding) != part.with_neighbours(changed, padding)
+    assert seen.any(-1).flatten().tolist() == [True] * 3 + [False] * 5
+
+
+def test_a_new_head_predicts_the_boxes_of_its_cells():
+    _, _, _, output = forward(CLIPS, small(cell_map=True))
+    expected = output.cells.reference().sigmoid()[:, None].expand_as(output.layers[0].boxes)
     for layer in output.layers:
         torch.testing.assert_close(layer.boxes, expected)
 
 
 @given(maps())
 @settings(max_examples=30, deadline=None)
-def test_a_certain_map_is_refined_from_its_own_box_and_doubt_widens_it_less(size):
+def test_the_likely_cells_choose_the_box_and_merely_possible_ones_count_less_than_their_probability(size):
+    """All other cells predict a box elsewhere."""
     padding, log_p, box = block(size)
-    torch.testing.assert_close(reference(log_p, padding), box.clamp(1e-3, 1 - 1e-3).logit(), atol=1e-3, rtol=1e-3)
+    likely, elsewhere = (log_p.exp() > 0)[..., None], box * 0.5
+    boxes = torch.where(likely, box[:, :, None, None], elsewhere[:, :, None, None])
+    certain = Cells(log_p, boxes, padding).reference().sigmoid()
+    torch.testing.assert_close(certain, box.clamp(1e-3, 1 - 1e-3))
     possible = torch.where(padding, 0.0, 1.0) / (~padding).sum()
-    doubtful = (0.8 * log_p.exp() + 0.2 * possible).log()
-    wide, narrow = spanned_box(doubtful, padding), reference(doubtful, padding).sigmoid()
-    certain = spanned_box(log_p, padding)
-    assert ((narrow - certain).abs() <= (wide - certain).abs() + 1e-3).all()
+    p = 0.8 * log_p.exp() + 0.2 * possible
+    plain = (p[..., None] * boxes).sum((2, 3))
+    doubtful = Cells(p.log(), boxes, padding).reference().sigmoid()
+    assert ((doubtful - certain).abs() <= (plain - certain).abs() + 2e-3).all()
 
 
-def test_the_losses_of_boxes_do_not_train_the_map_and_its_own_does():
+def test_the_losses_of_boxes_do_not_train_the_cells_and_their_own_do():
     model, inputs, targets, _ = forward(CLIPS, small(cell_map=True))
     losses = Criterion(LossConfig())(model(inputs, targets), targets, inputs.frame_padding)
-    score = model.cell_map.score.weight
-    for name, value in losses.items():
-        (gradient,) = torch.autograd.grad(value, score, retain_graph=True, allow_unused=True)
-        assert (gradient is not None and bool(gradient.abs().sum() > 0)) == (name == "cells")
+    of_map = model.cell_map
+    trained = {"score": (of_map.score.weight, "cells"), "box": (of_map.box.layers[-1].weight, "cell_boxes")}
+    for weight, own in trained.values():
+        for name, value in losses.items():
+            (gradient,) = torch.autograd.grad(value, weight, retain_graph=True, allow_unused=True)
+            assert (gradient is not None and bool(gradient.abs().sum() > 0)) == (name == own)
 
 
 def test_positions_in_the_content_move_a_cell_that_looks_the_same():

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from stvg.cache.batches.batch import Targets
 from stvg.errors import UsageError
+from stvg.heads.fsm.cells import Cells
 from stvg.heads.fsm.losses import TERMS, LossConfig
 from stvg.heads.losses import Criterion, MeanOver, Term, counts, guided_attention_loss, span_loss
 from stvg.heads.model import Anchor, LayerOutput, Output
@@ -54,13 +55,19 @@ def outputs(of, seed, layers=2, N=3, d=5):
         )
         for boxes, span, score, looks, x in leaves
     ]
-    of_anchor, similarity, cells = (leaf(T, 4), leaf(T, d)), leaf(T), leaf(T, 2, 3)
+    of_anchor, similarity, cells, of_each = (leaf(T, 4), leaf(T, d)), leaf(T), leaf(T, 2, 3), leaf(T, 2, 3, 4)
     target = torch.rand(B, T, 4, generator=g) * 0.4 + 0.3
     targets = Targets(target, inside, torch.cat([first, last], 1), torch.ones(B, 2))
-    every = [x for of_layer in leaves for x in of_layer] + [*of_anchor, similarity, cells]
+    every = [x for of_layer in leaves for x in of_layer] + [*of_anchor, similarity, cells, of_each]
     output = Output.of(found, Anchor(of_anchor[0].sigmoid(), of_anchor[1]))
-    of_cells = cells.flatten(2).log_softmax(-1).view(cells.shape)
-    return replace(output, similarity=similarity, cell_map=of_cells), targets, padding, every
+    log_p = cells.flatten(2).log_softmax(-1).view(cells.shape)
+    predicted = Cells(log_p, of_each.sigmoid(), torch.zeros(B, 2, 3, dtype=torch.bool))
+    return (
+        replace(output, similarity=similarity, cells=predicted),
+        targets,
+        padding,
+        every,
+    )
 
 
 def alone(output, targets, padding, b):
@@ -80,8 +87,10 @@ def alone(output, targets, padding, b):
     of = Targets(
         targets.boxes[b : b + 1, :T], targets.in_moment[b : b + 1, :T], targets.span[b : b + 1], targets.size[:1]
     )
-    frames = {"similarity": output.similarity[b : b + 1, :T], "cell_map": output.cell_map[b : b + 1, :T]}
-    return replace(Output.of(layers, anchor), **frames), of, padding[b : b + 1, :T]
+    similarity = output.similarity[b : b + 1, :T]
+    of_batch = output.cells
+    cells = Cells(of_batch.log_p[b : b + 1, :T], of_batch.boxes[b : b + 1, :T], of_batch.padding[b : b + 1])
+    return replace(Output.of(layers, anchor), similarity=similarity, cells=cells), of, padding[b : b + 1, :T]
 
 
 @pytest.mark.parametrize("forms", [("paper", "focal"), ("framewise", "softmax")])
@@ -169,7 +178,7 @@ def test_a_term_of_weight_0_is_not_computed(name):
 
 def test_one_term_alone_may_be_left():
     output, targets, padding, _ = outputs([(5, 1, 3), (2, 0, 1)], 0)
-    weights = dict.fromkeys(("l1", "giou", "label", "span", "attention", "anchor", "cells"), 0)
+    weights = dict.fromkeys(("l1", "giou", "label", "span", "attention", "anchor", "cells", "cell_boxes"), 0)
     assert Criterion(LossConfig(**weights))(output, targets, padding).keys() == {"mrcl"}
 
 
