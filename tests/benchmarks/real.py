@@ -201,8 +201,9 @@ class Bench:
         return run, train(run), time.process_time() - start
 
     def measure(self, work: Work, seed: int, settings: Sequence[str], splits: Sequence[str], name: Path) -> Any:
-        """Train and score in this process."""
+        """Train and score in this process. A run that was interrupted is begun anew."""
         torch.set_num_threads(1)
+        shutil.rmtree(name, ignore_errors=True)
         run, checkpoint, seconds = self.train(work, seed, settings, name)
         trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
         found = {"seconds": seconds, "steps": run.total_steps, "parameters": trained}
