@@ -29,7 +29,7 @@ from .fsm.losses import LossConfig
 from .losses import TubeLoss
 from .model_config import HeadConfig, ModelConfig
 from .presets import presets
-from .table import row_of
+from .table import HEADS, Row, row_of
 
 SCHEDULES = ("linear-text", "stepped", "linear-late")
 """See `training.schedule`."""
@@ -117,7 +117,26 @@ def experiment_of(values: Mapping[str, Any], where: str) -> Experiment:
     model = values.get("model") or {}
     name = model.get("head", HeadConfig.head) if isinstance(model, Mapping) else HeadConfig.head
     row = row_of(name)
+    for group in ("model", "loss"):
+        require_own(group, values.get(group), str(name))
     return build(Experiment, values, where, {"model": row.config, "loss": row.loss})
+
+
+def require_own(group: str, given: Any, head: str) -> None:
+    """Raises UsageError for a setting of the group ``model`` or ``loss`` that only other heads have."""
+    for key in given if isinstance(given, Mapping) else ():
+        having = [name for name, row in HEADS.items() if key in known_of(row)[group]]
+        if having and head not in having:
+            raise UsageError(
+                f"the head {head} has no setting {group}.{key}",
+                found=f"a setting of {' and '.join(having)}",
+                hint=f"leave it out, or --set model.head={having[0]}",
+            )
+
+
+def known_of(row: Row) -> dict[str, set[str]]:
+    """The names of a head's settings."""
+    return {"model": {f.name for f in fields(row.config)}, "loss": {f.name for f in fields(row.loss)}}
 
 
 def load_experiment(preset: str, assignments: Sequence[str] = ()) -> Experiment:
@@ -137,8 +156,7 @@ def of_another_head(values: Mapping[str, Any], assignments: Sequence[str]) -> di
     model = override({}, assignments).get("model")
     if not isinstance(model, dict) or "head" not in model:
         return merge({}, values)
-    row = row_of(model["head"])
-    known = {"model": {f.name for f in fields(row.config)}, "loss": {f.name for f in fields(row.loss)}}
+    known = known_of(row_of(model["head"]))
     return {
         group: {k: v for k, v in given.items() if k in known[group]} if group in known else given
         for group, given in merge({}, values).items()

@@ -310,6 +310,21 @@ def test_settings_that_cannot_be_meant_are_refused_with_a_hint(assignment, hint)
         load_experiment("paper", [assignment])
 
 
+@pytest.mark.parametrize(
+    ("preset", "assignments", "message"),
+    [
+        ("small", ["model.head=tubedetr", "model.frame_decision=true"], "the head tubedetr has no setting model.frame"),
+        ("tubedetr", ["loss.label=1"], "the head tubedetr has no setting loss.label"),
+        ("paper", ["model.stride=2"], "the head fsm has no setting model.stride"),
+    ],
+)
+def test_a_setting_of_another_head_is_refused_with_the_names_of_both(preset, assignments, message):
+    with pytest.raises(UsageError, match=message) as refused:
+        load_experiment(preset, assignments)
+    owner = "tubedetr" if "stride" in message else "fsm"
+    assert refused.value.facts["found"] == f"a setting of {owner}"
+
+
 def test_a_group_of_settings_is_merged_into_the_presets_not_put_in_its_place():
     whole, part = load_experiment("tiny"), load_experiment("tiny", ["train={epochs: 2}"])
     assert part.train.epochs == 2
