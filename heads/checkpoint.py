@@ -152,6 +152,8 @@ def load_into(model: nn.Module, tensors: dict[str, Tensor], where: object) -> No
             f"{where} does not fit the model it describes",
             expected=f"{wrong[0]} {expected.get(wrong[0], 'absent')}",
             found=f"{wrong[0]} {found.get(wrong[0], 'absent')} ({len(wrong)} such tensors)",
+            effect="nothing was loaded",
+            hint="it may be of another version of stvg: use that one, or train again",
         )
     model.load_state_dict(tensors)
 

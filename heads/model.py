@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from .encoder import Encoder
 from .layers import MLP, Standard, StoredLinear, sine_2d
 from .model_config import FeatureFacts, HeadConfig
 from .precision import call
+
+if TYPE_CHECKING:
+    from .fsm.cells import Cells
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Output:
     """The second stream's output, in training only."""
     similarity: Tensor | None = None
     """(B, T) logits of FSM's frame weights: how similar frame and sentence are (eq 4)."""
-    cells: Any = None
+    cells: Cells | None = None
     """The `Cells` of FSM's cell map."""
     inside: Tensor | None = None
     """(B, T) logits that a slot is inside the moment, for the decision. None: starts and ends decide alone."""

@@ -17,7 +17,7 @@ from ..boxes import generalised_iou, to_corners
 from ..layers import MLP
 
 CONVOLUTIONS = 2
-"""A cell sees the cells at most this far from it: where an object ends shows beside it."""
+"""A cell's score and box depend on the cells at most this many away: one cell does not show where an object ends."""
 SIDE = 3.0
 """The sides of a cell's box at the start, in cells."""
 LARGEST = 4.0
@@ -35,7 +35,7 @@ class Cells:
     log_p: Tensor
     """(B, T, h, w) log-probabilities that the cell shows the object; a distribution in every frame, -inf on padding."""
     boxes: Tensor
-    """(B, T, h, w, 4) the object's box, cxcywh, as fractions of the frame. Whatever on padding."""
+    """(B, T, h, w, 4) the object's box, cxcywh, as fractions of the frame. Undefined on padding."""
 
     padding: Tensor
     """(B, h, w) bool."""
@@ -49,7 +49,8 @@ class Cells:
 
 
 class CellMap(nn.Module):
-    """Predicts the map and the boxes from memory. Scores and coordinates are computed in float32."""
+    """Predicts the map and the boxes from memory. Convolutions in autocast's type, scores and coordinates in float32 or
+    wider."""
 
     def __init__(self, d: int) -> None:
         super().__init__()
@@ -58,7 +59,8 @@ class CellMap(nn.Module):
         last = self.box.layers[-1]
         assert isinstance(last, nn.Linear)
         nn.init.zeros_(last.weight)
-        last.bias.data = torch.tensor([0.0, 0.0, math.log(SIDE), math.log(SIDE)])
+        nn.init.zeros_(last.bias)
+        nn.init.constant_(last.bias[2:], math.log(SIDE))
 
     def forward(self, cells: Tensor, padding: Tensor) -> Cells:
         """Cells of memory (B, T, h·w, d), padding (B, h, w) bool → `Cells`."""
@@ -101,7 +103,7 @@ def edges(padding: Tensor) -> tuple[Tensor, Tensor]:
 
 def shares(padding: Tensor, boxes: Tensor, slots: Tensor) -> Tensor:
     """The share of the annotated box inside the frame that lies in each cell: (G, h, w), for ``slots`` (2, G) of
-    `Targets`. boxes (B, T, 4) cxcywh, fractions."""
+    `Targets`. boxes (B, T, 4) cxcywh, fractions. All zero for a box without area inside the frame."""
     sample, slot = slots
     corners = to_corners(boxes[sample, slot]).clamp(0, 1)
     y, x = (edge[sample] for edge in edges(padding))
@@ -115,7 +117,8 @@ def overlap(edge: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 
 def cell_loss(cells: Cells, boxes: Tensor, slots: Tensor) -> Tensor:
-    """Cross-entropy of the map against the `shares` of the annotated boxes (B, T, 4), mean over ``slots`` (2, G)."""
+    """Cross-entropy of the map against the `shares` of the annotated boxes (B, T, 4), mean over ``slots`` (2, G); a
+    slot whose box has no area inside the frame adds zero."""
     target, log_p = shares(cells.padding, boxes, slots), cells.log_p[tuple(slots)]
     return -(target * log_p.masked_fill(log_p.isinf(), 0)).sum() / max(len(target), 1)
 

@@ -40,10 +40,10 @@ class LossConfig(TubeLoss):
     moment. The paper trains this similarity only through what follows it."""
     cells: float = setting(2.0, AT_LEAST_0, "this project, measured")
     """Weight of the cell loss: the cross-entropy of the cell map against the annotated boxes. Only with
-    ``model.cell_map``."""
+    ``model.cell_map``, whose scores stay random at 0."""
     cell_boxes: float = setting(2.0, AT_LEAST_0, "this project, measured")
     """Weight of the box losses of the cells' boxes. It multiplies their L1 and GIoU weights. Only with
-    ``model.cell_map``."""
+    ``model.cell_map``, all of whose boxes stay three cells wide at 0."""
     mrcl_form: str = setting("paper", ("paper", "framewise"), "FSM's paper")
     """``paper``: eq 10. ``framewise``: the published code's softmax over candidates, frame by frame."""
     label_form: str = setting("focal", ("focal", "focal-all", "softmax"), "FSM's paper")

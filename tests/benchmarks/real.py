@@ -286,7 +286,12 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=list(dict.fromkeys(row.table for row in ROWS)))
     parser.add_argument("--row", type=int, help="one row alone, counted from 0")
     parser.add_argument("--seeds", type=int, default=3, help="0: print what there is")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at once, one thread each")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1 + (os.cpu_count() or 1),
+        help="processes at once, one thread each; one more than cores",
+    )
     parser.add_argument("--work", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--try", dest="tried", nargs="*", metavar="SETTING", help="score these settings on val, seed 0")

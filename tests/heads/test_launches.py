@@ -37,7 +37,7 @@ def test_products_casts_and_fills_are_counted_views_are_not_and_weights_are_cast
         assert gpu.waits == ["_local_scalar_dense"]
 
 
-@pytest.mark.parametrize(("preset", "most"), [("paper", 1950), ("tubedetr", 760), ("stcat", 1430)])
+@pytest.mark.parametrize(("preset", "most"), [("paper", 1950), ("tubedetr", 760), ("stcat", 1430), ("small", 1800)])
 def test_a_step_in_half_precision_waits_once_and_is_of_few_operations(preset, most):
     """Two layers of each kind. At the paper's sizes: tests/benchmarks/launches.py."""
     found = step_of(preset)
