@@ -95,11 +95,11 @@ class Backbone(Frozen):
         super().__init__(encoder, origin, sha256)
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        return self.checked(self.encoder(self.padded(pixels)), pixels, self.levels)
+        return self.checked(self.encoder(self.prepared(pixels)), pixels, self.levels)
 
     def early(self, pixels: Tensor) -> dict[str, Tensor]:
         """The maps of all levels but the last."""
-        return self.checked(self.encoder.early(self.padded(pixels)), pixels, self.levels[:-1])
+        return self.checked(self.encoder.early(self.prepared(pixels)), pixels, self.levels[:-1])
 
     def last_stage(self, maps: Tensor) -> Tensor:
         """The last level from the maps (n, C, h, w) of the level before; used to train this stage on cached maps."""
@@ -124,8 +124,11 @@ class Backbone(Frozen):
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         return found
 
-    def padded(self, pixels: Tensor) -> Tensor:
-        """Pixels padded with zeros on the right and at the bottom, up to multiples of ``multiple``."""
+    def prepared(self, pixels: Tensor) -> Tensor:
+        """Pixels in channels-last layout, in which convolutions are faster, and padded with zeros on the right and at the
+        bottom, up to multiples of ``multiple``."""
+        if pixels.dim() == 4:
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
         right, bottom = (-size % self.multiple for size in (pixels.shape[-1], pixels.shape[-2]))
         return F.pad(pixels, (0, right, 0, bottom)) if right or bottom else pixels
 

@@ -149,7 +149,7 @@ def test_the_head_names_what_its_settings_are_of() -> None:
     assert (tiny.model.d, tiny.loss.span, tiny.train.epochs) == (32, 4, 15)
     with pytest.raises(UsageError, match="no head 'stcats'"):
         load_experiment("stcat", ["model.head=stcats"])
-    with pytest.raises(UsageError, match="the head stcat has no setting model.num_queries"):
+    with pytest.raises(UsageError, match=r"the head stcat has no setting model\.num_queries"):
         load_experiment("stcat", ["model.num_queries=5"])
     with pytest.raises(UsageError, match="nothing would train"):
         load_experiment("stcat", [f"loss.{k}=0" for k in TERMS])
