@@ -79,14 +79,20 @@ class Work:
 
 
 BEST = Work()
-ONCE_MORE = ("train.epochs=1", "train.lr=0.0001", "train.warmup=0.1", "train.per_video=4", "train.views=false")
-SMALL_PARTS = ("train.batch_size=4", "train.accumulate=4")
-"""End to end a step's samples are encoded in parts, so that several processes fit into memory."""
+ONCE_MORE = (
+    "train.epochs=1",
+    "train.lr=0.0001",
+    "train.warmup=0.1",
+    "train.per_video=4",
+    "train.temporal_crop=false",
+    "train.views=false",
+)
+"""Clips are not cropped, so that the sentences of a video share its frames, which end to end are what takes the time."""
 FURTHER = Work(settings=ONCE_MORE, further=True)
 LAST_STAGE = Work(
     settings=(*ONCE_MORE, "train.mode=last-stage", "train.lr_backbone=0.0001"), levels="full", further=True
 )
-END_TO_END = replace(
+END_TO_END = replace(  # recomputes, so that several processes fit into memory
     FURTHER,
     settings=(
         *ONCE_MORE,
@@ -94,7 +100,7 @@ END_TO_END = replace(
         "train.lr_backbone=0.0001",
         "train.lr_text=0",
         "train.amp=bf16",
-        *SMALL_PARTS,
+        "train.recompute=true",
     ),
 )
 
