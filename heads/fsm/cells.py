@@ -36,7 +36,6 @@ class Cells:
     """(B, T, h, w) log-probabilities that the cell shows the object; a distribution in every frame, -inf on padding."""
     boxes: Tensor
     """(B, T, h, w, 4) the object's box, cxcywh, as fractions of the frame. Undefined on padding."""
-
     padding: Tensor
     """(B, h, w) bool."""
 
