@@ -59,6 +59,15 @@ def test_the_last_stage_is_the_rest_of_the_network_and_its_norms_stay_as_they_ar
     random_lite0.eval()
 
 
+def test_end_to_end_all_parameters_from_stride_8_on_train(random_lite0):
+    trained = {id(p) for p in random_lite0.trained()}
+    frozen = {name for name, p in random_lite0.encoder.named_parameters() if id(p) not in trained}
+    assert {name.split(".")[0] for name in frozen} == {"conv_stem", "bn1", "blocks"}
+    assert {name.split(".")[1] for name in frozen if name.startswith("blocks")} == {"0", "1"}
+    last = build_backbone("lite0", "random", seed=3).drop_early_stages()
+    assert sum(p.numel() for p in last.trained()) == sum(p.numel() for p in last.parameters()) > 0
+
+
 def test_without_their_packages_the_error_says_which_to_install(monkeypatch):
     monkeypatch.setattr(weight_files, "find_spec", lambda _: None)
     for build, name in ((build_backbone, "lite0"), (build_text_encoder, "minilm")):
