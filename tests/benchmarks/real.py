@@ -21,11 +21,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
+from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from real_rows import COLUMNS, Scored, row_of, values
@@ -67,6 +68,10 @@ class Bench:
     def run(self, work: Work, seed: int) -> Path:
         return self.folder / "runs" / f"{work.key}-{seed}"
 
+    def noted(self, work: Work) -> Path:
+        """What `extract` took."""
+        return self.folder / f"{work.cache}.json"
+
     def found(self, work: Work, seed: int) -> dict[str, Any]:
         return dict(json.loads(self.result(work, seed).read_text()))
 
@@ -77,8 +82,7 @@ class Bench:
 
     def extract(self, work: Work) -> None:
         """Fill the cache of a row, and note its seconds and bytes. One that was interrupted is begun anew."""
-        noted = self.folder / f"{work.cache}.json"
-        if noted.exists():
+        if self.noted(work).exists():
             return
         shutil.rmtree(self.folder / work.cache, ignore_errors=True)
         torch.set_num_threads(1)
@@ -103,7 +107,7 @@ class Bench:
         )
         report.raise_if_asked()
         stored = summarise(Cache.open(self.folder / work.cache))["bytes"]
-        noted.write_text(json.dumps({"seconds": time.process_time() - start, "bytes": stored}))
+        self.noted(work).write_text(json.dumps({"seconds": time.process_time() - start, "bytes": stored}))
 
     def train(self, work: Work, seed: int, settings: Sequence[str], folder: Path) -> tuple[Run, Path, float]:
         """The run, its checkpoint, and the seconds it took."""
@@ -151,34 +155,56 @@ def table(bench: Bench, name: str) -> Iterator[str]:
     for split in (s for s in TESTED if (bench.folder / f"data/annotations/{s}.json").exists()):
         lines = [f"**{split}**\n", heading(COLUMNS)]
         for row in (r for r in ROWS if r.table == name and bench.results(r.work)):
-            cost = json.loads((bench.folder / f"{row.work.cache}.json").read_text())
+            cost = json.loads(bench.noted(row.work).read_text())
             mine, best = bench.results(row.work), bench.results(BEST)
             star = [best[seed] for seed in mine if seed in best]
             lines.append(row_of(row.name, split, list(mine.values()), star, cost))
         yield "\n".join(lines)
 
 
-def start(chosen: argparse.Namespace, number: int, seed: int | None) -> None:
-    """Extract (without a seed), or train and score, in a process of one thread."""
-    asked = ["--work", str(number), *([] if seed is None else ["--seed", str(seed)])]
+class Job(NamedTuple):
+    """A cache to fill (without a seed), or a head to train and score."""
+
+    work: Work
+    seed: int | None
+
+
+def jobs_of(works: Iterable[Work], seeds: int) -> dict[Job, set[Job]]:
+    """The jobs of rows and of all that they need, and for each those to be done before it; the longest chains first."""
+    chains = sorted(works, key=lambda work: -len(work.after))
+    works = dict.fromkeys(every for work in chains for every in (*work.after, work))
+    caches = {work.cache: Job(work, None) for work in works}
+    found: dict[Job, set[Job]] = {job: set() for job in caches.values()}
+    for work in works:
+        for seed in range(1 if work.further else seeds):
+            found[Job(work, seed)] = {caches[work.cache], *(Job(before, seed) for before in work.after)}
+    return found
+
+
+def run_all(chosen: argparse.Namespace, bench: Bench, jobs: dict[Job, set[Job]]) -> None:
+    """Some jobs at once, each as soon as those before it are done."""
+    order = TopologicalSorter(jobs)
+    order.prepare()
+    running: dict[Future[None], Job] = {}
+    with ThreadPoolExecutor(chosen.jobs) as pool:
+        while order.is_active():
+            for job in order.get_ready():
+                running[pool.submit(do, chosen, bench, job)] = job
+            for ended in wait(running, return_when=FIRST_COMPLETED).done:
+                ended.result()
+                order.done(running.pop(ended))
+
+
+def do(chosen: argparse.Namespace, bench: Bench, job: Job) -> None:
+    """Do a job in a process of one thread, unless it was done."""
+    work, seed = job
+    if (bench.noted(work) if seed is None else bench.result(work, seed)).exists():
+        return
+    asked = ["--work", str(WORKS.index(work)), *([] if seed is None else ["--seed", str(seed)])]
     command = [sys.executable, __file__, str(chosen.clips), "--out", str(chosen.out), *asked]
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    did = "extracted" if seed is None else f"seed {seed}"
-    print(
-        f"{did}: {next(f'{r.table}, {r.name}' for r in ROWS if r.work == WORKS[number])}", file=sys.stderr, flush=True
-    )
-
-
-def run_all(chosen: argparse.Namespace, bench: Bench, works: Sequence[Work]) -> None:
-    """All caches, then all results of each stage, some at once."""
-    caches = list({work.cache: work for work in works}.values())
-    with ThreadPoolExecutor(chosen.jobs) as pool:
-        list(pool.map(lambda work: start(chosen, WORKS.index(work), None), caches))
-        for stage in range(3):
-            seeds = 1 if stage else chosen.seeds
-            todo = [(w, s) for s in range(seeds) for w in works if w.stage == stage]
-            todo = [(w, s) for w, s in todo if not bench.result(w, s).exists()]
-            list(pool.map(lambda cell: start(chosen, WORKS.index(cell[0]), cell[1]), todo))
+    name = next(f"{row.table}, {row.name}" for row in ROWS if row.work == work)
+    print(f"{'extracted' if seed is None else f'seed {seed}'}: {name}", file=sys.stderr, flush=True)
 
 
 def try_settings(bench: Bench, work: Work, settings: Sequence[str]) -> None:
@@ -220,13 +246,10 @@ def main() -> None:
         return one_process(bench, WORKS[chosen.work], chosen.seed)
     bench.make_videos(chosen.clips)
     rows = [r for i, r in enumerate(ROWS) if (not chosen.only or r.table in chosen.only) and chosen.row in (None, i)]
-    works = {row.work for row in rows}
     if chosen.tried is not None:
         return try_settings(bench, rows[0].work, chosen.tried)
-    if any(work.further for work in works):
-        works.add(BEST)
     if chosen.seeds:
-        run_all(chosen, bench, [work for work in WORKS if work in works])
+        run_all(chosen, bench, jobs_of([row.work for row in rows], chosen.seeds))
     for name in dict.fromkeys(row.table for row in rows):
         print(f"## {name}\n", *table(bench, name), sep="\n\n", end="\n\n")
     return None

@@ -32,9 +32,11 @@ class Work:
         return hashlib.sha256(repr(self).encode()).hexdigest()[:10]
 
     @property
-    def stage(self) -> int:
-        """Work of later stages needs the results of earlier ones."""
-        return self.further + self.as_long
+    def after(self) -> tuple[Work, ...]:
+        """The work whose results it needs."""
+        if self.as_long:
+            return BEST, END_TO_END, replace(self, as_long=False)
+        return (BEST,) if self.further else ()
 
 
 BEST = Work()
