@@ -161,7 +161,7 @@ class TubeHead(FeatureHead):
                     nn.init.xavier_uniform_(parameter)
 
     def recompute(self, on: bool) -> None:
-        """Turn gradient checkpointing of the transformer layers on or off; see `Stack`."""
+        """Turn gradient checkpointing of the layers on or off; see `Stack`."""
         self.encoder.recompute = self.decoder.recompute = on
 
     def remember(self, visual: Tensor, words: Tensor, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:

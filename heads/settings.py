@@ -75,8 +75,9 @@ class TrainConfig(Settings):
     pass; norms, boxes, logits, losses and weights stay in float32. ``auto``: ``bf16`` on a GPU, ``none`` on a CPU. Scores
     are always computed in float32."""
     recompute: bool = setting(False, source="this project")
-    """Gradient checkpointing: discard activations inside the transformer layers and recompute them in the backward
-    pass. Less memory, more time, the same weights bit for bit. For ``end-to-end`` also inside the backbone."""
+    """Gradient checkpointing: discard activations inside the transformer layers and the cell map, and recompute them in
+    the backward pass. Less memory, more time, the same weights bit for bit. For ``end-to-end`` also inside the
+    backbone."""
     temporal_crop: bool = setting(True, source="TubeDETR")
     """Train on a random crop in time of every clip, which keeps a part of the moment."""
     views: bool = setting(True, source="this project")

@@ -96,9 +96,9 @@ class FSM(TubeHead):
         return self.remember(x, words, inputs), similarity  # eq 6
 
     def map_cells(self, memory: Tensor, inputs: Inputs) -> Cells:
-        """The map and the boxes of memory's cells."""
+        """The map and the boxes of memory's cells; see `Stack.recompute`."""
         padding = inputs.cell_padding[inputs.frame_index[:, 0]]
-        cells: Cells = self.cell_map(memory[:, :, : padding[0].numel()], padding)
+        cells: Cells = self.encoder.run(self.cell_map, memory[:, :, : padding[0].numel()], padding)
         return cells
 
     def score(self, states: Tensor) -> Tensor | None:

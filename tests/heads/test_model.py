@@ -263,12 +263,13 @@ def test_all_frames_weigh_the_same_at_the_start():
     assert torch.equal(model.fusion.frame_scale.tanh() + 1, torch.ones(12))
 
 
+@pytest.mark.parametrize("cell_map", [False, True])
 @pytest.mark.parametrize("amp", [False, True], ids=["float32", "bf16"])
-def test_layers_that_are_computed_again_give_the_same_bits_and_keep_less(amp):
+def test_layers_that_are_computed_again_give_the_same_bits_and_keep_less(amp, cell_map):
     """Dropout included: what is drawn the second time is what was drawn the first."""
 
     def step(recompute):
-        model = build_model(small(dropout=0.2), FACTS, 0).train()
+        model = build_model(small(dropout=0.2, cell_map=cell_map), FACTS, 0).train()
         model.recompute(recompute)
         inputs, targets = batch(CLIPS)
         sizes = []
@@ -285,4 +286,4 @@ def test_layers_that_are_computed_again_give_the_same_bits_and_keep_less(amp):
     assert all(torch.equal(losses[k], same_losses[k]) for k in losses)
     assert gradients.keys() == same.keys()
     assert all(torch.equal(g, same[n]) for n, g in gradients.items())
-    assert less < 0.7 * kept
+    assert less < 0.44 * kept
