@@ -21,6 +21,7 @@ import argparse
 import json
 import math
 import re
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -346,7 +347,7 @@ def likeness(clips: Sequence[Clip]) -> dict[tuple[str, str], float]:
 
 
 def read_clips(folder: Path) -> tuple[list[Clip], set[str]]:
-    """The clips of a folder, and the names of those that are held out."""
+    """The clips of a folder of which a sentence tells, and the names of those that are held out."""
     content = json.loads((folder / "annotations.json").read_text(encoding="utf-8"))
     told = folder / "splits.json"
     splits = json.loads(told.read_text(encoding="utf-8")) if told.exists() else {}
@@ -358,7 +359,7 @@ def read_clips(folder: Path) -> tuple[list[Clip], set[str]]:
             Sentence(str(s["id"]), s["sentence"], s.get("type", "declarative"), target, tuple(s["moment"]), boxes)
         )
     clips = []
-    for name, facts in content["videos"].items():
+    for name, facts in ((k, v) for k, v in content["videos"].items() if sentences[k]):
         step = max(1.0, facts["fps"] / SOURCE_RATE)
         slots = np.floor(np.arange(0, facts["frame_count"], step)).astype(np.int64)
         file = folder / "videos" / facts["file"]
@@ -370,6 +371,8 @@ def splice(folder: Path, out: Path, train: int, seed: int) -> None:
     """Write the whole dataset."""
     clips, held_out = read_clips(folder)
     splicer = Splicer(clips, held_out, out, seed)
+    if len(splicer.known) < 3:
+        sys.exit(f"{folder}: a video is spliced of up to three clips, and only {len(splicer.known)} may be trained on")
     splicer.train(train)
     splicer.held("val", splicer.known, splicer.known)
     splicer.held("seen", splicer.known, splicer.known)
