@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from ..atomic import open_atomic
 from ..errors import CheckpointError
+from ..weights import some
 from .model import Grounder
 
 FORMAT = "stvg checkpoint 2"
@@ -166,12 +167,19 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dic
 
 def load_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Load what `optimizer_tensors` returned. The optimiser chooses each tensor's device: a fused one keeps its step
-    counters beside the parameters."""
+    counters beside the parameters. Raises CheckpointError for the state of a parameter that does not train now."""
     names: dict[Tensor, str] = {p: n for n, p in model.named_parameters()}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     found: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         name, _, entry = key.rpartition(".")
         found.setdefault(name, {})[entry] = value
+    if frozen := sorted(found.keys() - {names[p] for p in parameters}):
+        raise CheckpointError(
+            "the checkpoint has trained parameters that would not train now",
+            found=some(frozen),
+            effect="the run was not continued",
+            hint="continue with the version of stvg that began it, or begin again in another --out folder",
+        )
     state = {i: found[names[p]] for i, p in enumerate(parameters) if names[p] in found}
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})

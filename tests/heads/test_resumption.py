@@ -129,3 +129,11 @@ def test_other_validation_samples_begin_the_choice_of_the_best_anew(tiny_cache, 
     assert (other.best, other.validated) == (-torch.inf, 0)
     train(other)  # without validation: the best is the last
     assert not load_checkpoint(tmp_path / "best.safetensors").facts["selected"]
+
+
+def test_a_checkpoint_with_trained_parameters_that_would_not_train_now_is_refused(tiny_cache, stopped):
+    run = start(tiny_cache, stopped)
+    run.optimizer.param_groups[0]["params"].pop()
+    with pytest.raises(CheckpointError, match="would not train now") as caught:
+        run.resume()
+    assert "the run was not continued" in str(caught.value)
