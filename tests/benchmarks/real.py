@@ -4,8 +4,8 @@
 
 CLIPS: a folder of short annotated clips, see splices.py, which makes the videos. Every row and seed is a process of its own
 with one thread, and runs once: interrupt the command freely and repeat it. Rows that ask for the same work share it. Seeds
-differ in the head's start and the order of samples; further training has seed 0 only, since an epoch end to end takes an
-hour. Prints Markdown tables; --try scores settings on the split ``val``, which no table shows.
+differ in the head's start and the order of samples; further training has seed 0 only, since an epoch end to end takes
+half an hour. Prints Markdown tables; --try scores settings on the split ``val``, which no table shows.
 
 Columns: scores under ``dense``, every frame, in percent, with 95 % intervals over clips of the mean over seeds. *Shuffled*:
 the same head asked for another sample's sentence. *No time*: its boxes in every frame of the video. *Below*: how much less
@@ -173,22 +173,27 @@ def jobs_of(works: Iterable[Work], seeds: int) -> dict[Job, set[Job]]:
     """The jobs of rows and of all that they need, and for each those to be done before it; the longest chains first."""
     chains = sorted(works, key=lambda work: -len(work.after))
     works = dict.fromkeys(every for work in chains for every in (*work.after, work))
-    caches = {work.cache: Job(work, None) for work in works}
-    found: dict[Job, set[Job]] = {job: set() for job in caches.values()}
+    found: dict[Job, set[Job]] = {}
+    caches: dict[str, Job] = {}
     for work in works:
+        cache = caches.setdefault(work.cache, Job(work, None))
+        found.setdefault(cache, set())
         for seed in range(1 if work.further else seeds):
-            found[Job(work, seed)] = {caches[work.cache], *(Job(before, seed) for before in work.after)}
+            found[Job(work, seed)] = {cache, *(Job(before, seed) for before in work.after)}
     return found
 
 
 def run_all(chosen: argparse.Namespace, bench: Bench, jobs: dict[Job, set[Job]]) -> None:
-    """Some jobs at once, each as soon as those before it are done."""
-    order = TopologicalSorter(jobs)
+    """Some jobs at once, the first of those whose needs are done. After a failure or an interruption none is begun."""
+    order, rank = TopologicalSorter(jobs), {job: i for i, job in enumerate(jobs)}
     order.prepare()
+    ready: list[Job] = []
     running: dict[Future[None], Job] = {}
     with ThreadPoolExecutor(chosen.jobs) as pool:
         while order.is_active():
-            for job in order.get_ready():
+            ready = sorted([*ready, *order.get_ready()], key=rank.__getitem__)
+            while ready and len(running) < chosen.jobs:
+                job = ready.pop(0)
                 running[pool.submit(do, chosen, bench, job)] = job
             for ended in wait(running, return_when=FIRST_COMPLETED).done:
                 ended.result()
@@ -203,8 +208,8 @@ def do(chosen: argparse.Namespace, bench: Bench, job: Job) -> None:
     asked = ["--work", str(WORKS.index(work)), *([] if seed is None else ["--seed", str(seed)])]
     command = [sys.executable, __file__, str(chosen.clips), "--out", str(chosen.out), *asked]
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    name = next(f"{row.table}, {row.name}" for row in ROWS if row.work == work)
-    print(f"{'extracted' if seed is None else f'seed {seed}'}: {name}", file=sys.stderr, flush=True)
+    name = next(f"{row.table}, {row.name}, seed {seed}" for row in ROWS if row.work == work)
+    print(work.cache if seed is None else name, file=sys.stderr, flush=True)
 
 
 def try_settings(bench: Bench, work: Work, settings: Sequence[str]) -> None:
@@ -216,7 +221,7 @@ def try_settings(bench: Bench, work: Work, settings: Sequence[str]) -> None:
 
 
 def one_process(bench: Bench, work: Work, seed: int | None) -> None:
-    """What `start` starts."""
+    """What `do` starts."""
     if seed is None:
         bench.extract(work)
     else:
@@ -244,8 +249,12 @@ def main() -> None:
     bench = Bench(chosen.out)
     if chosen.work is not None:
         return one_process(bench, WORKS[chosen.work], chosen.seed)
-    bench.make_videos(chosen.clips)
     rows = [r for i, r in enumerate(ROWS) if (not chosen.only or r.table in chosen.only) and chosen.row in (None, i)]
+    if not rows or chosen.jobs < 1 or chosen.seeds < 0:
+        parser.error(
+            f"rows are 0 to {len(ROWS) - 1}, those of --only alone where it is given; one job or more; seeds from 0"
+        )
+    bench.make_videos(chosen.clips)
     if chosen.tried is not None:
         return try_settings(bench, rows[0].work, chosen.tried)
     if chosen.seeds:

@@ -372,12 +372,16 @@ def splice(folder: Path, out: Path, train: int, seed: int) -> None:
     clips, held_out = read_clips(folder)
     splicer = Splicer(clips, held_out, out, seed)
     if len(splicer.known) < 3:
-        sys.exit(f"{folder}: a video is spliced of up to three clips, and only {len(splicer.known)} may be trained on")
+        sys.exit(
+            f"{folder}: a video needs up to three clips; only {len(splicer.known)} with sentences may be trained on"
+        )
     splicer.train(train)
     splicer.held("val", splicer.known, splicer.known)
     splicer.held("seen", splicer.known, splicer.known)
     splicer.held("unseen", splicer.unseen, clips)
     splicer.moments()
+    if not (out / "annotations/train.json").exists():
+        sys.exit(f"{folder}: no sentence has boxes in {SHORTEST} frames of one piece, so there is nothing to train on")
 
 
 def main() -> None:
