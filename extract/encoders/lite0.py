@@ -74,7 +74,7 @@ class Lite0(nn.Module):
 
     def trained(self) -> list[nn.Parameter]:
         """The parameters of the stages from stride 8 on; finer ones stay frozen, as with ResNet-101. They hold 0.5 % of
-        the parameters, and training them, too, would take half as long again."""
+        the parameters."""
         return [p for stage in self.blocks[2:] for p in stage.parameters()]
 
     def drop_early_stages(self) -> None:
