@@ -265,4 +265,11 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on")
+    except subprocess.CalledProcessError as error:
+        sys.exit(
+            f"a job ended with status {error.returncode}, see above; the same command goes on with what is not done"
+        )
